@@ -1,0 +1,167 @@
+"""Artifact classes: what a stage reads and writes, each with a file layout, a KFP base type and, for tables, a row type.
+
+An artifact in hand is a folder on local disk. Between stages travels only its digest, the SHA-256 of a manifest that lists
+the digests of its files (`instar.cas`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instar import rows, schema
+from instar.errors import ArtifactError
+
+R = TypeVar("R", bound=schema.Row)
+
+
+class Artifact:
+    """A folder of files with a digest. `digest` is empty until the runner commits the folder."""
+
+    kfp_type: ClassVar[str] = "Artifact"
+    files: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, path: Path, digest: str = "") -> None:
+        self.path, self.digest = path, digest
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.digest or self.path})"
+
+    def require(self) -> None:
+        """Raise `ArtifactError` unless every file of the layout is present."""
+        missing = [name for name in self.files if not (self.path / name).exists()]
+        if missing:
+            found = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else "no folder"
+            raise ArtifactError(
+                expected=f"{type(self).__name__} with {list(self.files)}",
+                found=f"{found}",
+                where=self.digest or str(self.path),
+                action="run the stage that writes it again, or restore the store",
+            )
+
+    def read_json(self, name: str) -> Any:
+        """Return the parsed JSON file `name`."""
+        return json.loads((self.path / name).read_text())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write `value` as canonical JSON, so that equal values have equal digests. NaN is refused."""
+        (self.path / name).write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+
+
+class Table(Artifact, Generic[R]):
+    """An artifact whose record is one Parquet file of rows."""
+
+    kfp_type = "Dataset"
+    files = ("rows.parquet",)
+    row: ClassVar[type[schema.Row]]
+
+    def write(self, items: Iterable[R]) -> None:
+        """Write checked rows. The bytes depend on the rows alone."""
+        table = schema.to_table(self.row, items)
+        pq.write_table(table, self.path / "rows.parquet", compression="zstd", write_statistics=False)
+
+    def table(self) -> pa.Table:
+        """Return the Arrow table, checked against the row type."""
+        self.require()
+        try:
+            table = pq.read_table(self.path / "rows.parquet", memory_map=True)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ArtifactError(
+                expected="a Parquet file",
+                found=str(error).splitlines()[0],
+                where=f"{self.digest or self.path}/rows.parquet",
+                action="delete the evolution's cache, or restore the store",
+            ) from error
+        schema.check(self.row, table, where=f"{type(self).__name__} {self.digest}")
+        return table
+
+    def read(self) -> list[R]:
+        """Return all rows."""
+        return list(self.iter())
+
+    def iter(self) -> Iterator[R]:
+        """Yield rows in file order."""
+        yield from schema.from_table(self.row, self.table())  # type: ignore[type-var]
+
+
+class Tasks(Table[rows.TaskRow]):
+    """Task pools of every arm and split."""
+
+    row = rows.TaskRow
+
+
+class Batch(Table[rows.BatchRow]):
+    """The prompts one inner step will try."""
+
+    row = rows.BatchRow
+
+
+class Rollouts(Table[rows.RolloutRow]):
+    """Sampled trajectories."""
+
+    row = rows.RolloutRow
+
+
+class Scores(Table[rows.ScoreRow]):
+    """Verdicts on rollouts."""
+
+    row = rows.ScoreRow
+
+
+class ArmStats(Table[rows.ArmStatsRow]):
+    """What one update saw of each arm; the curriculum's only view of learning."""
+
+    row = rows.ArmStatsRow
+
+
+class Evaluation(Table[rows.EvalRow]):
+    """Evaluation attempts of one policy, plus `summary.json` with accuracies and intervals."""
+
+    row = rows.EvalRow
+    files = ("rows.parquet", "summary.json")
+
+
+class Policy(Artifact):
+    """A transformers checkpoint: `config.json`, safetensors weights, tokenizer files."""
+
+    kfp_type = "Model"
+    files = ("config.json",)
+
+
+class TrainerState(Artifact):
+    """What the optimiser carries: `optimizer.safetensors` and `trainer.json`."""
+
+    kfp_type = "Artifact"
+    files = ("optimizer.safetensors", "trainer.json")
+
+
+class CurriculumState(Artifact):
+    """The curriculum's whole memory: `state.json` (values, cursors, permutations by seed, counters)."""
+
+    files = ("state.json",)
+
+
+class History(Artifact):
+    """`metrics.jsonl`: one line of stage metrics per inner step of a fused segment."""
+
+    kfp_type = "Dataset"
+    files = ("metrics.jsonl",)
+
+
+class QualityReport(Artifact):
+    """`quality.json`: result of a Great Expectations run over a table."""
+
+    files = ("quality.json",)
+
+
+CLASSES: dict[str, type[Artifact]] = {
+    cls.__name__: cls
+    for cls in (
+        Tasks, Batch, Rollouts, Scores, ArmStats, Evaluation, Policy, TrainerState, CurriculumState, History, QualityReport,
+    )
+}  # fmt: skip

@@ -1,0 +1,174 @@
+"""Configuration: frozen dataclasses, TOML files of differences, and `--set a.b=c`, with every unknown key named.
+
+A field whose type is a union of dataclasses is a choice between strategies. Each alternative carries a `strategy: Literal[...]`
+field; writing that field (`curriculum.strategy=thompson`) swaps in the alternative with its own defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from instar.errors import ConfigError, nearest
+
+T = TypeVar("T")
+DISCRIMINATOR = "strategy"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a plain JSON-ready dict; tuples become lists."""
+    value = _plain(config)
+    assert isinstance(value, dict)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value
+
+
+def dumps(config: Any) -> str:
+    """Return canonical JSON: sorted keys, no blanks, NaN refused."""
+    return json.dumps(_plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(config: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of a config."""
+    return hashlib.sha256(dumps(config).encode()).hexdigest()
+
+
+def from_dict(kind: Any, data: Any, where: str = "config") -> Any:
+    """Build a value of type `kind` from plain data. Unknown keys and wrong types are `ConfigError`."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _from_union(kind, data, where)
+    if dataclasses.is_dataclass(kind):
+        return _from_mapping(kind, data, where)
+    if origin is Literal:
+        if data not in get_args(kind):
+            options = ", ".join(map(str, get_args(kind)))
+            raise _wrong(f"one of {options}", data, where, nearest(str(data), map(str, get_args(kind))))
+        return data
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise _wrong("a list", data, where)
+        args = get_args(kind)
+        inner = [args[0]] * len(data) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(inner) != len(data):
+            raise _wrong(f"{len(inner)} items", data, where)
+        return tuple(from_dict(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, data, strict=True)))
+    if origin is dict:
+        if not isinstance(data, Mapping):
+            raise _wrong("a table", data, where)
+        return {str(k): from_dict(get_args(kind)[1], v, f"{where}.{k}") for k, v in data.items()}
+    return _scalar(kind, data, where)
+
+
+def _scalar(kind: Any, data: Any, where: str) -> Any:
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return float(data)
+    if kind is int and isinstance(data, float) and data.is_integer():
+        return int(data)
+    if kind is Any or (isinstance(data, kind) and not (kind is int and isinstance(data, bool))):
+        return data
+    raise _wrong(kind.__name__, data, where)
+
+
+def _from_mapping(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise _wrong(f"a table of {kind.__name__}", data, where)
+    hints = get_type_hints(kind)
+    for key in data:
+        if key not in hints:
+            raise ConfigError(
+                expected=f"a key of {kind.__qualname__}", found=f"'{key}'", where=f"{where}.{key}", action=nearest(str(key), hints)
+            )
+    try:
+        return kind(**{key: from_dict(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+    except TypeError as error:
+        raise _wrong(f"all required keys of {kind.__qualname__}", str(error), where) from error
+
+
+def _from_union(kind: Any, data: Any, where: str) -> Any:
+    options = [a for a in get_args(kind) if a is not type(None)]
+    if data is None and len(options) < len(get_args(kind)):
+        return None
+    if not all(dataclasses.is_dataclass(o) for o in options):
+        if len(options) == 1:
+            return from_dict(options[0], data, where)
+        if type(data) in options:
+            return data
+        raise _wrong(" or ".join(getattr(o, "__name__", str(o)) for o in options), data, where)
+    if len(options) == 1:
+        return from_dict(options[0], data, where)
+    by_name = {get_args(get_type_hints(o)[DISCRIMINATOR])[0]: o for o in options}
+    name = data.get(DISCRIMINATOR) if isinstance(data, Mapping) else data
+    if name not in by_name:
+        raise _wrong(f"{DISCRIMINATOR} one of {', '.join(by_name)}", name, f"{where}.{DISCRIMINATOR}", nearest(str(name), by_name))
+    return _from_mapping(by_name[name], data if isinstance(data, Mapping) else {DISCRIMINATOR: name}, where)
+
+
+def _wrong(expected: str, found: Any, where: str, action: str = "correct the value") -> ConfigError:
+    return ConfigError(expected=expected, found=repr(found), where=where, action=action)
+
+
+def merge(config: T, changes: Mapping[str, Any], where: str = "config") -> T:
+    """Return a copy of a config dataclass with a nested mapping of differences applied."""
+    return _merge(type(config), config, changes, where)  # type: ignore[no-any-return]
+
+
+def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
+    if not (dataclasses.is_dataclass(config) and isinstance(changes, Mapping)):
+        return from_dict(kind, changes, where)
+    if DISCRIMINATOR in changes and changes[DISCRIMINATOR] != getattr(config, DISCRIMINATOR, None):
+        return from_dict(kind, changes, where)
+    hints = get_type_hints(type(config))
+    for key in changes:
+        if key not in hints:
+            raise ConfigError(
+                expected=f"a key of {type(config).__qualname__}", found=f"'{key}'", where=f"{where}.{key}", action=nearest(key, hints)
+            )
+    updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
+    return dataclasses.replace(config, **updates)
+
+
+def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn `a.b=c` texts into a nested dict. Values are TOML; what is not TOML is taken as a string."""
+    out: dict[str, Any] = {}
+    for text in assignments:
+        path, sign, raw = text.partition("=")
+        if not sign or not path.strip():
+            raise _wrong("key=value", text, "--set", "write for example --set update.lr=1e-4")
+        try:
+            value = tomllib.loads(f"v = {raw}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = None if raw == "none" else raw
+        node = out
+        *parents, leaf = path.strip().split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise _wrong("one value per key", text, "--set", "remove one of the two assignments")
+        node[leaf] = value
+    return out
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of differences."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise _wrong("a TOML file", "nothing", str(path), "check the path") from error
+    except tomllib.TOMLDecodeError as error:
+        raise _wrong("valid TOML", str(error), str(path)) from error

@@ -1,0 +1,115 @@
+"""The stage contract: declared once, used as a call, as a command line, as a KFP component and as documentation.
+
+A stage module holds `Ins`, `Outs`, `Config` (frozen dataclasses), one function `(ins, outs, config, ctx) -> metrics` and
+`STAGE = Stage(...)`. The function reads artifacts from `ins`, writes files into the folders of `outs` and returns metrics.
+It never names a store, a ledger or a runner.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from instar import seeds
+from instar.artifact import Artifact
+from instar.errors import ContractError
+
+I = TypeVar("I")  # noqa: E741  (Ins)
+O = TypeVar("O")  # noqa: E741  (Outs)
+C = TypeVar("C")  # Config
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Where a stage stands: names that key its randomness, a scratch folder, and what the process keeps resident.
+
+    `step` counts inner steps over the whole evolution, under both clocks; it is the `iteration` of `seed`.
+    """
+
+    evolution: str
+    step: int
+    stage: str
+    scratch: Path
+    resident: dict[str, Any] = field(default_factory=dict, repr=False)
+    heartbeat: Callable[[str], None] = field(default=lambda unit: None, repr=False)
+
+    def seed(self, item: int | str = 0) -> int:
+        """Return the seed of one item of this stage."""
+        return seeds.seed(self.evolution, self.step, self.stage, item)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[I, O, C]):
+    """A typed stage. `version` enters the memo key: raise it when the same inputs must give a new result."""
+
+    name: str
+    ins: type[I]
+    outs: type[O]
+    config: Any
+    run: Callable[[I, O, C, Context], Metrics]
+    version: int = 1
+    cacheable: bool = False
+
+    def __call__(self, ins: I, outs: O, config: C, ctx: Context) -> Metrics:
+        """Run in process: check the inputs, run, check that every output is complete and every metric finite."""
+        for name, artifact in artifacts(ins).items():
+            artifact.require()
+            if not isinstance(artifact, ports(self.ins)[name][0]):
+                raise self._wiring(name, ports(self.ins)[name][0].__name__, type(artifact).__name__)
+        for artifact in artifacts(outs).values():
+            artifact.path.mkdir(parents=True, exist_ok=True)
+        metrics = self.run(ins, outs, config, ctx)
+        for name, artifact in artifacts(outs).items():
+            artifact.require()
+            if isinstance(artifact, Artifact) and not any(artifact.path.iterdir()):
+                raise self._wiring(name, "files", "an empty folder")
+        bad = {k: v for k, v in metrics.items() if not isinstance(v, int | float) or not math.isfinite(v)}
+        if bad:
+            raise ContractError(
+                expected="finite metrics", found=f"{bad}", where=f"{self.name}.metrics", action="leave out what is undefined"
+            )
+        return metrics
+
+    def _wiring(self, name: str, expected: str, found: str) -> ContractError:
+        return ContractError(expected=expected, found=found, where=f"{self.name}.{name}", action="fix the wiring")
+
+
+def ports(declaration: type[Any]) -> dict[str, tuple[type[Artifact], bool]]:
+    """Return name -> (artifact class, required) of an `Ins` or `Outs` dataclass. `X | None` is an optional port."""
+    out: dict[str, tuple[type[Artifact], bool]] = {}
+    for name, hint in get_type_hints(declaration).items():
+        inner = [a for a in get_args(hint) if a is not type(None)] if _is_union(hint) else [hint]
+        out[name] = (inner[0], not _is_union(hint))
+    return out
+
+
+def artifacts(bundle: Any) -> dict[str, Artifact]:
+    """Return the artifacts that are present in an `Ins` or `Outs` value, by port name."""
+    pairs = ((f.name, getattr(bundle, f.name)) for f in dataclasses.fields(bundle))
+    return {name: artifact for name, artifact in pairs if artifact is not None}
+
+
+def bind(declaration: type[Any], values: Mapping[str, Artifact | None], where: str) -> Any:
+    """Build an `Ins` or `Outs` from artifacts by name; a missing required port is a `ContractError`."""
+    declared = ports(declaration)
+    missing = [name for name, (_, required) in declared.items() if required and values.get(name) is None]
+    unknown = sorted(set(values) - set(declared))
+    if missing or unknown:
+        raise ContractError(
+            expected=f"ports {sorted(declared)}",
+            found=f"missing {missing}, unknown {unknown}",
+            where=where,
+            action="connect every required port and no other",
+        )
+    return declaration(**{name: values.get(name) for name in declared})
+
+
+def _is_union(hint: Any) -> bool:
+    import types
+
+    return get_origin(hint) in (Union, types.UnionType)

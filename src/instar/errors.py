@@ -1,0 +1,109 @@
+"""Every error instar raises on purpose: what was expected, what was found, where, and what to do next.
+
+The class decides two things a supervisor needs: the process exit code and whether trying again can help.
+Codes 0, 2 and 3 are kept for `instar evaluate` (better or equal, could not tell, worse); 1 is an unforeseen crash.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class InstarError(Exception):
+    """Base of all named errors. `where` is `file:field`, an artifact digest or a stage name."""
+
+    exit_code: ClassVar[int] = 70
+    transient: ClassVar[bool] = False
+
+    def __init__(self, *, expected: str, found: str, where: str, action: str) -> None:
+        self.expected, self.found, self.where, self.action = expected, found, where, action
+        super().__init__(f"expected {expected}; found {found}; at {where}; {action}")
+
+    def render(self) -> str:
+        """Return the message on four labelled lines for a terminal."""
+        return (
+            f"{type(self).__name__}\n  expected: {self.expected}\n  found:    {self.found}\n"
+            f"  where:    {self.where}\n  do:       {self.action}"
+        )
+
+
+class ConfigError(InstarError):
+    """A configuration value or key is not valid."""
+
+    exit_code = 10
+
+
+class ArtifactError(InstarError):
+    """Stored bytes are missing, truncated or do not match their digest."""
+
+    exit_code = 11
+
+
+class ContractError(InstarError):
+    """A row, column or stage output breaks its declared contract."""
+
+    exit_code = 12
+
+
+class LedgerError(InstarError):
+    """The ledger is inconsistent, or a part that resuming needs is not in it."""
+
+    exit_code = 13
+
+
+class LockedError(InstarError):
+    """Another live process owns this evolution."""
+
+    exit_code = 14
+
+
+class NumericsError(InstarError):
+    """A loss, gradient, log-probability or weight is not finite, or trainer and sampler disagree."""
+
+    exit_code = 15
+
+
+class RewardError(InstarError):
+    """Scores do not cover the rollouts, or too few of them are valid."""
+
+    exit_code = 16
+
+
+class EngineError(InstarError):
+    """The rollout engine does not serve the policy it was asked for."""
+
+    exit_code = 17
+
+
+class StorageError(InstarError):
+    """The disk is full, read-only or otherwise refuses a write."""
+
+    exit_code = 18
+
+
+class MissingDependencyError(InstarError):
+    """A package of an optional extra is needed and not installed."""
+
+    exit_code = 19
+
+
+class NoProgressError(InstarError):
+    """A run finished without a single policy update."""
+
+    exit_code = 20
+
+
+class UnavailableError(InstarError):
+    """A service did not answer before its deadline. Trying again later can help."""
+
+    exit_code = 75
+    transient = True
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a hint that names the valid key closest to `name`, or lists all keys when none is close."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(names)}"

@@ -1,0 +1,120 @@
+"""The row types that travel between stages, one frozen dataclass per table.
+
+Each column is annotated with a `Column`: its documentation and its constraints. `instar.schema` turns a row type into an
+Arrow schema, a fast check, a Great Expectations suite and a documentation table, so a constraint is written once, here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from instar.schema import Column
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskRow:
+    """One prompt with everything needed to verify an answer to it."""
+
+    task_id: Annotated[str, Column("stable name, `<arm>/<split>/<index>`", unique=True, min_length=1)]
+    arm: Annotated[str, Column("curriculum arm the task belongs to", min_length=1)]
+    domain: Annotated[str, Column("task family, for example `countdown`", min_length=1)]
+    level: Annotated[float, Column("difficulty inside the domain, larger is harder", finite=True)]
+    split: Annotated[str, Column("which pool", one_of=("train", "val", "id", "ood"))]
+    prompt: Annotated[str, Column("text the policy sees", min_length=1)]
+    verifier: Annotated[str, Column("name of the verifier that scores answers", min_length=1)]
+    reference: Annotated[str, Column("JSON specification handed to the verifier", min_length=1)]
+    features: Annotated[str, Column("JSON object of task features")]
+    content_hash: Annotated[str, Column("SHA-256 of prompt and reference; train and test never share one", min_length=64)]
+    generator: Annotated[str, Column("generator name and version that made the task", min_length=1)]
+    seed: Annotated[int, Column("seed of this item", ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchRow:
+    """One prompt slot of a curriculum draw."""
+
+    slot: Annotated[int, Column("position in the batch", ge=0, unique=True)]
+    task_id: Annotated[str, Column("drawn task", min_length=1)]
+    arm: Annotated[str, Column("drawn arm", min_length=1)]
+    probability: Annotated[float, Column("probability of the arm when it was drawn", ge=0.0, le=1.0, finite=True)]
+    group_id: Annotated[str, Column("name shared by all rollouts of this slot", unique=True, min_length=1)]
+    group_size: Annotated[int, Column("rollouts to sample for this slot", ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A span of `token_ids`: `prompt` and `observation` tokens were given, `action` tokens were sampled."""
+
+    role: Annotated[str, Column("who wrote the span", one_of=("prompt", "action", "observation"))]
+    start: Annotated[int, Column("first token", ge=0)]
+    end: Annotated[int, Column("one past the last token", ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutRow:
+    """One sampled trajectory. Token ids are the record; text is a view of them."""
+
+    rollout_id: Annotated[str, Column("`<group_id>/<sample>`", unique=True, min_length=1)]
+    task_id: Annotated[str, Column("task that was attempted", min_length=1)]
+    arm: Annotated[str, Column("arm of the task", min_length=1)]
+    kind: Annotated[str, Column("trajectory kind", one_of=("text", "control", "browser", "desktop"))]
+    group_id: Annotated[str, Column("samples of one prompt share it", min_length=1)]
+    policy: Annotated[str, Column("digest of the policy that acted", min_length=1)]
+    token_ids: Annotated[list[int], Column("prompt, action and observation tokens in order")]
+    behaviour_logprobs: Annotated[list[float], Column("log-probability of every action token when it was sampled")]
+    steps: Annotated[list[Step], Column("spans of `token_ids`, in order, without gaps")]
+    truncated: Annotated[bool, Column("the length limit cut the last action")]
+    seed: Annotated[int, Column("seed of this sample", ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRow:
+    """The verdict on one rollout. A verifier that failed leaves `correct` and `reward` empty; it never writes 0."""
+
+    rollout_id: Annotated[str, Column("rollout that was scored", unique=True, min_length=1)]
+    correct: Annotated[float | None, Column("1 right, 0 wrong, empty unless scored", ge=0.0, le=1.0, finite=True)]
+    format_ok: Annotated[float | None, Column("1 when an answer could be extracted", ge=0.0, le=1.0, finite=True)]
+    reward: Annotated[float | None, Column("training reward, empty unless scored", finite=True)]
+    components: Annotated[dict[str, float], Column("named parts of the reward")]
+    status: Annotated[str, Column("outcome of scoring", one_of=("scored", "abstained", "failed"))]
+    reason: Annotated[str, Column("why scoring abstained or failed, empty when scored")]
+    scorer: Annotated[str, Column("name and version, or digest, of what scored", min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmStatsRow:
+    """What one update saw of one arm, before the zero-variance filter unless the name says otherwise."""
+
+    arm: Annotated[str, Column("arm", unique=True, min_length=1)]
+    num_prompts: Annotated[int, Column("groups drawn from the arm", ge=0)]
+    num_rollouts: Annotated[int, Column("valid rollouts", ge=0)]
+    num_invalid: Annotated[int, Column("rollouts without a score", ge=0)]
+    sum_correct: Annotated[float, Column("sum of `correct`", ge=0.0, finite=True)]
+    sum_reward: Annotated[float, Column("sum of `reward`", finite=True)]
+    sum_abs_advantage: Annotated[float, Column("sum over rollouts of |A|, A as trained (reward)", ge=0.0, finite=True)]
+    sum_abs_advantage_correct: Annotated[
+        float, Column("the same with A computed from `correct` alone, std-scaled", ge=0.0, finite=True)
+    ]
+    sum_abs_centred: Annotated[float, Column("sum of |reward - group mean|, no std division", ge=0.0, finite=True)]
+    sum_abs_centred_correct: Annotated[float, Column("sum of |correct - group mean|", ge=0.0, finite=True)]
+    num_zero_variance: Annotated[int, Column("groups whose rewards are all equal", ge=0)]
+    num_all_right: Annotated[int, Column("groups with every sample correct", ge=0)]
+    num_all_wrong: Annotated[int, Column("groups with no sample correct", ge=0)]
+    num_kept: Annotated[int, Column("groups that reached the optimiser after the filter", ge=0)]
+    num_truncated: Annotated[int, Column("rollouts cut by the length limit", ge=0)]
+    sum_tokens: Annotated[int, Column("action tokens", ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalRow:
+    """One evaluation attempt: `sample` -1 is the greedy answer, 0 and up are samples."""
+
+    task_id: Annotated[str, Column("evaluated task", min_length=1)]
+    arm: Annotated[str, Column("arm of the task", min_length=1)]
+    split: Annotated[str, Column("which pool", one_of=("train", "val", "id", "ood"))]
+    sample: Annotated[int, Column("-1 greedy, otherwise sample number", ge=-1)]
+    correct: Annotated[float | None, Column("1 right, 0 wrong, empty when the verifier failed", ge=0.0, le=1.0)]
+    num_tokens: Annotated[int, Column("action tokens", ge=0)]
+    truncated: Annotated[bool, Column("the length limit cut the answer")]
+    answer: Annotated[str, Column("decoded action, a view for people")]
