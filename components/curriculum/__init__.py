@@ -1,0 +1,1 @@
+"""Curriculum: which prompts to try next."""

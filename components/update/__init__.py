@@ -1,0 +1,1 @@
+"""The update stage: scored rollouts in, a better policy out."""

@@ -1,0 +1,24 @@
+"""Every recipe by name: a function of scale and base model that returns a frozen `Recipe`, and the scales it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from instar.errors import ConfigError, nearest
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes.sec import sec
+
+Build = Callable[[str, str | None], Recipe]
+RECIPES: dict[str, tuple[Build, tuple[str, ...]]] = {
+    "sec": (sec, ("tiny", "single", "paper")),
+}
+
+
+def build(name: str, scale: str, model: str | None = None) -> Recipe:
+    """Return recipe `name` at `scale`; `model` is the base checkpoint of the scales that need one."""
+    if name not in RECIPES:
+        raise ConfigError(expected="a recipe", found=repr(name), where="recipe", action=nearest(name, RECIPES))
+    function, scales = RECIPES[name]
+    if scale not in scales:
+        raise ConfigError(expected=f"a scale of {name}", found=repr(scale), where="--scale", action=nearest(scale, scales))
+    return function(scale, model)

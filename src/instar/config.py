@@ -1,7 +1,8 @@
 """Configuration: frozen dataclasses, TOML files of differences, and `--set a.b=c`, with every unknown key named.
 
 A field whose type is a union of dataclasses is a choice between strategies. Each alternative carries a `strategy: Literal[...]`
-field; writing that field (`curriculum.strategy=thompson`) swaps in the alternative with its own defaults.
+field; writing that field (`curriculum.strategy=thompson`) swaps in the alternative with its own defaults, and keeps the values of
+the fields that every alternative has.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
     if not (dataclasses.is_dataclass(config) and isinstance(changes, Mapping)):
         return from_dict(kind, changes, where)
     if DISCRIMINATOR in changes and changes[DISCRIMINATOR] != getattr(config, DISCRIMINATOR, None):
-        return from_dict(kind, changes, where)
+        return from_dict(kind, {**_shared(kind, config), **changes}, where)
     hints = get_type_hints(type(config))
     for key in changes:
         if key not in hints:
@@ -141,6 +142,13 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
             )
     updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
     return dataclasses.replace(config, **updates)
+
+
+def _shared(kind: Any, config: Any) -> dict[str, Any]:
+    """Return the current values of the fields that all alternatives of a union have."""
+    options = [o for o in get_args(kind) if dataclasses.is_dataclass(o)]
+    names = set.intersection(*({f.name for f in dataclasses.fields(o)} for o in options)) - {DISCRIMINATOR}
+    return {name: _plain(getattr(config, name)) for name in sorted(names)}
 
 
 def parse_set(assignments: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ I = TypeVar("I")  # noqa: E741  (Ins)
 O = TypeVar("O")  # noqa: E741  (Outs)
 C = TypeVar("C")  # Config
 Metrics = dict[str, float]
+PERF = "perf/"  # metrics with this prefix measure the machine; they stay outside of every digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Context:
     """Where a stage stands: names that key its randomness, a scratch folder, and what the process keeps resident.
 
     `step` counts inner steps over the whole evolution, under both clocks; it is the `iteration` of `seed`.
+    `heartbeat(unit, metrics)` says that a unit of work is done; runners use it for progress and to notice a stall.
     """
 
     evolution: str
@@ -36,7 +38,7 @@ class Context:
     stage: str
     scratch: Path
     resident: dict[str, Any] = field(default_factory=dict, repr=False)
-    heartbeat: Callable[[str], None] = field(default=lambda unit: None, repr=False)
+    heartbeat: Callable[[str, Mapping[str, float]], None] = field(default=lambda unit, metrics: None, repr=False)
 
     def seed(self, item: int | str = 0) -> int:
         """Return the seed of one item of this stage."""

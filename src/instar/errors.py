@@ -102,6 +102,13 @@ class UnavailableError(InstarError):
     transient = True
 
 
+class StalledError(InstarError):
+    """A stage showed no sign of life before its deadline and was stopped. Trying again can help."""
+
+    exit_code = 76
+    transient = True
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint that names the valid key closest to `name`, or lists all keys when none is close."""
     names = sorted(valid)

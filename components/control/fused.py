@@ -1,0 +1,130 @@
+"""The fused segment: S inner steps of curriculum, rollout, reward and update inside one process, committed together.
+
+The four stage functions are the ones the `rounds` clock runs as separate stages. Intermediate artifacts live in scratch and
+are dropped after the next step; the last step's rollouts and scores are kept for inspection, and every step's metrics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instar.artifact import (
+    Artifact,
+    ArmStats,
+    Batch,
+    CurriculumState,
+    History,
+    Policy,
+    Rollouts,
+    Scores,
+    Tasks,
+    TrainerState,
+)
+from instar.components.control.inner import FusedConfig
+from instar.contract import PERF, Context, Metrics, Stage, artifacts
+
+if TYPE_CHECKING:
+    from instar.pipelines.evolution import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ins:
+    """The loop's state. The last three are absent at the first inner step."""
+
+    tasks: Tasks
+    policy: Policy
+    reference: Policy
+    trainer: TrainerState | None
+    curriculum: CurriculumState | None
+    stats: ArmStats | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outs:
+    """The state after S inner steps, with the history of all and the record of the last."""
+
+    policy: Policy
+    trainer: TrainerState
+    curriculum: CurriculumState
+    stats: ArmStats
+    history: History
+    batch: Batch
+    rollouts: Rollouts
+    scores: Scores
+
+
+def fused(ins: Ins, outs: Outs, config: FusedConfig, ctx: Context) -> Metrics:
+    """Run `config.steps` inner steps; metrics are means over the steps, `updates` is a sum."""
+    from instar.pipelines.evolution import State, inner_step
+
+    scratch = _Scratch(ctx)
+    state = State(**{f.name: getattr(ins, f.name) for f in dataclasses.fields(Ins)})
+    for step in range(ctx.step, ctx.step + config.steps):
+        scratch.begin(step)
+        state = inner_step(scratch.call, config.inner, state, 0, step)
+    _keep(state, scratch, outs)
+    return _summary(scratch.history)
+
+
+class _Scratch:
+    """Runs inner stages on scratch folders: same calls as a runner, nothing committed."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.folder = ctx.scratch / "inner"
+        self.history: list[dict[str, Any]] = []
+        self.last: dict[str, Artifact] = {}
+        self._kept: list[Path] = []
+
+    def begin(self, step: int) -> None:
+        """Open the line of `step` and delete the artifacts of the step before the previous one."""
+        self.history.append({"step": step})
+        self._kept.append(self.folder / f"{step:06d}")
+        while len(self._kept) > 2:
+            shutil.rmtree(self._kept.pop(0))
+
+    def call(self, stage: Stage[Any, Any, Any], config: Any, *, iteration: int, step: int, **inputs: Artifact | None) -> Any:
+        """Run one inner stage and add its metrics to the history."""
+        from instar.pipelines.execute import execute
+
+        del iteration
+        ctx = dataclasses.replace(self.ctx, step=step, stage=stage.name)
+        result = execute(stage, inputs, config, ctx, self._kept[-1] / stage.name)
+        self.last |= artifacts(result.outs)
+        self.history[-1] |= {f"{stage.name}/{k}": v for k, v in (result.metrics | result.perf).items()}
+        self.ctx.heartbeat(f"step {step} {stage.name}", result.metrics)
+        return result.outs
+
+
+def _keep(state: State, scratch: _Scratch, outs: Outs) -> None:
+    final = {name: getattr(state, name) for name in ("policy", "trainer", "curriculum", "stats")}
+    final |= {name: scratch.last[name] for name in ("batch", "rollouts", "scores")}
+    for name, artifact in final.items():
+        target = getattr(outs, name).path
+        shutil.copytree(artifact.path, target, dirs_exist_ok=True)
+    model = scratch.ctx.resident.pop(("model", state.policy.digest), None)
+    if model is not None:
+        scratch.ctx.resident[("pending-model", str(outs.policy.path))] = model
+    pure = [{k: v for k, v in line.items() if PERF not in k} for line in scratch.history]
+    (outs.history.path / "metrics.jsonl").write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in pure))
+    shutil.rmtree(scratch.folder)
+
+
+def _summary(history: list[dict[str, Any]]) -> Metrics:
+    names = sorted({name for line in history for name in line if name != "step"})
+    metrics: Metrics = {"inner_steps": float(len(history))}
+    for name in names:
+        values = [line[name] for line in history if name in line]
+        total = name.endswith(("/updates", "_s"))
+        stage, _, metric = name.partition("/")
+        key = f"{PERF}{stage}/{metric.removeprefix(PERF)}" if metric.startswith(PERF) else name
+        metrics[key] = sum(values) if total else sum(values) / len(values)
+    return metrics
+
+
+STAGE = Stage("fused", Ins, Outs, FusedConfig, fused)

@@ -1,0 +1,144 @@
+"""Watching a stage: a heartbeat file, a deadline, stack dumps before a kill, and the subprocess form of a stage call."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instar import config as configs
+from instar import errors
+from instar.artifact import Artifact
+from instar.contract import Context, Stage
+from instar.errors import InstarError, StalledError
+
+if TYPE_CHECKING:
+    from instar.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """A stage may run for `stage_s` in all and be silent for `stall_s`."""
+
+    stage_s: float = 6 * 3600.0
+    stall_s: float = 1800.0
+    poll_s: float = 0.1
+
+
+class Heartbeat:
+    """Writes the last completed unit to a file, at most five times a second, and passes it on."""
+
+    def __init__(self, path: Path, stage: str, pass_on: Callable[[str, Mapping[str, float]], None]) -> None:
+        self.path, self.stage, self.pass_on, self._last = path, stage, pass_on, 0.0
+
+    def __call__(self, unit: str, metrics: Mapping[str, float]) -> None:
+        """Record that `unit` is done."""
+        self.pass_on(unit, metrics)
+        now = time.monotonic()
+        if now - self._last < 0.2:
+            return
+        self._last = now
+        temporary = self.path.with_suffix(f".{os.getpid()}")
+        body = {"stage": self.stage, "unit": unit, "at": time.time(), "metrics": dict(metrics)}
+        temporary.write_text(json.dumps(body))
+        temporary.replace(self.path)
+
+
+@contextlib.contextmanager
+def watch(stage: str, limits: Limits) -> Iterator[None]:
+    """In process: dump every thread's stack to stderr when the stage passes its deadline, then end the process."""
+    del stage
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # stderr without a file descriptor
+        faulthandler.dump_traceback_later(limits.stage_s, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def run_stage(
+    stage: Stage[Any, Any, Any],
+    inputs: Mapping[str, Artifact],
+    config: Any,
+    ctx: Context,
+    workspace: Workspace,
+    limits: Limits,
+) -> dict[str, Any]:
+    """Run a stage through its command line; return outputs (digests), metrics and perf. The child stores its outputs."""
+    result = ctx.scratch / "done.json"
+    command = [sys.executable, "-m", "instar", "stage", stage.name, "--store", workspace.store_uri]
+    command += ["--evolution", ctx.evolution, "--step", str(ctx.step), "--config", configs.dumps(config)]
+    command += ["--work", str(workspace.path), "--result", str(result)]
+    for name, artifact in inputs.items():
+        command += [f"--{name.replace('_', '-')}", artifact.digest]
+    log = workspace.path / "stage.log"
+    with log.open("ab") as stream:
+        child = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        try:
+            code = _wait(child, stage.name, workspace.path / "heartbeat.json", limits)
+        finally:
+            _kill(child)
+    if code != 0:
+        raise _child_error(result, stage.name, code, log)
+    return dict(json.loads(result.read_text()))
+
+
+def _wait(child: subprocess.Popen[bytes], stage: str, heartbeat: Path, limits: Limits) -> int:
+    started = time.time()
+    while (code := child.poll()) is None:
+        now = time.time()
+        last = max(started, heartbeat.stat().st_mtime if heartbeat.exists() else 0.0)
+        if now - started > limits.stage_s or now - last > limits.stall_s:
+            child.send_signal(signal.SIGUSR1)  # the child dumps its stacks (instar.stage_cli)
+            time.sleep(1.0)
+            raise StalledError(
+                expected=f"a heartbeat every {limits.stall_s:g} s and an end within {limits.stage_s:g} s",
+                found=f"{now - last:.0f} s of silence after {now - started:.0f} s; last unit: {_last_unit(heartbeat)}",
+                where=f"stage {stage} (stacks in stage.log)",
+                action="resume; if it stalls again, read the stacks",
+            )
+        time.sleep(limits.poll_s)
+    return code
+
+
+def _last_unit(heartbeat: Path) -> str:
+    try:
+        return str(json.loads(heartbeat.read_text())["unit"])
+    except (OSError, ValueError, KeyError):
+        return "none"
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _child_error(result: Path, stage: str, code: int, log: Path) -> InstarError:
+    """Rebuild the named error a child wrote, so that a runner raises the same class in both modes."""
+    try:
+        raw = json.loads(result.read_text())["error"]
+        kind = getattr(errors, raw.pop("class"))
+        if issubclass(kind, InstarError):
+            return kind(**raw)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    tail = log.read_bytes()[-400:].decode(errors="replace").strip().splitlines()
+    return StalledError(
+        expected=f"stage {stage} to end with exit code 0",
+        found=f"exit code {code}; {tail[-1] if tail else 'no output'}",
+        where=str(log),
+        action="read the log, then resume",
+    )
+
+

@@ -1,0 +1,68 @@
+"""Learnability weights on arms: P ~ p (1 - p), the variance of a 0/1 reward, with p a moving average of the solve rate.
+
+No temperature: an arm nobody or everybody solves gets the floor alone, and when all arms are like that, all get the same.
+Absent arms keep their p. Shapes: K arms, p and P [K].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from instar.components.curriculum import probabilities as prob
+from instar.components.curriculum.config import LearnabilityConfig
+from instar.components.curriculum.pool import Arm
+from instar.components.curriculum.protocol import (
+    PROVIDES,
+    Draw,
+    State,
+    measured,
+    pack,
+    require_fields,
+    solve_rate,
+    unpack,
+)
+from instar.rows import ArmStatsRow
+
+
+class Learnability:
+    """Weights arms by the variance of their outcome."""
+
+    Config: TypeAlias = LearnabilityConfig
+    requires: ClassVar[frozenset[str]] = frozenset({"arm", "num_rollouts", "sum_correct"})
+    provides: ClassVar[frozenset[str]] = PROVIDES
+
+    def __init__(self, config: LearnabilityConfig, arms: Sequence[Arm]) -> None:
+        self.config, self.names = config, [arm.name for arm in arms]
+        self.rate = np.full(len(arms), config.prior, dtype=np.float64)
+        prob.with_floor(np.full(len(arms), 1.0 / len(arms)), config.floor)
+
+    def probabilities(self) -> prob.Vector:
+        """Return P, [K]."""
+        return prob.with_floor(prob.normalise(self.rate * (1.0 - self.rate)), self.config.floor)
+
+    def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
+        """Draw an arm per slot from P."""
+        return prob.draw_arms(self.names, self.probabilities(), num, draw.generator())
+
+    def observe(self, stats: Sequence[ArmStatsRow]) -> None:
+        """Move p towards the solve rate of the last batch."""
+        seen = measured(stats)
+        for i, name in enumerate(self.names):
+            if name in seen:
+                self.rate[i] += self.config.alpha * (solve_rate(seen[name]) - self.rate[i])
+
+    def state_dict(self) -> State:
+        """Return p per arm."""
+        return {"rate": pack(self.names, self.rate)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore p; arms that entered start at the mean p."""
+        require_fields(state, ["rate"], "CurriculumState:values")
+        self.rate = unpack(self.names, state["rate"], self.config.prior, "CurriculumState:values.rate")
+
+    def metrics(self) -> dict[str, float]:
+        """Return P, p (as q) and entropy."""
+        return prob.describe(self.names, self.probabilities(), self.rate)

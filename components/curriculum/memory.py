@@ -1,0 +1,142 @@
+"""The curriculum's whole memory as one JSON object, and what happens to it when arms come and go.
+
+`state.json` has: the step that wrote it, the key of its shuffles (the evolution that began it), its configuration, and
+per arm the pool digest, cursor, slots drawn in the last batch and in all. Values of the strategy stand under `values`.
+A part that is missing, unknown or of another configuration is a `LedgerError`. An arm that is new enters with the mean
+of the others, an arm whose pool is gone is archived and comes back as it left, an arm whose pool changed is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from instar.components.curriculum.cursor import Cursor
+from instar.components.curriculum.pool import Arm
+from instar.components.curriculum.protocol import State, require_fields
+from instar.errors import LedgerError
+
+_WHERE = "CurriculumState:state.json"
+
+
+@dataclass(slots=True, kw_only=True)
+class ArmMemory:
+    """One arm: the pool it belongs to, where its cursor stands, and how many slots it was given."""
+
+    level: float
+    size: int
+    digest: str
+    epoch: int = 0
+    position: int = 0
+    drawn: int = 0
+    """Slots in the last batch."""
+    visits: int = 0
+    """Slots since the arm entered."""
+
+    @property
+    def cursor(self) -> Cursor:
+        """Return the position as a `Cursor`."""
+        return Cursor(epoch=self.epoch, position=self.position)
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm this entry remembers."""
+        return Arm(name=name, level=self.level, size=self.size, digest=self.digest)
+
+
+@dataclass(slots=True, kw_only=True)
+class Archived:
+    """An arm whose pool is gone: its entry and its per-arm values of the strategy."""
+
+    arm: ArmMemory
+    values: dict[str, float | None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Memory:
+    """Everything the next step needs."""
+
+    step: int
+    key: str
+    config: dict[str, Any]
+    values: State
+    arms: dict[str, ArmMemory] = field(default_factory=dict)
+    archived: dict[str, Archived] = field(default_factory=dict)
+
+    def known(self) -> tuple[Arm, ...]:
+        """Return the arms in order of their names."""
+        return tuple(self.arms[name].arm(name) for name in sorted(self.arms))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of `state.json`."""
+        return dataclasses.asdict(self)
+
+
+def new_entry(arm: Arm) -> ArmMemory:
+    """Return the entry of an arm that was never drawn."""
+    return ArmMemory(level=arm.level, size=arm.size, digest=arm.digest)
+
+
+def from_json(data: Any) -> Memory:
+    """Return the memory of `state.json`; field sets must match exactly."""
+    if not isinstance(data, dict):
+        raise LedgerError(expected="a JSON object", found=type(data).__name__, where=_WHERE, action="restore the state")
+    require_fields(data, [f.name for f in dataclasses.fields(Memory)], _WHERE)
+    archived = {}
+    for name, entry in data["archived"].items():
+        require_fields(entry, ["arm", "values"], f"{_WHERE}:archived.{name}")
+        archived[name] = Archived(arm=_entry(entry["arm"], f"archived.{name}"), values=dict(entry["values"]))
+    arms = {name: _entry(entry, f"arms.{name}") for name, entry in data["arms"].items()}
+    return Memory(
+        step=data["step"], key=data["key"], config=data["config"], values=data["values"], arms=arms, archived=archived
+    )
+
+
+def _entry(data: Mapping[str, Any], where: str) -> ArmMemory:
+    require_fields(data, [f.name for f in dataclasses.fields(ArmMemory)], f"{_WHERE}:{where}")
+    return ArmMemory(**data)
+
+
+def require_continues(memory: Memory, config: dict[str, Any], step: int) -> None:
+    """Raise `LedgerError` unless the memory was written by the step before under the same configuration."""
+    if memory.step != step - 1:
+        raise LedgerError(
+            expected=f"the curriculum state of step {step - 1}",
+            found=f"that of step {memory.step}",
+            where=f"{_WHERE}:step",
+            action="pass the state that the previous step wrote",
+        )
+    if memory.config != config:
+        keys = sorted(k for k in {*memory.config, *config} if memory.config.get(k) != config.get(k))
+        raise LedgerError(
+            expected="the configuration that the state was made with",
+            found=f"other values of {keys}",
+            where=f"{_WHERE}:config",
+            action="start a new evolution to change the curriculum",
+        )
+
+
+def reconcile(memory: Memory, arms: Sequence[Arm]) -> Memory:
+    """Return the memory over `arms`: new ones entered, missing ones archived, changed pools refused."""
+    for arm in arms:
+        held = memory.arms.get(arm.name) or (memory.archived[arm.name].arm if arm.name in memory.archived else None)
+        if held is not None and held.digest != arm.digest:
+            raise LedgerError(
+                expected=f"pool {held.digest[:12]} of {held.size} tasks",
+                found=f"pool {arm.digest[:12]} of {arm.size} tasks",
+                where=f"{_WHERE}:arms.{arm.name}.digest",
+                action="give a changed pool a new arm name; the cursor of the old one does not fit it",
+            )
+    present = {arm.name: arm for arm in arms}
+    per_arm = {name: values for name, values in memory.values.items() if isinstance(values, dict)}
+    archived = {name: entry for name, entry in memory.archived.items() if name not in present}
+    for name in memory.arms.keys() - present.keys():
+        archived[name] = Archived(arm=memory.arms[name], values={f: v[name] for f, v in per_arm.items()})
+    entries, values = {}, {f: {n: v[n] for n in v if n in present} for f, v in per_arm.items()}
+    for name, arm in present.items():
+        back = memory.archived.get(name)
+        entries[name] = memory.arms[name] if name in memory.arms else back.arm if back else new_entry(arm)
+        for f in values:
+            values[f].setdefault(name, back.values[f] if back else None)
+    return dataclasses.replace(memory, values={**memory.values, **values}, arms=entries, archived=archived)

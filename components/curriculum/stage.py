@@ -1,0 +1,138 @@
+"""Curriculum: decide which prompts the next step tries, from what the last update saw of each arm.
+
+A pure function of (tasks, state, statistics, configuration, keys of the context): the same inputs give the same batch,
+byte for byte. The order is the paper's (SEC section 3): first the statistics of the previous step move the values, then
+the batch is drawn. Every slot draws its arm; the arm's cursor gives the prompt, without replacement inside a pass.
+
+Invariants: only tasks of split `train`; the state of the previous step or, at step 0 only, none; statistics that belong
+to the last batch. Anything else is an error, because a curriculum that starts over looks just like one that learns slowly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from instar.artifact import ArmStats, Batch, CurriculumState, Tasks
+from instar.components.curriculum.config import Config
+from instar.components.curriculum.cursor import take
+from instar.components.curriculum.memory import Memory, from_json, new_entry, reconcile, require_continues
+from instar.components.curriculum.pool import Pools, load_pools
+from instar.components.curriculum.protocol import Draw, measured, solve_rate
+from instar.components.curriculum.strategies import build, required_columns
+from instar.config import to_dict
+from instar.contract import Context, Metrics, Stage
+from instar.errors import LedgerError
+from instar.rows import ArmStatsRow, BatchRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ins:
+    """Task pools, and from step 1 on the state and the arm statistics of the step before."""
+
+    tasks: Tasks
+    state: CurriculumState | None
+    stats: ArmStats | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outs:
+    """The prompts to try and the memory to carry on."""
+
+    batch: Batch
+    state: CurriculumState
+
+
+def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
+    """Observe, select, draw. Metrics: `curriculum/<arm>/{q,p,share,solve_rate}`, `curriculum/entropy`, counts."""
+    pools = load_pools(ins.tasks, ctx)
+    stats = ins.stats.read() if ins.stats is not None else None
+    memory = observed(recall(ins.state, pools, config, ctx), stats, config)
+    memory = reconcile(memory, pools.arms)
+    strategy = build(config, pools.arms)
+    strategy.load_state_dict(memory.values)
+    pairs = strategy.select(config.slots, Draw(evolution=ctx.evolution, step=ctx.step, key=memory.key))
+    outs.batch.write(draw_tasks(pairs, pools, memory, config, ctx.step))
+    memory.values, memory.step = strategy.state_dict(), ctx.step
+    outs.state.write_json("state.json", memory.to_json())
+    return strategy.metrics() | _counts(memory, stats or [], config)
+
+
+def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Context) -> Memory:
+    """Return the memory of the previous step, or a fresh one at step 0."""
+    settings = to_dict(config)
+    if state is not None:
+        memory = from_json(state.read_json("state.json"))
+        require_continues(memory, settings, ctx.step)
+        return memory
+    if ctx.step != 0:
+        raise LedgerError(
+            expected=f"the curriculum state of step {ctx.step - 1}",
+            found="none",
+            where="curriculum.state",
+            action="resume from the ledger; a state is made up at step 0 only",
+        )
+    arms = {arm.name: new_entry(arm) for arm in pools.arms}
+    return Memory(step=-1, key=ctx.evolution, config=settings, values=build(config, pools.arms).state_dict(), arms=arms)
+
+
+def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config) -> Memory:
+    """Return the memory after the statistics of the last batch, over the arms of that batch."""
+    first = memory.step < 0
+    if stats is None:
+        if not first and required_columns(config):
+            raise _stats_error(f"the arm statistics of step {memory.step}", "none")
+        return memory
+    if first:
+        raise _stats_error("no statistics before the first batch", f"statistics of {len(stats)} arms")
+    for row in stats:
+        drawn = memory.arms[row.arm].drawn if row.arm in memory.arms else 0
+        if row.num_prompts > drawn:
+            raise _stats_error(f"at most {drawn} groups of arm {row.arm}", f"{row.num_prompts}")
+    strategy = build(config, memory.known())
+    strategy.load_state_dict(memory.values)
+    strategy.observe(stats)
+    memory.values = strategy.state_dict()
+    return memory
+
+
+def _stats_error(expected: str, found: str) -> LedgerError:
+    return LedgerError(
+        expected=expected, found=found, where="curriculum.stats", action="pass the statistics of the batch drawn last"
+    )
+
+
+def draw_tasks(
+    pairs: Sequence[tuple[str, float]], pools: Pools, memory: Memory, config: Config, step: int
+) -> list[BatchRow]:
+    """Return one row per slot and advance the cursors of `memory`."""
+    shares, queues = Counter(arm for arm, _ in pairs), {}
+    for arm, entry in memory.arms.items():
+        indices, cursor = take(memory.key, arm, entry.size, entry.cursor, shares[arm])
+        entry.epoch, entry.position = cursor.epoch, cursor.position
+        entry.drawn, entry.visits = shares[arm], entry.visits + shares[arm]
+        queues[arm] = iter([pools.task_ids[arm][i] for i in indices])
+    return [
+        BatchRow(
+            slot=slot,
+            task_id=next(queues[arm]),
+            arm=arm,
+            probability=probability,
+            group_id=f"{step:06d}-{slot:04d}",
+            group_size=config.group_size,
+        )
+        for slot, (arm, probability) in enumerate(pairs)
+    ]
+
+
+def _counts(memory: Memory, stats: Sequence[ArmStatsRow], config: Config) -> Metrics:
+    out: Metrics = {f"curriculum/{name}/share": arm.drawn / config.slots for name, arm in memory.arms.items()}
+    out |= {f"curriculum/{name}/solve_rate": solve_rate(row) for name, row in measured(stats).items()}
+    out["curriculum/num_prompts"] = float(config.slots)
+    out["curriculum/num_arms"] = float(len(memory.arms))
+    out["curriculum/num_arms_without_scores"] = float(sum(r.num_prompts > 0 and r.num_rollouts == 0 for r in stats))
+    return out
+
+
+STAGE = Stage("curriculum", Ins, Outs, Config, curriculum)

@@ -1,0 +1,71 @@
+"""Thompson sampling for learnability: a Beta posterior of each arm's solve rate, scored by theta (1 - theta).
+
+Evidence fades by `decay` per step, so an arm that was not seen grows uncertain and is tried again. The probability of
+each arm being best is estimated from `draws` posterior draws of the step's own generator, mixed with the floor, and the
+slots are drawn from that estimate: the recorded probability is the one used. Shapes: K arms, D draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from instar.components.curriculum import probabilities as prob
+from instar.components.curriculum.config import ThompsonConfig
+from instar.components.curriculum.pool import Arm
+from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, unpack
+from instar.rows import ArmStatsRow
+
+
+class Thompson:
+    """Draws arms by the posterior probability of having the largest p (1 - p)."""
+
+    Config: TypeAlias = ThompsonConfig
+    requires: ClassVar[frozenset[str]] = frozenset({"arm", "num_rollouts", "sum_correct"})
+    provides: ClassVar[frozenset[str]] = PROVIDES
+
+    def __init__(self, config: ThompsonConfig, arms: Sequence[Arm]) -> None:
+        self.config, self.names = config, [arm.name for arm in arms]
+        self.right = np.zeros(len(arms), dtype=np.float64)
+        self.wrong = np.zeros(len(arms), dtype=np.float64)
+        self.p = prob.with_floor(np.full(len(arms), 1.0 / len(arms)), config.floor)
+
+    def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
+        """Estimate P from the posterior, then draw an arm per slot from it."""
+        generator, size = draw.generator(), (self.config.draws, len(self.names))
+        theta = generator.beta(self.right + self.config.prior, self.wrong + self.config.prior, size)  # [D, K]
+        wins = np.bincount((theta * (1.0 - theta)).argmax(axis=1), minlength=len(self.names))
+        self.p = prob.with_floor(wins / self.config.draws, self.config.floor)
+        return prob.draw_arms(self.names, self.p, num, generator)
+
+    def observe(self, stats: Sequence[ArmStatsRow]) -> None:
+        """Fade all evidence, then add the right and wrong answers of the last batch."""
+        seen = measured(stats)
+        self.right *= self.config.decay
+        self.wrong *= self.config.decay
+        for i, name in enumerate(self.names):
+            if name in seen:
+                self.right[i] += seen[name].sum_correct
+                self.wrong[i] += seen[name].num_rollouts - seen[name].sum_correct
+
+    def state_dict(self) -> State:
+        """Return the evidence and the last P."""
+        return {
+            "right": pack(self.names, self.right),
+            "wrong": pack(self.names, self.wrong),
+            "p": pack(self.names, self.p),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the evidence; arms that entered start with the mean evidence."""
+        require_fields(state, ["right", "wrong", "p"], "CurriculumState:values")
+        self.right = unpack(self.names, state["right"], 0.0, "CurriculumState:values.right")
+        self.wrong = unpack(self.names, state["wrong"], 0.0, "CurriculumState:values.wrong")
+        self.p = prob.normalise(unpack(self.names, state["p"], 1.0, "CurriculumState:values.p"))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the last P, its entropy, and the posterior mean of the solve rate as Q."""
+        mean = (self.right + self.config.prior) / (self.right + self.wrong + 2.0 * self.config.prior)
+        return prob.describe(self.names, self.p, mean)

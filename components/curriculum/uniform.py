@@ -1,0 +1,74 @@
+"""Uniform over prompts: one shuffled pass over the union of all arms, then the next.
+
+An arm's share is its share of the tasks; with pools of equal size that is uniform over arms. A shuffle of the union is a
+shuffle of the arm labels together with an independent shuffle inside each arm, so this strategy keeps a position in the
+shuffled labels and leaves the inside to the arm cursors. When pools come or go, a new pass starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from instar.components.curriculum import probabilities as prob
+from instar.components.curriculum.config import UniformConfig
+from instar.components.curriculum.cursor import Cursor, take
+from instar.components.curriculum.pool import Arm
+from instar.components.curriculum.protocol import PROVIDES, Draw, State, require_fields
+from instar.rows import ArmStatsRow
+
+_UNION = "\x1funion"
+"""Name of the shuffle of labels; the leading separator keeps it apart from every arm."""
+
+
+class Uniform:
+    """Every prompt once per pass."""
+
+    Config: TypeAlias = UniformConfig
+    requires: ClassVar[frozenset[str]] = frozenset()
+    provides: ClassVar[frozenset[str]] = PROVIDES
+
+    def __init__(self, config: UniformConfig, arms: Sequence[Arm]) -> None:
+        self.config, self.names = config, [arm.name for arm in arms]
+        self.sizes = np.array([arm.size for arm in arms], dtype=np.int64)
+        self.cursor = Cursor()
+
+    def probabilities(self) -> prob.Vector:
+        """Return each arm's share of the tasks, [K]."""
+        return self.sizes / self.sizes.sum()
+
+    def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
+        """Return the next `num` labels of the pass. The probability is that of an arm at a random slot."""
+        p, edges = self.probabilities(), np.cumsum(self.sizes)
+        indices, self.cursor = take(draw.key, _UNION, int(edges[-1]), self.cursor, num)
+        labels = np.searchsorted(edges, indices, side="right")
+        return [(self.names[i], float(p[i])) for i in labels]
+
+    def observe(self, stats: Sequence[ArmStatsRow]) -> None:
+        """Ignore the statistics: the control does not adapt."""
+
+    def state_dict(self) -> State:
+        """Return the position in the pass and the pool sizes it belongs to."""
+        sizes = {name: int(size) for name, size in zip(self.names, self.sizes, strict=True)}
+        return {
+            "epoch": self.cursor.epoch,
+            "position": self.cursor.position,
+            "total": int(self.sizes.sum()),
+            "sizes": sizes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the position, or start a new pass when the set of pools is not the one of the position."""
+        require_fields(state, ["epoch", "position", "total", "sizes"], "CurriculumState:values")
+        require_fields(state["sizes"], self.names, "CurriculumState:values.sizes")
+        same = [state["sizes"][name] for name in self.names] == self.sizes.tolist() and state[
+            "total"
+        ] == self.sizes.sum()
+        here = Cursor(epoch=state["epoch"], position=state["position"])
+        self.cursor = here if same else Cursor(epoch=state["epoch"] + 1)
+
+    def metrics(self) -> dict[str, float]:
+        """Return P and entropy."""
+        return prob.describe(self.names, self.probabilities())

@@ -1,0 +1,94 @@
+"""A character-level causal language model built from nothing: vocabulary, architecture, keyed initial weights.
+
+The model is a stock transformers Llama, so that every engine and tool that reads a checkpoint reads this one. Weights come
+from a seeded generator, never from the global one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instar.errors import ConfigError
+from instar.seeds import torch_generator
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+PAD, EOS = "<pad>", "<eos>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharModelConfig:
+    """Sizes of the model. `alphabet` lists every character of prompts and answers."""
+
+    alphabet: str
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    intermediate: int = 256
+    max_length: int = 128
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.alphabet)) != len(self.alphabet) or not self.alphabet:
+            raise ConfigError(
+                expected="distinct characters", found=repr(self.alphabet), where="alphabet", action="remove the repeats"
+            )
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ConfigError(
+                expected="an even head size, hidden / heads",
+                found=f"{self.hidden} / {self.heads}",
+                where="hidden",
+                action="change hidden or heads",
+            )
+
+
+def build_tokenizer(config: CharModelConfig) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one id per character: 0 pads, 1 ends."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: number for number, token in enumerate([PAD, EOS, *config.alphabet])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False)
+
+
+def build_model(config: CharModelConfig, seed: int) -> LlamaForCausalLM:
+    """Return a Llama with weights drawn from N(0, 0.02) (residual outputs scaled by depth), norms at 1."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings: dict[str, Any] = {
+        "vocab_size": len(config.alphabet) + 2,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.intermediate,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads,
+        "max_position_embeddings": config.max_length,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": None,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**settings))
+    generator = torch_generator(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+                continue
+            scale = 0.02 / (2 * config.layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+            parameter.normal_(0.0, scale, generator=generator)
+    return model
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a complete checkpoint: config, generation config, safetensors, tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,91 @@
+"""Zebra puzzles: k people in k houses, c characteristics, one assignment that fits all clues; who lives in house 1? (SEC section 3)
+
+A clue set is grown against counterexamples: while an assignment other than the truth fits, a true clue that this assignment
+breaks is added. Then every clue is dropped whose removal leaves the solution unique, so the final set is minimal.
+The answer is one of k names, so a blind guess is right with probability 1/k (`reference.chance`).
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from instar.components.dataset_prep.domains.item import Domain, Item, require, resolve
+from instar.components.dataset_prep.domains.zebra_solver import RELATIONS, Clue, find_other, holds
+from instar.components.dataset_prep.domains.zebra_words import CATEGORIES, clue_terse, clue_text
+
+DEFAULTS = {"people": 3, "characteristics": 3}
+KINDS = ("same", "apart", "left", "right", "beside", "before", "at")
+WEIGHTS = (4, 1, 2, 2, 3, 3, 1)  # how often each kind is tried; `apart` says little, `at` says much
+TRIES = 16  # partners tried for a kind before another kind is drawn
+
+
+def generate(params: dict[str, int], seed: int, index: int) -> Item:
+    """Return item `index`. Parameters: `people` (2 to 6) and `characteristics` (2 to 6, the name is one of them)."""
+    p = resolve(params, DEFAULTS, "zebra")
+    k, c = p["people"], p["characteristics"]
+    require(2 <= k <= 6 and 2 <= c <= 6, "people and characteristics in 2..6", p, "zebra")
+    rng = Random(seed + index)
+    chosen = [0, *sorted(rng.sample(range(1, len(CATEGORIES)), c - 1))]
+    words = [word for category in chosen for word in rng.sample(CATEGORIES[category].words, k)]
+    truth = [house for _ in range(c) for house in rng.sample(range(k), k)]
+    clues = minimal_clues(rng, truth, k)
+    rng.shuffle(clues)
+    answer = words[truth.index(0)]  # the first k items are the names
+    return _item(chosen, words, clues, k, answer)
+
+
+def minimal_clues(rng: Random, truth: list[int], k: int) -> list[Clue]:
+    """Return a minimal list of clues that only `truth` fits. `truth[item]` is the house of item `category * k + i`."""
+    clues: list[Clue] = []
+    witnesses: list[list[int]] = []
+    while (other := find_other(clues, truth, k, rng)) is not None:
+        witnesses.append(other)
+        clues.append(_breaking_clue(rng, truth, other, k))
+    for clue in rng.sample(clues, len(clues)):
+        rest = [c for c in clues if c is not clue]
+        if any(all(holds(c, w) for c in rest) for w in witnesses):
+            continue  # a known counterexample returns without this clue
+        other = find_other(rest, truth, k, rng)
+        if other is None:
+            clues = rest
+        else:
+            witnesses.append(other)
+    return clues
+
+
+def _breaking_clue(rng: Random, truth: list[int], other: list[int], k: int) -> Clue:
+    """Draw a true clue that `other` breaks. Never says outright who lives in house 1."""
+    wrong = [i for i in range(len(truth)) if truth[i] != other[i] and not (i < k and truth[i] == 0)]
+    while True:
+        a = wrong[int(rng.random() * len(wrong))]
+        kind = rng.choices(KINDS, WEIGHTS)[0]
+        if kind == "at":
+            return Clue("at", a, truth[a])
+        for _ in range(TRIES):
+            b = int(rng.random() * len(truth))
+            clue = Clue(kind, a, b) if rng.random() < 0.5 else Clue(kind, b, a)
+            informative = kind not in ("same", "apart") or a // k != b // k
+            if a != b and informative and RELATIONS[kind](truth[clue.a], truth[clue.b]) and not holds(clue, other):
+                return clue
+
+
+def _item(chosen: list[int], words: list[str], clues: list[Clue], k: int, answer: str) -> Item:
+    groups = [words[g * k : (g + 1) * k] for g in range(len(chosen))]
+    listed = [", ".join(sorted(group)) for group in groups]
+    intro = "\n".join(f"- {CATEGORIES[c].intro}: {names}." for c, names in zip(chosen, listed, strict=True))
+    phrases = [CATEGORIES[c].phrase.format(word) for c, group in zip(chosen, groups, strict=True) for word in group]
+    numbered = "\n".join(f"{n}. {clue_text(clue, phrases)}" for n, clue in enumerate(clues, 1))
+    terse = "|".join(names.replace(", ", ",") for names in listed) + "|" + ";".join(clue_terse(c, words) for c in clues) + "?"
+    return Item(
+        prompt_body=(
+            f"{k} houses stand in a row, numbered 1 to {k} from left to right. One person lives in each.\n{intro}\n"
+            f"No two people share any of these.\n\nClues:\n{numbered}\n\nWhat is the name of the person in house 1?"
+        ),
+        terse=terse,
+        reference={"answer": answer, "chance": 1.0 / k},
+        features={"people": k, "characteristics": len(chosen), "clues": len(clues)},
+        key=terse,
+    )
+
+
+DOMAIN = Domain(generate=generate, generator="instar.zebra/1", verifier="zebra", answer_form="the name alone")

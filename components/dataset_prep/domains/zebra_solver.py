@@ -1,0 +1,136 @@
+"""Exact solver for zebra puzzles: propagation over house bit masks, then search.
+
+Shapes: `truth[n]` and every solution list the house (0 to k-1) of n = c * k items; items `g * k` to `g * k + k - 1` form
+category g and occupy different houses. A mask has bit h set while house h is possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from random import Random
+from typing import NamedTuple
+
+
+class Clue(NamedTuple):
+    """A statement about items `a` and `b`; for kind `at`, `b` is a house."""
+
+    kind: str
+    a: int
+    b: int
+
+
+RELATIONS: dict[str, Callable[[int, int], bool]] = {
+    "same": lambda a, b: a == b,
+    "apart": lambda a, b: a != b,
+    "left": lambda a, b: a < b,
+    "right": lambda a, b: a > b,
+    "beside": lambda a, b: abs(a - b) == 1,
+    "before": lambda a, b: a + 1 == b,
+}
+Bound = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+def holds(clue: Clue, houses: Sequence[int]) -> bool:
+    """Return whether an assignment of houses satisfies a clue."""
+    if clue.kind == "at":
+        return houses[clue.a] == clue.b
+    return RELATIONS[clue.kind](houses[clue.a], houses[clue.b])
+
+
+@cache
+def _support(kind: str, k: int, swap: bool) -> tuple[int, ...]:
+    """Return, for every mask of one item, the mask of houses the other item can then have."""
+    relation = RELATIONS[kind]
+    table = []
+    for mask in range(1 << k):
+        partner = [h for h in range(k) if mask >> h & 1]
+        table.append(sum(1 << h for h in range(k) if any(relation(p, h) if swap else relation(h, p) for p in partner)))
+    return tuple(table)
+
+
+def find_other(clues: Sequence[Clue], truth: Sequence[int], k: int, rng: Random) -> list[int] | None:
+    """Return an assignment that fits all clues and differs from `truth`, or None when there is none."""
+    masks = [(1 << k) - 1] * len(truth)
+    bound: list[Bound] = []
+    for kind, a, b in clues:
+        if kind == "at":
+            masks[a] &= 1 << b
+        else:
+            bound.append((a, b, _support(kind, k, False), _support(kind, k, True)))
+    return _search(masks, bound, truth, k, rng)
+
+
+def _search(masks: list[int], bound: list[Bound], truth: Sequence[int], k: int, rng: Random) -> list[int] | None:
+    """Depth-first search over the item with the fewest houses; the true house is tried last."""
+    if not _propagate(masks, bound, k):
+        return None
+    best, item = k + 1, -1
+    for i, mask in enumerate(masks):
+        size = mask.bit_count()
+        if 1 < size < best:
+            best, item = size, i
+    if item < 0:
+        found = [mask.bit_length() - 1 for mask in masks]
+        return found if found != list(truth) else None
+    houses = [h for h in range(k) if masks[item] >> h & 1]
+    rng.shuffle(houses)
+    houses.sort(key=lambda h: h == truth[item])
+    for house in houses:
+        trial = masks.copy()
+        trial[item] = 1 << house
+        found_other = _search(trial, bound, truth, k, rng)
+        if found_other is not None:
+            return found_other
+    return None
+
+
+def _propagate(masks: list[int], bound: list[Bound], k: int) -> bool:
+    """Shrink masks in place to a fixed point of the clues and of `different houses inside a category`; False on contradiction."""
+    changed = True
+    while changed:
+        changed = False
+        for a, b, allowed_a, allowed_b in bound:
+            before_a, before_b = masks[a], masks[b]
+            after_a = before_a & allowed_a[before_b]
+            after_b = before_b & allowed_b[after_a]
+            if not after_a or not after_b:
+                return False
+            if after_a != before_a or after_b != before_b:
+                masks[a], masks[b], changed = after_a, after_b, True
+        for start in range(0, len(masks), k):
+            step = _all_different(masks, start, k)
+            if step < 0:
+                return False
+            changed = changed or step > 0
+    return True
+
+
+def _all_different(masks: list[int], start: int, k: int) -> int:
+    """Propagate naked and hidden singles inside one category; return -1 on contradiction, 1 on change, 0 otherwise."""
+    once = twice = settled = 0
+    for i in range(start, start + k):
+        mask = masks[i]
+        twice |= once & mask
+        once |= mask
+        if mask & (mask - 1) == 0:
+            if settled & mask:
+                return -1
+            settled |= mask
+    if once != (1 << k) - 1:
+        return -1
+    result, hidden = 0, once & ~twice
+    for i in range(start, start + k):
+        mask = masks[i]
+        if mask & (mask - 1) == 0:
+            continue
+        new = mask & ~settled
+        if new & hidden:
+            new &= hidden
+        if new & (new - 1) and new & hidden:
+            return -1  # two houses that only this item can have
+        if not new:
+            return -1
+        if new != mask:
+            masks[i], result = new, 1
+    return result

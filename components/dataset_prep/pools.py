@@ -1,0 +1,94 @@
+"""Build the task pools of all arms: deterministic, and no task is in two pools.
+
+Pools are filled in the order test (`id`, `ood`), `val`, `train`, over all arms, so that training is what gives way when a
+domain is small. Two items are the same task when their keys are equal (for Countdown: same numbers in any order and same
+target), which is stricter than equal text. Every item's stored answer is checked with the verifier that will score it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
+from instar.components.dataset_prep.domains import DOMAINS, Item
+from instar.components.dataset_prep.templates import TEMPLATES
+from instar.components.reward.verifiers import VERIFIERS, Score
+from instar.errors import ContractError
+from instar.rows import TaskRow
+
+TRIES_PER_ITEM, EXTRA_TRIES = 20, 200
+SEED_RANGE = 1 << 62  # leaves room for `seed + index` in a signed 64-bit column
+
+
+def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
+    """Return all tasks. `seed_of("<arm>/<split>")` keys each pool; row `seed` regenerates the item with index 0.
+
+    Raises `ContractError` for an arm with too few different items, or an item whose stored answer its verifier rejects.
+    """
+    seen: set[str] = set()
+    rows: list[TaskRow] = []
+    for group in ("test", "val", "train"):
+        for arm in config.arms:
+            size = {"test": arm.test, "val": arm.val, "train": arm.train}[group]
+            split = ("ood" if arm.ood else "id") if group == "test" else group
+            pool = f"{arm.name}/{split}"
+            seed = seed_of(pool) % SEED_RANGE
+            items = _distinct(arm, pool, size, seed, seen)
+            rows += [_row(arm, split, f"{pool}/{n:05d}", item, item_seed, config.template) for n, (item, item_seed) in enumerate(items)]
+    return rows
+
+
+def _distinct(arm: ArmConfig, pool: str, size: int, seed: int, seen: set[str]) -> Iterator[tuple[Item, int]]:
+    """Yield `size` items that no pool holds yet, with their seeds; records their keys in `seen`."""
+    domain, limit = DOMAINS[arm.domain], TRIES_PER_ITEM * size + EXTRA_TRIES
+    count = index = 0
+    while count < size:
+        if index == limit:
+            raise ContractError(
+                expected=f"{size} items of {pool} that no other pool holds",
+                found=f"{count} after {limit} draws",
+                where=f"dataset_prep.arms.{arm.name}",
+                action="make the arm's pools smaller or its parameters wider",
+            )
+        item = domain.generate(arm.params, seed, index)
+        index += 1
+        key = f"{arm.domain}:{item.key}"
+        if key not in seen:
+            seen.add(key)
+            count += 1
+            yield item, seed + index - 1
+
+
+def _row(arm: ArmConfig, split: str, task_id: str, item: Item, seed: int, template: str) -> TaskRow:
+    domain = DOMAINS[arm.domain]
+    prompt = TEMPLATES[template](item, domain)
+    verdict = VERIFIERS[domain.verifier](str(item.reference["answer"]), item.reference)
+    if not (isinstance(verdict, Score) and verdict.correct == 1.0):
+        raise ContractError(
+            expected=f"an answer that verifier '{domain.verifier}' accepts",
+            found=f"{item.reference['answer']!r}: {verdict}",
+            where=f"{task_id} (seed {seed})",
+            action="fix the generator",
+        )
+    reference = _json(item.reference)
+    return TaskRow(
+        task_id=task_id,
+        arm=arm.name,
+        domain=arm.domain,
+        level=arm.level,
+        split=split,
+        prompt=prompt,
+        verifier=domain.verifier,
+        reference=reference,
+        features=_json(item.features),
+        content_hash=hashlib.sha256(f"{prompt}\x1f{reference}".encode()).hexdigest(),
+        generator=domain.generator,
+        seed=seed,
+    )
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

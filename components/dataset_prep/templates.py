@@ -1,0 +1,45 @@
+"""Prompt templates: how a task is put before a policy. The template decides which extraction style can read the answer.
+
+`plain` and `terse` answers are read with style `line`; `base_chat` and `boxed` answers with style `boxed`. `base_chat` has the
+shape SEC uses for base models (one plain text, no chat template: a preamble, the task, an opened assistant turn).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from instar.components.dataset_prep.domains.item import Domain, Item
+
+
+def plain(item: Item, domain: Domain) -> str:
+    """Return the task in words, unchanged."""
+    del domain
+    return item.prompt_body
+
+
+def terse(item: Item, domain: Domain) -> str:
+    """Return the one-line form for character-level models; the answer continues the line."""
+    del domain
+    return item.terse
+
+
+def boxed(item: Item, domain: Domain) -> str:
+    """Return the task followed by the instruction to box the answer."""
+    return f"{item.prompt_body}\n\nThink it through, then write your final answer in \\boxed{{}}: {domain.answer_form}."
+
+
+def base_chat(item: Item, domain: Domain) -> str:
+    """Return a conversation that a base model can continue: preamble, task, and the opening words of the answer."""
+    return (
+        "Below, a User brings a problem to an Assistant. The Assistant reasons about it step by step and closes with its "
+        f"answer in \\boxed{{}}.\n\nUser: {item.prompt_body}\nWrite the answer in \\boxed{{}} as {domain.answer_form}.\n\n"
+        "Assistant: Let me work this out one step at a time.\n"
+    )
+
+
+TEMPLATES: dict[str, Callable[[Item, Domain], str]] = {
+    "plain": plain,
+    "terse": terse,
+    "boxed": boxed,
+    "base_chat": base_chat,
+}

@@ -1,0 +1,113 @@
+"""Supervised warm start: a new model learns the answer format on the easiest arms only, so that later levels are RL's to find."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from instar.errors import ConfigError, NumericsError
+from instar.rows import TaskRow
+from instar.seeds import torch_generator
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Cross-entropy on worked answers of `arms`, AdamW with linear warm-up and cosine decay to a tenth."""
+
+    arms: tuple[str, ...]
+    steps: int
+    batch: int = 128
+    lr: float = 2e-3
+    warmup: int = 30
+    weight_decay: float = 0.01
+
+
+def train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: Sequence[TaskRow],
+    config: WarmStartConfig,
+    seed: int,
+    heartbeat: Callable[[str, Mapping[str, float]], None],
+) -> dict[str, float]:
+    """Train in place on the train split of `config.arms`; return the last loss and the number of examples seen."""
+    import torch
+
+    ids, labels = _encode(tokenizer, tasks, config.arms)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_scale(step, config))
+    order = _order(len(ids), config, seed)
+    loss_value = math.inf
+    model.train()
+    for step in range(config.steps):
+        rows = order[step * config.batch : (step + 1) * config.batch]
+        loss = _loss(model, ids[rows], labels[rows])
+        loss_value = float(loss.detach())
+        if not math.isfinite(loss_value):
+            raise NumericsError(
+                expected="a finite loss", found=f"{loss_value} at step {step}", where="dataset_prep.warm_start", action="lower lr"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 20 == 0:
+            heartbeat(f"warm start {step + 1}/{config.steps}", {"loss": loss_value})
+    model.eval()
+    return {"warm_start/loss": loss_value, "warm_start/examples": float(config.steps * config.batch)}
+
+
+def _lr_scale(step: int, config: WarmStartConfig) -> float:
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    done = min(1.0, step / max(1, config.steps))
+    return warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _order(count: int, config: WarmStartConfig, seed: int) -> torch.Tensor:
+    """Return steps * batch row numbers: passes over a fresh shuffle each."""
+    import torch
+
+    generator = torch_generator(seed)
+    need = config.steps * config.batch
+    return torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-need // count))])[:need]
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, tasks: Sequence[TaskRow], arms: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and labels, both [N, T]; labels are -100 on prompts and padding."""
+    import torch
+
+    chosen = [task for task in tasks if task.split == "train" and task.arm in arms]
+    missing = sorted(set(arms) - {task.arm for task in chosen})
+    if missing:
+        raise ConfigError(
+            expected="arms with training tasks", found=f"{missing}", where="warm_start.arms", action="name arms of the pools"
+        )
+    pairs = [(tokenizer.encode(t.prompt), tokenizer.encode(json.loads(t.reference)["answer"])) for t in chosen]
+    width = max(len(prompt) + len(answer) + 1 for prompt, answer in pairs)
+    eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    ids = torch.full((len(pairs), width), pad)
+    labels = torch.full((len(pairs), width), -100)
+    for row, (prompt, answer) in enumerate(pairs):
+        full = [*prompt, *answer, eos]
+        ids[row, : len(full)] = torch.tensor(full)
+        labels[row, len(prompt) : len(full)] = torch.tensor(full[len(prompt) :])
+    return ids, labels
+
+
+def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the answer tokens. Right padding needs no mask under causal attention."""
+    import torch
+
+    width = int((labels != -100).any(0).nonzero().max()) + 1
+    logits = model(input_ids=ids[:, : width - 1]).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:width].flatten(), ignore_index=-100)

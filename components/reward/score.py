@@ -1,0 +1,129 @@
+"""From trajectories to score rows: decode the last action, extract, verify, and refuse anything that would be silently wrong."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from instar.components.reward.config import Config
+from instar.components.reward.verifiers import VERSION, Failed, Score, Verdict, chance, verify
+from instar.contract import Metrics
+from instar.errors import ContractError, RewardError
+from instar.rows import RolloutRow, ScoreRow, TaskRow
+
+Decode = Callable[[list[int]], str]
+
+
+def score_rollouts(
+    tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], decode: Decode, config: Config
+) -> list[ScoreRow]:
+    """Return one score per rollout, in order. Truncated rollouts are scored like any other.
+
+    An unknown task is a `ContractError`; no rollouts at all, or more failed verdicts than `failed_limit`, is a `RewardError`.
+    """
+    if not rollouts:
+        raise RewardError(expected="rollouts", found="none", where="reward.rollouts", action="check the rollout stage")
+    scores = []
+    for rollout in rollouts:
+        task = tasks.get(rollout.task_id)
+        if task is None:
+            raise ContractError(
+                expected="a task of the pool",
+                found=f"'{rollout.task_id}'",
+                where=f"Rollouts:task_id of {rollout.rollout_id}",
+                action="give the reward stage the tasks that the rollouts were drawn from",
+            )
+        scores.append(_row(rollout, task, verify(task, decode(answer_tokens(rollout)), config.style), config))
+    check_coverage([rollout.rollout_id for rollout in rollouts], scores)
+    _check_failures(scores, config.failed_limit)
+    return scores
+
+
+def answer_tokens(rollout: RolloutRow) -> list[int]:
+    """Return the token ids of the last action span: what the policy wrote last is the answer. None is a `ContractError`."""
+    spans = [step for step in rollout.steps if step.role == "action"]
+    if not spans or not 0 <= spans[-1].start <= spans[-1].end <= len(rollout.token_ids):
+        raise ContractError(
+            expected=f"an action span inside {len(rollout.token_ids)} tokens",
+            found=f"{spans[-1:] or 'no action'}",
+            where=f"Rollouts:steps of {rollout.rollout_id}",
+            action="fix the rollout stage",
+        )
+    return rollout.token_ids[spans[-1].start : spans[-1].end]
+
+
+def check_coverage(rollout_ids: Sequence[str], scores: Sequence[ScoreRow]) -> None:
+    """Raise `RewardError` unless every rollout has exactly one score and every score belongs to a rollout."""
+    wanted, found = Counter(rollout_ids), Counter(score.rollout_id for score in scores)
+    if wanted != found or any(count != 1 for count in wanted.values()):
+        missing, surplus = sorted((wanted - found).keys()), sorted((found - wanted).keys())
+        repeated = sorted(name for name, count in wanted.items() if count > 1)
+        raise RewardError(
+            expected=f"one score for each of {len(rollout_ids)} rollouts",
+            found=f"missing {missing[:3]}, surplus {surplus[:3]}, repeated {repeated[:3]}",
+            where="reward.scores",
+            action="score the rollouts again",
+        )
+
+
+def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores: Sequence[ScoreRow]) -> Metrics:
+    """Return shares over all rollouts, and means over the scored ones; the latter are left out when nothing was scored."""
+    count = len(scores)
+    lengths = [sum(s.end - s.start for s in r.steps if s.role == "action") for r in rollouts]
+    metrics: Metrics = {
+        "num_rollouts": count,
+        "failed_share": sum(s.status == "failed" for s in scores) / count,
+        "abstained_share": sum(s.status == "abstained" for s in scores) / count,
+        "truncated_share": sum(r.truncated for r in rollouts) / count,
+        "length_mean": sum(lengths) / count,
+    }
+    scored = [(r, s) for r, s in zip(rollouts, scores, strict=True) if s.status == "scored"]
+    if scored:
+        metrics |= {
+            "accuracy": math.fsum(s.correct or 0.0 for _, s in scored) / len(scored),
+            "format_rate": math.fsum(s.format_ok or 0.0 for _, s in scored) / len(scored),
+            "reward_mean": math.fsum(s.reward or 0.0 for _, s in scored) / len(scored),
+            "chance_mean": math.fsum(chance(tasks[r.task_id]) for r, _ in scored) / len(scored),
+        }
+    return metrics
+
+
+def _row(rollout: RolloutRow, task: TaskRow, verdict: Verdict, config: Config) -> ScoreRow:
+    scorer = f"{task.verifier}/{VERSION}"
+    if not isinstance(verdict, Score):
+        status = "failed" if isinstance(verdict, Failed) else "abstained"
+        return ScoreRow(
+            rollout_id=rollout.rollout_id,
+            correct=None,
+            format_ok=None,
+            reward=None,
+            components={},
+            status=status,
+            reason=verdict.reason,
+            scorer=scorer,
+        )
+    paid = config.format_reward if verdict.format_ok and verdict.correct < 1.0 else 0.0
+    return ScoreRow(
+        rollout_id=rollout.rollout_id,
+        correct=verdict.correct,
+        format_ok=float(verdict.format_ok),
+        reward=verdict.correct + paid,
+        components={**verdict.components, "correct": verdict.correct, "format": paid},
+        status="scored",
+        reason="",
+        scorer=scorer,
+    )
+
+
+def _check_failures(scores: Sequence[ScoreRow], limit: float) -> None:
+    reasons = Counter(score.reason for score in scores if score.status == "failed")
+    share = reasons.total() / len(scores)
+    if share > limit:
+        reason, count = reasons.most_common(1)[0]
+        raise RewardError(
+            expected=f"at most {limit:.0%} failed verdicts",
+            found=f"{share:.0%} of {len(scores)}; most often ({count}x) {reason}",
+            where="reward.scores",
+            action="fix the verifier or the references; a failed verdict is not a wrong answer",
+        )

@@ -1,0 +1,167 @@
+"""Verifiers: is an answer right? A verdict is `Score`, `Abstain` or `Failed`; a verifier that breaks is never the number 0.
+
+Wrong answers, unreadable answers and hostile answers are the policy's doing and score 0. A malformed reference or an exception
+inside a verifier is ours and is `Failed`. A task without a label (`answer` null) is `Abstain`.
+Matching follows SEC section 3: Countdown compares the multiset of integers and the value within 1e-5, Zebra compares
+names without case and surrounding blanks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from instar.components.reward.expression import ExpressionError, evaluate_tokens, integers, tokenise
+from instar.components.reward.extract import extract
+from instar.errors import ContractError, nearest
+from instar.rows import TaskRow
+
+VERSION = 1
+TOLERANCE = Fraction(1, 100_000)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?(?:/[0-9]{1,40})?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A verdict. `correct` lies in [0, 1]; `components` holds further named parts; all are finite."""
+
+    correct: float
+    format_ok: bool
+    components: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a verdict that is not a number, or not a probability of being right."""
+        if not (math.isfinite(self.correct) and 0.0 <= self.correct <= 1.0):
+            raise ValueError(f"correct is {self.correct}")
+        if not all(math.isfinite(value) for value in self.components.values()):
+            raise ValueError(f"components are {self.components}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abstain:
+    """The verifier has no opinion on this task."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The verifier broke; the rollout has no score."""
+
+    reason: str
+
+
+Verdict = Score | Abstain | Failed
+Reference = Mapping[str, Any]
+Verifier = Callable[[str, Reference], Verdict]
+
+
+def exact(answer: str, reference: Reference) -> Verdict:
+    """Compare texts. Options in the reference: `casefold` (default false) and `strip` (default true)."""
+    expected = reference["answer"]
+    if expected is None:
+        return Abstain(reason="the task has no label")
+    pair = [answer, _text(expected)]
+    if reference.get("strip", True):
+        pair = [text.strip() for text in pair]
+    if reference.get("casefold", False):
+        pair = [text.casefold() for text in pair]
+    return _judge(pair[0] == pair[1])
+
+
+def zebra(answer: str, reference: Reference) -> Verdict:
+    """Compare a name without case and surrounding blanks."""
+    return exact(answer, {"answer": reference["answer"], "casefold": True})
+
+
+def arc1d(answer: str, reference: Reference) -> Verdict:
+    """Compare rows of one-digit cells; blanks between cells carry no meaning."""
+    expected = "".join(_text(reference["answer"]).split())
+    return _judge("".join(answer.split()) == expected)
+
+
+def number(answer: str, reference: Reference) -> Verdict:
+    """Compare exact rationals: integers (thousands separators allowed), decimals and fractions; no powers of ten."""
+    if reference["answer"] is None:
+        return Abstain(reason="the task has no label")
+    expected = _number(str(reference["answer"]))
+    if expected is None:
+        raise ValueError(f"answer {reference['answer']!r} is not a number")
+    found = _number(answer)
+    return _judge(found is not None and abs(found - expected) <= Fraction(str(reference.get("tolerance", 0))))
+
+
+def countdown(answer: str, reference: Reference) -> Verdict:
+    """Accept an expression that uses exactly the given integers, each as often as given, and whose value is the target."""
+    numbers, target = sorted(int(n) for n in reference["numbers"]), Fraction(reference["target"])
+    try:
+        tokens = tokenise(answer)
+        right = sorted(integers(tokens)) == numbers and abs(evaluate_tokens(tokens) - target) <= TOLERANCE
+    except ExpressionError:
+        right = False
+    return _judge(right)
+
+
+VERIFIERS: dict[str, Verifier] = {
+    "exact": exact,
+    "zebra": zebra,
+    "arc1d": arc1d,
+    "number": number,
+    "countdown": countdown,
+}
+
+
+def verify(task: TaskRow, text: str, style: str) -> Verdict:
+    """Extract the answer of a completion and judge it. An unknown verifier or style raises; anything else is a verdict."""
+    if task.verifier not in VERIFIERS:
+        raise ContractError(
+            expected=f"a verifier of {', '.join(VERIFIERS)}",
+            found=f"'{task.verifier}'",
+            where=f"Tasks:verifier of {task.task_id}",
+            action=nearest(task.verifier, VERIFIERS),
+        )
+    answer = extract(text, style)
+    try:
+        reference = json.loads(task.reference)
+        verdict = VERIFIERS[task.verifier](answer or "", reference)
+    except Exception as error:
+        return Failed(reason=f"{type(error).__name__}: {error}")
+    if isinstance(verdict, Score) and answer is None:
+        return Score(correct=0.0, format_ok=False)
+    return verdict
+
+
+def chance(task: TaskRow) -> float:
+    """Return the probability that a blind guess is right, 0 where answers cannot be guessed. `ContractError` outside [0, 1)."""
+    value = json.loads(task.reference).get("chance", 0.0)
+    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+        raise ContractError(
+            expected="chance in [0, 1)", found=f"{value!r}", where=f"Tasks:reference of {task.task_id}", action="fix the generator"
+        )
+    return float(value)
+
+
+def _judge(right: bool) -> Score:
+    return Score(correct=float(right), format_ok=True)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"answer is {type(value).__name__}, not text")
+    return value
+
+
+def _number(text: str) -> Fraction | None:
+    """Return the exact value of a written number, or None when it is not one (or divides by zero)."""
+    text = text.strip().replace("−", "-")
+    if not _NUMBER.fullmatch(text):
+        return None
+    numerator, _, denominator = text.replace(",", "").partition("/")
+    if denominator and int(denominator) == 0:
+        return None
+    return Fraction(numerator) / int(denominator or 1)

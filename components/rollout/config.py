@@ -1,0 +1,56 @@
+"""Configuration of the rollout stage and of the engine that samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from instar.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How samples are computed. None of these settings changes the distribution sampled from, up to rounding."""
+
+    name: Literal["transformers"] = "transformers"
+    max_rows: int = 512
+    """Samples decoded at once; the key-value cache grows with it."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """`auto` keeps the precision the policy was stored in."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA when there is one."""
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise _wrong("at least 1", self.max_rows, "rollout.engine.max_rows", "raise it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sampling for training. There is no top-p and no top-k: both sample from a distribution the trainer does not score."""
+
+    max_new_tokens: int
+    """Action tokens per sample, the stop token included; a longer answer is cut and marked truncated."""
+    temperature: float = 1.0
+    """Recorded log-probabilities are those of the distribution sampled from, at this temperature."""
+    allow_tempered: bool = False
+    """Accept a temperature other than 1, although the trainer scores the same tokens at temperature 1."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise _wrong("at least 1", self.max_new_tokens, "rollout.max_new_tokens", "raise it")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise _wrong("a positive number", self.temperature, "rollout.temperature", "greedy answers belong to evaluate")
+        if self.temperature != 1.0 and not self.allow_tempered:
+            raise _wrong(
+                "1, the temperature at which the trainer scores tokens",
+                self.temperature,
+                "rollout.temperature",
+                "set it to 1, or set rollout.allow_tempered and correct for the mismatch in the update",
+            )
+
+
+def _wrong(expected: str, found: object, where: str, action: str) -> ConfigError:
+    return ConfigError(expected=expected, found=str(found), where=where, action=action)

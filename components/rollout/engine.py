@@ -1,0 +1,119 @@
+"""What an engine is: it serves one policy, named by digest, and turns prompts into samples.
+
+An engine is kept between stage calls of one process and replaced when the policy changes. Two checks keep it honest: it must
+report the digest that was asked for, and the log-probability of a fixed prompt must move when the digest moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from instar import config as configs
+from instar.artifact import Policy
+from instar.components.rollout.config import EngineConfig
+from instar.contract import Context
+from instar.errors import EngineError
+
+_ENGINE = ("engine",)
+_CANARY = ("canary",)
+_CANARY_TOKENS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One prompt and one seed per wanted sample."""
+
+    request_id: str
+    prompt_ids: list[int]
+    seeds: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """Action tokens, the stop token included, with the log-probability each had when it was chosen."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+class Engine(Protocol):
+    """Anything that samples. A sample is a function of weights, prompt, seed and temperature, not of its neighbours."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights that are served now."""
+        ...
+
+    def sample(
+        self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float
+    ) -> list[list[Sample]]:
+        """Return the samples of each request, in order. Temperature 0 takes the likeliest token.
+
+        Log-probabilities belong to the distribution sampled from; at temperature 0 to the untempered one.
+        """
+        ...
+
+
+def _transformers(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
+    from instar.components.rollout.transformers_engine import TransformersEngine
+
+    return TransformersEngine.open(config, policy, ctx)
+
+
+ENGINES: dict[str, Callable[[EngineConfig, Policy, Context], Engine]] = {
+    "transformers": _transformers,  # stock causal language models, on CPU or CUDA
+}
+
+
+def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
+    """Return an engine that serves `policy`, reusing the resident one. Only the newest engine stays resident.
+
+    Raises `EngineError` when the policy has no digest or the engine reports another one.
+    """
+    if not policy.digest:
+        raise EngineError(
+            expected="a committed policy", found="no digest", where=str(policy.path), action="commit the policy first"
+        )
+    key = (configs.digest(config), policy.digest)
+    kept = ctx.resident.get(_ENGINE)
+    if kept is None or kept[0] != key:
+        ctx.resident.pop(_ENGINE, None)
+        del kept  # free the old weights before loading the new ones
+        kept = ctx.resident[_ENGINE] = (key, ENGINES[config.name](config, policy, ctx))
+    engine: Engine = kept[1]
+    check_served(engine, policy)
+    return engine
+
+
+def check_served(engine: Engine, policy: Policy) -> None:
+    """Raise `EngineError` unless the engine serves exactly `policy`."""
+    if engine.digest != policy.digest:
+        raise EngineError(
+            expected=f"policy {policy.digest}",
+            found=f"policy {engine.digest}",
+            where=f"engine {type(engine).__name__}",
+            action="reload the weights into the engine before sampling",
+        )
+
+
+def canary_logprob(engine: Engine, vocab_size: int) -> float:
+    """Return the log-probability of the likeliest token after a fixed prompt: the first ids of the vocabulary."""
+    prompt = list(range(min(_CANARY_TOKENS, vocab_size)))
+    request = Request(request_id="canary", prompt_ids=prompt, seeds=[0])
+    return engine.sample([request], max_new_tokens=1, temperature=0.0)[0][0].logprobs[0]
+
+
+def check_canary(ctx: Context, policy: Policy, value: float) -> None:
+    """Raise `EngineError` when the digest moved since this process' last rollout and the canary did not."""
+    before = ctx.resident.get(_CANARY)
+    ctx.resident[_CANARY] = (policy.digest, value)
+    if before is not None and before[0] != policy.digest and before[1] == value:
+        raise EngineError(
+            expected=f"a canary log-probability other than {value!r} after the policy changed",
+            found="the same value",
+            where=f"rollout.canary_logprob, policy {before[0]} to {policy.digest}",
+            action="the engine samples from old weights, or the update changed none: check both",
+        )

@@ -1,0 +1,74 @@
+"""Drawing tokens: inverse transform sampling with one counter-based uniform per (sample seed, position).
+
+Shapes: R rows, V vocabulary, B block of the vocabulary, L positions. Nothing here depends on which rows share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ONE_LEVEL = 1024
+_BLOCK = 256
+
+
+def uniforms(seeds: Sequence[int], num_positions: int) -> Tensor:
+    """Return uniforms in [0, 1) as float64 [R, L]; row r is the Philox stream keyed by `seeds[r]`."""
+    raw = np.empty((len(seeds), num_positions), dtype=np.uint64)
+    for row, seed in enumerate(seeds):
+        raw[row] = np.random.Philox(key=seed).random_raw(num_positions)
+    return torch.from_numpy((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def draw(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return token ids int64 [R] and their log-probabilities float32 [R] from logits [R, V].
+
+    `uniform` float64 [R] picks tokens by inverse CDF of softmax(logits / temperature); None takes the likeliest token and
+    scores it at temperature 1. A row that is not finite gives a log-probability that is not finite.
+    """
+    scores = logits.float()
+    if uniform is not None and temperature != 1.0:
+        scores = scores / temperature
+    top = scores.amax(dim=-1, keepdim=True)
+    weights = torch.exp(scores - top)
+    if uniform is None:
+        token, total = scores.argmax(dim=-1), weights.sum(dim=-1, dtype=torch.float64)
+    else:
+        token, total = _invert(weights, uniform)
+    chosen = scores.gather(1, token[:, None])[:, 0].double()
+    return token, (chosen - top[:, 0].double() - total.log()).float()
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the token [R] at quantile `uniform` of unnormalised weights [R, V], and their sum float64 [R].
+
+    Large vocabularies are searched in two levels, blocks and then inside one block: one pass of sums in place of a
+    cumulative sum over V, and float64 partial sums at both levels.
+    """
+    rows, vocab = weights.shape
+    if vocab <= _ONE_LEVEL:
+        cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+        token, _ = _locate(cumulative, uniform * cumulative[:, -1])
+        return token, cumulative[:, -1]
+    blocks = torch.nn.functional.pad(weights, (0, -vocab % _BLOCK)).view(rows, -1, _BLOCK)
+    sums = blocks.sum(dim=-1).double()
+    cumulative = sums.cumsum(dim=-1)
+    block, below = _locate(cumulative, uniform * cumulative[:, -1])
+    inside = blocks[torch.arange(rows, device=weights.device), block].cumsum(dim=-1, dtype=torch.float64)
+    within, _ = _locate(inside, uniform * cumulative[:, -1] - below)
+    return (block * _BLOCK + within).clamp_(max=vocab - 1), cumulative[:, -1]
+
+
+def _locate(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first index [R] whose cumulative value exceeds `target` [R], and the cumulative value before it.
+
+    The target is kept below the last value, so an entry of weight 0 is never returned.
+    """
+    limit = torch.nextafter(cumulative[:, -1], torch.zeros_like(target))
+    index = torch.searchsorted(cumulative, torch.minimum(target, limit)[:, None], right=True)
+    index.clamp_(max=cumulative.shape[1] - 1)
+    before = cumulative.gather(1, (index - 1).clamp(min=0)).masked_fill_(index == 0, 0.0)
+    return index[:, 0], before[:, 0]

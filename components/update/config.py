@@ -1,0 +1,211 @@
+"""Every choice of the policy update. Values that are known to train the wrong thing are refused here, with the reason.
+
+The defaults are DAPO's loss (arXiv 2503.14476) without its filter and length penalty, with truncated importance weights
+against a sampler that differs from the trainer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from instar.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kl:
+    """Penalty towards the reference policy; l = log pi - log ref.
+
+    In the reward only k1 = l, detached. In the loss k2 = l^2/2 (gradient of KL(pi||ref)), k3 = exp(-l) - 1 + l (gradient of
+    KL(ref||pi)) or k3w = k3 times the ratio (gradient of KL(pi||ref)). k1 in the loss has expected gradient 0.
+    """
+
+    place: Literal["none", "reward", "loss"] = "none"
+    kind: Literal["k1", "k2", "k3", "k3w"] = "k3w"
+    coef: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.place == "none":
+            return
+        _need(self.coef > 0, "coef > 0", self.coef, "kl.coef", "or set kl.place=none")
+        in_loss = self.place == "loss"
+        _need(not (in_loss and self.kind == "k1"), "k2, k3 or k3w in the loss", "k1", "kl.kind", "k1 has no expected gradient")
+        _need(in_loss or self.kind == "k1", "k1 in the reward", self.kind, "kl.kind", "k2 is biased and k3 has a heavy tail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which groups reach the optimiser, judged on `correct`: all, those not all equal, or mean inside (low, high)."""
+
+    kind: Literal["none", "zero_variance", "band"] = "none"
+    low: float = 0.0
+    high: float = 1.0
+    keep_prompts: int = 0
+    """Train on the first so many groups that pass, in slot order; 0 takes all."""
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.low < self.high <= 1, "0 <= low < high <= 1", f"({self.low}, {self.high})", "filter.low")
+        _need(self.keep_prompts >= 0, ">= 0", self.keep_prompts, "filter.keep_prompts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlong:
+    """Answers that reach the length limit: trained as they are, left out of the loss, or penalised softly (DAPO eq. 13)."""
+
+    kind: Literal["none", "mask", "soft"] = "none"
+    max_length: int = 0
+    """L of the soft penalty, in action tokens."""
+    buffer: int = 0
+    """C of the soft penalty: the penalty starts at L - C."""
+
+    def __post_init__(self) -> None:
+        good = self.kind != "soft" or 0 < self.buffer < self.max_length
+        _need(good, "0 < buffer < max_length", f"{self.buffer}, {self.max_length}", "overlong.buffer", "set both lengths")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """Trainer against sampler: rho = pi_trainer / pi_sampler of the sampled tokens. Measured always, corrected by choice."""
+
+    kind: Literal["off", "token_trunc", "token_mask", "seq_trunc", "seq_mask"] = "token_trunc"
+    agg: Literal["sum", "mean"] = "mean"
+    """Sequence versions: product of rho (its variance grows with length) or geometric mean."""
+    low: float = 0.5
+    high: float = 2.0
+    alarm_mean: float = 0.05
+    """Largest mean of |log rho| that is not an error, in nats."""
+    alarm_gap: float = 0.5
+    """|log rho| of a token from which it counts as a gap, in nats."""
+    alarm_share: float = 0.02
+    """Largest share of tokens with a gap that is not an error."""
+
+    def __post_init__(self) -> None:
+        _need(self.high >= 1, "high >= 1", self.high, "mismatch.high", "an exact sampler has rho = 1")
+        _need(0 <= self.low <= 1, "0 <= low <= 1", self.low, "mismatch.low", "an exact sampler has rho = 1")
+        _need(self.alarm_mean > 0 and self.alarm_gap > 0, "alarms > 0", self.alarm_mean, "mismatch.alarm_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685): delta W = alpha / r * B A on the named linear layers."""
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        _need(self.r >= 1, "r >= 1", self.r, "lora.r")
+        _need(self.dropout == 0, "dropout 0", self.dropout, "lora.dropout", "dropout makes the on-policy ratio differ from 1")
+        _need(bool(self.targets), "at least one layer name", "none", "lora.targets")
+        _need("lm_head" not in self.targets, "layers below the head", "lm_head", "lora.targets", "the head is used as a matrix")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One update: advantage, loss, aggregation, correction, optimiser, memory."""
+
+    preset: str = "default"
+    """Name the values came from, kept for the record; it changes nothing by itself."""
+    baseline: Literal["none", "batch", "group", "loo", "critic"] = "group"
+    scale: Literal["none", "group_std", "batch_std", "whiten"] = "group_std"
+    eps: float = 1e-4
+    """Added to the standard deviation."""
+    min_group: int = 2
+    """Groups with fewer valid scores are dropped and counted."""
+    ratio: Literal["token", "sequence"] = "token"
+    objective: Literal["clip", "cispo", "reinforce"] = "clip"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    clip_dual: float | None = None
+    cap: float | None = None
+    """CISPO: absolute upper bound of the importance weight."""
+    aggregate: Literal["token_mean", "seq_token_mean", "seq_token_sum", "constant"] = "token_mean"
+    max_length: int = 0
+    """L_max of `aggregate=constant`, in tokens."""
+    kl: Kl = field(default_factory=Kl)
+    filter: Filter = field(default_factory=Filter)
+    overlong: Overlong = field(default_factory=Overlong)
+    mismatch: Mismatch = field(default_factory=Mismatch)
+    epochs: int = 1
+    minibatches: int = 1
+    entropy_coef: float = 0.0
+    gamma: float = 1.0
+    lam: float = 1.0
+    value_clip: float = 0.2
+    vf_coef: float = 0.5
+    critic_lr: float = 1e-5
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    total_steps: int = 0
+    """Optimiser steps after which a linear or cosine schedule reaches 0."""
+    micro_batch_tokens: int = 8192
+    """Rows times longest row of one forward pass."""
+    packing: bool = False
+    """Put several sequences into one row with restarting positions; the model must build block-diagonal masks from them."""
+    logprob_chunk: int = 0
+    """Tokens whose logits exist at once; 0 takes as many as fit a fixed budget."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Arithmetic of the forward pass. Weights and moments are float32 (float64 for float64)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
+    allow_over_memory: bool = False
+    """Start although the predicted peak is above the memory that is free."""
+
+    def __post_init__(self) -> None:
+        _check_advantage(self)
+        _check_loss(self)
+        _check_optimiser(self)
+
+
+def _check_advantage(c: Config) -> None:
+    grouped = c.baseline in ("group", "loo")
+    _need(not grouped or c.min_group >= 2, "min_group >= 2", c.min_group, "min_group", "one sample has no group baseline")
+    _need(c.min_group >= 1, "min_group >= 1", c.min_group, "min_group")
+    _need(c.scale != "group_std" or grouped, "a group baseline", c.baseline, "baseline", "scale=group_std divides by the group's std")
+    if c.baseline == "critic":
+        _need(c.scale in ("none", "whiten"), "scale none or whiten", c.scale, "scale", "a critic's advantages differ by token")
+    _need(0 < c.gamma <= 1 and 0 <= c.lam <= 1, "gamma in (0, 1], lam in [0, 1]", f"{c.gamma}, {c.lam}", "gamma")
+    _need(c.eps > 0, "eps > 0", c.eps, "eps", "a nearly constant group would explode")
+
+
+def _check_loss(c: Config) -> None:
+    sequence = c.ratio == "sequence"
+    if sequence and c.objective == "clip":
+        widest = max(c.clip_low, c.clip_high)
+        _need(widest <= 0.05, "clip <= 0.05", widest, "clip_high", "sequence ratios move by 1e-4; a token clip never binds")
+    if c.objective == "cispo":
+        good = c.cap is not None and math.isfinite(c.cap) and c.cap >= 1
+        _need(good, "an absolute cap >= 1", c.cap, "cap", "a cap below 1 scales every gradient down")
+    else:
+        _need(c.cap is None, "no cap", c.cap, "cap", "only objective=cispo reads it")
+    off_policy = c.epochs * c.minibatches > 1
+    _need(not (c.objective == "reinforce" and off_policy), "one optimiser step per batch", f"{c.epochs} x {c.minibatches}",
+          "epochs", "reinforce has no ratio; use objective=clip")  # fmt: skip
+    _need(not (c.objective == "reinforce" and sequence), "ratio=token", c.ratio, "ratio", "reinforce has no ratio")
+    _need(c.clip_low > 0 and c.clip_high > 0, "clip > 0", f"{c.clip_low}, {c.clip_high}", "clip_low")
+    if c.clip_dual is not None:
+        _need(c.clip_dual > 1 and c.objective == "clip", "clip_dual > 1 with objective=clip", c.clip_dual, "clip_dual")
+    if c.aggregate == "constant":
+        _need(c.max_length > 0, "max_length > 0", c.max_length, "max_length", "aggregate=constant divides by it")
+
+
+def _check_optimiser(c: Config) -> None:
+    _need(c.epochs >= 1 and c.minibatches >= 1, ">= 1", f"{c.epochs}, {c.minibatches}", "epochs")
+    _need(c.lr > 0 and c.critic_lr > 0, "learning rates > 0", f"{c.lr}, {c.critic_lr}", "lr")
+    _need(c.max_grad_norm > 0, "max_grad_norm > 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip")
+    good = c.schedule == "constant" or c.total_steps > c.warmup_steps
+    _need(good, "total_steps > warmup_steps", c.total_steps, "total_steps", f"schedule={c.schedule} ends there")
+    _need(c.micro_batch_tokens >= 1 and c.logprob_chunk >= 0, ">= 1", c.micro_batch_tokens, "micro_batch_tokens")
+
+
+def _need(good: bool, expected: str, found: object, field_name: str, action: str = "correct the value") -> None:
+    if not good:
+        raise ConfigError(expected=expected, found=str(found), where=f"update.{field_name}", action=action)

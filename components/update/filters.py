@@ -1,0 +1,22 @@
+"""Which groups reach the optimiser (DAPO section 3.2). Judged on `correct`, so a format reward cannot fake a signal."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from instar.components.update.advantages import Bools, Floats, Ints, group_sum, zero_variance
+from instar.components.update.config import Filter
+
+
+def keep_groups(config: Filter, correct: Floats, group: Ints, num_groups: int) -> Bools:
+    """Return per group whether it is trained on, [G]. Groups are numbered in slot order; empty groups are never kept."""
+    count = np.bincount(group, minlength=num_groups)
+    keep = count > 0
+    if config.kind == "zero_variance":
+        keep &= ~zero_variance(correct, group, num_groups)
+    elif config.kind == "band":
+        mean = group_sum(correct, group, num_groups) / np.maximum(count, 1)
+        keep &= (mean > config.low) & (mean < config.high)
+    if config.keep_prompts:
+        keep &= np.cumsum(keep) <= config.keep_prompts
+    return np.asarray(keep, dtype=np.bool_)

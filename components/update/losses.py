@@ -1,0 +1,61 @@
+"""Token losses, minimised: PPO-clip with optional dual clip, CISPO, REINFORCE, each with token or sequence ratios.
+
+Shapes: M action tokens of one micro-batch, S sequences in it; `sequence` [M] gives each token's row. All take
+log pi [M] with gradient and log pi_old [M] without.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from instar.components.update.config import Config
+
+
+def log_ratio(logp: Tensor, old: Tensor, sequence: Tensor, num_sequences: int, kind: str) -> Tensor:
+    """Return log w [M] with gradient.
+
+    `sequence` is GSPO's token form (arXiv 2507.18071, eq. 14): value mean_t(logp - old), gradient that of the token's logp.
+    """
+    token = logp - old
+    if kind == "token":
+        return token
+    mean = sequence_mean(token.detach(), sequence, num_sequences)
+    return mean[sequence] + (logp - logp.detach())
+
+
+def sequence_mean(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+    """Return the mean over each sequence's tokens, [S]."""
+    return sequence_sum(values, sequence, num_sequences) / sequence_sum(
+        torch.ones_like(values), sequence, num_sequences
+    ).clamp_min(1)
+
+
+def sequence_sum(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+    """Return the sum over each sequence's tokens, [S]."""
+    return values.new_zeros(num_sequences).index_add(0, sequence, values)
+
+
+def token_loss(config: Config, logp: Tensor, log_w: Tensor, advantage: Tensor) -> Tensor:
+    """Return l [M]. `log_w` is `log_ratio`, `advantage` [M] is constant; REINFORCE reads logp alone."""
+    if config.objective == "reinforce":
+        return -advantage * logp
+    w = log_w.exp()
+    if config.objective == "cispo":
+        return -w.detach().clamp(max=config.cap) * advantage * logp
+    clipped = w.clamp(1 - config.clip_low, 1 + config.clip_high)
+    loss = torch.maximum(-w * advantage, -clipped * advantage)
+    if config.clip_dual is not None:
+        loss = torch.where(advantage < 0, torch.minimum(loss, -config.clip_dual * advantage), loss)
+    return loss
+
+
+def clip_shares(config: Config, log_w: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which tokens lost their gradient (CISPO: were capped), below and above, two [M] masks."""
+    w = log_w.detach().exp()
+    if config.objective == "cispo":
+        return torch.zeros_like(w, dtype=torch.bool), w > (config.cap or float("inf"))
+    if config.objective == "reinforce":
+        none = torch.zeros_like(w, dtype=torch.bool)
+        return none, none
+    return (w < 1 - config.clip_low) & (advantage < 0), (w > 1 + config.clip_high) & (advantage > 0)

@@ -1,0 +1,67 @@
+"""Trainer and sampler give the same tokens different log-probabilities: measure it, correct it, refuse it when it is large.
+
+rho = pi_old / pi_behaviour. Truncated weights min(rho, C); masked weights rho inside [low, high] and 0 outside (IcePop);
+sequence versions use the product of rho or its geometric mean. Shapes: M action tokens, S sequences.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from instar.components.update.config import Mismatch
+from instar.components.update.losses import sequence_mean, sequence_sum
+from instar.errors import NumericsError
+
+
+def weights(config: Mismatch, old: Tensor, behaviour: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+    """Return the constant factor of every token's loss, [M]; ones when `kind` is off."""
+    log_rho = (old - behaviour).detach()
+    if config.kind == "off":
+        return torch.ones_like(log_rho)
+    level, action = config.kind.split("_")
+    if level == "seq":
+        combine = sequence_sum if config.agg == "sum" else sequence_mean
+        log_rho = combine(log_rho, sequence, num_sequences)[sequence]
+    rho = log_rho.exp()
+    if action == "trunc":
+        return rho.clamp(max=config.high)
+    return torch.where((rho >= config.low) & (rho <= config.high), rho, torch.zeros_like(rho))
+
+
+def measure(config: Mismatch, old: Tensor, behaviour: Tensor) -> dict[str, float]:
+    """Return statistics of the raw gap, before any truncation; empty without tokens."""
+    if old.numel() == 0:
+        return {}
+    gap = (old - behaviour).double()
+    rho = gap.clamp(-50, 50).exp()
+    points = torch.quantile(_thin(gap), gap.new_tensor([0.01, 0.5, 0.99])).exp().tolist()
+    return {
+        "mismatch/abs_mean": float(gap.abs().mean()),
+        "mismatch/abs_max": float(gap.abs().max()),
+        "mismatch/ratio_max": float(rho.max()),
+        "mismatch/ratio_q01": points[0],
+        "mismatch/ratio_q50": points[1],
+        "mismatch/ratio_q99": points[2],
+        "mismatch/kl": float((rho - 1 - gap.clamp(-50, 50)).mean()),
+        "mismatch/share_over": float((gap.abs() > config.alarm_gap).double().mean()),
+    }
+
+
+def _thin(values: Tensor, limit: int = 2**22) -> Tensor:
+    """Return at most `limit` evenly spaced values: torch.quantile refuses more than 2^24."""
+    return values[:: values.numel() // limit + 1]
+
+
+def alarm(config: Mismatch, found: dict[str, float], where: str) -> None:
+    """Raise `NumericsError` when the measured gap is beyond the thresholds."""
+    if not found:
+        return
+    mean, share = found["mismatch/abs_mean"], found["mismatch/share_over"]
+    if not (mean <= config.alarm_mean and share <= config.alarm_share):
+        raise NumericsError(
+            expected=f"mean |log rho| <= {config.alarm_mean:g} and at most {config.alarm_share:.2%} of tokens over {config.alarm_gap:g}",
+            found=f"mean {mean:.4g}, {share:.2%} of tokens over",
+            where=where,
+            action="check that the sampler serves this policy at temperature 1 without top-p or top-k, in the trainer's precision",
+        )

@@ -1,0 +1,50 @@
+"""Run one stage on local folders and name its outputs by content. Runners add memory, storage and a ledger around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from instar import contract
+from instar.artifact import Artifact
+from instar.cas import manifest_of
+from instar.contract import PERF, Context, Metrics, Stage
+
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Generic[O]):
+    """What one stage call made: outputs with digests, metrics that depend on inputs alone, and measurements."""
+
+    outs: O
+    metrics: Metrics
+    perf: dict[str, float]
+
+
+def execute(stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path) -> Result[O]:
+    """Call `stage` with outputs in sub-folders of `folder`. Models left resident by the stage are filed under their digest."""
+    ins = contract.bind(stage.ins, inputs, where=stage.name)
+    targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}
+    outs = contract.bind(stage.outs, targets, where=stage.name)
+    wall, cpu = time.perf_counter(), time.process_time()
+    metrics = stage(ins, outs, config, ctx)
+    perf = {k: float(v) for k, v in metrics.items() if k.startswith(PERF)}
+    perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}
+    for artifact in targets.values():
+        artifact.digest = manifest_of(artifact.path, type(artifact).__name__).digest
+        _adopt_model(ctx.resident, artifact)
+    return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)
+
+
+def _adopt_model(resident: dict[Any, Any], artifact: Artifact) -> None:
+    model = resident.pop(("pending-model", str(artifact.path)), None)
+    if model is not None:
+        for key in [k for k in resident if isinstance(k, tuple) and k[0] == "model"]:
+            del resident[key]
+        resident[("model", artifact.digest)] = model

@@ -1,0 +1,54 @@
+"""A recipe: six stage configurations, loop shape and gate, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from instar.components.control.gate import GateConfig
+from instar.components.control.inner import FusedConfig, InnerConfig
+from instar.components.curriculum.config import Config as CurriculumConfig
+from instar.components.dataset_prep.stage import Config as DatasetPrepConfig
+from instar.components.evaluate.config import Config as EvaluateConfig
+from instar.components.reward.config import Config as RewardConfig
+from instar.components.rollout.config import Config as RolloutConfig
+from instar.components.update.config import Config as UpdateConfig
+from instar.errors import ConfigError
+
+Scale = Literal["tiny", "single", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One method at one scale. `clock` says how often the ledger is written; it never changes what is learned."""
+
+    name: str
+    scale: Scale
+    paper: str
+    dataset_prep: DatasetPrepConfig
+    curriculum: CurriculumConfig
+    rollout: RolloutConfig
+    reward: RewardConfig
+    update: UpdateConfig
+    evaluate: EvaluateConfig
+    gate: GateConfig = field(default_factory=GateConfig)
+    clock: Literal["rounds", "fused"] = "rounds"
+    iterations: int
+    inner_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0 or self.inner_steps < 1:
+            raise ConfigError(
+                expected="iterations >= 0 and inner_steps >= 1",
+                found=f"iterations {self.iterations}, inner_steps {self.inner_steps}",
+                where="recipe",
+                action="correct the counts",
+            )
+
+    def inner(self) -> InnerConfig:
+        """Return the configuration of one inner step."""
+        return InnerConfig(curriculum=self.curriculum, rollout=self.rollout, reward=self.reward, update=self.update)
+
+    def fused(self) -> FusedConfig:
+        """Return the configuration of a fused segment of `inner_steps` inner steps."""
+        return FusedConfig(steps=self.inner_steps, inner=self.inner())

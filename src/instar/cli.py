@@ -1,0 +1,160 @@
+"""The command line. Start-up imports the standard library and typer only; each command imports what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from instar.errors import InstarError
+
+app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
+    "Self-evolving training as a pipeline: a policy acts, is scored, learns, and chooses what it tries next."
+))  # fmt: skip
+
+Sets = Annotated[Optional[list[str]], typer.Option("--set", help="change one value, for example update.lr=1e-4")]
+Toml = Annotated[Optional[Path], typer.Option("--config", help="TOML file of differences to the recipe")]
+Dir = Annotated[Path, typer.Argument(help="evolution directory")]
+ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
+Out = Annotated[Optional[Path], typer.Option("--out", help="evolution directory; default runs/<name>")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="recipe name; see `instar recipes`")],
+    scale: ScaleOption = "tiny",
+    seed: Annotated[int, typer.Option(min=0, help="keys every random number of the run")] = 0,
+    out: Out = None,
+    store: Annotated[Optional[str], typer.Option(help="store URI, a directory or s3://bucket/prefix; default inside --out")] = None,
+    model: Annotated[Optional[str], typer.Option(help="base checkpoint: folder or hub id (scales single and paper)")] = None,
+    mode: Annotated[str, typer.Option(help="inprocess, or subprocess for one process per stage")] = "inprocess",
+    tracking: Annotated[Optional[str], typer.Option(help="MLflow URI; default a SQLite file in --out; 'off' for none")] = None,
+    config: Toml = None,
+    sets: Sets = None,
+) -> None:
+    """Run a recipe: progress here, ledger and report.html in --out. Running it again resumes."""
+    from instar import commands
+
+    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [])
+
+
+@app.command()
+def resume(
+    directory: Dir,
+    mode: Annotated[str, typer.Option(help="inprocess or subprocess")] = "inprocess",
+    tracking: Annotated[Optional[str], typer.Option(help="MLflow URI or 'off'")] = None,
+    accept_code: Annotated[bool, typer.Option(help="go on although the code changed since the run was opened")] = False,
+) -> None:
+    """Continue an evolution exactly where its ledger ends."""
+    from instar import commands
+
+    commands.resume(directory, mode, tracking, accept_code)
+
+
+@app.command()
+def show(directory: Dir, as_json: Annotated[bool, typer.Option("--json", help="stable, for scripts")] = False) -> None:
+    """Print where an evolution stands."""
+    from instar import commands
+
+    commands.show(directory, as_json)
+
+
+@app.command()
+def diff(left: Dir, right: Dir) -> None:
+    """Compare two evolutions entry by entry; exit code 1 when they differ."""
+    from instar import commands
+
+    raise typer.Exit(commands.diff(left, right))
+
+
+@app.command()
+def report(directory: Dir) -> None:
+    """Write report.html of an evolution again."""
+    from instar import commands
+
+    commands.report(directory)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes and their scales."""
+    from instar import commands
+
+    commands.list_recipes()
+
+
+@app.command()
+def explain(
+    recipe: str,
+    scale: ScaleOption = "tiny",
+    model: Annotated[Optional[str], typer.Option(help="base checkpoint for scales single and paper")] = None,
+    config: Toml = None,
+    sets: Sets = None,
+) -> None:
+    """Print the resolved objective and its equivalents in TRL, verl and OpenRLHF."""
+    from instar import commands
+
+    commands.explain(recipe, scale, model, config, sets or [])
+
+
+@app.command()
+def evaluate(
+    policy: Annotated[Path, typer.Argument(help="evolution directory whose champion is the candidate, or a policy folder")],
+    against: Annotated[Path, typer.Option(help="evolution directory (its champion) or policy folder to compare with")],
+    suite: Annotated[str, typer.Option(help="recipe whose tasks are used")] = "sec",
+    scale: ScaleOption = "tiny",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    sets: Sets = None,
+) -> None:
+    """Compare two policies on the same tasks. Exit code 0 better or equal, 3 worse, 2 could not tell."""
+    from instar import commands
+
+    raise typer.Exit(commands.evaluate(policy, against, suite, scale, seed, sets or []))
+
+
+@app.command()
+def promote(directory: Dir, tracking: Annotated[Optional[str], typer.Option(help="MLflow URI")] = None) -> None:
+    """Move the registry's champion alias to this evolution's champion. Only a policy that passed the gate is moved."""
+    from instar import commands
+
+    commands.promote(directory, tracking)
+
+
+@app.command()
+def doctor(
+    store: Annotated[Optional[str], typer.Option(help="also check this store for conditional writes")] = None,
+) -> None:
+    """Say what this machine can run and what is missing for the rest."""
+    from instar import doctor as checks
+
+    raise typer.Exit(checks.main(store))
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    help="Run one stage: the entry point of every stage container.",
+)
+def stage(context: typer.Context) -> None:
+    """Run one stage."""
+    from instar import stage_cli
+
+    raise typer.Exit(stage_cli.main(context.args))
+
+
+def main() -> None:
+    """Entry point: turn named errors into their four lines and exit code."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    try:
+        app()
+    except InstarError as error:
+        sys.stderr.write(error.render() + "\n")
+        raise SystemExit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What the commands of `instar.cli` do. Everything here is also usable from Python."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from instar import config as configs
+from instar.code import code_version
+from instar.errors import ConfigError, LedgerError
+from instar.pipelines.evolution import Outcome, evolve
+from instar.pipelines.local import LocalRunner
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes import RECIPES, build
+from instar.workspace import Workspace, create_workspace, locked, open_workspace
+
+
+def resolve(
+    name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]
+) -> Recipe:
+    """Return the recipe with a TOML file of differences and then `--set` assignments applied."""
+    recipe = build(name, scale, model)
+    if file:
+        recipe = configs.merge(recipe, configs.load_toml(file), where=str(file))
+    return configs.merge(recipe, configs.parse_set(sets), where=name)
+
+
+def run(
+    name: str,
+    scale: str,
+    seed: int,
+    out: Path | None,
+    store: str | None,
+    model: str | None,
+    mode: str,
+    tracking: str | None,
+    file: Path | None,
+    sets: Sequence[str],
+) -> Outcome:
+    """Open an evolution (or reopen the same one) and run it to its end."""
+    recipe = resolve(name, scale, model, file, sets)
+    evolution = f"{name}-{scale}-seed{seed}"
+    directory = out or Path("runs") / evolution
+    with locked(directory):
+        workspace = create_workspace(directory, evolution, store)
+        _open(workspace, recipe, seed)
+        return _drive(workspace, recipe, mode, tracking)
+
+
+def resume(directory: Path, mode: str, tracking: str | None, accept_code: bool) -> Outcome:
+    """Continue an evolution with the recipe stored in its ledger."""
+    open_workspace(directory)
+    with locked(directory):
+        workspace = open_workspace(directory)
+        recipe = stored_recipe(workspace)
+        _check_code(workspace, accept_code)
+        return _drive(workspace, recipe, mode, tracking)
+
+
+def stored_recipe(workspace: Workspace) -> Recipe:
+    """Return the resolved recipe from the ledger's first entry."""
+    opened = next(workspace.ledger.of("open"), None)
+    if opened is None:
+        raise LedgerError(
+            expected="an `open` entry", found="an empty ledger", where=workspace.ledger.prefix, action="start with `instar run`"
+        )
+    recipe: Recipe = configs.from_dict(Recipe, opened.body["recipe"], where="ledger:recipe")
+    return recipe
+
+
+def _open(workspace: Workspace, recipe: Recipe, seed: int) -> None:
+    body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
+    opened = next(workspace.ledger.of("open"), None)
+    if opened is None:
+        workspace.ledger.append("open", {**body, "code": code_version()}, {"at": time.time()})
+    elif configs.dumps(opened.body["recipe"]) != configs.dumps(body["recipe"]):
+        raise ConfigError(
+            expected="the recipe this evolution was opened with",
+            found=f"a change in {', '.join(_changed(opened.body['recipe'], body['recipe'])[:4])}",
+            where=str(workspace.path),
+            action="choose another --out for the new configuration, or `instar resume` for the stored one",
+        )
+    _check_code(workspace, accept=False)
+
+
+def _changed(old: Any, new: Any, where: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [p for k in sorted({*old, *new}) for p in _changed(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    return [] if old == new else [where]
+
+
+def _check_code(workspace: Workspace, accept: bool) -> None:
+    accepted = [e.body["code"] for kind in ("open", "accept_code") for e in workspace.ledger.of(kind)]  # type: ignore[arg-type]
+    if code_version() in accepted:
+        return
+    if not accept:
+        raise LedgerError(
+            expected=f"code {accepted[-1]}",
+            found=code_version(),
+            where=str(workspace.path),
+            action="check out that version, or `instar resume DIR --accept-code` to go on with this one (recorded in the ledger)",
+        )
+    workspace.ledger.append("accept_code", {"code": code_version()}, {"at": time.time()})
+
+
+def _drive(workspace: Workspace, recipe: Recipe, mode: str, tracking: str | None) -> Outcome:
+    """Run the loop with progress and tracking, close the ledger, write the report whatever happens."""
+    from instar.progress import make_listener
+    from instar.report import write_report
+    from instar.tracking import open_tracker
+
+    if mode not in ("inprocess", "subprocess"):
+        raise ConfigError(
+            expected="inprocess or subprocess", found=repr(mode), where="--mode", action="choose one of the two"
+        )
+    tracker = open_tracker(tracking, workspace)
+    try:
+        with make_listener(recipe, tracker) as listener:
+            outcome = evolve(LocalRunner(workspace, mode, listener), recipe)  # type: ignore[arg-type]
+        if next(workspace.ledger.of("close"), None) is None:
+            body = {
+                "reason": outcome.reason,
+                "iterations": outcome.iterations,
+                "policy": outcome.state.policy.digest,
+                "champion": outcome.champion.policy.digest,
+            }
+            workspace.ledger.append("close", body, {"at": time.time()})
+        tracker.sync()
+    finally:
+        page = write_report(workspace, workspace.path / "report.html")
+    sys.stdout.write(f"policy {outcome.state.policy.digest}\nreport {page}\n")
+    return outcome
+
+
+def status(workspace: Workspace) -> dict[str, Any]:
+    """Return the stable summary that `show --json` prints."""
+    ledger = workspace.ledger
+    opened = next(ledger.of("open"), None)
+    gates, closed = list(ledger.of("gate")), next(ledger.of("close"), None)
+    made = [e for e in ledger.of("stage") if "policy" in e.body["outputs"]]
+    tested = [e for e in ledger.of("stage") if e.body["stage"] == "evaluate"]
+    promoted = [e for e in gates if e.body["decision"]["promote"]]
+    champions = {e.body["outputs"]["evaluation"]: e.body["inputs"]["policy"] for e in tested}
+    body = opened.body if opened else {}
+    return {
+        "evolution": workspace.evolution,
+        "recipe": body.get("name", ""),
+        "scale": body.get("scale", ""),
+        "seed": body.get("seed", 0),
+        "iteration": gates[-1].body["iteration"] if gates else 0,
+        "policy": made[-1].body["outputs"]["policy"] if made else "",
+        "champion": champions.get((promoted or gates)[-1].body["evaluation"], "") if gates else "",
+        "status": "done" if closed else "open" if ledger.entries else "empty",
+        "head": ledger.head,
+        "metrics": dict(tested[-1].body["metrics"]) if tested else {},
+    }
+
+
+def show(directory: Path, as_json: bool) -> None:
+    """Print the state of an evolution."""
+    found = status(open_workspace(directory))
+    if as_json:
+        sys.stdout.write(json.dumps(found, sort_keys=True) + "\n")
+        return
+    lines = [f"{name:<10} {value}" for name, value in found.items() if name != "metrics"]
+    lines += [f"  {name:<30} {value:.4g}" for name, value in sorted(found["metrics"].items())]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def diff(left: Path, right: Path) -> int:
+    """Print the first difference of two ledgers and those of their metrics; return 0 when they did the same work."""
+    a, b = open_workspace(left).ledger, open_workspace(right).ledger
+    if a.head == b.head:
+        sys.stdout.write(f"equal: {len(a.entries)} entries, head {a.head}\n")
+        return 0
+    for one, two in zip(a.entries, b.entries, strict=False):
+        if (one.kind, one.body) != (two.kind, two.body):
+            keys = _changed(dict(one.body), dict(two.body))
+            sys.stdout.write(f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n")
+            break
+    sys.stdout.write(f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n")
+    return 1
+
+
+def report(directory: Path) -> None:
+    """Write the report of an evolution."""
+    from instar.report import write_report
+
+    workspace = open_workspace(directory)
+    sys.stdout.write(f"report {write_report(workspace, workspace.path / 'report.html')}\n")
+
+
+def list_recipes() -> None:
+    """Print the recipes."""
+    for name, (function, scales) in RECIPES.items():
+        sys.stdout.write(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
+
+
+def explain(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> None:
+    """Print the resolved objective."""
+    from instar.explain import explain as text
+
+    sys.stdout.write(text(resolve(name, scale, model, file, sets)) + "\n")
+
+
+def promote(directory: Path, tracking: str | None) -> None:
+    """Move the champion alias."""
+    from instar.tracking import open_tracker
+
+    with locked(directory):
+        workspace = open_workspace(directory)
+        found = status(workspace)
+        open_tracker(tracking, workspace).promote(found["champion"])
+        sys.stdout.write(f"champion {found['champion']}\n")
+
+
+def evaluate(policy: Path, against: Path, suite: str, scale: str, seed: int, sets: Sequence[str]) -> int:
+    """Evaluate two policies on the tasks of `suite` and return the exit code of the comparison."""
+    from instar.components.evaluate.against import compare_policies
+
+    recipe = resolve(suite, scale, None, None, sets)
+    return compare_policies(policy, against, recipe, f"{suite}-{scale}-seed{seed}")
+
+

@@ -1,0 +1,44 @@
+"""What a runner tells whoever listens: progress displays, trackers, tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from instar.ledger import Entry
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage is about to run or to be found in the ledger."""
+
+    stage: str
+    iteration: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of work inside a stage is done."""
+
+    name: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """A stage is committed. `cached` means that the ledger already had it."""
+
+    stage: str
+    iteration: int
+    step: int
+    entry: Entry
+    cached: bool
+
+
+Event = StageStarted | Unit | StageDone
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Ignore the event."""

@@ -1,0 +1,116 @@
+"""The ledger: an append-only, hash-chained record of one evolution.
+
+Entry `n` is the object `evolutions/<name>/ledger/<n>.json`, written by conditional create, so that two writers can never both
+append. Each entry carries the digest of the one before it. `time` (clock readings and `perf/` metrics) stays outside of the
+digest: two runs that did the same work have the same head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from instar.errors import LedgerError, LockedError
+from instar.store import ObjectStore
+
+Kind = Literal["open", "stage", "gate", "promote", "accept_code", "close"]
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the ledger. `body` depends on `kind`; stage entries hold key, inputs, outputs and metrics."""
+
+    seq: int
+    prev: str
+    kind: Kind
+    body: Mapping[str, Any]
+    time: Mapping[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything but `time`."""
+        text = _canonical({"seq": self.seq, "prev": self.prev, "kind": self.kind, "body": self.body})
+        return hashlib.sha256(text).hexdigest()
+
+    def dump(self) -> bytes:
+        """Return the stored form."""
+        fields = {"seq": self.seq, "prev": self.prev, "kind": self.kind, "body": self.body, "time": self.time}
+        return _canonical({**fields, "digest": self.digest})
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _parse(data: bytes, name: str) -> Entry:
+    try:
+        raw = json.loads(data)
+        stated = raw.pop("digest")
+        entry = Entry(**raw)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken("a ledger entry in JSON", f"{type(error).__name__}: {error}", name) from error
+    if entry.digest != stated:
+        raise _broken(f"digest {stated[:12]}", f"content with digest {entry.digest[:12]}", name)
+    return entry
+
+
+def _broken(expected: str, found: str, where: str) -> LedgerError:
+    return LedgerError(expected=expected, found=found, where=where, action="restore this entry from a copy of the store")
+
+
+class Ledger:
+    """The entries of one evolution, verified when loaded."""
+
+    def __init__(self, store: ObjectStore, evolution: str) -> None:
+        self.store, self.evolution = store, evolution
+        self.prefix = f"evolutions/{evolution}/ledger/"
+        self.entries: list[Entry] = []
+        self._by_key: dict[str, Entry] = {}
+        for number, name in enumerate(store.list(self.prefix)):
+            entry = _parse(store.read(name), name)
+            if entry.seq != number or entry.prev != self.head:
+                raise _broken(f"entry {number} after {self.head[:12]}", f"entry {entry.seq} after {entry.prev[:12]}", name)
+            self._add(entry)
+
+    @property
+    def head(self) -> str:
+        """Digest of the last entry: a fingerprint of the whole evolution."""
+        return self.entries[-1].digest if self.entries else GENESIS
+
+    def append(self, kind: Kind, body: Mapping[str, Any], time: Mapping[str, Any]) -> Entry:
+        """Write the next entry. `LockedError` when another process wrote it first."""
+        entry = Entry(seq=len(self.entries), prev=self.head, kind=kind, body=body, time=time)
+        name = f"{self.prefix}{entry.seq:08d}.json"
+        if not self.store.create(name, entry.dump()):
+            raise LockedError(
+                expected=f"to be the only writer of evolution '{self.evolution}'",
+                found="an entry that this process did not write",
+                where=name,
+                action="stop the other run, then resume",
+            )
+        self._add(entry)
+        return entry
+
+    def committed(self, key: str) -> Entry | None:
+        """Return the stage entry with this memo key, if its result is already in the ledger."""
+        return self._by_key.get(key)
+
+    def of(self, kind: Kind) -> Iterator[Entry]:
+        """Yield entries of one kind in order."""
+        return (entry for entry in self.entries if entry.kind == kind)
+
+    def _add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        if entry.kind == "stage":
+            self._by_key[entry.body["key"]] = entry
+
+
+def memo_key(*, stage: str, version: int, config: str, inputs: Mapping[str, str], evolution: str, step: int) -> str:
+    """Return H(stage, config, input digests, seed keys): equal keys promise equal outputs."""
+    fields = {"stage": stage, "version": version, "config": config, "inputs": dict(inputs), "seed": [evolution, step]}
+    return hashlib.sha256(_canonical(fields)).hexdigest()

@@ -1,0 +1,85 @@
+"""What every store shares: valid object names, and file-system calls whose failures name the path and the cure."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from instar.errors import ArtifactError, ConfigError, StorageError
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
+_ADVICE = {
+    errno.ENOSPC: "free space on that file system, then run the same command again",
+    errno.EDQUOT: "raise the disk quota or delete files, then run the same command again",
+    errno.EFBIG: "raise the file size limit (ulimit -f), then run the same command again",
+    errno.EROFS: "choose a folder on a writable file system",
+    errno.EACCES: "grant write and search permission on the folder, or choose another one",
+    errno.EPERM: "choose a file system that allows hard links, and grant permission on the folder",
+    errno.EIO: "check the disk: it reports input/output errors",
+}
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it is a valid object name: segments of `A-Za-z0-9._=-` that do not begin with a dot."""
+    if len(name) > 800 or not all(_SEGMENT.fullmatch(part) for part in name.split("/")):
+        raise ConfigError(
+            expected="an object name: segments of A-Z a-z 0-9 . _ = - joined by '/', none beginning with a dot",
+            found=repr(name[:200]),
+            where="object store",
+            action="correct the name",
+        )
+    return name
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if some valid object name begins with it."""
+    check_name(f"{prefix}x")
+    return prefix
+
+
+def missing(name: str, uri: str) -> ArtifactError:
+    """Return the error for an object that is not there."""
+    return ArtifactError(
+        expected=f"object '{name}'",
+        found="nothing",
+        where=f"{uri}/{name}",
+        action="check that the store is the one the evolution was started with, or restore it from a copy",
+    )
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn every `OSError` of the block into a `StorageError` that names `path` and the cure."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno or 0
+        raise StorageError(
+            expected="to read and write files there",
+            found=f"{errno.errorcode.get(code, code)}: {error.strerror or error}",
+            where=str(path),
+            action=_ADVICE.get(code, "check the path and its file system"),
+        ) from error
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path, durable: bool = True) -> None:
+    """Create a folder and its parents; with `durable`, the new names survive a power failure."""
+    if path.is_dir():
+        return
+    make_folder(path.parent, durable)
+    path.mkdir(exist_ok=True)
+    if durable:
+        fsync_folder(path.parent)

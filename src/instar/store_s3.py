@@ -1,0 +1,293 @@
+"""`S3Store`: an object store in an S3-compatible service, over the `minio` client.
+
+Objects larger than one part are moved as several requests at a time. What can heal (no connection, a dropped or stalled
+one, 429, 5xx) is retried by `instar.store_requests` and becomes `UnavailableError` at the deadline; what cannot heal is
+raised at once.
+
+The client cannot send `If-None-Match`, so `create` is a presigned PUT with that header. A repeated `create` whose first
+answer was lost is told apart from a defeat by a nonce in the object's content type.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import secrets
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3.exceptions import HTTPError
+
+from instar.errors import ArtifactError, ConfigError, StorageError, UnavailableError
+from instar.store_files import check_name, check_prefix, missing, storage_errors
+from instar.store_requests import Requests, S3Options, connection_pool, without_query
+
+MIN_UPLOAD_PART_BYTES = 5 << 20
+PROBE = "instar-probe"
+_ABSENT = {"NoSuchKey", "NoSuchObject"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """Where the service is and who asks. The secrets stay out of `repr`."""
+
+    host: str
+    secure: bool
+    region: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+def endpoint_from_environment() -> Endpoint:
+    """Return the endpoint named by `INSTAR_S3_ENDPOINT` and the `AWS_*` variables; a missing one is a `ConfigError`."""
+    values = {
+        key: os.environ.get(key, "") for key in ("INSTAR_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }
+    absent = [key for key, value in values.items() if not value]
+    if absent:
+        raise _environment_error(f"no value for {', '.join(absent)}")
+    text = values["INSTAR_S3_ENDPOINT"]
+    parts = urllib.parse.urlsplit(text if "://" in text else f"https://{text}")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or "@" in parts.netloc
+        or parts.path.strip("/")
+        or parts.query
+    ):
+        raise _environment_error("an INSTAR_S3_ENDPOINT that is not just scheme, host and port")
+    return Endpoint(
+        host=parts.netloc,
+        secure=parts.scheme == "https",
+        region=os.environ.get("AWS_REGION") or "us-east-1",
+        access_key=values["AWS_ACCESS_KEY_ID"],
+        secret_key=values["AWS_SECRET_ACCESS_KEY"],
+        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
+    )
+
+
+def _environment_error(found: str) -> ConfigError:
+    return ConfigError(
+        expected="INSTAR_S3_ENDPOINT (https://HOST[:PORT]), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        found=found,
+        where="environment",
+        action="set the variables",
+    )
+
+
+class S3Store:
+    """Objects in `s3://bucket/prefix`. Safe to share between threads; a forked child opens its own connections."""
+
+    def __init__(self, bucket: str, prefix: str, *, endpoint: Endpoint, options: S3Options | None = None) -> None:
+        self.bucket = check_name(bucket)
+        self.prefix = f"{check_name(prefix)}/" if prefix else ""
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._endpoint = endpoint
+        self._options = options or S3Options()
+        self._lock = threading.Lock()
+        self._pool: tuple[int, urllib3.PoolManager] | None = None
+        self._bucket_seen = False
+
+    def __repr__(self) -> str:
+        return f"S3Store({self.uri} at {self._endpoint.host})"
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Upload a file, in parallel parts when it is larger than one part."""
+        if not path.is_file():
+            raise ArtifactError(expected="a file to store", found="nothing", where=str(path), action="check the path")
+        with storage_errors(path), path.open("rb") as stream:
+            self._upload(name, stream, path.stat().st_size)
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Upload bytes."""
+        self._upload(name, io.BytesIO(data), len(data))
+
+    def get_file(self, name: str, path: Path) -> None:
+        """Download by parallel ranged reads into a temporary file beside `path`, then rename it."""
+        temp = path.parent / f".{secrets.token_hex(8)}.tmp"
+        with storage_errors(path):
+            try:
+                with temp.open("xb") as writer:
+                    for offset, data in self._parts(name):
+                        writer.seek(offset)
+                        writer.write(data)
+                    writer.flush()
+                    os.fsync(writer.fileno())
+                temp.rename(path)
+            finally:
+                temp.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of an object."""
+        return b"".join(data for _, data in self._parts(name))
+
+    def exists(self, name: str) -> bool:
+        """Return whether the object is there."""
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Return the size in bytes, or None when there is no such object."""
+        try:
+            with self._client("HEAD", name) as (client, _):
+                return int(client.stat_object(self.bucket, self._key(name)).size or 0)
+        except ArtifactError:
+            self._require_bucket()  # the answer to HEAD does not tell a missing bucket from a missing object
+            return None
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Store `data` unless the name is taken, by a conditional PUT."""
+        nonce = f"application/octet-stream; creator={secrets.token_hex(12)}"
+        headers = {"If-None-Match": "*", "Content-Type": nonce, "Content-Length": str(len(data))}
+        with self._client("conditional PUT", name) as (client, http):
+            url = client.get_presigned_url("PUT", self.bucket, self._key(name), expires=timedelta(hours=1))
+            response = http.urlopen("PUT", url, body=data, headers=headers)
+            for _ in range(20):
+                if response.status != 409:  # 409: another conditional PUT is in flight, ask again
+                    break
+                time.sleep(self._options.backoff_s)
+                response = http.urlopen("PUT", url, body=data, headers=headers)
+            if response.status in (200, 201, 204):
+                return True
+            if response.status == 412:
+                return bool(client.stat_object(self.bucket, self._key(name)).content_type == nonce)
+            if b"<Error" in response.data:
+                raise S3Error.fromxml(response)
+            raise ServerError(f"HTTP {response.status}", response.status)
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted names that begin with `prefix`."""
+        with self._client("LIST", check_prefix(prefix)) as (client, _):
+            found = client.list_objects(self.bucket, prefix=self.prefix + prefix, recursive=True)
+            names = [str(item.object_name)[len(self.prefix) :] for item in found if not item.is_dir]
+        return sorted(names)
+
+    def check_conditional_writes(self) -> None:
+        """Raise `StorageError` unless the service refuses to create an object twice. Leaves the object `instar-probe`."""
+        self.create(PROBE, b"first")
+        if self.create(PROBE, b"second"):
+            raise StorageError(
+                expected="a service that refuses a conditional write (If-None-Match: *) to an existing object",
+                found="a second create that succeeded",
+                where=f"{self.uri} at {self._endpoint.host}",
+                action="use a service with conditional writes (SeaweedFS 4, AWS S3) or a local store, so that two runs cannot "
+                "overwrite each other",
+            )
+
+    def _upload(self, name: str, stream: Any, length: int) -> None:
+        part = max(self._options.part_bytes, MIN_UPLOAD_PART_BYTES)
+        for last in (False, True):
+            stream.seek(0)
+            try:
+                with self._client("PUT", name) as (client, _):
+                    client.put_object(
+                        self.bucket,
+                        self._key(name),
+                        stream,
+                        length,
+                        part_size=part,
+                        num_parallel_uploads=self._options.num_threads,
+                    )
+                return
+            except StorageError as error:
+                # The answer to "complete" was lost, or a restarted service forgot the upload: start over once.
+                if last or "NoSuchUpload" not in error.found:
+                    raise
+
+    def _parts(self, name: str) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) in order; at most `num_threads` parts are in flight. All parts are of one version."""
+        with self._client("GET", name) as (client, _):
+            first, total, version = self._range(client, name, 0)
+            yield 0, first
+            offsets = iter(range(len(first), total, self._options.part_bytes))
+            with ThreadPoolExecutor(self._options.num_threads) as pool:
+                ahead = itertools.islice(offsets, self._options.num_threads)
+                waiting = [(o, pool.submit(self._range, client, name, o)) for o in ahead]
+                while waiting:
+                    offset, future = waiting.pop(0)
+                    data, size, found = future.result()
+                    expected = min(self._options.part_bytes, total - offset)
+                    if (size, found) != (total, version) or len(data) != expected:
+                        raise self._changed(name)
+                    following = next(offsets, None)
+                    if following is not None:
+                        waiting.append((following, pool.submit(self._range, client, name, following)))
+                    yield offset, data
+
+    def _range(self, client: Minio, name: str, offset: int) -> tuple[bytes, int, str]:
+        """Return one part, the object's size and its ETag."""
+        try:
+            response = client.get_object(self.bucket, self._key(name), offset=offset, length=self._options.part_bytes)
+        except S3Error as error:
+            if error.code == "InvalidRange" and offset == 0:
+                return b"", 0, ""  # the first byte of an empty object is out of range
+            raise
+        data, span = response.data, response.headers.get("Content-Range", "")
+        total = int(span.rpartition("/")[2]) if response.status == 206 else len(data)
+        return data, total, response.headers.get("ETag", "")
+
+    def _changed(self, name: str) -> UnavailableError:
+        return UnavailableError(
+            expected="an object that stays the same while it is read",
+            found="parts of two versions",
+            where=f"{self.uri}/{name}",
+            action="read it again",
+        )
+
+    def _key(self, name: str) -> str:
+        return self.prefix + check_name(name)
+
+    def _require_bucket(self) -> None:
+        if self._bucket_seen:
+            return
+        with self._client("HEAD bucket", "") as (client, _):
+            if not client.bucket_exists(self.bucket):
+                raise self._refused("NoSuchBucket", self.uri)
+        self._bucket_seen = True
+
+    @contextmanager
+    def _client(self, operation: str, name: str) -> Iterator[tuple[Minio, Requests]]:
+        """Yield the client of one operation and its HTTP side, and turn its errors into named ones."""
+        where = f"{operation} {self.uri}/{name}"
+        e = self._endpoint
+        http = Requests(self._shared_pool(), self._options, e.host, f"{where} at {e.host}")
+        client = Minio(
+            e.host, access_key=e.access_key, secret_key=e.secret_key, session_token=e.session_token,
+            secure=e.secure, region=e.region, http_client=http,
+        )  # fmt: skip
+        try:
+            yield client, http
+        except S3Error as error:
+            if error.code in _ABSENT:
+                raise missing(name, self.uri) from error
+            raise self._refused(f"{error.code}: {error.message}", where) from error
+        except (InvalidResponseError, ServerError, MinioException, HTTPError, ValueError) as error:
+            raise self._refused(f"{type(error).__name__}: {without_query(str(error))[:300]}", where) from error
+
+    def _refused(self, found: str, where: str) -> StorageError:
+        return StorageError(
+            expected="the service to accept the request",
+            found=found,
+            where=f"{where} at {self._endpoint.host}",
+            action="check bucket, region, clock, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what the key may do",
+        )
+
+    def _shared_pool(self) -> urllib3.PoolManager:
+        with self._lock:
+            if self._pool is None or self._pool[0] != os.getpid():
+                certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
+                self._pool = (os.getpid(), connection_pool(self._options.num_threads, certificates))
+            return self._pool[1]

@@ -1,0 +1,131 @@
+"""The directory of one evolution: lock, store, artifact cache, scratch.
+
+    DIR/evolution.json   name of the evolution and where its store is
+    DIR/store/           objects (unless the store is remote): blobs, manifests, the ledger
+    DIR/cache/           materialised artifacts; safe to delete
+    DIR/scratch/         stage folders in flight; safe to delete
+    DIR/lock             held by the one live process
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from instar.artifact import Artifact
+from instar.cas import Cas
+from instar.errors import ConfigError, LedgerError, LockedError, StorageError
+from instar.ledger import Ledger
+from instar.store import open_store
+
+
+class Workspace:
+    """An opened evolution directory. Use `open_workspace` or `create_workspace`."""
+
+    def __init__(self, path: Path, evolution: str, store_uri: str) -> None:
+        self.path, self.evolution, self.store_uri = path, evolution, store_uri
+        self.store = open_store(store_uri)
+        self.cas = Cas(self.store, path / "cache")
+        self.ledger = Ledger(self.store, evolution)
+
+    def put(self, artifact: Artifact) -> str:
+        """Store an artifact's folder durably and return its digest."""
+        digest = self.cas.put(artifact.path, type(artifact).__name__)
+        if artifact.digest and digest != artifact.digest:
+            raise LedgerError(
+                expected=f"artifact {artifact.digest}",
+                found=digest,
+                where=str(artifact.path),
+                action="something changed the stage's folder while it was stored; run again",
+            )
+        return digest
+
+    def fresh_scratch(self, name: str) -> Path:
+        """Return an empty folder for a stage in flight, removing what a killed run left there."""
+        folder = self.path / "scratch" / name
+        with _storage(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        return folder
+
+
+def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -> Workspace:
+    """Make a new evolution directory, or reopen one that was created with the same name and store."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", evolution):
+        raise ConfigError(
+            expected="letters, digits, '.', '_' and '-'", found=repr(evolution), where="--name", action="choose another name"
+        )
+    uri = store_uri or str((path / "store").resolve())
+    if (path / "evolution.json").exists():
+        workspace = open_workspace(path)
+        if (workspace.evolution, workspace.store_uri) != (evolution, uri):
+            raise ConfigError(
+                expected=f"evolution '{workspace.evolution}' in {workspace.store_uri}",
+                found=f"'{evolution}' in {uri}",
+                where=str(path),
+                action="choose another --out, or resume this one",
+            )
+        return workspace
+    with _storage(path):
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = path / ".evolution.json"
+        stored = "store" if store_uri is None else uri
+        temporary.write_text(json.dumps({"evolution": evolution, "store": stored}) + "\n")
+        temporary.rename(path / "evolution.json")
+    return Workspace(path, evolution, uri)
+
+
+def open_workspace(path: Path) -> Workspace:
+    """Open an existing evolution directory."""
+    try:
+        raw = json.loads((path / "evolution.json").read_text())
+        name, stored = raw["evolution"], raw["store"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LedgerError(
+            expected="an evolution directory with evolution.json",
+            found=f"{type(error).__name__}",
+            where=str(path),
+            action="check the path; `instar run RECIPE --out DIR` makes one",
+        ) from error
+    return Workspace(path, name, str((path / "store").resolve()) if stored == "store" else stored)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the directory's lock. The kernel drops it when the process dies, however it dies."""
+    with _storage(path):
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(handle)
+        raise LockedError(
+            expected="no other run on this directory",
+            found=f"process {owner}",
+            where=str(path / "lock"),
+            action="wait for it or stop it, then resume",
+        ) from error
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            expected="a writable directory", found=f"{error.strerror}", where=str(path), action="free space or change --out"
+        ) from error
