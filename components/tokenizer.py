@@ -1,8 +1,8 @@
 """Text to token ids and back, on the `tokenizers` library alone.
 
-Prompts are encoded with the post-processor that `tokenizer.json` declares (a beginning-of-sequence token where the policy was
-trained with one), and with no other special token. Truncation and padding saved in the file are switched off: a prompt is
-never cut silently. Token ids are the record; `decode` gives a view of them and drops special tokens.
+Prompts are encoded with the post-processor that `tokenizer.json` declares (a start token where the policy was trained
+with one), and with no other special token. Truncation and padding saved in the file are switched off: a prompt is never
+cut silently. Token ids are the record; `decode` gives a view of them and drops special tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class TextTokenizer:
     """A tokenizer with the stop and padding ids of one policy folder.
 
     `eos_ids` come from the first of `generation_config.json`, `config.json`, `tokenizer_config.json` that names any;
-    `pad_id` from the first that names one, otherwise it is the smallest stop id (rows are masked by length, never by id).
+    `pad_id` from the first that names one, otherwise the smallest stop id (rows are masked by length, never by id).
     """
 
     def __init__(self, folder: Path) -> None:

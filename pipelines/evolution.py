@@ -1,6 +1,6 @@
 """The loop. Every runner executes this one description: in process, as subprocesses, or traced into a pipeline.
 
-    prepare -> evaluate the base -> for k = 1..K: curriculum -> rollout -> reward -> update -> evaluate -> gate
+    prepare -> evaluate -> for k = 1..K: curriculum -> rollout -> reward -> update -> evaluate -> gate -> test the champion
 
 An iteration holds `inner_steps` passes over the four learning stages. Under the `rounds` clock each stage of each pass is
 committed by itself; under `fused` the passes run inside one resident process and are committed together. Randomness is keyed
@@ -17,6 +17,7 @@ from instar.artifact import Artifact, ArmStats, CurriculumState, Evaluation, Pol
 from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, FUSED, REWARD, ROLLOUT, UPDATE
 from instar.components.control.gate import Decision, GateConfig
 from instar.components.control.inner import InnerConfig
+from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.contract import Stage
 from instar.errors import NoProgressError
 from instar.pipelines.recipe import Recipe
@@ -58,7 +59,8 @@ class Outcome:
 
     state: State
     champion: State
-    evaluation: Evaluation
+    base_test: Evaluation
+    champion_test: Evaluation
     iterations: int
     reason: str
 
@@ -66,17 +68,18 @@ class Outcome:
 def evolve(runner: Runner, recipe: Recipe) -> Outcome:
     """Run `recipe` to its end: all iterations done, or the gate says stop."""
     state = champion = prepare(runner.call, recipe)
-    evaluation = best = evaluate(runner.call, recipe, state, None, iteration=0)
-    runner.gate(0, evaluation, None, recipe.gate)
+    best = evaluate(runner.call, recipe.evaluate, state, None, iteration=0)
+    base_test = evaluate(runner.call, recipe.test, state, None, iteration=0)
+    runner.gate(0, best, None, recipe.gate)
     iteration, reason = 0, f"all {recipe.iterations} iterations done"
     for iteration in range(1, recipe.iterations + 1):
         state = learn(runner.call, recipe, state, iteration)
-        evaluation = evaluate(runner.call, recipe, state, best, iteration)
+        evaluation = evaluate(runner.call, recipe.evaluate, state, best, iteration)
         decision = runner.gate(iteration, evaluation, best, recipe.gate)
         if decision.promote:
             champion, best = state, evaluation
         if decision.action == "rollback":
-            state = champion
+            state = dataclasses.replace(state, policy=champion.policy, trainer=champion.trainer)
         if decision.action == "stop":
             reason = decision.reason
             break
@@ -84,7 +87,10 @@ def evolve(runner: Runner, recipe: Recipe) -> Outcome:
         raise NoProgressError(
             expected="at least one policy update", found="none", where="evolution", action="check the gate and the curriculum"
         )
-    return Outcome(state=state, champion=champion, evaluation=evaluation, iterations=iteration, reason=reason)
+    champion_test = evaluate(runner.call, recipe.test, champion, base_test, iteration)
+    return Outcome(
+        state=state, champion=champion, base_test=base_test, champion_test=champion_test, iterations=iteration, reason=reason
+    )
 
 
 def prepare(call: Call, recipe: Recipe) -> State:
@@ -129,9 +135,9 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
     )
 
 
-def evaluate(call: Call, recipe: Recipe, state: State, champion: Evaluation | None, iteration: int) -> Evaluation:
-    """Evaluate the policy on held-out tasks, paired with the champion's answers to the same tasks."""
-    step = iteration * recipe.inner_steps
-    return call(
-        EVALUATE, recipe.evaluate, iteration=iteration, step=step, tasks=state.tasks, policy=state.policy, champion=champion
-    ).evaluation
+def evaluate(
+    call: Call, config: EvaluateConfig, state: State, against: Evaluation | None, iteration: int
+) -> Evaluation:
+    """Evaluate the policy, paired with the answers of an earlier policy to the same tasks."""
+    made = call(EVALUATE, config, iteration=iteration, step=0, tasks=state.tasks, policy=state.policy, champion=against)
+    return made.evaluation

@@ -20,7 +20,11 @@ Scale = Literal["tiny", "single", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One method at one scale. `clock` says how often the ledger is written; it never changes what is learned."""
+    """One method at one scale. `clock` says how often the ledger is written; it never changes what is learned.
+
+    `evaluate` watches every iteration and feeds the gate; `test` is run on the base and on the champion only, so that no
+    checkpoint is chosen on the tasks that are reported.
+    """
 
     name: str
     scale: Scale
@@ -31,6 +35,7 @@ class Recipe:
     reward: RewardConfig
     update: UpdateConfig
     evaluate: EvaluateConfig
+    test: EvaluateConfig
     gate: GateConfig = field(default_factory=GateConfig)
     clock: Literal["rounds", "fused"] = "rounds"
     iterations: int

@@ -1,7 +1,7 @@
 """Configuration of the curriculum stage: one frozen dataclass per strategy, and their union `Config`.
 
-`strategy` picks the alternative. Fields shared by all: how many prompts an update trains on, how many rollouts each gets,
-and how many more prompts to draw when a filter behind the rollouts will drop some.
+`strategy` picks the alternative. Fields shared by all: how many prompts an update trains on, how many rollouts each
+gets, and how many more prompts to draw when a filter behind the rollouts will drop some.
 """
 
 from __future__ import annotations

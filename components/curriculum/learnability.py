@@ -1,7 +1,7 @@
 """Learnability weights on arms: P ~ p (1 - p), the variance of a 0/1 reward, with p a moving average of the solve rate.
 
-No temperature: an arm nobody or everybody solves gets the floor alone, and when all arms are like that, all get the same.
-Absent arms keep their p. Shapes: K arms, p and P [K].
+No temperature: an arm nobody or everybody solves gets the floor alone; when all arms are like that, all get the same
+share. Absent arms keep their p. Shapes: K arms, p and P [K].
 """
 
 from __future__ import annotations

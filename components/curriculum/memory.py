@@ -99,13 +99,16 @@ def _entry(data: Mapping[str, Any], where: str) -> ArmMemory:
 
 
 def require_continues(memory: Memory, config: dict[str, Any], step: int) -> None:
-    """Raise `LedgerError` unless the memory was written by the step before under the same configuration."""
-    if memory.step != step - 1:
+    """Raise `LedgerError` unless the memory is of an earlier step and of this configuration.
+
+    After a rollback the earlier step is not the one before: the memory went back together with the policy.
+    """
+    if not 0 <= memory.step < step:
         raise LedgerError(
-            expected=f"the curriculum state of step {step - 1}",
+            expected=f"the curriculum state of a step before {step}",
             found=f"that of step {memory.step}",
             where=f"{_WHERE}:step",
-            action="pass the state that the previous step wrote",
+            action="pass the state that an earlier step wrote",
         )
     if memory.config != config:
         keys = sorted(k for k in {*memory.config, *config} if memory.config.get(k) != config.get(k))

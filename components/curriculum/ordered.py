@@ -1,7 +1,7 @@
 """Manual curricula: `ordered` walks the levels from easy to hard, `reverse` from hard to easy.
 
-Arms sorted by level each own an equal share of the planned steps; arms of one level are mixed evenly over the share they
-own together. After the planned steps the last level stays. Shapes: K arms, P [K].
+Arms sorted by level each own an equal share of the planned steps; arms of one level are mixed evenly over the share
+they own together. After the planned steps the last level stays. Shapes: K arms, P [K].
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The training pools by arm, read once per process: task names in file order, level, size, and a digest of each pool.
 
-Only tasks of split `train` are ever drawn. The digest covers names and contents in order, because a cursor is a position
-in that order: a pool that changed under a running evolution would silently repeat and skip tasks.
+Only tasks of split `train` are ever drawn. The digest covers names and contents in order, because a cursor is a
+position in that order: a pool that changed under a running evolution would silently repeat and skip tasks.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Vector = NDArray[np.float64]
 
 def softmax(values: Vector, tau: float) -> Vector:
     """Return exp(values / tau) / sum, with the maximum subtracted first so that no exponent is positive."""
-    weights = np.exp((values - values.max()) / tau)
-    return weights / weights.sum()
+    weights: Vector = np.exp((values - values.max()) / tau)
+    return normalise(weights)
 
 
 def normalise(weights: Vector) -> Vector:
@@ -48,8 +48,8 @@ def draw_arms(
 
 def describe(names: Sequence[str], probabilities: Vector, values: Vector | None = None) -> dict[str, float]:
     """Return the metrics of a strategy: probability and, where it keeps one, value per arm; entropy of P in nats."""
-    out = {"curriculum/entropy": entropy(probabilities)}
-    out |= {f"curriculum/{name}/p": float(p) for name, p in zip(names, probabilities, strict=True)}
+    out = {"entropy": entropy(probabilities)}
+    out |= {f"{name}/p": float(p) for name, p in zip(names, probabilities, strict=True)}
     if values is not None:
-        out |= {f"curriculum/{name}/q": float(q) for name, q in zip(names, values, strict=True)}
+        out |= {f"{name}/q": float(q) for name, q in zip(names, values, strict=True)}
     return out

@@ -16,7 +16,7 @@ from instar.errors import LedgerError
 from instar.rows import ArmStatsRow
 
 State = dict[str, Any]
-"""JSON-ready state of a strategy. A field that is a mapping holds one number per arm; null marks an arm that just entered."""
+"""JSON-ready state. A field that is a mapping holds one number per arm; null marks an arm that just entered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Strategy(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """Return `curriculum/<arm>/p`, `curriculum/<arm>/q` where there is a value, and `curriculum/entropy` (nats)."""
+        """Return `<arm>/p`, `<arm>/q` where there is a value, and `entropy` (nats); runners prefix the stage name."""
         ...
 
 

@@ -1,7 +1,7 @@
 """ProCuRL's rule on arms: Q is a moving average of the solve rate, P ~ exp(Q (1 - Q) / tau).
 
-Costs what SEC costs, and neither a format reward nor the division by a standard deviation can reach it. Absent arms keep
-their Q. Shapes: K arms, Q and P [K].
+Costs what SEC costs, and neither a format reward nor the division by a standard deviation can reach it. Absent arms
+keep their Q. Shapes: K arms, Q and P [K].
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A pure function of (tasks, state, statistics, configuration, keys of the context
 byte for byte. The order is the paper's (SEC section 3): first the statistics of the previous step move the values, then
 the batch is drawn. Every slot draws its arm; the arm's cursor gives the prompt, without replacement inside a pass.
 
-Invariants: only tasks of split `train`; the state of the previous step or, at step 0 only, none; statistics that belong
-to the last batch. Anything else is an error, because a curriculum that starts over looks just like one that learns slowly.
+Invariants: only tasks of split `train`; the state of an earlier step or, at step 0 only, none; statistics that belong
+to the batch of that state. Anything else is an error: a curriculum that starts over looks like one that learns slowly.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Outs:
 
 
 def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Observe, select, draw. Metrics: `curriculum/<arm>/{q,p,share,solve_rate}`, `curriculum/entropy`, counts."""
+    """Observe, select, draw. Metrics: `<arm>/{q,p,share,solve_rate}`, `entropy` (nats), counts."""
     pools = load_pools(ins.tasks, ctx)
     stats = ins.stats.read() if ins.stats is not None else None
     memory = observed(recall(ins.state, pools, config, ctx), stats, config)
@@ -68,7 +68,7 @@ def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Con
         return memory
     if ctx.step != 0:
         raise LedgerError(
-            expected=f"the curriculum state of step {ctx.step - 1}",
+            expected=f"a curriculum state to continue at step {ctx.step}",
             found="none",
             where="curriculum.state",
             action="resume from the ledger; a state is made up at step 0 only",
@@ -127,11 +127,11 @@ def draw_tasks(
 
 
 def _counts(memory: Memory, stats: Sequence[ArmStatsRow], config: Config) -> Metrics:
-    out: Metrics = {f"curriculum/{name}/share": arm.drawn / config.slots for name, arm in memory.arms.items()}
-    out |= {f"curriculum/{name}/solve_rate": solve_rate(row) for name, row in measured(stats).items()}
-    out["curriculum/num_prompts"] = float(config.slots)
-    out["curriculum/num_arms"] = float(len(memory.arms))
-    out["curriculum/num_arms_without_scores"] = float(sum(r.num_prompts > 0 and r.num_rollouts == 0 for r in stats))
+    out: Metrics = {f"{name}/share": arm.drawn / config.slots for name, arm in memory.arms.items()}
+    out |= {f"{name}/solve_rate": solve_rate(row) for name, row in measured(stats).items()}
+    out["num_prompts"] = float(config.slots)
+    out["num_arms"] = float(len(memory.arms))
+    out["num_arms_without_scores"] = float(sum(r.num_prompts > 0 and r.num_rollouts == 0 for r in stats))
     return out
 
 

@@ -1,8 +1,8 @@
 """Uniform over prompts: one shuffled pass over the union of all arms, then the next.
 
-An arm's share is its share of the tasks; with pools of equal size that is uniform over arms. A shuffle of the union is a
-shuffle of the arm labels together with an independent shuffle inside each arm, so this strategy keeps a position in the
-shuffled labels and leaves the inside to the arm cursors. When pools come or go, a new pass starts.
+An arm's share is its share of the tasks; with pools of equal size that is uniform over arms. A shuffle of the union is
+a shuffle of the arm labels together with an independent shuffle inside each arm, so this strategy keeps a position in
+the shuffled labels and leaves the inside to the arm cursors. When pools come or go, a new pass starts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Uniform:
 
     def probabilities(self) -> prob.Vector:
         """Return each arm's share of the tasks, [K]."""
-        return self.sizes / self.sizes.sum()
+        return prob.normalise(self.sizes.astype(np.float64))
 
     def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
         """Return the next `num` labels of the pass. The probability is that of an arm at a random slot."""

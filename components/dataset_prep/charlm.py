@@ -29,6 +29,7 @@ class CharModelConfig:
     heads: int = 4
     intermediate: int = 256
     max_length: int = 128
+    init_std: float = 0.05
     rope_theta: float = 10_000.0
 
     def __post_init__(self) -> None:
@@ -54,11 +55,13 @@ def build_tokenizer(config: CharModelConfig) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
 
 
 def build_model(config: CharModelConfig, seed: int) -> LlamaForCausalLM:
-    """Return a Llama with weights drawn from N(0, 0.02) (residual outputs scaled by depth), norms at 1."""
+    """Return a Llama with weights drawn from N(0, init_std) and norms at 1."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -79,12 +82,11 @@ def build_model(config: CharModelConfig, seed: int) -> LlamaForCausalLM:
     model = LlamaForCausalLM(LlamaConfig(**settings))
     generator = torch_generator(seed)
     with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
+        for _, parameter in sorted(model.named_parameters()):
             if parameter.dim() == 1:
                 parameter.fill_(1.0)
-                continue
-            scale = 0.02 / (2 * config.layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
-            parameter.normal_(0.0, scale, generator=generator)
+            else:
+                parameter.normal_(0.0, config.init_std, generator=generator)
     return model
 
 

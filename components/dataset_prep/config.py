@@ -1,23 +1,27 @@
-"""Which task pools to build: one `ArmConfig` per curriculum arm, and the arms of Self-Evolving Curriculum (arXiv 2505.14970).
+"""Which task pools to build: one `ArmConfig` per arm, and the arms of Self-Evolving Curriculum (arXiv 2505.14970).
 
 SEC trains on three levels per puzzle with 10,000 prompts each and tests 200 prompts per level, one harder level being
-out of distribution. It keeps no validation pool; here every trained arm has one, so that no checkpoint is chosen on test items.
+out of distribution. It keeps no validation pool; here every trained arm has one, so that no checkpoint is chosen on
+test items.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from instar.components.dataset_prep.domains import DOMAINS
+from instar.components.dataset_prep.templates import TEMPLATES
 from instar.errors import ConfigError, nearest
 
-DOMAIN_NAMES = ("arc1d", "arithmetic", "countdown", "zebra")
-TEMPLATE_NAMES = ("base_chat", "boxed", "plain", "terse")
 SEC_TRAIN, SEC_VAL, SEC_TEST = 10_000, 200, 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmConfig:
-    """One arm: a domain at one level. `params` go to the domain's generator; an `ood` arm is tested, never trained on."""
+    """One arm: a domain at one level.
+
+    `params` go to the domain's generator; an `ood` arm is tested, never trained on.
+    """
 
     name: str
     domain: str
@@ -29,16 +33,20 @@ class ArmConfig:
     ood: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an unknown domain, a name that breaks task ids, negative sizes and an `ood` arm with training items."""
+        """Refuse unknown domains, names that break task ids, negative sizes and `ood` arms with training items."""
         where = f"arms.{self.name}"
-        if self.domain not in DOMAIN_NAMES:
-            raise _wrong(f"a domain of {', '.join(DOMAIN_NAMES)}", self.domain, where, nearest(self.domain, DOMAIN_NAMES))
+        if self.domain not in DOMAINS:
+            raise _wrong(f"a domain of {', '.join(DOMAINS)}", self.domain, where, nearest(self.domain, DOMAINS))
         if not self.name or "/" in self.name:
             raise _wrong("a name without '/'", self.name, where, "task ids are <arm>/<split>/<index>")
         if min(self.train, self.val, self.test) < 0 or self.train + self.val + self.test == 0:
-            raise _wrong("sizes >= 0 with a sum > 0", f"{self.train}/{self.val}/{self.test}", where, "correct the sizes")
+            raise _wrong(
+                "sizes >= 0 with a sum > 0", f"{self.train}/{self.val}/{self.test}", where, "correct the sizes"
+            )
         if self.ood and self.train + self.val:
-            raise _wrong("train = val = 0 for an ood arm", f"{self.train}/{self.val}", where, "set ood = false or the sizes to 0")
+            raise _wrong(
+                "train = val = 0 for an ood arm", f"{self.train}/{self.val}", where, "set ood = false or the sizes to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +58,17 @@ class PoolsConfig:
 
     def __post_init__(self) -> None:
         """Refuse an unknown template, no arms at all and two arms of one name."""
-        if self.template not in TEMPLATE_NAMES:
-            raise _wrong(
-                f"one of {', '.join(TEMPLATE_NAMES)}", self.template, "template", nearest(self.template, TEMPLATE_NAMES)
-            )
+        if self.template not in TEMPLATES:
+            raise _wrong(f"one of {', '.join(TEMPLATES)}", self.template, "template", nearest(self.template, TEMPLATES))
         names = [arm.name for arm in self.arms]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if not names or repeated:
-            raise _wrong("arms with different names", f"repeated {repeated}" if names else "no arms", "arms", "rename or add arms")
+            raise _wrong(
+                "arms with different names",
+                f"repeated {repeated}" if names else "no arms",
+                "arms",
+                "rename or add arms",
+            )
 
 
 def countdown_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST) -> tuple[ArmConfig, ...]:
@@ -76,7 +87,7 @@ def arc1d_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST)
 
 
 def arithmetic_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST) -> tuple[ArmConfig, ...]:
-    """Return five levels of two-digit sums (2 to 6 terms, out of distribution 7): an offline stand-in for MATH levels 1 to 5."""
+    """Return sums of 2 to 6 two-digit terms, out of distribution 7: an offline stand-in for MATH levels 1 to 5."""
     return _ladder("arithmetic", [(k - 1, {"terms": k, "digits": 2}) for k in (2, 3, 4, 5, 6, 7)], train, val, test)
 
 

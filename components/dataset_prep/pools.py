@@ -1,8 +1,9 @@
 """Build the task pools of all arms: deterministic, and no task is in two pools.
 
-Pools are filled in the order test (`id`, `ood`), `val`, `train`, over all arms, so that training is what gives way when a
-domain is small. Two items are the same task when their keys are equal (for Countdown: same numbers in any order and same
-target), which is stricter than equal text. Every item's stored answer is checked with the verifier that will score it.
+Pools are filled in the order test (`id`, `ood`), `val`, `train`, over all arms, so that training is what gives way when
+a domain is small. Two items are the same task when their keys are equal (for Countdown: same numbers in any order and
+same target), which is stricter than equal text. Every item's stored answer is checked with the verifier that will score
+it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[Task
             pool = f"{arm.name}/{split}"
             seed = seed_of(pool) % SEED_RANGE
             items = _distinct(arm, pool, size, seed, seen)
-            rows += [_row(arm, split, f"{pool}/{n:05d}", item, item_seed, config.template) for n, (item, item_seed) in enumerate(items)]
+            rows += [
+                _row(arm, split, f"{pool}/{n:05d}", item, item_seed, config.template)
+                for n, (item, item_seed) in enumerate(items)
+            ]
     return rows
 
 

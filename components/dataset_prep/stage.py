@@ -93,7 +93,9 @@ def _from_checkpoint(config: Checkpoint, folder: Path) -> Metrics:
     from instar.errors import ConfigError
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(config.path, trust_remote_code=False, use_safetensors=True, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(
+            config.path, trust_remote_code=False, use_safetensors=True, dtype="auto"
+        )
         tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(

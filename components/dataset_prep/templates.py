@@ -1,7 +1,8 @@
 """Prompt templates: how a task is put before a policy. The template decides which extraction style can read the answer.
 
-`plain` and `terse` answers are read with style `line`; `base_chat` and `boxed` answers with style `boxed`. `base_chat` has the
-shape SEC uses for base models (one plain text, no chat template: a preamble, the task, an opened assistant turn).
+`plain` and `terse` answers are read with style `line`; `base_chat` and `boxed` answers with style `boxed`. `base_chat`
+has the shape SEC uses for base models (one plain text, no chat template: a preamble, the task, an opened assistant
+turn).
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def boxed(item: Item, domain: Domain) -> str:
 def base_chat(item: Item, domain: Domain) -> str:
     """Return a conversation that a base model can continue: preamble, task, and the opening words of the answer."""
     return (
-        "Below, a User brings a problem to an Assistant. The Assistant reasons about it step by step and closes with its "
-        f"answer in \\boxed{{}}.\n\nUser: {item.prompt_body}\nWrite the answer in \\boxed{{}} as {domain.answer_form}.\n\n"
+        "Below, a User brings a problem to an Assistant. The Assistant reasons about it step by step and closes "
+        f"with its answer in \\boxed{{}}.\n\nUser: {item.prompt_body}\n"
+        f"Write the answer in \\boxed{{}} as {domain.answer_form}.\n\n"
         "Assistant: Let me work this out one step at a time.\n"
     )
 

@@ -52,7 +52,10 @@ def train(
         loss_value = float(loss.detach())
         if not math.isfinite(loss_value):
             raise NumericsError(
-                expected="a finite loss", found=f"{loss_value} at step {step}", where="dataset_prep.warm_start", action="lower lr"
+                expected="a finite loss",
+                found=f"{loss_value} at step {step}",
+                where="dataset_prep.warm_start",
+                action="lower lr",
             )
         optimizer.zero_grad()
         loss.backward()
@@ -90,7 +93,10 @@ def _encode(
     missing = sorted(set(arms) - {task.arm for task in chosen})
     if missing:
         raise ConfigError(
-            expected="arms with training tasks", found=f"{missing}", where="warm_start.arms", action="name arms of the pools"
+            expected="arms with training tasks",
+            found=f"{missing}",
+            where="warm_start.arms",
+            action="name arms of the pools",
         )
     pairs = [(tokenizer.encode(t.prompt), tokenizer.encode(json.loads(t.reference)["answer"])) for t in chosen]
     width = max(len(prompt) + len(answer) + 1 for prompt, answer in pairs)

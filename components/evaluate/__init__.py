@@ -1,0 +1,1 @@
+"""Evaluation: how good is a policy, and is it better than the champion."""

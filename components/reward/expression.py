@@ -1,7 +1,8 @@
-"""Exact evaluation of arithmetic written by a model: tokenise, then recursive descent over rationals. Nothing is executed.
+"""Exact value of arithmetic written by a model: tokens, then recursive descent over rationals. Nothing is executed.
 
-Grammar: sum = product (("+" | "-") product)*; product = factor (("*" | "/") factor)*; factor = ("+" | "-")* (integer | "(" sum ")").
-No powers, no floor division, no decimals, no names. Typographic signs and their LaTeX commands are accepted.
+Grammar: sum = product (("+" | "-") product)*; product = factor (("*" | "/") factor)*; factor = ("+" | "-")* (integer |
+"(" sum ")"). No powers, no floor division, no decimals, no names. Typographic signs and their LaTeX commands are
+accepted.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import re
 from fractions import Fraction
 
 MAX_CHARS, MAX_DIGITS, MAX_DEPTH = 2_000, 18, 50
-_SIGNS = {"×": "*", "·": "*", "÷": "/", "−": "-", r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}  # fmt: skip
+_SIGNS = {"×": "*", "·": "*", "÷": "/", "−": "-"}
+_COMMANDS = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
 _SIGN = re.compile(r"×|·|÷|−|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|\\div(?![A-Za-z])|\\left(?=\()|\\right(?=\))")
 _TOKEN = re.compile(r"\s*([0-9]+|[-+*/()])")
 
@@ -23,7 +25,7 @@ def tokenise(text: str) -> list[str]:
     """Return integers, operators and parentheses in order. Raises `ExpressionError` on anything else."""
     if len(text) > MAX_CHARS:
         raise ExpressionError(f"{len(text)} characters, more than {MAX_CHARS}")
-    text = _SIGN.sub(lambda match: _SIGNS[match.group()], text).rstrip()
+    text = _SIGN.sub(lambda match: (_SIGNS | _COMMANDS)[match.group()], text).rstrip()
     tokens, position = [], 0
     while position < len(text):
         match = _TOKEN.match(text, position)

@@ -54,10 +54,16 @@ STYLES: dict[str, Callable[[str], str | None]] = {"boxed": boxed, "line": line, 
 
 
 def extract(text: str, style: str) -> str | None:
-    """Return the stripped answer in `text`, or None when there is none or it is blank. Unknown styles are a `ConfigError`."""
+    """Return the stripped answer in `text`, or None when there is none or it is blank.
+
+    Unknown styles are a `ConfigError`.
+    """
     if style not in STYLES:
         raise ConfigError(
-            expected=f"a style of {', '.join(STYLES)}", found=f"'{style}'", where="reward.style", action=nearest(style, STYLES)
+            expected=f"a style of {', '.join(STYLES)}",
+            found=f"'{style}'",
+            where="reward.style",
+            action=nearest(style, STYLES),
         )
     answer = STYLES[style](text)
     return (answer.strip() or None) if answer is not None else None

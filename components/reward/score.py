@@ -1,4 +1,4 @@
-"""From trajectories to score rows: decode the last action, extract, verify, and refuse anything that would be silently wrong."""
+"""From trajectories to score rows: decode the last action, extract, verify; refuse what would be silently wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def score_rollouts(
 ) -> list[ScoreRow]:
     """Return one score per rollout, in order. Truncated rollouts are scored like any other.
 
-    An unknown task is a `ContractError`; no rollouts at all, or more failed verdicts than `failed_limit`, is a `RewardError`.
+    An unknown task is a `ContractError`; no rollouts at all, or more failed verdicts than `failed_limit`, is a
+    `RewardError`.
     """
     if not rollouts:
         raise RewardError(expected="rollouts", found="none", where="reward.rollouts", action="check the rollout stage")
@@ -41,7 +42,10 @@ def score_rollouts(
 
 
 def answer_tokens(rollout: RolloutRow) -> list[int]:
-    """Return the token ids of the last action span: what the policy wrote last is the answer. None is a `ContractError`."""
+    """Return the token ids of the last action span: what the policy wrote last is the answer.
+
+    None is a `ContractError`.
+    """
     spans = [step for step in rollout.steps if step.role == "action"]
     if not spans or not 0 <= spans[-1].start <= spans[-1].end <= len(rollout.token_ids):
         raise ContractError(
@@ -68,7 +72,7 @@ def check_coverage(rollout_ids: Sequence[str], scores: Sequence[ScoreRow]) -> No
 
 
 def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores: Sequence[ScoreRow]) -> Metrics:
-    """Return shares over all rollouts, and means over the scored ones; the latter are left out when nothing was scored."""
+    """Return shares over all rollouts, and means over the scored ones, which are left out when nothing was scored."""
     count = len(scores)
     lengths = [sum(s.end - s.start for s in r.steps if s.role == "action") for r in rollouts]
     metrics: Metrics = {

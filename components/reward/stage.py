@@ -1,8 +1,8 @@
 """Reward: a verdict on every rollout (SEC sections 3 and 7.4).
 
-`correct`, `format_ok` and `reward` stay separate columns, because a curriculum that sees only their sum mistakes formatting for
-learning. Invariants: every rollout has exactly one score; a verifier that failed leaves the numbers empty; truncated rollouts
-are scored like any other and counted.
+`correct`, `format_ok` and `reward` stay separate columns, because a curriculum that sees only their sum mistakes
+formatting for learning. Invariants: every rollout has exactly one score; a verifier that failed leaves the numbers
+empty; truncated rollouts are scored like any other and counted.
 """
 
 from __future__ import annotations

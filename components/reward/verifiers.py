@@ -1,9 +1,9 @@
-"""Verifiers: is an answer right? A verdict is `Score`, `Abstain` or `Failed`; a verifier that breaks is never the number 0.
+"""Verifiers: is an answer right? A verdict is `Score`, `Abstain` or `Failed`; a broken verifier is never the number 0.
 
-Wrong answers, unreadable answers and hostile answers are the policy's doing and score 0. A malformed reference or an exception
-inside a verifier is ours and is `Failed`. A task without a label (`answer` null) is `Abstain`.
-Matching follows SEC section 3: Countdown compares the multiset of integers and the value within 1e-5, Zebra compares
-names without case and surrounding blanks.
+Wrong answers, unreadable answers and hostile answers are the policy's doing and score 0. A malformed reference or an
+exception inside a verifier is ours and is `Failed`. A task without a label (`answer` null) is `Abstain`. Matching
+follows SEC section 3: Countdown compares the multiset of integers and the value within 1e-5, Zebra compares names
+without case and surrounding blanks.
 """
 
 from __future__ import annotations
@@ -97,8 +97,10 @@ def number(answer: str, reference: Reference) -> Verdict:
 
 
 def countdown(answer: str, reference: Reference) -> Verdict:
-    """Accept an expression that uses exactly the given integers, each as often as given, and whose value is the target."""
-    numbers, target = sorted(int(n) for n in reference["numbers"]), Fraction(reference["target"])
+    """Accept an expression of exactly the given integers, each as often as given, whose value is the target."""
+    numbers, target = sorted(reference["numbers"]), Fraction(reference["target"])
+    if not numbers or not all(type(n) is int for n in numbers):
+        raise TypeError(f"numbers are {numbers}, not integers")
     try:
         tokens = tokenise(answer)
         right = sorted(integers(tokens)) == numbers and abs(evaluate_tokens(tokens) - target) <= TOLERANCE
@@ -117,7 +119,10 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 def verify(task: TaskRow, text: str, style: str) -> Verdict:
-    """Extract the answer of a completion and judge it. An unknown verifier or style raises; anything else is a verdict."""
+    """Extract the answer of a completion and judge it.
+
+    An unknown verifier or style raises; anything else is a verdict.
+    """
     if task.verifier not in VERIFIERS:
         raise ContractError(
             expected=f"a verifier of {', '.join(VERIFIERS)}",
@@ -137,11 +142,17 @@ def verify(task: TaskRow, text: str, style: str) -> Verdict:
 
 
 def chance(task: TaskRow) -> float:
-    """Return the probability that a blind guess is right, 0 where answers cannot be guessed. `ContractError` outside [0, 1)."""
+    """Return the probability that a blind guess is right, 0 where answers cannot be guessed.
+
+    `ContractError` outside [0, 1).
+    """
     value = json.loads(task.reference).get("chance", 0.0)
     if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
         raise ContractError(
-            expected="chance in [0, 1)", found=f"{value!r}", where=f"Tasks:reference of {task.task_id}", action="fix the generator"
+            expected="chance in [0, 1)",
+            found=f"{value!r}",
+            where=f"Tasks:reference of {task.task_id}",
+            action="fix the generator",
         )
     return float(value)
 

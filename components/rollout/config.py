@@ -28,7 +28,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Sampling for training. There is no top-p and no top-k: both sample from a distribution the trainer does not score."""
+    """Sampling for training. No top-p, no top-k: both sample from a distribution the trainer does not score."""
 
     max_new_tokens: int
     """Action tokens per sample, the stop token included; a longer answer is cut and marked truncated."""
@@ -42,7 +42,9 @@ class Config:
         if self.max_new_tokens < 1:
             raise _wrong("at least 1", self.max_new_tokens, "rollout.max_new_tokens", "raise it")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise _wrong("a positive number", self.temperature, "rollout.temperature", "greedy answers belong to evaluate")
+            raise _wrong(
+                "a positive number", self.temperature, "rollout.temperature", "greedy answers belong to evaluate"
+            )
         if self.temperature != 1.0 and not self.allow_tempered:
             raise _wrong(
                 "1, the temperature at which the trainer scores tokens",

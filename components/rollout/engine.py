@@ -1,14 +1,14 @@
 """What an engine is: it serves one policy, named by digest, and turns prompts into samples.
 
-An engine is kept between stage calls of one process and replaced when the policy changes. Two checks keep it honest: it must
-report the digest that was asked for, and the log-probability of a fixed prompt must move when the digest moves.
+An engine is kept between stage calls of one process and replaced when the policy changes. Two checks keep it honest: it
+must report the digest that was asked for, and the log-probability of a fixed prompt must move when the digest moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from instar import config as configs
 from instar.artifact import Policy
@@ -16,8 +16,8 @@ from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
 from instar.errors import EngineError
 
-_ENGINE = ("engine",)
-_CANARY = ("canary",)
+_ENGINE = "rollout/engine"
+_CANARY = "rollout/canary"
 _CANARY_TOKENS = 8
 
 
@@ -47,9 +47,7 @@ class Engine(Protocol):
         """Digest of the weights that are served now."""
         ...
 
-    def sample(
-        self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float
-    ) -> list[list[Sample]]:
+    def sample(self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float) -> list[list[Sample]]:
         """Return the samples of each request, in order. Temperature 0 takes the likeliest token.
 
         Log-probabilities belong to the distribution sampled from; at temperature 0 to the untempered one.
@@ -60,7 +58,7 @@ class Engine(Protocol):
 def _transformers(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
     from instar.components.rollout.transformers_engine import TransformersEngine
 
-    return TransformersEngine.open(config, policy, ctx)
+    return cast(Engine, TransformersEngine.open(config, policy, ctx))
 
 
 ENGINES: dict[str, Callable[[EngineConfig, Policy, Context], Engine]] = {

@@ -1,11 +1,13 @@
 """A key-value cache for rows that share prompts and finish at different times.
 
 Shapes: R rows, H key-value heads, C allocated columns, K used columns, D head width.
-Every row writes its next token in the same column, so an update is a slice assignment: no concatenation per token. Columns
-are allocated ahead in growing blocks, and finished rows are dropped by `select`.
+Every row writes its next token in the same column, so an update is a slice assignment: no concatenation per token.
+Columns are allocated ahead in growing blocks, and finished rows are dropped by `select`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +19,8 @@ _FIRST_BLOCK = 32
 class RowLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values [R, H, C, D] of one layer, of which the first `used` columns count."""
 
-    keys: Tensor
-    values: Tensor
+    keys: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    values: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, rows: int, like_keys: Tensor, like_values: Tensor, used: int, capacity: int) -> None:
         super().__init__()
@@ -64,20 +66,26 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
 class RowCache(Cache):  # type: ignore[misc]
     """The layers of `rows` samples whose prompts take the first `columns` columns."""
 
-    layers: list[RowLayer]  # type: ignore[assignment]
+    rows: list[RowLayer]
 
     def __init__(self, prefix: DynamicCache, rows: int, columns: int, max_columns: int) -> None:
         capacity = min(max_columns, columns + max(_FIRST_BLOCK, columns // 2))
-        super().__init__(layers=[RowLayer(rows, p.keys, p.values, columns, capacity) for p in prefix.layers])
+        self.rows = [RowLayer(rows, keys, values, columns, capacity) for keys, values in _pairs(prefix)]
+        super().__init__(layers=[*self.rows])
 
     def fill(self, first: int, prefix: DynamicCache, owner: Tensor) -> None:
         """Copy prompt `owner[i]` of a prefilled cache into row `first + i`, for all i."""
-        for layer, source in zip(self.layers, prefix.layers, strict=True):
-            width, rows = source.keys.shape[2], slice(first, first + len(owner))
-            layer.keys[rows, :, :width] = source.keys[owner]
-            layer.values[rows, :, :width] = source.values[owner]
+        for layer, (keys, values) in zip(self.rows, _pairs(prefix), strict=True):
+            width, rows = keys.shape[2], slice(first, first + len(owner))
+            layer.keys[rows, :, :width] = keys[owner]
+            layer.values[rows, :, :width] = values[owner]
 
     def select(self, keep: Tensor) -> None:
         """Keep only the rows `keep`, in that order."""
-        for layer in self.layers:
+        for layer in self.rows:
             layer.keys, layer.values = layer.keys[keep], layer.values[keep]
+
+
+def _pairs(prefix: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    layers: Any = prefix.layers
+    return [(layer.keys, layer.values) for layer in layers]

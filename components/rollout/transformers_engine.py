@@ -1,9 +1,9 @@
 """Group sampling with stock transformers causal language models.
 
 Shapes: N prompts, R rows (samples being decoded), P prompt columns, K key columns, V vocabulary.
-Each prompt is read once; its keys and values are copied to the rows of its samples. Prompts of different lengths share a
-batch: they are padded on the right, where causal attention needs no mask, and the last prompt token is read by itself in
-column P - 1, so that every row continues in column P. The gap between is masked, and position ids count real tokens.
+Each prompt is read once; its keys and values are copied to the rows of its samples. Prompts of different lengths share
+a batch: they are padded on the right, where causal attention needs no mask, and the last prompt token is read by itself
+in column P - 1, so that every row continues in column P. The gap is masked, and position ids count real tokens.
 Log-probabilities equal those of a full unpadded forward pass up to rounding.
 """
 
@@ -19,19 +19,19 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from instar.artifact import Policy
+from instar.components.rollout.checks import check_requests, check_weights, write_count
 from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, Sample
 from instar.components.rollout.row_cache import RowCache
 from instar.components.rollout.sampling import draw, uniforms
 from instar.contract import Context
-from instar.errors import EngineError, NumericsError
+from instar.errors import NumericsError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PREFILL_TOKENS = 8192  # bounds the activations of one prefill pass
 _COMPACT_SHARE = 0.25  # drop finished rows when they are this share of the batch
-_BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")  # rotation angles follow the longest row of a batch
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,15 +51,15 @@ class TransformersEngine:
     def __init__(self, model: PreTrainedModel, *, digest: str, eos_ids: Sequence[int], max_rows: int) -> None:
         self._model: Any = model
         self._digest, self._max_rows = digest, max_rows
-        self._versions = _versions(model)
-        self.vocab_size: int = int(model.get_input_embeddings().weight.shape[0])
+        self._versions = write_count(model)
+        self.vocab_size: int = int(self._model.get_input_embeddings().weight.shape[0])
         eos = torch.zeros(self.vocab_size, dtype=torch.bool)
         eos[[e for e in eos_ids if e < self.vocab_size]] = True
         self._is_eos = eos.to(model.device)
 
     @classmethod
     def open(cls, config: EngineConfig, policy: Policy, ctx: Context) -> TransformersEngine:
-        """Load the weights of `policy`. A model shared with a trainer is copied before its precision or device changes."""
+        """Load the weights of `policy`. A model that others hold is copied before its precision or device changes."""
         from instar.components.policy_io import load_model
         from instar.components.tokenizer import load_tokenizer
 
@@ -76,11 +76,10 @@ class TransformersEngine:
         """Digest of the policy whose weights were loaded."""
         return self._digest
 
-    def sample(
-        self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float
-    ) -> list[list[Sample]]:
+    def sample(self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float) -> list[list[Sample]]:
         """Return samples per request. Raises `EngineError` for what it cannot serve, `NumericsError` for NaN logits."""
-        self._check(requests, max_new_tokens)
+        check_weights(self._model, self._versions, self._digest)
+        check_requests(requests, max_new_tokens, self._model.config, self.vocab_size)
         rows = [
             _Row(prompt=tuple(request.prompt_ids), seed=seed, request=r, index=i)
             for r, request in enumerate(requests)
@@ -125,7 +124,7 @@ class TransformersEngine:
         """Read every distinct prompt once and spread the result over its rows."""
         device = self._model.device
         prompts = list(dict.fromkeys(row.prompt for row in rows))
-        counts = {prompt: 0 for prompt in prompts}
+        counts = dict.fromkeys(prompts, 0)
         for row in rows:
             counts[row.prompt] += 1
         width, logits, cache, first = len(prompts[-1]), [], None, 0
@@ -183,43 +182,6 @@ class TransformersEngine:
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def _check(self, requests: Sequence[Request], limit: int) -> None:
-        """Refuse stale or training weights, ids outside of the vocabulary, and lengths the model cannot hold."""
-        if self._model.training:
-            raise self._error("a model in evaluation mode", "training mode: dropout would be sampled", "call model.eval()")
-        if _versions(self._model) != self._versions:
-            raise self._error(
-                f"the weights loaded for {self._digest}", "weights that were written since", "open an engine for the new policy"
-            )
-        for request in requests:
-            ids = request.prompt_ids
-            if not ids or min(ids) < 0 or max(ids) >= self.vocab_size:
-                found = f"{min(ids)} to {max(ids)}" if ids else "no token"
-                raise self._error(
-                    f"prompt ids in 0..{self.vocab_size - 1}",
-                    f"{found} in request {request.request_id}",
-                    "encode the prompt with the tokenizer of this policy",
-                )
-        self._check_length(max((len(r.prompt_ids) for r in requests), default=0) + limit)
-
-    def _check_length(self, total: int) -> None:
-        config = self._model.config
-        longest = getattr(config, "max_position_embeddings", None)
-        if longest is not None and total > longest:
-            raise self._error(f"at most {longest} positions", f"{total}", "shorten prompts or max_new_tokens")
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        window = getattr(config, "sliding_window", None)
-        if kinds - {"full_attention", "sliding_attention"} or (window is not None and total >= window):
-            raise self._error(
-                "full attention over every position", f"layers {sorted(kinds)}, window {window}", "use another engine"
-            )
-        rope = getattr(config, "rope_parameters", None) or {}
-        if rope.get("rope_type") in _BATCH_DEPENDENT_ROPE:
-            raise self._error("positions encoded row by row", f"rope_type {rope['rope_type']}", "use another engine")
-
-    def _error(self, expected: str, found: str, action: str) -> EngineError:
-        return EngineError(expected=expected, found=found, where=f"engine of policy {self._digest}", action=action)
-
 
 @dataclass(kw_only=True, slots=True)
 class _State:
@@ -249,7 +211,7 @@ def _parts(prompts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
 
 
 def _seen(length: Tensor, width: int) -> Tensor:
-    """Return which of `width` columns hold a real token, bool [R, width]: all but the last prompt token, then that one."""
+    """Return which columns hold a real token, bool [R, width]: all but the last prompt token, and that in the last."""
     column = torch.arange(width, device=length.device)[None]
     return (column < length[:, None] - 1) | (column == width - 1)
 
@@ -266,14 +228,12 @@ def _collect(tokens: Tensor, logprobs: Tensor, lengths: Tensor, done: Tensor) ->
     kept = torch.arange(tokens.shape[1], device=tokens.device)[None] < lengths[:, None]
     if not bool(torch.isfinite(logprobs[kept]).all()):
         raise NumericsError(
-            expected="finite logits", found="NaN or infinity", where="rollout", action="check the last update for divergence"
+            expected="finite logits",
+            found="NaN or infinity",
+            where="rollout",
+            action="check the last update for divergence",
         )
     return [
         Sample(token_ids=ids[:n], logprobs=values[:n], truncated=not stopped)
         for ids, values, n, stopped in zip(tokens.tolist(), logprobs.tolist(), size, done.tolist(), strict=True)
     ]
-
-
-def _versions(model: Any) -> int:
-    """Return a number that grows with every in-place write to a parameter."""
-    return sum(int(p._version) for p in model.parameters())

@@ -1,123 +1,30 @@
-"""Content-addressed artifacts: a folder of files becomes a manifest of digests, and the manifest's digest is its name.
+"""Content-addressed artifacts: `put` a folder and get its digest, `get` a digest and find its folder.
 
-The digest of an artifact is `"sha256:"` + SHA-256 of the manifest's canonical JSON, so equal folders (names and bytes), types
-and metadata have equal digests anywhere. Blobs are stored at `blobs/ab/<sha256>`, manifests at `manifests/ab/<sha256>.json`;
-the manifest is written last, so a digest that was returned, or a manifest that exists, has all its blobs. File modes, times
-and empty folders are not part of an artifact.
+Blobs are stored at `blobs/ab/<sha256>` and manifests at `manifests/ab/<sha256>.json`. The manifest is written last, so
+an artifact whose manifest is in the store has all its blobs. Bytes are hashed whenever they leave the store.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import re
 import secrets
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
-from instar.config import dumps
 from instar.errors import ArtifactError, ConfigError
+from instar.manifest import FileEntry, Manifest, blob_name, digest_hex, file_sha256, manifest_name, tree
 from instar.store import LocalStore, ObjectStore
-from instar.store_files import storage_errors
+from instar.store_files import remove_stale, storage_errors
 
 T = TypeVar("T")
-_HEX = re.compile(r"[0-9a-f]{64}")
 _NUM_THREADS = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileEntry:
-    """One file of an artifact: SHA-256 as hex, size in bytes."""
-
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
-    """What an artifact is made of. `files` maps relative POSIX paths to digests and sizes."""
-
-    type: str
-    files: Mapping[str, FileEntry]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> bytes:
-        """Return canonical JSON: sorted keys, no blanks, ASCII. NaN in metadata is a `ValueError`."""
-        return dumps({"type": self.type, "files": dict(self.files), "metadata": dict(self.metadata)}).encode("ascii")
-
-    @property
-    def digest(self) -> str:
-        """Return the artifact's digest."""
-        return "sha256:" + hashlib.sha256(self.to_json()).hexdigest()
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the total size of the files."""
-        return sum(entry.size for entry in self.files.values())
-
-    @staticmethod
-    def from_json(data: bytes, where: str) -> Manifest:
-        """Parse a manifest; anything but the exact layout, or a path that leaves its folder, is an `ArtifactError`."""
-        try:
-            value = json.loads(data)
-            files = {str(path): FileEntry(sha256=e["sha256"], size=e["size"]) for path, e in value["files"].items()}
-            manifest = Manifest(type=value["type"], files=files, metadata=value["metadata"])
-            valid = manifest.to_json() == data and all(
-                _is_safe(p) and _HEX.fullmatch(e.sha256) for p, e in files.items()
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _bad_manifest(f"{type(error).__name__}: {error}", where) from error
-        if not valid:
-            raise _bad_manifest("other bytes or paths", where)
-        return manifest
-
-
-def _is_safe(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return path == "/".join(parts) and bool(parts) and parts[0] != "/" and ".." not in parts and "\x00" not in path
-
-
-def _bad_manifest(found: str, where: str) -> ArtifactError:
-    return ArtifactError(
-        expected="a canonical manifest", found=found, where=where, action="restore the store from a copy"
-    )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def tree(folder: Path) -> dict[str, Path]:
-    """Return relative POSIX path -> file, sorted. Links to files are followed; anything but files and folders is refused."""
-    found: dict[str, Path] = {}
-    for parent, folders, files in os.walk(folder, onerror=_raise):
-        for name in [*files, *(f for f in folders if (Path(parent) / f).is_symlink())]:
-            path = Path(parent) / name
-            if not path.is_file():
-                raise ArtifactError(
-                    expected="only files and folders in an artifact",
-                    found="a broken link, a link to a folder, a pipe, a socket or a device",
-                    where=str(path),
-                    action="remove it",
-                )
-            found[path.relative_to(folder).as_posix()] = path
-    return dict(sorted(found.items()))
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
 class Cas:
-    """Artifacts in a store, with a cache of materialised folders on local disk. Safe to share between threads and processes.
+    """Artifacts in a store, with a cache of folders on local disk. Threads and processes may share both.
 
     `put` trusts a stored blob of the right size unless this process has seen it corrupt; then it stores the blob again.
     """
@@ -126,7 +33,6 @@ class Cas:
         self.store, self.cache = store, Path(cache).absolute()
         self._verified: dict[str, dict[str, tuple[int, int]]] = {}
         self._corrupt: set[str] = set()
-        self._lock = threading.Lock()
 
     def put(self, folder: Path, type: str, metadata: Mapping[str, Any] | None = None) -> str:
         """Store a folder and return its digest. Files must not change meanwhile: that is an `ArtifactError`."""
@@ -145,18 +51,17 @@ class Cas:
                 where=f"{type}.metadata",
                 action="correct it",
             ) from error
-        self._put_object(_manifest_name(manifest.digest), data)
+        self._put_object(manifest_name(manifest.digest), data)
         return manifest.digest
 
     def manifest(self, digest: str) -> Manifest:
         """Return the manifest of an artifact."""
-        name = _manifest_name(digest)
+        name = manifest_name(digest)
         data = self.store.read(name)
         found = "sha256:" + hashlib.sha256(data).hexdigest()
         if found != digest:
-            with self._lock:
-                self._corrupt.add(name)
-            raise _mismatch(digest, name, digest, found)
+            self._corrupt.add(name)
+            raise self._mismatch(name, "its manifest", digest, digest, found)
         return Manifest.from_json(data, f"{self.store.uri}/{name}")
 
     def get(self, digest: str) -> Path:
@@ -165,7 +70,7 @@ class Cas:
         The files are hashed when they come from the store and once per process when they come from the cache. A damaged
         cache folder is fetched again once; damage in the store is an `ArtifactError`.
         """
-        folder = self.cache / _hex(digest)
+        folder = self.cache / digest_hex(digest)
         with storage_errors(folder):
             known = self._verified.get(digest)
             if known is not None and _stats(folder) == known:
@@ -177,7 +82,7 @@ class Cas:
         return folder
 
     def verify(self, digest: str) -> None:
-        """Read every byte of an artifact from the store, past the cache, and raise `ArtifactError` at the first wrong one."""
+        """Read every byte of an artifact from the store, past the cache, and raise `ArtifactError` at a wrong one."""
         manifest = self.manifest(digest)
         with storage_errors(self.cache), _Scratch(self.cache) as scratch:
             self._fetch_all(digest, manifest, scratch, link=False)
@@ -185,7 +90,7 @@ class Cas:
     def _put_blob(self, path: Path) -> FileEntry:
         before = path.stat()
         sha256 = file_sha256(path)
-        name = _blob_name(sha256)
+        name = blob_name(sha256)
         if name in self._corrupt or self.store.size(name) != before.st_size:
             self.store.put_file(name, path)
             self._corrupt.discard(name)
@@ -239,28 +144,27 @@ class Cas:
         _parallel(fetch, manifest.files.items())
 
     def _fetch(self, digest: str, path: str, entry: FileEntry, target: Path, link: bool) -> None:
-        name = _blob_name(entry.sha256)
-        where = f"{path} of {digest}"
-        if self.store.size(name) is None:
-            raise ArtifactError(
-                expected=f"blob {name}", found="nothing", where=f"{where} in {self.store.uri}", action=_REPAIR
-            )
-        if not (link and isinstance(self.store, LocalStore) and self.store.link_file(name, target)):
-            self.store.get_file(name, target)
-            target.chmod(0o444)
+        name = blob_name(entry.sha256)
+        try:
+            if not (link and isinstance(self.store, LocalStore) and self.store.link_file(name, target)):
+                self.store.get_file(name, target)
+                target.chmod(0o444)
+        except ArtifactError as error:
+            where = f"{path} of {digest} in {self.store.uri}"
+            raise ArtifactError(expected=f"blob {name}", found=error.found, where=where, action=_repair(self.store, name)) from error
         found = file_sha256(target)
         if found != entry.sha256:
-            with self._lock:
-                self._corrupt.add(name)
+            self._corrupt.add(name)
             size = target.stat().st_size
-            raise _mismatch(f"{entry.sha256} ({entry.size} bytes)", path, digest, f"{found} ({size} bytes)")
+            raise self._mismatch(name, path, digest, f"{entry.sha256} ({entry.size} bytes)", f"{found} ({size} bytes)")
+
+    def _mismatch(self, name: str, file: str, artifact: str, expected: str, found: str) -> ArtifactError:
+        where = f"{file} of {artifact} in {self.store.uri}"
+        return ArtifactError(expected=f"digest {expected}", found=found, where=where, action=_repair(self.store, name))
 
 
-_REPAIR = "run the stage that wrote it again (its output is stored anew), or restore the store from a copy"
-
-
-def _mismatch(expected: str, file: str, artifact: str, found: str) -> ArtifactError:
-    return ArtifactError(expected=f"digest {expected}", found=found, where=f"{file} of {artifact}", action=_REPAIR)
+def _repair(store: ObjectStore, name: str) -> str:
+    return f"delete {store.uri}/{name} and run the stage that wrote it again, or restore the store from a copy"
 
 
 class _Scratch:
@@ -271,6 +175,7 @@ class _Scratch:
 
     def __enter__(self) -> Path:
         self.path.mkdir(parents=True)
+        remove_stale(self.path.parent)
         return self.path
 
     def __exit__(self, *exception: object) -> None:
@@ -291,24 +196,3 @@ def _stats(folder: Path) -> dict[str, tuple[int, int]]:
     if not folder.is_dir():
         return {"": (-1, -1)}
     return {path: (s.st_size, s.st_mtime_ns) for path, file in tree(folder).items() for s in [file.stat()]}
-
-
-def _hex(digest: str) -> str:
-    algorithm, _, value = digest.partition(":")
-    if algorithm != "sha256" or not _HEX.fullmatch(value):
-        raise ArtifactError(
-            expected="a digest 'sha256:<64 hex digits>'",
-            found=repr(digest[:100]),
-            where="artifact",
-            action="correct the digest",
-        )
-    return value
-
-
-def _blob_name(sha256: str) -> str:
-    return f"blobs/{sha256[:2]}/{sha256}"
-
-
-def _manifest_name(digest: str) -> str:
-    value = _hex(digest)
-    return f"manifests/{value[:2]}/{value}.json"

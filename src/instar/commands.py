@@ -47,7 +47,7 @@ def run(
     directory = out or Path("runs") / evolution
     with locked(directory):
         workspace = create_workspace(directory, evolution, store)
-        _open(workspace, recipe, seed)
+        open_evolution(workspace, recipe, seed)
         return _drive(workspace, recipe, mode, tracking)
 
 
@@ -72,7 +72,8 @@ def stored_recipe(workspace: Workspace) -> Recipe:
     return recipe
 
 
-def _open(workspace: Workspace, recipe: Recipe, seed: int) -> None:
+def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
+    """Write the ledger's first entry, or check that it holds this recipe and this code."""
     body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
@@ -220,7 +221,7 @@ def promote(directory: Path, tracking: str | None) -> None:
 
 def evaluate(policy: Path, against: Path, suite: str, scale: str, seed: int, sets: Sequence[str]) -> int:
     """Evaluate two policies on the tasks of `suite` and return the exit code of the comparison."""
-    from instar.components.evaluate.against import compare_policies
+    from instar.pipelines.evaluation import compare_policies
 
     recipe = resolve(suite, scale, None, None, sets)
     return compare_policies(policy, against, recipe, f"{suite}-{scale}-seed{seed}")

@@ -77,6 +77,12 @@ class Stage(Generic[I, O, C]):
             )
         return metrics
 
+    def component(self, image: str) -> Any:
+        """Return the stage as a Kubeflow container component run in `image` (needs the `kubeflow` extra)."""
+        from instar.pipelines.kubeflow import component
+
+        return component(self, image)
+
     def _wiring(self, name: str, expected: str, found: str) -> ContractError:
         return ContractError(expected=expected, found=found, where=f"{self.name}.{name}", action="fix the wiring")
 

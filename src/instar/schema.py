@@ -34,12 +34,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A resolved column: name, Arrow type, nullability, constraints."""
+    """A resolved column: name, Arrow type, nullability, constraints; `inner` are the columns of a list of rows."""
 
     name: str
     arrow: pa.DataType
     nullable: bool
     column: Column
+    inner: tuple[Field, ...] = ()
 
 
 class Row(Protocol):
@@ -80,7 +81,8 @@ def fields(row: type[Row]) -> tuple[Field, ...]:
         hint = hints[field.name]
         column = next(a for a in get_args(hint) if isinstance(a, Column))
         arrow, nullable = _arrow_type(hint)
-        out.append(Field(field.name, arrow, nullable, column))
+        items = [a for a in get_args(get_args(hint)[0]) if isinstance(a, type) and dataclasses.is_dataclass(a)]
+        out.append(Field(field.name, arrow, nullable, column, fields(items[0]) if items else ()))
     return tuple(out)
 
 
@@ -160,13 +162,26 @@ def _problem(field: Field, values: pa.Array) -> str | None:
         shortest = pc.min(pc.utf8_length(present)).as_py()
         if shortest < column.min_length:
             return f"a text of length {shortest}"
+    if pa.types.is_list(present.type) or pa.types.is_map(present.type):
+        return _nested_problem(field, present)
     return _numeric_problem(column, present)
 
 
+def _nested_problem(field: Field, present: pa.Array) -> str | None:
+    """Check the items of lists and the values of maps: no nulls, numbers finite, rows inside lists as declared."""
+    items = present.items if pa.types.is_map(present.type) else present.flatten()
+    if items.null_count:
+        return f"{items.null_count} nulls among the items"
+    for child in field.inner:
+        problem = _problem(child, items.field(child.name))
+        if problem:
+            return f"{problem} in '{child.name}'"
+    if pa.types.is_floating(items.type) and not np.isfinite(items.to_numpy(zero_copy_only=False)).all():
+        return "a value that is not finite"
+    return None
+
+
 def _numeric_problem(column: Column, present: pa.Array) -> str | None:
-    if pa.types.is_list(present.type) and pa.types.is_floating(present.type.value_type):
-        flat = present.flatten().to_numpy(zero_copy_only=False)
-        return None if np.isfinite(flat).all() else "a value that is not finite"
     if not (pa.types.is_floating(present.type) or pa.types.is_integer(present.type)) or not len(present):
         return None
     array = present.to_numpy(zero_copy_only=False)

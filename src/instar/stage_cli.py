@@ -100,14 +100,15 @@ def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> di
     pointers = {n: Path(_local(a["artifacts"][0]["uri"])) for n, a in raw["inputs"].get("artifacts", {}).items()}
     done = _run(stage, args, {n: json.loads(p.read_text())["digest"] for n, p in pointers.items()})
     artifacts: dict[str, Any] = {}
-    for port, declared in raw["outputs"].get("artifacts", {}).items():
+    for name, declared in raw["outputs"].get("artifacts", {}).items():
         entry = declared["artifacts"][0]
+        port = name if name in contract.ports(stage.outs) else name.removeprefix("out_")
         kind = contract.ports(stage.outs)[port][0].__name__
         target = Path(_local(entry["uri"]))
         _made(target.parent)
         target.write_text(json.dumps({"digest": done["outputs"][port], "type": kind}))
         metadata = {"instar.type": kind, "instar.digest": done["outputs"][port]}
-        artifacts[port] = {"artifacts": [{**entry, "metadata": metadata}]}
+        artifacts[name] = {"artifacts": [{**entry, "metadata": metadata}]}
     output = Path(raw["outputs"]["outputFile"])
     _made(output.parent)
     output.write_text(json.dumps({"artifacts": artifacts}))

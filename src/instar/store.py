@@ -13,18 +13,24 @@ import errno
 import os
 import secrets
 import shutil
-import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from instar.errors import ArtifactError, ConfigError
-from instar.store_files import check_name, check_prefix, fsync_folder, make_folder, missing, storage_errors
+from instar.store_files import (
+    check_name,
+    check_prefix,
+    fsync_folder,
+    make_folder,
+    missing,
+    remove_stale,
+    storage_errors,
+)
 
 _TEMP = ".tmp"
-_STALE_TEMP_S = 24 * 3600.0
 
 
 class ObjectStore(Protocol):
@@ -182,20 +188,13 @@ class LocalStore:
         """Yield a fresh path in the store's temporary folder; whatever is still there afterwards is removed."""
         if not self._swept:
             make_folder(self._temp, self.durable)
-            self._sweep()
+            remove_stale(self._temp)
+            self._swept = True
         path = self._temp / secrets.token_hex(12)
         try:
             yield path
         finally:
             path.unlink(missing_ok=True)
-
-    def _sweep(self) -> None:
-        """Remove temporary files that a killed process left behind more than a day ago."""
-        for path in self._temp.iterdir():
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_TEMP_S:
-                    path.unlink()
-        self._swept = True
 
     def _fill(self, temp: Path, data: bytes | BinaryIO) -> None:
         descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)

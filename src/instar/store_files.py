@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from instar.errors import ArtifactError, ConfigError, StorageError
 
+STALE_S = 24 * 3600.0
 _SEGMENT = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
 _ADVICE = {
     errno.ENOSPC: "free space on that file system, then run the same command again",
@@ -83,3 +86,11 @@ def make_folder(path: Path, durable: bool = True) -> None:
     path.mkdir(exist_ok=True)
     if durable:
         fsync_folder(path.parent)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what a killed process left in a folder of temporary files more than `STALE_S` seconds ago."""
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE_S:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -21,6 +21,7 @@ from instar.errors import UnavailableError
 
 _BLOCK_BYTES = 1 << 18
 _RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_REQUEST_TIMEOUT = b"<Code>RequestTimeout</Code>"  # comes with status 400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,7 @@ class Requests(urllib3.PoolManager):
             remaining = self._options.deadline_s - (time.monotonic() - started)
             try:
                 response = self._once(method, url, remaining, kw.get("body"), kw.get("headers"))
-                if response.status not in _RETRY_STATUS:
+                if response.status not in _RETRY_STATUS and not _is_request_timeout(response):
                     return response
                 reason = f"HTTP {response.status}"
             except HTTPError as error:
@@ -103,7 +104,7 @@ class Requests(urllib3.PoolManager):
         )
 
     def _pause(self, attempt: int, url: str) -> float:
-        """Return the backoff in seconds: doubling, capped, times a factor in [0.5, 1) hashed from process, URL, attempt."""
+        """Return the backoff in seconds: doubling, capped, times a factor in [0.5, 1) hashed from URL and attempt."""
         base = min(self._options.backoff_max_s, self._options.backoff_s * 2.0 ** min(attempt - 1, 30))
         digest = hashlib.blake2b(f"{os.getpid()}\x1f{url}\x1f{attempt}".encode(), digest_size=4).digest()
         return base * (0.5 + int.from_bytes(digest, "big") / 2**33)
@@ -145,3 +146,7 @@ def _is_certificate(error: BaseException) -> bool:
 def without_query(text: str) -> str:
     """Drop what follows a '?': presigned URLs carry signatures there."""
     return text.partition("?")[0]
+
+
+def _is_request_timeout(response: urllib3.HTTPResponse) -> bool:
+    return response.status == 400 and _REQUEST_TIMEOUT in response.data

@@ -14,7 +14,6 @@ import io
 import itertools
 import os
 import secrets
-import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -98,7 +97,6 @@ class S3Store:
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self._endpoint = endpoint
         self._options = options or S3Options()
-        self._lock = threading.Lock()
         self._pool: tuple[int, urllib3.PoolManager] | None = None
         self._bucket_seen = False
 
@@ -145,7 +143,6 @@ class S3Store:
             with self._client("HEAD", name) as (client, _):
                 return int(client.stat_object(self.bucket, self._key(name)).size or 0)
         except ArtifactError:
-            self._require_bucket()  # the answer to HEAD does not tell a missing bucket from a missing object
             return None
 
     def create(self, name: str, data: bytes) -> bool:
@@ -176,36 +173,39 @@ class S3Store:
         return sorted(names)
 
     def check_conditional_writes(self) -> None:
-        """Raise `StorageError` unless the service refuses to create an object twice. Leaves the object `instar-probe`."""
+        """Raise `StorageError` unless the service refuses to create an object twice. Leaves `instar-probe`."""
         self.create(PROBE, b"first")
         if self.create(PROBE, b"second"):
             raise StorageError(
                 expected="a service that refuses a conditional write (If-None-Match: *) to an existing object",
                 found="a second create that succeeded",
                 where=f"{self.uri} at {self._endpoint.host}",
-                action="use a service with conditional writes (SeaweedFS 4, AWS S3) or a local store, so that two runs cannot "
-                "overwrite each other",
+                action="use a service with conditional writes (SeaweedFS 4, AWS S3) or a local store: "
+                "without them two runs overwrite each other",
             )
 
     def _upload(self, name: str, stream: Any, length: int) -> None:
         part = max(self._options.part_bytes, MIN_UPLOAD_PART_BYTES)
+        threads = self._options.num_threads
         for last in (False, True):
             stream.seek(0)
             try:
                 with self._client("PUT", name) as (client, _):
-                    client.put_object(
-                        self.bucket,
-                        self._key(name),
-                        stream,
-                        length,
-                        part_size=part,
-                        num_parallel_uploads=self._options.num_threads,
+                    done = client.put_object(
+                        self.bucket, self._key(name), stream, length, part_size=part, num_parallel_uploads=threads
                     )
-                return
+                if done.etag:
+                    return
             except StorageError as error:
                 # The answer to "complete" was lost, or a restarted service forgot the upload: start over once.
                 if last or "NoSuchUpload" not in error.found:
                     raise
+        raise UnavailableError(
+            expected="an ETag for the completed upload",
+            found="an answer without one (a service may report a failed completion with status 200)",
+            where=f"PUT {self.uri}/{name} at {self._endpoint.host}",
+            action="run the same command again",
+        )
 
     def _parts(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, bytes) in order; at most `num_threads` parts are in flight. All parts are of one version."""
@@ -250,13 +250,12 @@ class S3Store:
     def _key(self, name: str) -> str:
         return self.prefix + check_name(name)
 
-    def _require_bucket(self) -> None:
-        if self._bucket_seen:
-            return
-        with self._client("HEAD bucket", "") as (client, _):
+    def _require_bucket(self, client: Minio, where: str) -> None:
+        """Ask once: HEAD cannot tell a missing bucket from a missing object, and SeaweedFS creates a bucket on writing."""
+        if not self._bucket_seen:
             if not client.bucket_exists(self.bucket):
-                raise self._refused("NoSuchBucket", self.uri)
-        self._bucket_seen = True
+                raise self._refused("NoSuchBucket: the bucket does not exist", where)
+            self._bucket_seen = True
 
     @contextmanager
     def _client(self, operation: str, name: str) -> Iterator[tuple[Minio, Requests]]:
@@ -269,6 +268,7 @@ class S3Store:
             secure=e.secure, region=e.region, http_client=http,
         )  # fmt: skip
         try:
+            self._require_bucket(client, where)
             yield client, http
         except S3Error as error:
             if error.code in _ABSENT:
@@ -286,8 +286,7 @@ class S3Store:
         )
 
     def _shared_pool(self) -> urllib3.PoolManager:
-        with self._lock:
-            if self._pool is None or self._pool[0] != os.getpid():
-                certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
-                self._pool = (os.getpid(), connection_pool(self._options.num_threads, certificates))
-            return self._pool[1]
+        if self._pool is None or self._pool[0] != os.getpid():
+            certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
+            self._pool = (os.getpid(), connection_pool(self._options.num_threads, certificates))
+        return self._pool[1]

@@ -1,4 +1,4 @@
-"""The task families of Self-Evolving Curriculum, by name.
+"""The task families of Self-Evolving Curriculum, and the sorting ladder of the tiny scale, by name.
 
 | domain | the task | made by |
 |---|---|---|
@@ -6,11 +6,12 @@
 | `zebra` | who lives in house 1, from clues | instar |
 | `arc1d` | continue a rule over a row of digits | reasoning-gym |
 | `arithmetic` | evaluate a sum | reasoning-gym |
+| `sorting` | write digits in ascending order | instar |
 """
 
 from __future__ import annotations
 
-from instar.components.dataset_prep.domains import arc1d, arithmetic, countdown, zebra
+from instar.components.dataset_prep.domains import arc1d, arithmetic, countdown, sorting, zebra
 from instar.components.dataset_prep.domains.item import Domain, Item
 
 __all__ = ["DOMAINS", "Domain", "Item"]
@@ -20,4 +21,5 @@ DOMAINS: dict[str, Domain] = {
     "zebra": zebra.DOMAIN,
     "arc1d": arc1d.DOMAIN,
     "arithmetic": arithmetic.DOMAIN,
+    "sorting": sorting.DOMAIN,
 }

@@ -1,4 +1,4 @@
-"""ARC-1D: find the rule that maps a row of digits to another, from example pairs (SEC section 3; data of reasoning-gym `arc_1d`).
+"""ARC-1D: find the rule that maps a row of digits to another, from example pairs (SEC section 3; data: reasoning-gym).
 
 In 1 to 5 % of the items the output repeats the input; `features.copy` marks them, because copying scores there.
 """

@@ -19,7 +19,12 @@ def generate(params: dict[str, int], seed: int, index: int) -> Item:
     """Return item `index`. Parameters: `numbers`, `min_value`, `max_value`, `min_target`, `max_target`."""
     p = resolve(params, DEFAULTS, "countdown")
     count, low, high = p["numbers"], p["min_value"], p["max_value"]
-    require(count >= 2 and 1 <= low <= high and p["min_target"] <= p["max_target"], "numbers >= 2, 1 <= min <= max", p, "countdown")
+    require(
+        count >= 2 and 1 <= low <= high and p["min_target"] <= p["max_target"],
+        "numbers >= 2, 1 <= min <= max",
+        p,
+        "countdown",
+    )
     rng = Random(seed + index)
     span = high - low + 1
     for _ in range(MAX_ATTEMPTS):
@@ -37,7 +42,10 @@ def generate(params: dict[str, int], seed: int, index: int) -> Item:
 
 
 def _chain(rng: Random, numbers: list[int]) -> tuple[int, str]:
-    """Join `numbers` from left to right; may reorder them so that a drawn division is exact. Return value and expression."""
+    """Join `numbers` from left to right; may reorder them so that a drawn division is exact.
+
+    Return value and expression.
+    """
     value, text, additive = numbers[0], str(numbers[0]), False
     for i in range(1, len(numbers)):
         operator = "+-*/"[int(rng.random() * 4)]

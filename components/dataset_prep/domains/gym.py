@@ -1,7 +1,7 @@
 """Reach the data sets of reasoning-gym without paying its two-second import until the first item is drawn.
 
-Its items depend on `seed + index` alone, so a data set of size 1 serves every index. Only its data are used: its scorers give
-partial credit by containment, and its curricula lag one level behind.
+Its items depend on `seed + index` alone, so a data set of size 1 serves every index. Only its data are used: its
+scorers give partial credit by containment, and its curricula lag one level behind.
 """
 
 from __future__ import annotations

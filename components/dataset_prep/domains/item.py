@@ -18,8 +18,9 @@ class Item:
     """One task before it is put into a template.
 
     `prompt_body` is the task in words, `terse` the same task on one short line for character-level models, `reference`
-    what the verifier needs (`answer` is always an accepted answer; `chance` is the probability that a blind guess is right),
-    `features` JSON-ready facts, `key` the task's identity: two items with equal keys are the same task, however it is worded.
+    what the verifier needs (`answer` is always an accepted answer; `chance` is the probability that a blind guess is
+    right), `features` JSON-ready facts, `key` the task's identity: two items with equal keys are the same task, however
+    it is worded.
     """
 
     prompt_body: str
@@ -44,7 +45,10 @@ def resolve(params: Mapping[str, int], defaults: Mapping[str, int], domain: str)
     for name in params:
         if name not in defaults:
             raise ConfigError(
-                expected=f"a parameter of {domain}", found=f"'{name}'", where=f"params.{name}", action=nearest(name, defaults)
+                expected=f"a parameter of {domain}",
+                found=f"'{name}'",
+                where=f"params.{name}",
+                action=nearest(name, defaults),
             )
     return {**defaults, **params}
 
@@ -52,4 +56,6 @@ def resolve(params: Mapping[str, int], defaults: Mapping[str, int], domain: str)
 def require(condition: bool, expected: str, params: Mapping[str, int], domain: str) -> None:
     """Raise `ConfigError` unless `condition` holds for the parameters of a domain."""
     if not condition:
-        raise ConfigError(expected=expected, found=f"{dict(params)}", where=f"{domain}.params", action="correct the parameters")
+        raise ConfigError(
+            expected=expected, found=f"{dict(params)}", where=f"{domain}.params", action="correct the parameters"
+        )

@@ -1,8 +1,8 @@
-"""Zebra puzzles: k people in k houses, c characteristics, one assignment that fits all clues; who lives in house 1? (SEC section 3)
+"""Zebra puzzles: k people, k houses, c characteristics, one assignment fits all clues; who lives in house 1? (SEC section 3)
 
-A clue set is grown against counterexamples: while an assignment other than the truth fits, a true clue that this assignment
-breaks is added. Then every clue is dropped whose removal leaves the solution unique, so the final set is minimal.
-The answer is one of k names, so a blind guess is right with probability 1/k (`reference.chance`).
+A clue set is grown against counterexamples: while an assignment other than the truth fits, a true clue that this
+assignment breaks is added. Then every clue is dropped whose removal leaves the solution unique, so the final set is
+minimal. The answer is one of k names, so a blind guess is right with probability 1/k (`reference.chance`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,12 @@ def _item(chosen: list[int], words: list[str], clues: list[Clue], k: int, answer
     intro = "\n".join(f"- {CATEGORIES[c].intro}: {names}." for c, names in zip(chosen, listed, strict=True))
     phrases = [CATEGORIES[c].phrase.format(word) for c, group in zip(chosen, groups, strict=True) for word in group]
     numbered = "\n".join(f"{n}. {clue_text(clue, phrases)}" for n, clue in enumerate(clues, 1))
-    terse = "|".join(names.replace(", ", ",") for names in listed) + "|" + ";".join(clue_terse(c, words) for c in clues) + "?"
+    terse = (
+        "|".join(names.replace(", ", ",") for names in listed)
+        + "|"
+        + ";".join(clue_terse(c, words) for c in clues)
+        + "?"
+    )
     return Item(
         prompt_body=(
             f"{k} houses stand in a row, numbered 1 to {k} from left to right. One person lives in each.\n{intro}\n"

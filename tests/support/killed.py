@@ -1,0 +1,94 @@
+"""A process that forks runs of the micro recipe and kills them with SIGKILL: at the next stage boundary, or after a delay.
+
+    python killed.py DIR CLOCK boundary          one run per boundary: each resume is killed at the first new event
+    python killed.py DIR CLOCK DELAY [DELAY ...] one run per delay, in seconds
+
+Forking from a process that has imported everything but computed nothing makes a run cost milliseconds, not an import of torch.
+Prints the number of kills; the caller resumes the directory once more and compares.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import transformers
+from instar.commands import open_evolution
+from instar.events import Event, StageDone, StageStarted
+from instar.pipelines.evolution import evolve
+from instar.pipelines.local import LocalRunner
+from instar.quality import run_gate
+from instar.workspace import create_workspace
+from support.micro import EVOLUTION, micro
+from transformers import LlamaForCausalLM
+
+PRELOADED = (torch, transformers, LlamaForCausalLM, run_gate)
+
+
+def child(directory: Path, clock: str, at_boundary: bool) -> None:
+    """Run the micro recipe; with `at_boundary`, die at the first event that the ledger did not already hold."""
+    torch.set_num_threads(1)
+    recipe = micro(clock=clock)
+
+    def die(event: Event) -> None:
+        new = isinstance(event, StageDone) and not event.cached
+        entered = isinstance(event, StageStarted) and marker(directory, event)
+        if at_boundary and (new or entered):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    workspace = create_workspace(directory, EVOLUTION)
+    open_evolution(workspace, recipe, 0)
+    evolve(LocalRunner(workspace, "inprocess", die), recipe)
+
+
+def marker(directory: Path, event: StageStarted) -> bool:
+    """Return True the first time a stage is entered in this directory, over all processes."""
+    path = directory / f"entered-{event.iteration}-{event.step}-{event.stage}"
+    if path.exists():
+        return False
+    path.touch()
+    return True
+
+
+def main() -> None:
+    """Fork, wait or kill, repeat."""
+    directory, clock, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    directory.mkdir(parents=True, exist_ok=True)
+    kills = 0
+    delays = [1e9] * 200 if how == ["boundary"] else [float(d) for d in how]
+    for delay in delays:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                child(directory, clock, how == ["boundary"])
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        deadline = time.monotonic() + delay
+        while (done := os.waitpid(pid, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                done = os.waitpid(pid, 0)
+                break
+            time.sleep(0.002)
+        if os.WIFSIGNALED(done[1]):
+            kills += 1
+        elif os.waitstatus_to_exitcode(done[1]) != 0:
+            sys.exit(os.waitstatus_to_exitcode(done[1]))
+        else:
+            break
+    sys.stdout.write(f"{kills}\n")
+
+
+if __name__ == "__main__":
+    main()

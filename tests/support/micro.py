@@ -1,0 +1,80 @@
+"""A recipe small enough to run whole in a second or two: sort 2 to 4 digits, two inner steps an iteration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from instar import config as configs
+from instar.components.dataset_prep.charlm import CharModelConfig
+from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
+from instar.components.dataset_prep.stage import FromScratch
+from instar.components.dataset_prep.warmstart import WarmStartConfig
+from instar.pipelines.evolution import Outcome, evolve
+from instar.pipelines.local import LocalRunner, Mode
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes import build
+from instar.workspace import Workspace, create_workspace
+
+EVOLUTION = "sec-micro-seed0"
+
+
+def micro(**changes: Any) -> Recipe:
+    """Return the micro recipe: the tiny recipe of SEC with smaller numbers everywhere."""
+    arms = tuple(
+        ArmConfig(name=f"sort-{n}", domain="sorting", level=float(n), params={"length": n}, train=40, val=6, test=6)
+        for n in (2, 3, 4)
+    )
+    base = build("sec", "tiny")
+    recipe = dataclasses.replace(
+        base,
+        iterations=2,
+        inner_steps=2,
+        dataset_prep=dataclasses.replace(
+            base.dataset_prep,
+            pools=PoolsConfig(arms=arms, template="terse"),
+            initial=FromScratch(
+                model=CharModelConfig(alphabet="0123456789=", hidden=16, layers=1, heads=2, intermediate=16),
+                warm_start=WarmStartConfig(arms=("sort-2",), steps=60, batch=32),
+            ),
+        ),
+        curriculum=dataclasses.replace(base.curriculum, prompts=8, group_size=4),
+        evaluate=dataclasses.replace(base.evaluate, tasks_per_arm=6),
+        test=dataclasses.replace(base.test, tasks_per_arm=6, samples=1),
+    )
+    return dataclasses.replace(recipe, **changes)
+
+
+def open_and_run(directory: Path, recipe: Recipe, mode: Mode = "inprocess", store: str | None = None) -> Outcome:
+    """Run `recipe` in `directory` as the command line does, without tracking, report or progress."""
+    from instar.commands import open_evolution
+
+    workspace: Workspace = create_workspace(directory, EVOLUTION, store)
+    open_evolution(workspace, recipe, 0)
+    return evolve(LocalRunner(workspace, mode), recipe)
+
+
+def write_toml(path: Path) -> Path:
+    """Write the differences between the tiny recipe and the micro one, for `instar run sec --config`."""
+    wanted, tiny = configs.to_dict(micro()), configs.to_dict(build("sec", "tiny"))
+    path.write_text("\n".join(_toml(wanted, tiny, "")) + "\n")
+    return path
+
+
+def _toml(wanted: Any, base: Any, where: str) -> list[str]:
+    if isinstance(wanted, dict) and isinstance(base, dict):
+        return [line for key in wanted for line in _toml(wanted[key], base.get(key), f"{where}.{key}" if where else key)]
+    if wanted == base:
+        return []
+    if isinstance(wanted, list) and wanted and isinstance(wanted[0], dict):
+        tables = [", ".join(f"{k} = {_inline(v)}" for k, v in item.items()) for item in wanted]
+        return [f"{where} = [" + ", ".join(f"{{{table}}}" for table in tables) + "]"]
+    return [f"{where} = {json.dumps(wanted)}"]
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)
