@@ -25,6 +25,7 @@ from instar.errors import ArtifactError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
 def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
     """Return the policy's causal language model in eval mode, in the checkpoint's own type, on the CPU.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.cas import manifest_of
+from instar.manifest import manifest_of
 from instar.components.catalog import EVALUATE
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from instar import contract
 from instar.artifact import Artifact
-from instar.cas import manifest_of
+from instar.manifest import manifest_of
 from instar.contract import PERF, Context, Metrics, Stage
 
 I = TypeVar("I")  # noqa: E741

@@ -6,9 +6,10 @@ at any instant loses at most the stage in flight.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,9 +36,14 @@ class LocalRunner:
     """Runs stages for `pipelines.evolution` and records them in the workspace's ledger."""
 
     def __init__(
-        self, workspace: Workspace, mode: Mode = "inprocess", listener: Listener = silent, limits: supervisor.Limits | None = None
+        self,
+        workspace: Workspace,
+        mode: Mode = "inprocess",
+        listener: Listener = silent,
+        limits: supervisor.Limits | None = None,
+        threads: int = 0,
     ) -> None:
-        self.workspace, self.mode, self.listener = workspace, mode, listener
+        self.workspace, self.mode, self.listener, self.threads = workspace, mode, listener, threads
         self.limits = limits or supervisor.Limits()
         self.resident: dict[Any, Any] = {}
         self._gates = iter(list(workspace.ledger.of("gate")))
@@ -111,12 +117,12 @@ class LocalRunner:
             heartbeat=beat,
         )
         if self.mode == "inprocess":
-            with supervisor.watch(stage.name, self.limits):
+            with supervisor.watch(self.limits), _threads(self.threads):
                 result: Result[O] = execute(stage, local, config, ctx, folder)
             outputs = {n: self.workspace.put(a) for n, a in contract.artifacts(result.outs).items()}
             metrics, perf = result.metrics, result.perf
         else:
-            done = supervisor.run_stage(stage, local, config, ctx, self.workspace, self.limits)
+            done = supervisor.run_stage(stage, local, config, ctx, self.workspace, self.limits, self.threads)
             outputs, metrics, perf = done["outputs"], done["metrics"], done["perf"]
         body = {
             "stage": stage.name,
@@ -137,3 +143,18 @@ class LocalRunner:
         kinds = contract.ports(stage.outs)
         made = {n: kinds[n][0](Path(), digest) for n, digest in entry.body["outputs"].items()}
         return contract.bind(stage.outs, made, where=stage.name)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    if not count:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

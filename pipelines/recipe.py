@@ -40,12 +40,14 @@ class Recipe:
     clock: Literal["rounds", "fused"] = "rounds"
     iterations: int
     inner_steps: int = 1
+    threads: int = 0
+    """Threads of one tensor operation, 0 for the machine's default. Results are bit-identical for equal counts only."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 0 or self.inner_steps < 1:
+        if self.iterations < 0 or self.inner_steps < 1 or self.threads < 0:
             raise ConfigError(
-                expected="iterations >= 0 and inner_steps >= 1",
-                found=f"iterations {self.iterations}, inner_steps {self.inner_steps}",
+                expected="iterations >= 0, inner_steps >= 1 and threads >= 0",
+                found=f"iterations {self.iterations}, inner_steps {self.inner_steps}, threads {self.threads}",
                 where="recipe",
                 action="correct the counts",
             )

@@ -1,4 +1,4 @@
-"""A real SeaweedFS on loopback: `weed mini` with one identity, five free ports and a data folder that outlives a kill."""
+"""A real SeaweedFS on loopback: `weed mini` with one identity, five free ports and data that outlive a kill."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Seaweed:
         command = [
             self._weed, "-logtostderr=true", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-s3.port={s3}", f"-s3.config={self.folder / 's3.json'}", "-webdav=false", "-admin.ui=false",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
+            f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             f"-admin.port={admin}",
         ]  # fmt: skip
         with (self.folder / "weed.log").open("ab") as log:

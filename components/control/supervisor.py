@@ -54,9 +54,8 @@ class Heartbeat:
 
 
 @contextlib.contextmanager
-def watch(stage: str, limits: Limits) -> Iterator[None]:
+def watch(limits: Limits) -> Iterator[None]:
     """In process: dump every thread's stack to stderr when the stage passes its deadline, then end the process."""
-    del stage
     with contextlib.suppress(ValueError, AttributeError, OSError):  # stderr without a file descriptor
         faulthandler.dump_traceback_later(limits.stage_s, exit=True, file=sys.__stderr__)
     try:
@@ -72,6 +71,7 @@ def run_stage(
     ctx: Context,
     workspace: Workspace,
     limits: Limits,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Run a stage through its command line; return outputs (digests), metrics and perf. The child stores its outputs."""
     result = ctx.scratch / "done.json"
@@ -81,8 +81,9 @@ def run_stage(
     for name, artifact in inputs.items():
         command += [f"--{name.replace('_', '-')}", artifact.digest]
     log = workspace.path / "stage.log"
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
     with log.open("ab") as stream:
-        child = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        child = subprocess.Popen(command, stdout=stream, stderr=stream, env=env, start_new_session=True)
         try:
             code = _wait(child, stage.name, workspace.path / "heartbeat.json", limits)
         finally:

@@ -125,6 +125,8 @@ class SecConfig(Base):
         require(self.tau > 0.0, "tau", "> 0", self.tau)
         require(0.0 <= self.epsilon <= 1.0, "epsilon", "in [0, 1]", self.epsilon)
         require(self.mode in SEC_MODES, "mode", " or ".join(SEC_MODES), self.mode)
+        alone = self.objective == "advantage" and self.group_size < 2
+        require(not alone, "group_size", ">= 2: a single rollout has advantage 0", self.group_size)
         require_floor(self.switches.floor)
 
     @property

@@ -44,7 +44,7 @@ def load_pools(tasks: Tasks, ctx: Context) -> Pools:
         return found
     pools = read_pools(tasks)
     if tasks.digest:
-        for old in [k for k in ctx.resident if k.startswith("curriculum-pools/")]:
+        for old in [k for k in ctx.resident if isinstance(k, str) and k.startswith("curriculum-pools/")]:
             del ctx.resident[old]
         ctx.resident[key] = pools
     return pools

@@ -43,7 +43,8 @@ def draw_arms(
     """Draw `num` arms independently by inverse CDF; each comes with its probability, clipped to [0, 1]."""
     edges = np.cumsum(probabilities)
     picks = np.searchsorted(edges, generator.random(num) * edges[-1], side="right")
-    return [(names[i], float(min(1.0, probabilities[i]))) for i in np.minimum(picks, len(names) - 1)]
+    capped = [min(int(i), len(names) - 1) for i in picks]
+    return [(names[i], min(1.0, float(probabilities[i]))) for i in capped]
 
 
 def describe(names: Sequence[str], probabilities: Vector, values: Vector | None = None) -> dict[str, float]:

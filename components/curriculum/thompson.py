@@ -63,7 +63,8 @@ class Thompson:
         require_fields(state, ["right", "wrong", "p"], "CurriculumState:values")
         self.right = unpack(self.names, state["right"], 0.0, "CurriculumState:values.right")
         self.wrong = unpack(self.names, state["wrong"], 0.0, "CurriculumState:values.wrong")
-        self.p = prob.normalise(unpack(self.names, state["p"], 1.0, "CurriculumState:values.p"))
+        last = unpack(self.names, state["p"], 1.0, "CurriculumState:values.p")
+        self.p = prob.normalise(last) if None in state["p"].values() else last  # scaling again moves the last bit
 
     def metrics(self) -> dict[str, float]:
         """Return the last P, its entropy, and the posterior mean of the solve rate as Q."""

@@ -1,8 +1,7 @@
-"""Prompt templates: how a task is put before a policy. The template decides which extraction style can read the answer.
+"""Prompt templates: how a task is put before a policy, and in which style its answer can then be read.
 
-`plain` and `terse` answers are read with style `line`; `base_chat` and `boxed` answers with style `boxed`. `base_chat`
-has the shape SEC uses for base models (one plain text, no chat template: a preamble, the task, an opened assistant
-turn).
+`base_chat` has the shape SEC uses for base models: one plain text without a chat template, made of a preamble, the task and
+an opened assistant turn. A reward or evaluation that reads another style than `ANSWER_STYLE` finds no answers at all.
 """
 
 from __future__ import annotations
@@ -45,3 +44,5 @@ TEMPLATES: dict[str, Callable[[Item, Domain], str]] = {
     "boxed": boxed,
     "base_chat": base_chat,
 }
+
+ANSWER_STYLE: dict[str, str] = {"plain": "line", "terse": "line", "boxed": "boxed", "base_chat": "boxed"}

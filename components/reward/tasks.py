@@ -19,5 +19,5 @@ def lookup(tasks: Tasks, task_ids: Collection[str], resident: dict[str, Any]) ->
     table = resident.get(key)
     if table is None:
         table = resident[key] = tasks.table()
-    mask = pc.is_in(table.column("task_id"), value_set=pa.array(sorted(task_ids), pa.string()))
-    return {row.task_id: row for row in schema.from_table(TaskRow, table.filter(mask))}
+    wanted = table.filter(pc.field("task_id").isin(pa.array(sorted(task_ids), pa.string())))
+    return {row.task_id: row for row in schema.from_table(TaskRow, wanted)}

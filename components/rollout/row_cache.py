@@ -47,8 +47,8 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def _grow(self, needed: int) -> None:
         extra = needed - self.keys.shape[2] + max(_FIRST_BLOCK, self.keys.shape[2] // 2)
-        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
-        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the key length after the next update, and offset 0."""

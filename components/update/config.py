@@ -30,8 +30,20 @@ class Kl:
             return
         _need(self.coef > 0, "coef > 0", self.coef, "kl.coef", "or set kl.place=none")
         in_loss = self.place == "loss"
-        _need(not (in_loss and self.kind == "k1"), "k2, k3 or k3w in the loss", "k1", "kl.kind", "k1 has no expected gradient")
-        _need(in_loss or self.kind == "k1", "k1 in the reward", self.kind, "kl.kind", "k2 is biased and k3 has a heavy tail")
+        _need(
+            not (in_loss and self.kind == "k1"),
+            "k2, k3 or k3w in the loss",
+            "k1",
+            "kl.kind",
+            "k1 has no expected gradient",
+        )
+        _need(
+            in_loss or self.kind == "k1",
+            "k1 in the reward",
+            self.kind,
+            "kl.kind",
+            "k2 is biased and k3 has a heavy tail",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +73,9 @@ class Overlong:
 
     def __post_init__(self) -> None:
         good = self.kind != "soft" or 0 < self.buffer < self.max_length
-        _need(good, "0 < buffer < max_length", f"{self.buffer}, {self.max_length}", "overlong.buffer", "set both lengths")
+        _need(
+            good, "0 < buffer < max_length", f"{self.buffer}, {self.max_length}", "overlong.buffer", "set both lengths"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +111,21 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _need(self.r >= 1, "r >= 1", self.r, "lora.r")
-        _need(self.dropout == 0, "dropout 0", self.dropout, "lora.dropout", "dropout makes the on-policy ratio differ from 1")
+        _need(
+            self.dropout == 0,
+            "dropout 0",
+            self.dropout,
+            "lora.dropout",
+            "dropout makes the on-policy ratio differ from 1",
+        )
         _need(bool(self.targets), "at least one layer name", "none", "lora.targets")
-        _need("lm_head" not in self.targets, "layers below the head", "lm_head", "lora.targets", "the head is used as a matrix")
+        _need(
+            "lm_head" not in self.targets,
+            "layers below the head",
+            "lm_head",
+            "lora.targets",
+            "the head is used as a matrix",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +173,8 @@ class Config:
     """Optimiser steps after which a linear or cosine schedule reaches 0."""
     micro_batch_tokens: int = 8192
     """Rows times longest row of one forward pass."""
-    packing: bool = False
-    """Put several sequences into one row with restarting positions; the model must build block-diagonal masks from them."""
+    packing: Literal["none", "sequence", "prefix"] = "prefix"
+    """One sequence per row, several per row, or several that share their prompt (needs a model that takes 4-d masks)."""
     logprob_chunk: int = 0
     """Tokens whose logits exist at once; 0 takes as many as fit a fixed budget."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -167,11 +193,25 @@ class Config:
 
 def _check_advantage(c: Config) -> None:
     grouped = c.baseline in ("group", "loo")
-    _need(not grouped or c.min_group >= 2, "min_group >= 2", c.min_group, "min_group", "one sample has no group baseline")
+    _need(
+        not grouped or c.min_group >= 2, "min_group >= 2", c.min_group, "min_group", "one sample has no group baseline"
+    )
     _need(c.min_group >= 1, "min_group >= 1", c.min_group, "min_group")
-    _need(c.scale != "group_std" or grouped, "a group baseline", c.baseline, "baseline", "scale=group_std divides by the group's std")
+    _need(
+        c.scale != "group_std" or grouped,
+        "a group baseline",
+        c.baseline,
+        "baseline",
+        "scale=group_std divides by the group's std",
+    )
     if c.baseline == "critic":
-        _need(c.scale in ("none", "whiten"), "scale none or whiten", c.scale, "scale", "a critic's advantages differ by token")
+        _need(
+            c.scale in ("none", "whiten"),
+            "scale none or whiten",
+            c.scale,
+            "scale",
+            "a critic's advantages differ by token",
+        )
     _need(0 < c.gamma <= 1 and 0 <= c.lam <= 1, "gamma in (0, 1], lam in [0, 1]", f"{c.gamma}, {c.lam}", "gamma")
     _need(c.eps > 0, "eps > 0", c.eps, "eps", "a nearly constant group would explode")
 
@@ -180,7 +220,13 @@ def _check_loss(c: Config) -> None:
     sequence = c.ratio == "sequence"
     if sequence and c.objective == "clip":
         widest = max(c.clip_low, c.clip_high)
-        _need(widest <= 0.05, "clip <= 0.05", widest, "clip_high", "sequence ratios move by 1e-4; a token clip never binds")
+        _need(
+            widest <= 0.05,
+            "clip <= 0.05",
+            widest,
+            "clip_high",
+            "sequence ratios move by 1e-4; a token clip never binds",
+        )
     if c.objective == "cispo":
         good = c.cap is not None and math.isfinite(c.cap) and c.cap >= 1
         _need(good, "an absolute cap >= 1", c.cap, "cap", "a cap below 1 scales every gradient down")
@@ -200,7 +246,9 @@ def _check_loss(c: Config) -> None:
 def _check_optimiser(c: Config) -> None:
     _need(c.epochs >= 1 and c.minibatches >= 1, ">= 1", f"{c.epochs}, {c.minibatches}", "epochs")
     _need(c.lr > 0 and c.critic_lr > 0, "learning rates > 0", f"{c.lr}, {c.critic_lr}", "lr")
-    _need(c.max_grad_norm > 0, "max_grad_norm > 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip")
+    _need(
+        c.max_grad_norm > 0, "max_grad_norm > 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip"
+    )
     good = c.schedule == "constant" or c.total_steps > c.warmup_steps
     _need(good, "total_steps > warmup_steps", c.total_steps, "total_steps", f"schedule={c.schedule} ends there")
     _need(c.micro_batch_tokens >= 1 and c.logprob_chunk >= 0, ">= 1", c.micro_batch_tokens, "micro_batch_tokens")

@@ -72,6 +72,11 @@ class Experience:
         """[N] tokens."""
         return np.diff(self.token_offset)
 
+    @property
+    def prompt_lengths(self) -> Ints:
+        """[N] tokens before the first action."""
+        return np.asarray(self.action_at[self.action_offset[:-1]] - self.token_offset[:-1], dtype=np.int64)
+
 
 def ragged(starts: Ints, lengths: Ints) -> Ints:
     """Return start, start + 1, ... for every (start, length) pair, concatenated; [sum of lengths]."""
@@ -89,7 +94,9 @@ def join(batch: pa.Table, rollouts: pa.Table, scores: pa.Table, min_group: int) 
     behaviour_offset, behaviour = _lists(_array(rollouts, "behaviour_logprobs"))
     if not np.array_equal(behaviour_offset, action_offset):
         bad = int(np.flatnonzero(np.diff(behaviour_offset) != np.diff(action_offset))[0])
-        raise _broken("one behaviour log-probability per action token", _count(bad, behaviour_offset, action_offset), ids, bad)
+        raise _broken(
+            "one behaviour log-probability per action token", _count(bad, behaviour_offset, action_offset), ids, bad
+        )
     if len(behaviour) and behaviour.max() > 1e-3:
         bad = int(np.searchsorted(action_offset, int(behaviour.argmax()), side="right")) - 1
         raise _broken("log-probabilities <= 0", f"{behaviour.max():g}", ids, bad)
@@ -133,7 +140,9 @@ def _match_scores(ids: pa.Array, scored_ids: pa.Array) -> Ints:
 
 
 def _verdicts(scores: pa.Table, order: Ints, ids: pa.Array) -> tuple[Bools, Floats, Floats]:
-    scored = np.asarray(pc.equal(_array(scores, "status"), "scored").to_numpy(zero_copy_only=False), dtype=np.bool_)[order]
+    scored = np.asarray(pc.equal(_array(scores, "status"), "scored").to_numpy(zero_copy_only=False), dtype=np.bool_)[
+        order
+    ]
     out = []
     for name in ("reward", "correct"):
         values = pc.fill_null(_array(scores, name), float("nan")).to_numpy(zero_copy_only=False)[order]
@@ -211,7 +220,9 @@ def need_groups(experience: Experience, baseline: str) -> None:
 
 
 def _mixed(expected: str, found: str) -> InstarError:
-    return ContractError(expected=expected, found=found, where="rollouts:group_id", action="pass the batch they were sampled for")
+    return ContractError(
+        expected=expected, found=found, where="rollouts:group_id", action="pass the batch they were sampled for"
+    )
 
 
 def _broken(expected: str, found: str, ids: pa.Array, row: int) -> InstarError:

@@ -44,7 +44,9 @@ def attach(model: Any, config: LoraConfig, seed: int) -> Any:
                 parameter.zero_()
             else:
                 bound = math.sqrt(1 / parameter.shape[1])
-                draw = torch.rand(parameter.shape, generator=seeds.torch_generator(_item(seed, name)), dtype=torch.float64)
+                draw = torch.rand(
+                    parameter.shape, generator=seeds.torch_generator(_item(seed, name)), dtype=torch.float64
+                )
                 parameter.copy_((2 * draw - 1) * bound)
     return wrapped
 

@@ -41,9 +41,9 @@ def tiny() -> Recipe:
     )
     watch = EvaluateConfig(splits=("val",), style="line", tasks_per_arm=64, samples=0, greedy=True, max_new_tokens=20)
     return Recipe(
-        name="sec", scale="tiny", paper=PAPER, clock="fused", iterations=20, inner_steps=10,
+        name="sec", scale="tiny", paper=PAPER, clock="fused", iterations=20, inner_steps=10, threads=1,
         dataset_prep=Config(pools=PoolsConfig(arms=arms, template="terse"), initial=scratch),
-        curriculum=SecConfig(mode="fixed", prompts=64, group_size=8),
+        curriculum=SecConfig(mode="fixed", tau=0.1, prompts=64, group_size=8),
         rollout=RolloutConfig(max_new_tokens=20),
         reward=RewardConfig(style="line"),
         update=preset("sec", minibatches=1, lr=5e-4, betas=(0.9, 0.98), warmup_steps=5),

@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,7 +132,8 @@ class Cas:
                         raise
                 if self._is_intact(folder, manifest):
                     return
-                folder.rename(scratch / secrets.token_hex(4))
+                with suppress(FileNotFoundError):
+                    folder.rename(scratch / secrets.token_hex(4))
             fresh.rename(folder)
 
     def _fetch_all(self, digest: str, manifest: Manifest, folder: Path, *, link: bool) -> None:
@@ -151,7 +153,9 @@ class Cas:
                 target.chmod(0o444)
         except ArtifactError as error:
             where = f"{path} of {digest} in {self.store.uri}"
-            raise ArtifactError(expected=f"blob {name}", found=error.found, where=where, action=_repair(self.store, name)) from error
+            raise ArtifactError(
+                expected=f"blob {name}", found=error.found, where=where, action=_repair(self.store, name)
+            ) from error
         found = file_sha256(target)
         if found != entry.sha256:
             self._corrupt.add(name)

@@ -121,7 +121,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: str, tracking: str | None
     tracker = open_tracker(tracking, workspace)
     try:
         with make_listener(recipe, tracker) as listener:
-            outcome = evolve(LocalRunner(workspace, mode, listener), recipe)  # type: ignore[arg-type]
+            outcome = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)  # type: ignore[arg-type]
         if next(workspace.ledger.of("close"), None) is None:
             body = {
                 "reason": outcome.reason,

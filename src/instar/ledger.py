@@ -52,7 +52,7 @@ def _parse(data: bytes, name: str) -> Entry:
         raw = json.loads(data)
         stated = raw.pop("digest")
         entry = Entry(**raw)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken("a ledger entry in JSON", f"{type(error).__name__}: {error}", name) from error
     if entry.digest != stated:
         raise _broken(f"digest {stated[:12]}", f"content with digest {entry.digest[:12]}", name)

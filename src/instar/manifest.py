@@ -128,3 +128,9 @@ def manifest_name(digest: str) -> str:
     """Return the object name of an artifact's manifest."""
     value = digest_hex(digest)
     return f"manifests/{value[:2]}/{value}.json"
+
+
+def manifest_of(folder: Path, type: str, metadata: Mapping[str, Any] | None = None) -> Manifest:
+    """Return the manifest of a folder without storing anything."""
+    files = {path: FileEntry(sha256=file_sha256(f), size=f.stat().st_size) for path, f in tree(folder).items()}
+    return Manifest(type=type, files=files, metadata=metadata or {})

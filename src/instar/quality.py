@@ -7,12 +7,10 @@ finite are counted in Arrow beforehand and travel as the column `<name>.non_fini
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from instar.errors import ContractError, MissingDependencyError
 from instar.schema import Field, Row, describe, fields
@@ -42,6 +40,7 @@ def run_gate(row_type: type[Row], table: pa.Table) -> dict[str, Any]:
     _check_columns(row_type, table)
     gx, suite = _great_expectations(), expectation_suite(row_type)
     context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(enable=False)
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("tables").add_dataframe_asset(row_type.__name__)
     definition = gx.ValidationDefinition(
@@ -64,8 +63,6 @@ def run_gate(row_type: type[Row], table: pa.Table) -> dict[str, Any]:
 
 
 def _great_expectations() -> Any:
-    """Import Great Expectations with its telemetry off."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
     try:
         import great_expectations
     except ImportError as error:
@@ -135,8 +132,7 @@ def _frame(row_type: type[Row], table: pa.Table) -> pd.DataFrame:
 
 def _lengths(values: pa.Array) -> pa.Array:
     """Return the number of entries per row of a list or map column; null stays null."""
-    lengths = pa.array(np.diff(values.offsets.to_numpy()))
-    return pc.if_else(values.is_valid(), lengths, pa.scalar(None, lengths.type))
+    return pa.array(np.diff(values.offsets.to_numpy()), mask=values.is_null().to_numpy(zero_copy_only=False))
 
 
 def _non_finite(values: pa.Array) -> np.ndarray:
@@ -151,8 +147,8 @@ def _non_finite(values: pa.Array) -> np.ndarray:
 
 
 def _infinite_or_nan(values: pa.Array) -> np.ndarray:
-    finite = pc.fill_null(pc.is_finite(values), True)
-    return np.logical_not(finite.to_numpy(zero_copy_only=False))
+    finite = np.isfinite(values.fill_null(0.0).to_numpy(zero_copy_only=False))
+    return np.asarray(~finite, dtype=bool)
 
 
 def _outcome(entry: Any) -> dict[str, Any]:

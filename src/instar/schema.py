@@ -21,7 +21,7 @@ from instar.errors import ContractError
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Documentation and constraints of one column. Constraints ignore nulls; nullability is the annotation's `| None`."""
+    """Documentation and constraints of one column; they ignore nulls. Nullability is the annotation's `| None`."""
 
     doc: str
     ge: float | None = None
@@ -77,7 +77,7 @@ def fields(row: type[Row]) -> tuple[Field, ...]:
     """Return the resolved columns of a row type in declaration order."""
     hints = get_type_hints(row, include_extras=True)
     out = []
-    for field in dataclasses.fields(row):  # type: ignore[arg-type]
+    for field in dataclasses.fields(row):
         hint = hints[field.name]
         column = next(a for a in get_args(hint) if isinstance(a, Column))
         arrow, nullable = _arrow_type(hint)
@@ -99,9 +99,9 @@ def to_table(row: type[R], rows: Iterable[R]) -> pa.Table:
         values: list[Any] = [getattr(item, field.name) for item in items]
         if pa.types.is_list(field.arrow) and pa.types.is_struct(field.arrow.value_type):
             names = [child.name for child in field.arrow.value_type]
-            values = [[{n: getattr(step, n) for n in names} for step in steps] for steps in values]
+            values = [steps and [{n: getattr(step, n) for n in names} for step in steps] for steps in values]
         elif pa.types.is_map(field.arrow):
-            values = [list(mapping.items()) for mapping in values]
+            values = [None if mapping is None else list(mapping.items()) for mapping in values]
         columns.append(pa.array(values, type=field.arrow))
     table = pa.Table.from_arrays(columns, schema=arrow_schema(row))
     check(row, table, where=row.__name__)
@@ -141,7 +141,10 @@ def check(row: type[Row], table: pa.Table, where: str) -> None:
         problem = _problem(field, table.column(field.name).combine_chunks())
         if problem:
             raise ContractError(
-                expected=describe(field), found=problem, where=f"{where}:{field.name}", action="fix the stage that wrote it"
+                expected=describe(field),
+                found=problem,
+                where=f"{where}:{field.name}",
+                action="fix the stage that wrote it",
             )
 
 

@@ -91,7 +91,9 @@ class Requests(urllib3.PoolManager):
         )
         content = bytearray()
         try:
-            for chunk in response.stream(_BLOCK_BYTES, decode_content=False):
+            while chunk := response.read1(
+                _BLOCK_BYTES, decode_content=False
+            ):  # what is there, without waiting for more
                 content += chunk
                 if time.monotonic() > stop:
                     raise urllib3.exceptions.TimeoutError(f"the answer still trickled in after {len(content)} bytes")
@@ -132,11 +134,9 @@ class _Body(io.BytesIO):
         return super().read(size)
 
 
-def connection_pool(num_threads: int, certificates: str) -> urllib3.PoolManager:
+def connection_pool(certificates: str) -> urllib3.PoolManager:
     """Return the pool that operations share. `certificates` is the path of a CA bundle."""
-    return urllib3.PoolManager(
-        maxsize=2 * num_threads, cert_reqs="CERT_REQUIRED", ca_certs=certificates, blocksize=_BLOCK_BYTES
-    )
+    return urllib3.PoolManager(maxsize=64, cert_reqs="CERT_REQUIRED", ca_certs=certificates, blocksize=_BLOCK_BYTES)
 
 
 def _is_certificate(error: BaseException) -> bool:

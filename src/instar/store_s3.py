@@ -250,11 +250,10 @@ class S3Store:
     def _key(self, name: str) -> str:
         return self.prefix + check_name(name)
 
-    def _require_bucket(self, client: Minio, where: str) -> None:
-        """Ask once: HEAD cannot tell a missing bucket from a missing object, and SeaweedFS creates a bucket on writing."""
+    def _require_bucket(self, client: Minio) -> None:
+        """List once: HEAD does not tell what is wrong, and SeaweedFS creates a missing bucket on writing."""
         if not self._bucket_seen:
-            if not client.bucket_exists(self.bucket):
-                raise self._refused("NoSuchBucket: the bucket does not exist", where)
+            next(iter(client.list_objects(self.bucket, prefix=self.prefix + PROBE)), None)
             self._bucket_seen = True
 
     @contextmanager
@@ -268,7 +267,7 @@ class S3Store:
             secure=e.secure, region=e.region, http_client=http,
         )  # fmt: skip
         try:
-            self._require_bucket(client, where)
+            self._require_bucket(client)
             yield client, http
         except S3Error as error:
             if error.code in _ABSENT:
@@ -288,5 +287,5 @@ class S3Store:
     def _shared_pool(self) -> urllib3.PoolManager:
         if self._pool is None or self._pool[0] != os.getpid():
             certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
-            self._pool = (os.getpid(), connection_pool(self._options.num_threads, certificates))
+            self._pool = (os.getpid(), connection_pool(certificates))
         return self._pool[1]

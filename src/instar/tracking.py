@@ -17,7 +17,7 @@ from typing import Any
 
 from instar.errors import LedgerError, UnavailableError
 from instar.ledger import Entry
-from instar.timeline import clock, points, summary
+from instar.timeline import Point, clock, points, summary
 from instar.tracking_server import Server, check_uri, failures, scrub
 from instar.workspace import Workspace
 
@@ -148,14 +148,27 @@ class Tracker:
         metrics = []
         for entry in entries:
             if entry.kind == "stage":
-                metrics += points(self.workspace, entry)
+                metrics += self._thinned(entry)
                 tags |= {f"instar.{name}": digest for name, digest in entry.body["outputs"].items()}
             else:
                 decision = entry.body["decision"]
                 tags |= {"instar.gate": decision["action"], "instar.gate_reason": decision["reason"]}
         server.log(run.info.run_id, metrics, tags)
-        if entries[-1].kind == "gate":
-            server.finish(run.info.run_id, clock(entries[-1]))
+        gate = next((e for e in entries if e.kind == "gate"), None)
+        if gate is not None:
+            server.finish(run.info.run_id, clock(gate))
+
+    def _thinned(self, entry: Entry) -> list[Point]:
+        """Return the points of an entry. Of a segment, `<stage>/arm/...` are sent once, as means: they are most of the numbers."""
+        found = points(self.workspace, entry)
+        if len(found) == 1:
+            return found
+        means = summary(self.workspace.ledger, entry).metrics
+        for point in found:
+            for name in [n for n in point.metrics if "/arm/" in n]:
+                del point.metrics[name]
+        found[-1].metrics.update({k: v for k, v in means.items() if "/arm/" in k})
+        return found
 
     def _send_parent(self, server: Server, new: Sequence[Entry]) -> None:
         """Log a summary per stage, how much time tracking takes, and last of all how far the ledger was sent."""

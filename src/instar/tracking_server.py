@@ -138,9 +138,9 @@ class Server:
         self.client.set_terminated(run_id, "FINISHED", _ms(at))
 
     def version(self, run: Any, manifest: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        """Return the version of the registered model with these tags; make it, as alias `candidate`, when there is none.
+        """Return the version of the registered model with these tags; make it when there is none.
 
-        Its source is a manifest of a few lines: the weights stay in the store, under the policy's digest.
+        The alias `candidate` ends on the newest version, also when a kill came between making one and naming it. Its source is a manifest of a few lines: the weights stay in the store, under the policy's digest.
         """
         from mlflow.exceptions import MlflowException
 
@@ -152,12 +152,16 @@ class Server:
         versions = self.client.search_model_versions(f"name = '{self.model}'", max_results=10_000)
         same = [v for v in versions if all(v.tags.get(k) == t for k, t in tags.items())]
         if same:
-            return str(same[0].version)
-        self.client.log_dict(run.info.run_id, dict(manifest), "policy/manifest.json")
-        source = f"{run.info.artifact_uri}/policy"
-        made = self.client.create_model_version(self.model, source, run_id=run.info.run_id, tags=dict(tags))
-        self.client.set_registered_model_alias(self.model, "candidate", made.version)
-        return str(made.version)
+            version = str(same[0].version)
+        else:
+            self.client.log_dict(run.info.run_id, dict(manifest), "policy/manifest.json")
+            source = f"{run.info.artifact_uri}/policy"
+            made = self.client.create_model_version(self.model, source, run_id=run.info.run_id, tags=dict(tags))
+            version = str(made.version)
+        named = self.client.get_registered_model(self.model).aliases.get("candidate", "0")
+        if int(named) < int(version):
+            self.client.set_registered_model_alias(self.model, "candidate", version)
+        return version
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:

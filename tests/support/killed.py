@@ -45,7 +45,7 @@ def child(directory: Path, clock: str, at_boundary: bool) -> None:
 
     workspace = create_workspace(directory, EVOLUTION)
     open_evolution(workspace, recipe, 0)
-    evolve(LocalRunner(workspace, "inprocess", die), recipe)
+    evolve(LocalRunner(workspace, "inprocess", die, threads=recipe.threads), recipe)
 
 
 def marker(directory: Path, event: StageStarted) -> bool:

@@ -53,7 +53,7 @@ def open_and_run(directory: Path, recipe: Recipe, mode: Mode = "inprocess", stor
 
     workspace: Workspace = create_workspace(directory, EVOLUTION, store)
     open_evolution(workspace, recipe, 0)
-    return evolve(LocalRunner(workspace, mode), recipe)
+    return evolve(LocalRunner(workspace, mode, threads=recipe.threads), recipe)
 
 
 def write_toml(path: Path) -> Path:

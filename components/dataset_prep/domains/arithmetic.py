@@ -1,7 +1,8 @@
 """Arithmetic: evaluate a sum of integers (`chain_sum` of reasoning-gym), or with `basic` = 1 its `basic_arithmetic`.
 
-Each item is recomputed here in exact rational arithmetic before it is accepted. `basic_arithmetic` divides with rounding where
-it may negate or leave out parentheses (18 and 1513 wrong answers in 2000), so it is used with parentheses and without negation.
+Each item is recomputed here in exact rational arithmetic before it is accepted. `basic_arithmetic` rounds divisions
+where it may negate (18 of 2,000 answers wrong) or omit parentheses (1,513 of 2,000), so it is used with parentheses and
+without negation.
 """
 
 from __future__ import annotations

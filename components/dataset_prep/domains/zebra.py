@@ -1,4 +1,4 @@
-"""Zebra puzzles: k people, k houses, c characteristics, one assignment fits all clues; who lives in house 1? (SEC section 3)
+"""Zebra puzzles: k people, k houses, c characteristics, one assignment fits; who lives in house 1? (SEC section 3)
 
 A clue set is grown against counterexamples: while an assignment other than the truth fits, a true clue that this
 assignment breaks is added. Then every clue is dropped whose removal leaves the solution unique, so the final set is

@@ -30,8 +30,10 @@ def test_arc1d_rows_have_the_stated_length_and_number_of_examples(size: int) -> 
 
 RULES: dict[str, Callable[[list[int]], list[int]]] = {
     "change_to_five": lambda row: [5 if cell else 0 for cell in row],
-    "gravity_left": lambda row: sorted(row, key=lambda cell: cell == 0),
-    "gravity_right": lambda row: sorted(row, key=lambda cell: cell != 0),
+    "gravity_right": lambda row: sorted(
+        row, key=lambda cell: cell == 0
+    ),  # the supplier's name; cells gather on the left
+    "gravity_left": lambda row: sorted(row, key=lambda cell: cell != 0),
     "move_1pix_solid_wrapped_right": lambda row: [*row[-1:], *row[:-1]],
     "move_2pix_colorful_left": lambda row: [*row[2:], 0, 0],
 }

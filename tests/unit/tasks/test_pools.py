@@ -16,7 +16,7 @@ from instar.components.dataset_prep import config as prep
 from instar.components.dataset_prep import pools
 from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
 from instar.components.dataset_prep.domains import DOMAINS, Item
-from instar.components.dataset_prep.templates import TEMPLATES
+from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
 from instar.components.reward.verifiers import Score, verify
 from instar.errors import ConfigError, ContractError
 from instar.rows import TaskRow
@@ -105,7 +105,7 @@ def test_a_generator_that_stores_a_wrong_answer_is_caught(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
 def test_every_template_shows_the_task_and_its_answer_can_be_scored(template: str) -> None:
-    style = {"plain": "line", "terse": "line", "boxed": "boxed", "base_chat": "boxed"}[template]
+    style = ANSWER_STYLE[template]
     for row in pools.build_pools(small(template), seed_of)[:60]:
         answer = json.loads(row.reference)["answer"]
         text = answer if style == "line" else f"some thought \\boxed{{{answer}}}"
@@ -141,9 +141,9 @@ def test_config_survives_json_and_names_mistakes() -> None:
 
 def test_contracts_load_no_heavy_module() -> None:
     code = (
-        "import sys, instar.components.dataset_prep.config, instar.components.dataset_prep.pools, instar.components.reward.stage, "
-        "instar.quality; heavy = {'torch', 'transformers', 'reasoning_gym', 'great_expectations', 'pandas', 'tokenizers'} & set(sys.modules); "
-        "sys.exit(str(heavy) if heavy else 0)"
+        "import sys, instar.components.dataset_prep.pools, instar.components.reward.stage, instar.quality\n"
+        "heavy = {'torch', 'transformers', 'reasoning_gym', 'great_expectations', 'pandas', 'tokenizers'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Zebra puzzles: uniqueness by brute force over all assignments, minimality, true clues, solver against brute force. Five seconds."""
+"""Zebra puzzles: uniqueness and minimality by brute force, text against short form, the solver. Two seconds."""
 
 from __future__ import annotations
 

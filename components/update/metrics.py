@@ -1,0 +1,112 @@
+"""The numbers every update reports. What is undefined (a quantile of nothing) is left out, never written as 0.
+
+Names: plain for the whole batch, `arm/<arm>/…` per arm, `kind/<kind>/…` when a batch mixes trajectory kinds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from instar.components.update.advantages import Bools, Floats, zero_variance
+from instar.components.update.config import Config
+from instar.components.update.experience import Experience
+from instar.components.update.trainer import Outcome, Trace
+from instar.contract import Metrics
+
+
+def collect(config: Config, data: Experience, outcome: Outcome) -> Metrics:
+    """Return all metrics of an update."""
+    entropy = _token_means(data, outcome.trace)
+    everything = np.ones(len(data.group), dtype=np.bool_)
+    out: Metrics = {
+        **_rollout_metrics(config, data, outcome, everything, entropy),
+        **_trace_metrics(outcome.trace),
+        "num_prompts": float(data.num_groups),
+        "num_rollouts": float(data.valid.sum()),
+        "num_invalid": float(data.group_size.sum() - data.scored.sum()),
+        "num_dropped_groups": float(data.dropped.sum()),
+    }
+    for i, arm in enumerate(data.arms):
+        mask = data.group_arm[data.group] == i
+        out |= {f"arm/{arm}/{k}": v for k, v in _rollout_metrics(config, data, outcome, mask, entropy).items()}
+    kinds = np.asarray(data.kind)
+    for kind in sorted(set(data.kind)) if len(set(data.kind)) > 1 else ():
+        mask = kinds == kind
+        out |= {f"kind/{kind}/{k}": v for k, v in _rollout_metrics(config, data, outcome, mask, entropy).items()}
+    return out
+
+
+def _rollout_metrics(config: Config, data: Experience, outcome: Outcome, mask: Bools, entropy: Floats) -> Metrics:
+    rows = np.flatnonzero(data.valid & mask)
+    if not len(rows):
+        return {}
+    group = data.group[rows]
+    present = np.bincount(group, minlength=data.num_groups) > 0
+    constant = zero_variance(data.correct[rows], group, data.num_groups) & present
+    mean = np.bincount(group, weights=data.correct[rows], minlength=data.num_groups)
+    mean = mean / np.maximum(np.bincount(group, minlength=data.num_groups), 1)
+    flat_reward = zero_variance(data.reward[rows], group, data.num_groups) & present
+    lengths, right = data.lengths[rows], data.correct[rows] == 1.0
+    num = float(present.sum())
+    out = {
+        "reward_mean": float(data.reward[rows].mean()),
+        "correct_mean": float(data.correct[rows].mean()),
+        "zero_variance_share": float(flat_reward.sum() / num),
+        "all_right_share": float((constant & (mean == 1.0)).sum() / num),
+        "all_wrong_share": float((constant & (mean == 0.0)).sum() / num),
+        "kept_share": float((outcome.kept & present).sum() / num),
+        "abs_advantage_mean": float(outcome.abs_advantage[rows].mean()),
+        "truncated_share": float(data.truncated[rows].mean()),
+        "length_mean": float(lengths.mean()),
+    }
+    for name, chosen in (("length_right", lengths[right]), ("length_wrong", lengths[~right])):
+        out |= {name: float(chosen.mean())} if len(chosen) else {}
+    seen = entropy[rows][np.isfinite(entropy[rows])]
+    out |= {"entropy": float(seen.mean())} if len(seen) else {}
+    if config.overlong.kind == "soft":
+        over = np.clip(lengths - (config.overlong.max_length - config.overlong.buffer), 0, None) > 0
+        out["overlong_share"] = float(over.mean())
+    return out
+
+
+def _trace_metrics(trace: Trace) -> Metrics:
+    out: Metrics = {
+        "updates": float(len(trace.grad_norms)),
+        "skipped_steps": float(trace.skipped),
+        "padding_ratio": trace.padding,
+        **trace.gap,
+    }
+    means: dict[str, list[float]] = {
+        "loss": trace.losses, "grad_norm": trace.grad_norms, "lr": trace.lrs, "normaliser": trace.normalisers
+    }  # fmt: skip
+    out |= {name: float(np.mean(values)) for name, values in means.items() if values}
+    if trace.log_w:
+        ratio = torch.cat(trace.log_w).double().exp()
+        points = torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64, device=ratio.device)
+        thin = ratio[:: ratio.numel() // 2**22 + 1]
+        for name, value in zip(("q01", "q50", "q99"), torch.quantile(thin, points).tolist(), strict=True):
+            out[f"ratio/{name}"] = value
+        out |= {"ratio/min": float(ratio.min()), "ratio/max": float(ratio.max())}
+        out["clip_share_low"] = sum(low for low, _ in trace.clipped) / ratio.numel()
+        out["clip_share_high"] = sum(high for _, high in trace.clipped) / ratio.numel()
+        out["tokens_trained"] = float(ratio.numel())
+    if trace.kl:
+        out["kl/k1"] = float(torch.cat([a for a, _ in trace.kl]).double().mean())
+        out["kl/k3"] = float(torch.cat([b for _, b in trace.kl]).double().mean())
+    if trace.values:
+        value, target = (torch.cat([pair[i] for pair in trace.values]).double() for i in (0, 1))
+        out["critic/value_mean"] = float(value.mean())
+        spread = float(target.var(correction=0))
+        out |= {"critic/explained_variance": 1.0 - float((target - value).var(correction=0)) / spread} if spread else {}
+    return out
+
+
+def _token_means(data: Experience, trace: Trace) -> Floats:
+    """Return each rollout's mean token entropy at its first forward pass, NaN where it had none, [N]."""
+    token = np.full(len(data.behaviour), np.nan)
+    for at, entropy in reversed(list(zip(trace.tokens, trace.entropy, strict=True))):
+        token[at.cpu().numpy()] = entropy.double().cpu().numpy()
+    if not len(data.group):
+        return np.zeros(0)
+    return np.asarray(np.add.reduceat(token, data.action_offset[:-1]) / data.lengths, dtype=np.float64)

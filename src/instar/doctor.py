@@ -1,0 +1,242 @@
+"""`instar doctor`: what this machine is, what is installed, what each scale needs, and whether a store can be trusted.
+
+Nothing heavy is imported but torch, where it is installed: it alone knows the devices and the number formats.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from instar.errors import MissingDependencyError, StorageError
+
+GIB = 2**30
+TINY_EXTRAS = ("llm", "envs", "quality", "report")
+"""What a run at the tiny scale imports."""
+TOOLS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "docker": ("docker", "podman"),
+    "kubectl": ("kubectl",),
+}
+TOOL_USES = {"chromium": "tests that open the report", "docker": "building images", "kubectl": "running on a cluster"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a scale needs. Bytes of memory, of disk below the working folder, and of one GPU."""
+
+    memory: int
+    disk: int
+    gpu: int
+    extras: tuple[str, ...]
+    what: str
+
+
+# The update keeps weights, gradient and two Adam moments in float32: 16 bytes a parameter, 8 GB at 0.5e9 parameters and
+# 48 GB at 3e9, plus activations and the sampler's cache.
+SCALES: dict[str, Need] = {
+    "tiny": Need(memory=2 * GIB, disk=2 * GIB, gpu=0, extras=TINY_EXTRAS, what="a character model made here"),
+    "single": Need(memory=16 * GIB, disk=40 * GIB, gpu=20 * GIB, extras=TINY_EXTRAS, what="a 0.5B model"),
+    "paper": Need(memory=64 * GIB, disk=200 * GIB, gpu=75 * GIB, extras=TINY_EXTRAS, what="a 3B model"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A CUDA device."""
+
+    name: str
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What was found. `extras` maps an extra to the requirements that are not met; `torch` is empty when absent."""
+
+    python: str
+    cores: int
+    memory: int
+    disk: int
+    torch: str
+    cpu: str
+    gpus: tuple[Gpu, ...]
+    extras: dict[str, tuple[str, ...]]
+
+
+def probe() -> Machine:
+    """Look at this machine."""
+    torch, cpu, gpus = _torch()
+    return Machine(
+        python=platform.python_version(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=_memory(),
+        disk=shutil.disk_usage(Path.cwd()).free,
+        torch=torch,
+        cpu=cpu,
+        gpus=gpus,
+        extras={extra: tuple(r for r, version in found.items() if not version) for extra, found in extras().items()},
+    )
+
+
+def extras() -> dict[str, dict[str, str]]:
+    """Return extra -> requirement (`name<bound`) -> installed version, "" when absent; from the package's metadata."""
+    out: dict[str, dict[str, str]] = {}
+    for line in metadata.requires("instar") or []:
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"extra == ['\"]([^'\"]+)['\"]", marker)
+        if extra and not requirement.startswith("instar["):
+            out.setdefault(extra[1], {})[requirement.strip()] = _version(requirement)
+    return out
+
+
+def _version(requirement: str) -> str:
+    try:
+        return metadata.version(_name(requirement))
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
+
+
+def missing(machine: Machine, need: Need) -> list[str]:
+    """Return what this machine lacks for a scale; empty when it can run."""
+    out = []
+    if machine.memory < need.memory:
+        out.append(f"{_gib(need.memory)} memory (has {_gib(machine.memory)})")
+    if machine.disk < need.disk:
+        out.append(f"{_gib(need.disk)} free disk (has {_gib(machine.disk)})")
+    best = max((g.memory for g in machine.gpus), default=0)
+    if best < need.gpu:
+        out.append(f"one GPU with {_gib(need.gpu)} (has {_gib(best) if best else 'none'})")
+    absent = [requirement for extra in need.extras for requirement in machine.extras[extra]]
+    if absent:
+        out.append(install(absent))
+    return out
+
+
+def install(requirements: Iterable[str]) -> str:
+    """Return the command that installs requirements."""
+    return shlex.join(["pip", "install", *requirements])
+
+
+def main(store: str | None) -> int:
+    """Print the tables and check `store` if given; return 0 when the tiny scale can run, otherwise 19."""
+    console = Console(highlight=False, markup=False)
+    machine = probe()
+    console.print(_machine_table(machine))
+    console.print(_extras_table(machine))
+    console.print(_scales_table(machine))
+    if store is not None:
+        check_store(store, console)
+    return MissingDependencyError.exit_code if missing(machine, SCALES["tiny"]) else 0
+
+
+def check_store(uri: str, console: Console) -> None:
+    """Write, read back and list one object, and check conditional writes. A store that fails raises its named error.
+
+    Leaves the small object `instar-doctor`.
+    """
+    from instar.store import open_store
+
+    opened, began = open_store(uri), time.perf_counter()
+    name, data = "instar-doctor", os.urandom(1 << 16)
+    opened.put_bytes(name, data)
+    good = opened.read(name) == data and opened.size(name) == len(data) and name in opened.list("instar-")
+    if uri.startswith("s3://"):
+        from instar.store_s3 import S3Store
+
+        assert isinstance(opened, S3Store)
+        opened.check_conditional_writes()
+    refused = not opened.create(name, b"second") and opened.read(name) == data
+    if not (good and refused):
+        raise StorageError(
+            expected="a store that keeps what it is given and refuses a second create",
+            found="a second create that succeeded" if good else "other bytes than were written",
+            where=opened.uri,
+            action="use a local folder, or a service with conditional writes",
+        )
+    console.print(f"store {opened.uri}: round trip and conditional write in {time.perf_counter() - began:.2f} s")
+
+
+def _torch() -> tuple[str, str, tuple[Gpu, ...]]:
+    """Return torch version, CPU features in words, CUDA devices."""
+    try:
+        import torch
+    except ImportError:
+        return "", "", ()
+    features = [torch.backends.cpu.get_cpu_capability()]
+    probes = {"AMX bf16": "_is_amx_tile_supported", "AVX512 bf16": "_is_avx512_bf16_supported"}
+    features += [word for word, name in probes.items() if getattr(torch.cpu, name, bool)()]
+    gpus = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(index)
+            gpus.append(Gpu(name=found.name, memory=found.total_memory))
+    return str(torch.__version__), ", ".join(features), tuple(gpus)
+
+
+def _memory() -> int:
+    """Return the memory this process may use, in bytes: the machine's, or less where a control group limits it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if path.exists() and (text := path.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return total
+
+
+def _machine_table(machine: Machine) -> Table:
+    table = _table("machine")
+    table.add_row("Python", machine.python)
+    table.add_row("cores", str(machine.cores))
+    table.add_row("memory", _gib(machine.memory))
+    table.add_row("free disk", f"{_gib(machine.disk)} at {Path.cwd()}")
+    table.add_row("torch", machine.torch or "not installed")
+    if machine.torch:
+        table.add_row("CPU features", machine.cpu)
+        table.add_row("CUDA", "\n".join(f"{g.name}, {_gib(g.memory)}" for g in machine.gpus) or "no device")
+    for tool, names in TOOLS.items():
+        path = next((p for n in names if (p := shutil.which(n))), None)
+        table.add_row(tool, path or f"not found ({TOOL_USES[tool]})")
+    return table
+
+
+def _extras_table(machine: Machine) -> Table:
+    table = _table("extra")
+    for extra, found in extras().items():
+        absent = machine.extras[extra]
+        present = [f"{_name(requirement)} {version}" for requirement, version in found.items() if version]
+        text = ", ".join([*present, *([f"get the rest: {install(absent)}"] if absent else [])])
+        table.add_row(extra, text, style="yellow" if absent else "")
+    return table
+
+
+def _scales_table(machine: Machine) -> Table:
+    table = _table("scale", "for", "needs", "here")
+    for scale, need in SCALES.items():
+        gpu = f", GPU {_gib(need.gpu)}" if need.gpu else ", no GPU"
+        lack = missing(machine, need)
+        answer = "missing: " + "; ".join(lack) if lack else "yes"
+        needs = f"memory {_gib(need.memory)}, disk {_gib(need.disk)}{gpu}"
+        table.add_row(scale, need.what, needs, answer, style="yellow" if lack else "")
+    return table
+
+
+def _table(*titles: str) -> Table:
+    return Table(*(titles if len(titles) > 1 else (*titles, "")), header_style="bold")
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.3g} GiB"

@@ -1,0 +1,243 @@
+"""`instar explain`: the resolved objective of a recipe as formulas in plain text, and how other libraries spell it.
+
+Every line is derived from the configuration that runs. The same choices in TRL, verl and OpenRLHF are in
+`instar.equivalents`.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+from instar import config as configs
+from instar.components.curriculum.config import (
+    Config as CurriculumConfig,
+)
+from instar.components.curriculum.config import (
+    LearnabilityConfig,
+    OrderedConfig,
+    ProximalConfig,
+    ReverseConfig,
+    SecConfig,
+    ThompsonConfig,
+)
+from instar.components.update.config import Config
+from instar.equivalents import equivalents
+from instar.pipelines.recipe import Recipe
+
+WIDTH = 120
+BASELINES = {
+    "none": "r_i",
+    "batch": "r_i - mean(batch)",
+    "group": "r_i - mean(group)",
+    "loo": "n/(n-1) (r_i - mean(group)), the mean of the others",
+    "critic": "GAE: d_t = r_t + gamma V_t+1 - V_t, A_t = sum_l (gamma lam)^l d_t+l",
+}
+AGGREGATES = {
+    "token_mean": "L = sum_i sum_t l_it / (number of tokens of the optimiser step)",
+    "seq_token_mean": "L = 1/B sum_i 1/T_i sum_t l_it",
+    "seq_token_sum": "L = 1/B sum_i sum_t l_it",
+    "constant": "L = 1/(B {max_length}) sum_i sum_t l_it",
+}
+KL_TERMS = {
+    "k1": "k1 = log pi - log ref, detached",
+    "k2": "k2 = (log pi - log ref)^2 / 2, gradient of KL(pi||ref)",
+    "k3": "k3 = ref/pi - 1 - log(ref/pi), gradient of KL(ref||pi)",
+    "k3w": "k3 w = w (ref/pi - 1 - log(ref/pi)), gradient of KL(pi||ref)",
+}
+
+
+def explain(recipe: Recipe) -> str:
+    """Return the explanation as text of at most 120 columns, ending in the table of equivalents."""
+    u = recipe.update
+    lines = [
+        f"{recipe.name} at scale {recipe.scale} ({recipe.paper}), update preset '{u.preset}', "
+        f"digest {configs.digest(recipe)[:12]}",
+        "",
+        *section("reward", [reward(recipe), *kl_in_reward(u), *overlong(u)]),
+        *section("advantage", [advantage(u)]),
+        *section("filter", [group_filter(u)]),
+        *section("loss", [ratio(u), token_loss(u), *entropy(u), *mismatch(u), *kl_in_loss(u)]),
+        *section("aggregation", [AGGREGATES[u.aggregate].format(max_length=u.max_length)]),
+        *section("optimiser", [optimiser(u)]),
+        *section("curriculum", curriculum(recipe.curriculum)),
+        *section("loop", loop(recipe)),
+        "equivalents (a dash means that the library has none)",
+        *table(equivalents(recipe)),
+    ]
+    return "\n".join(lines)
+
+
+def section(title: str, texts: Iterable[str]) -> list[str]:
+    """Return wrapped lines under a title column."""
+    indent = " " * 14
+    out: list[str] = []
+    for text in texts:
+        first = f"{title:<13} " if not out else indent
+        out += textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent + "  ")
+    return out
+
+
+def reward(recipe: Recipe) -> str:
+    """State the reward of one rollout."""
+    shaped = recipe.reward.format_reward
+    extra = f" + {shaped:g} (an answer was found and it is wrong)" if shaped else ""
+    return f"r_i = correct_i{extra}; a failed verdict is no number and its rollout is left out"
+
+
+def kl_in_reward(u: Config) -> list[str]:
+    """State the KL term of the reward, if there is one."""
+    return [f"r_i is lowered by {u.kl.coef:g} {KL_TERMS[u.kl.kind]}"] if u.kl.place == "reward" else []
+
+
+def overlong(u: Config) -> list[str]:
+    """State what happens to answers that reach the length limit."""
+    o = u.overlong
+    if o.kind == "soft":
+        limit, start = o.max_length, o.max_length - o.buffer
+        return [f"r_i += 0 up to {start} tokens, ({start} - T_i)/{o.buffer} up to {limit}, -1 above"]
+    return ["truncated answers are left out of the loss and of its denominator"] if o.kind == "mask" else []
+
+
+def advantage(u: Config) -> str:
+    """State A."""
+    base = BASELINES[u.baseline]
+    scales = {
+        "none": f"A_i = {base}",
+        "group_std": f"A_i = ({base}) / (std(group) + {u.eps:g})",
+        "batch_std": f"A_i = ({base}) / (std(batch) + {u.eps:g})",
+        "whiten": f"A = ({base}), centred and divided by (std over the batch's tokens + {u.eps:g})",
+    }
+    tail = f", gamma {u.gamma:g}, lam {u.lam:g}" if u.baseline == "critic" else "; 0 in groups of equal rewards"
+    return scales[u.scale] + (tail if u.baseline in ("critic", "group", "loo") else "")
+
+
+def group_filter(u: Config) -> str:
+    """State which groups are trained on."""
+    f = u.filter
+    kinds = {
+        "none": "all groups are trained on",
+        "zero_variance": "groups whose answers are all right or all wrong are dropped",
+        "band": f"only groups with {f.low:g} < mean(correct) < {f.high:g} are trained on",
+    }
+    keep = f"; of those, the first {f.keep_prompts}" if f.keep_prompts else ""
+    return f"{kinds[f.kind]}{keep}; groups with fewer than {u.min_group} valid scores are dropped and counted"
+
+
+def ratio(u: Config) -> str:
+    """State w."""
+    if u.objective == "reinforce":
+        return "no ratio: one optimiser step per batch"
+    if u.ratio == "sequence":
+        return "w_i = exp(mean_t(log pi - log old)), one ratio for the sequence, gradient through each token's log pi"
+    return "w_it = pi(o_it) / old(o_it), old = the policy before this update, scored by the trainer"
+
+
+def token_loss(u: Config) -> str:
+    """State l."""
+    if u.objective == "reinforce":
+        return "l_it = -A log pi(o_it)"
+    if u.objective == "cispo":
+        return f"l_it = -sg[min(w, {u.cap:g})] A log pi(o_it)"
+    text = f"l_it = -min(w A, clip(w, 1 - {u.clip_low:g}, 1 + {u.clip_high:g}) A)"
+    return text + (f"; for A < 0 at most {u.clip_dual:g} |A|" if u.clip_dual is not None else "")
+
+
+def entropy(u: Config) -> list[str]:
+    """State the entropy bonus, if there is one."""
+    return [f"l_it -= {u.entropy_coef:g} entropy_it"] if u.entropy_coef else []
+
+
+def mismatch(u: Config) -> list[str]:
+    """State the correction of sampler against trainer; the measurement is always on."""
+    m = u.mismatch
+    limits = f"error when mean |log rho| > {m.alarm_mean:g} or over {m.alarm_gap:g} in > {m.alarm_share:.0%} of tokens"
+    if m.kind == "off":
+        return [f"rho = old/sampler is measured, not corrected; {limits}"]
+    level, action = m.kind.split("_")
+    what = "rho_it" if level == "token" else "product of rho" if m.agg == "sum" else "geometric mean of rho"
+    rule = f"min({what}, {m.high:g})" if action == "trunc" else f"{what} inside [{m.low:g}, {m.high:g}], 0 outside"
+    return [f"l_it *= {rule}, rho = old/sampler; {limits}"]
+
+
+def kl_in_loss(u: Config) -> list[str]:
+    """State the KL term of the loss."""
+    if u.kl.place == "loss":
+        return [f"l_it += {u.kl.coef:g} {KL_TERMS[u.kl.kind]}"]
+    return ["no KL term"] if u.kl.place == "none" else []
+
+
+def optimiser(u: Config) -> str:
+    """State the optimiser steps of one update."""
+    steps = u.epochs * u.minibatches
+    end = f", {u.schedule} to 0 at {u.total_steps}" if u.schedule != "constant" else ""
+    warm = f", {u.warmup_steps} warm-up steps" if u.warmup_steps else ""
+    lora = f"; LoRA r {u.lora.r}, alpha {u.lora.alpha:g}" if u.lora else ""
+    return (
+        f"AdamW lr {u.lr:g}{warm}{end}, betas {u.betas[0]:g}/{u.betas[1]:g}, weight decay {u.weight_decay:g}, "
+        f"gradient norm <= {u.max_grad_norm:g}; {steps} step(s) per batch ({u.epochs} epoch(s) x {u.minibatches} "
+        f"minibatch(es)), arithmetic {u.dtype}{lora}"
+    )
+
+
+def curriculum(c: CurriculumConfig) -> list[str]:
+    """State how prompts are drawn."""
+    if isinstance(c, SecConfig):
+        return _sec(c)
+    rule = f"every training prompt once per pass ({c.strategy})"
+    if isinstance(c, OrderedConfig | ReverseConfig):
+        way = "easy to hard" if isinstance(c, OrderedConfig) else "hard to easy"
+        rule = f"one level after another, {way}, an equal share of {c.steps} steps each"
+    elif isinstance(c, ThompsonConfig):
+        rule = f"Beta posterior of theta, the solve rate, evidence x {c.decay:g} per step; P = P(theta (1 - theta) is best)"
+    elif isinstance(c, ProximalConfig):
+        rule = f"Q moves by {c.alpha:g} to the solve rate; P ~ exp(Q (1 - Q) / {c.tau:g})"
+    elif isinstance(c, LearnabilityConfig):
+        rule = f"p moves by {c.alpha:g} to the solve rate; P ~ p (1 - p)"
+    if isinstance(c, ThompsonConfig | ProximalConfig | LearnabilityConfig):
+        rule += f", no arm below {c.floor:g}"
+    return [rule]
+
+
+def _sec(c: SecConfig) -> list[str]:
+    s = c.switches
+    signal = "change of the mean reward" if c.objective == "progress" else f"mean {s.signal} of the arm's rollouts"
+    rules = {
+        "boltzmann": f"P ~ exp(Q / {c.tau:g})",
+        "normalized_q": "P ~ max(Q, 0.01)",
+        "greedy": f"best arm, {c.epsilon:g} of the draws uniform",
+    }
+    absent = f"Q x {1 - c.alpha:g}" if s.absent == "decay" else "Q unchanged"
+    return [
+        f"Q[arm] += {c.alpha:g} (signal - Q[arm]), signal = {signal}; not drawn: {absent}; Q starts at {s.q0:g}",
+        f"{rules[c.method]}{f', no arm below {s.floor:g}' if s.floor else ''}; one draw per prompt (mode {c.mode})",
+    ]
+
+
+def loop(recipe: Recipe) -> list[str]:
+    """State loop shape and batch sizes."""
+    c, total = recipe.curriculum, recipe.iterations * recipe.inner_steps
+    drawn = f" ({c.slots} drawn)" if c.slots != c.prompts else ""
+    return [
+        f"{recipe.iterations} iterations x {recipe.inner_steps} inner steps = {total} updates, clock '{recipe.clock}'; "
+        "evaluation and gate after each iteration",
+        f"per update {c.prompts} prompts{drawn} x {c.group_size} rollouts = {c.prompts * c.group_size} rollouts of at "
+        f"most {recipe.rollout.max_new_tokens} tokens at temperature {recipe.rollout.temperature:g}",
+    ]
+
+
+def table(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    """Return three lines per topic, one per library; options are never broken inside."""
+    out = []
+    for topic, *cells in rows:
+        for library, cell in zip(("TRL 1.16", "verl 0.9", "OpenRLHF 0.11"), cells, strict=True):
+            start = f"{topic if library == 'TRL 1.16' else '':<13} {library:<14} "
+            out += textwrap.wrap(
+                cell,
+                WIDTH,
+                initial_indent=start,
+                subsequent_indent=" " * 29,
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
+    return out

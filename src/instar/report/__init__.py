@@ -1,0 +1,30 @@
+"""`report.html`: one self-contained page about an evolution, readable offline, at any point of its life."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from instar.errors import MissingDependencyError
+from instar.workspace import Workspace
+
+
+def write_report(workspace: Workspace, out: Path) -> Path:
+    """Write the page of `workspace` to the file `out` and return it. An unfinished or failed evolution has one too.
+
+    Raises `MissingDependencyError` without the `report` extra. The file appears whole or not at all.
+    """
+    try:
+        from instar.report.page import render
+    except ImportError as error:
+        raise MissingDependencyError(
+            expected="altair, jinja2 and vl-convert-python",
+            found=str(error),
+            where="report",
+            action="pip install 'instar[report]', then `instar report DIR`",
+        ) from error
+    from instar.report.data import gather
+
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text(render(gather(workspace)), encoding="utf-8")
+    temporary.replace(out)
+    return out

@@ -1,0 +1,287 @@
+"""Planted damage: full and read-only disks, limits, truncated, flipped and missing bytes in store and cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from instar.cas import Cas
+from instar.errors import ArtifactError, StorageError
+from instar.manifest import blob_name, manifest_name
+from instar.store import LocalStore
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 2 MiB. Needs the right to mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"may not mount: {mounted.stderr.decode().strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def attempts(store: LocalStore, big: Path) -> list[Callable[[], object]]:
+    data = big.read_bytes()
+    return [
+        lambda: store.put_file("a", big), lambda: store.put_bytes("a", data),
+        lambda: store.put_bytes("new", data), lambda: store.create("new", data),
+    ]  # fmt: skip
+
+
+def test_full_disk_names_the_path_and_leaves_the_old_object(small_disk: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(b"x" * 3 * MIB)
+    store = LocalStore(small_disk / "s")
+    store.put_bytes("a", b"old")
+    for attempt in attempts(store, big):
+        with pytest.raises(StorageError, match=r"ENOSPC.*disk/s/(a|new); free space"):
+            attempt()
+    assert (store.list(""), store.read("a")) == (["a"], b"old")
+    assert list((store.root / ".tmp").iterdir()) == []
+    store.put_bytes("a", b"y" * MIB)  # the failed attempts hold no space
+
+
+def test_full_disk_under_the_cache(small_disk: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "x").write_bytes(b"x" * 3 * MIB)
+    store = LocalStore(tmp_path / "s")
+    digest = Cas(store, tmp_path / "c").put(source, "T")
+    cas = Cas(store, small_disk / "cache")
+    with pytest.raises(StorageError, match="ENOSPC"):
+        cas.get(digest)
+    assert [p.name for p in cas.cache.iterdir()] == [".tmp"] and list((cas.cache / ".tmp").iterdir()) == []
+
+
+def test_read_only_file_system(small_disk: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(b"x")
+    LocalStore(small_disk / "s").put_bytes("a", b"old")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    store = LocalStore(small_disk / "s")
+    for attempt in attempts(store, big):
+        with pytest.raises(StorageError, match=r"EROFS.*writable file system"):
+            attempt()
+    assert store.read("a") == b"old"
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "writable"),
+        (errno.EACCES, "permission"),
+        (errno.EIO, "check the disk"),
+        (errno.ENXIO, "check the path"),
+    ],
+)
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_every_refusal_of_the_system_is_named(
+    code: int, advice: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "s")
+    store.put_bytes("a", b"old")
+    big = tmp_path / "big"
+    big.write_bytes(b"x")
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    for attempt in attempts(store, big):
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match=advice) as caught:
+            patch.setattr(os, call, fail)
+            attempt()
+        assert errno.errorcode[code] in caught.value.found and str(store.root) in caught.value.where
+        assert not caught.value.transient
+    assert (store.list(""), store.read("a")) == (["a"], b"old")
+    assert list((store.root / ".tmp").iterdir()) == []
+
+
+def test_file_size_limit(tmp_path: Path) -> None:
+    script = """
+import pathlib, resource, sys
+from instar.errors import StorageError
+from instar.store import LocalStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+store = LocalStore(pathlib.Path(sys.argv[1]))
+store.put_bytes("small", b"x" * 99_999)
+try:
+    store.put_bytes("big", b"x" * 200_000)
+except StorageError as error:
+    print(error.found.split(":")[0], store.list(""))
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "s")], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "EFBIG ['small']"
+
+
+def test_killed_writer_leaves_nothing_visible(tmp_path: Path) -> None:
+    script = """
+import os, pathlib, sys
+from instar.store import LocalStore
+store = LocalStore(pathlib.Path(sys.argv[1]))
+os.fsync = lambda fd: os.kill(os.getpid(), 9) if "/.tmp/" in os.readlink(f"/proc/self/fd/{fd}") else None
+getattr(store, sys.argv[2])("a", b"x" * 100_000)
+"""
+    for method in ("put_bytes", "create"):
+        run = subprocess.run([sys.executable, "-c", script, str(tmp_path / method), method], check=False)
+        assert run.returncode == -9
+        store = LocalStore(tmp_path / method)
+        assert (store.list(""), store.exists("a")) == ([], False)
+        assert store.create("a", b"after") and store.read("a") == b"after"
+
+
+class Planted:
+    """One artifact of three files in a store, and ways to damage its copies."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.store = root, LocalStore(root / "s")
+        self.source = root / "in"
+        (self.source / "sub").mkdir(parents=True)
+        self.files = {"x": b"1" * 1000, "sub/y": b"2" * 1000, "z": b""}
+        for path, data in self.files.items():
+            (self.source / path).write_bytes(data)
+        self.cas = Cas(self.store, root / "c")
+        self.digest = self.cas.put(self.source, "Policy")
+        self.sha256 = self.cas.manifest(self.digest).files["x"].sha256
+        self.blob = self.store.root / blob_name(self.sha256)
+        self.record = self.store.root / manifest_name(self.digest)
+
+    def fresh(self, cache: str = "c2") -> Cas:
+        return Cas(self.store, self.root / cache)
+
+    def is_whole(self, folder: Path) -> bool:
+        return {
+            p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+        } == self.files
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    return Planted(tmp_path)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put other bytes at a path in a new inode, so that hard links keep the old ones."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    replace(path, path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[500 % len(data)] ^= 1
+    replace(path, bytes(data))
+
+
+@pytest.mark.parametrize("link", [True, False])
+@pytest.mark.parametrize("damage", [truncate, flip])
+def test_damaged_blob_names_artifact_file_and_both_digests(
+    planted: Planted, damage: Callable[[Path], None], link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(planted.blob)
+    cas = planted.fresh()
+    if not link:
+        monkeypatch.setattr(planted.store, "link_file", lambda name, path: False)
+    for call in (cas.get, cas.verify):
+        with pytest.raises(ArtifactError) as caught:
+            call(planted.digest)
+        assert planted.digest in caught.value.where and caught.value.where.startswith("x of ")
+        assert planted.sha256 in caught.value.expected and "1000 bytes" in caught.value.expected
+        assert caught.value.found != caught.value.expected and " bytes)" in caught.value.found
+        assert str(planted.blob) in caught.value.action
+    assert [p.name for p in cas.cache.iterdir()] == [".tmp"]
+    cas.put(planted.source, "Policy")  # this process has seen the damage: the blob is stored anew
+    assert planted.is_whole(planted.fresh("c3").get(planted.digest))
+
+
+def test_truncated_blob_is_healed_by_a_put_in_another_process(planted: Planted) -> None:
+    truncate(planted.blob)
+    planted.fresh().put(planted.source, "Policy")
+    planted.fresh().verify(planted.digest)
+
+
+def test_missing_blob_and_missing_manifest(planted: Planted) -> None:
+    planted.blob.unlink()
+    for call in (planted.fresh().get, planted.fresh().verify):
+        with pytest.raises(
+            ArtifactError, match=f"blob {blob_name(planted.sha256)}; found nothing; at x of {planted.digest}"
+        ):
+            call(planted.digest)
+    planted.fresh().put(planted.source, "Policy")
+    assert planted.is_whole(planted.fresh().get(planted.digest))
+    planted.record.unlink()
+    with pytest.raises(ArtifactError, match="found nothing"):
+        planted.fresh("c4").get(planted.digest)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip])
+def test_damaged_manifest(planted: Planted, damage: Callable[[Path], None]) -> None:
+    damage(planted.record)
+    cas = planted.fresh()
+    with pytest.raises(ArtifactError, match=f"expected digest {planted.digest}"):
+        cas.get(planted.digest)
+    assert cas.put(planted.source, "Policy") == planted.digest
+    assert planted.is_whole(cas.get(planted.digest))
+
+
+def drop(path: Path) -> None:
+    path.unlink()
+
+
+def add(path: Path) -> None:
+    (path.parent / "more").write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, drop, add])
+@pytest.mark.parametrize("same_process", [True, False])
+def test_damaged_cache_is_fetched_again_once(
+    planted: Planted, damage: Callable[[Path], None], same_process: bool
+) -> None:
+    cas = planted.fresh()
+    damage(cas.get(planted.digest) / "x")
+    again = cas if same_process else planted.fresh()
+    assert planted.is_whole(again.get(planted.digest))
+    assert list((cas.cache / ".tmp").iterdir()) == []
+
+
+def test_damaged_cache_and_store_is_an_error(planted: Planted) -> None:
+    cas = planted.fresh()
+    flip(cas.get(planted.digest) / "x")
+    flip(planted.blob)
+    with pytest.raises(ArtifactError, match=planted.sha256):
+        planted.fresh().get(planted.digest)
+
+
+def test_file_that_changes_while_it_is_stored(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = planted.store.put_file
+
+    def slow(name: str, path: Path) -> None:
+        real(name, path)
+        with path.open("ab") as stream:
+            stream.write(b"late")
+
+    monkeypatch.setattr(planted.store, "put_file", slow)
+    (planted.source / "w").write_bytes(b"early")
+    with pytest.raises(ArtifactError, match="no longer changes"):
+        planted.cas.put(planted.source, "Policy")

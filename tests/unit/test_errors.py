@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from instar import errors
+from instar.errors import ConfigError, InstarError, nearest
+
+CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, InstarError)]
+
+
+def test_every_class_has_its_own_exit_code() -> None:
+    codes = [c.exit_code for c in CLASSES]
+    assert len(set(codes)) == len(codes)
+    assert not {0, 1, 2, 3} & set(codes), "kept for success, crashes and `instar evaluate`"
+    assert all(0 < code < 128 for code in codes), "128 and up mean death by a signal"
+
+
+def test_transient_codes_are_apart_from_permanent_ones() -> None:
+    transient = {c.exit_code for c in CLASSES if c.transient}
+    assert transient == {75, 76}
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda c: c.__name__)
+def test_message_says_expected_found_where_and_what_to_do(kind: type[InstarError]) -> None:
+    error = kind(expected="three", found="two", where="file:field", action="add one")
+    assert str(error) == "expected three; found two; at file:field; add one"
+    assert error.render().splitlines() == [
+        kind.__name__,
+        "  expected: three",
+        "  found:    two",
+        "  where:    file:field",
+        "  do:       add one",
+    ]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda c: c.__name__)
+def test_every_class_states_its_meaning(kind: type[InstarError]) -> None:
+    assert kind is InstarError or (kind.__doc__ and kind.__doc__ != InstarError.__doc__)
+
+
+def test_all_four_parts_are_required() -> None:
+    with pytest.raises(TypeError):
+        ConfigError(expected="a", found="b", where="c")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    ("name", "valid", "hint"),
+    [
+        ("tua", ["tau", "alpha"], "did you mean 'tau'?"),
+        ("learning_rate", ["lr", "eps"], "valid: eps, lr"),
+        ("", ["b", "a"], "valid: a, b"),
+    ],
+)
+def test_nearest(name: str, valid: list[str], hint: str) -> None:
+    assert nearest(name, valid) == hint
