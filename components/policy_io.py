@@ -1,13 +1,13 @@
 """Policies on disk and in memory: one function loads, one takes for training, one saves.
 
-A policy folder is a complete transformers checkpoint. Weights are read from safetensors alone, from local files alone, and no
-code of the folder runs. `ctx.resident` keeps three kinds of entries:
+A policy folder is a complete transformers checkpoint. Weights are read from safetensors alone, from local files
+alone, and no code of the folder runs. `ctx.resident` keeps three kinds of entries:
 
 * `("model", digest)`: a loaded model, shared by every reader of that digest, in eval mode. Nobody may change it.
-* `("pending-model", str(folder))`: the model an update has just saved into `folder`. Its digest is known only after the commit; the
-  runner then moves it to `("model", digest)`, or drops it when the commit fails.
-* anything else whose key, or whose value's leading key, names the digest: engines built on that model. `take_model` drops all of
-  them, because they share its weights.
+* `("pending-model", str(folder))`: the model an update has just saved into `folder`. Its digest is known only after
+  the commit; the runner then moves it to `("model", digest)`, or drops it when the commit fails.
+* anything else whose key, or whose value's leading key, names the digest: engines built on that model. `take_model`
+  drops all of them, because they share its weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
     """Return the policy's causal language model in eval mode, in the checkpoint's own type, on the CPU.
 
-    The same object is returned for the same digest while it is resident. Raises `ArtifactError` when the folder is incomplete.
+    The same object is returned for the same digest while it is resident. Raises `ArtifactError` when the folder is
+    incomplete.
     """
     key = ("model", policy.digest)
     if policy.digest and key in ctx.resident:
@@ -42,7 +43,7 @@ def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
 
 
 def take_model(policy: Policy, ctx: Context) -> PreTrainedModel:
-    """Return the policy's model for its caller alone to change, and drop everything resident that shares its weights."""
+    """Return the policy's model for its caller to change, and drop everything resident that shares its weights."""
     model = load_model(policy, ctx)
     for key in [key for key, value in ctx.resident.items() if _names(key, value, policy.digest)]:
         del ctx.resident[key]
@@ -50,7 +51,7 @@ def take_model(policy: Policy, ctx: Context) -> PreTrainedModel:
 
 
 def _names(key: object, value: object, digest: str) -> bool:
-    """An entry is `(..., digest, ...): value`, or `key: ((..., digest, ...), value)` as the rollout engine keeps itself."""
+    """An entry is `(..., digest, ...): value`, or `key: ((..., digest, ...), value)` as rollout engines are kept."""
     lead = value[0] if isinstance(value, tuple) and value else ()
     return bool(digest) and any(isinstance(part, tuple) and digest in part for part in (key, lead))
 
@@ -67,11 +68,11 @@ def _read(policy: Policy) -> PreTrainedModel:
             where=f"policy {policy.digest or policy.path}",
             action="convert the checkpoint to safetensors",
         )
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         policy.path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
     )
-    # Memory-mapped tensors start at odd addresses; some products then round differently than in a model that was trained here.
+    # Memory-mapped tensors start at odd addresses, where some products round differently than in a model trained here.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
         parameter.requires_grad_(True)
@@ -81,13 +82,21 @@ def _read(policy: Policy) -> PreTrainedModel:
 def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context) -> None:
     """Write `model` as a complete checkpoint: weights and config from the model, every other file copied from `source`.
 
-    The bytes depend on the weights and the source files alone. The model becomes resident as pending under `target`'s folder.
+    The bytes depend on the weights and the source files alone. The model becomes resident as pending under `target`'s
+    folder.
     """
     model.save_pretrained(target.path, safe_serialization=True)
     for file in sorted(source.path.iterdir()):
         if _is_carried(file):
             shutil.copyfile(file, target.path / file.name)
     ctx.resident[("pending-model", str(target.path))] = model
+
+
+def copy_policy(source: Policy, target: Policy) -> None:
+    """Copy a checkpoint byte for byte, so that a policy that was not stepped keeps its digest."""
+    for file in sorted(source.path.iterdir()):
+        if file.is_file():
+            shutil.copyfile(file, target.path / file.name)
 
 
 def _is_carried(file: Path) -> bool:

@@ -40,6 +40,8 @@ class Runner(Protocol):
 
     def gate(self, iteration: int, evaluation: Evaluation, champion: Evaluation | None, config: GateConfig) -> Decision: ...
 
+    def num_updates(self) -> int: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -83,9 +85,12 @@ def evolve(runner: Runner, recipe: Recipe) -> Outcome:
         if decision.action == "stop":
             reason = decision.reason
             break
-    if recipe.iterations and state.trainer is None:
+    if recipe.iterations and runner.num_updates() == 0:
         raise NoProgressError(
-            expected="at least one policy update", found="none", where="evolution", action="check the gate and the curriculum"
+            expected="at least one optimiser step",
+            found=f"none in {iteration} iterations: no group of rollouts had both right and wrong answers",
+            where="evolution",
+            action="start from a policy that solves some of the tasks some of the time, or add easier arms",
         )
     champion_test = evaluate(runner.call, recipe.test, champion, base_test, iteration)
     return Outcome(

@@ -90,6 +90,11 @@ class LocalRunner:
             )
         return decision
 
+    def num_updates(self) -> int:
+        """Return the optimiser steps of the whole evolution so far."""
+        metrics = [entry.body["metrics"] for entry in self.workspace.ledger.of("stage")]
+        return int(sum(m.get("updates", 0.0) + m.get("update/updates", 0.0) for m in metrics))
+
     def summary(self, digest: str) -> dict[str, Any]:
         """Return `summary.json` of a stored evaluation."""
         return dict(Evaluation(self.workspace.cas.get(digest), digest).read_json("summary.json"))

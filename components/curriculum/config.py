@@ -34,7 +34,7 @@ class Base:
 
     @property
     def slots(self) -> int:
-        """Prompt slots to draw per step. The small term keeps 10 * 1.1 at 11."""
+        """Prompt slots to draw per step. The small term keeps 100 * 1.1 at 110."""
         return math.ceil(self.prompts * self.oversample - 1e-9)
 
 

@@ -92,5 +92,8 @@ def build_model(config: CharModelConfig, seed: int) -> LlamaForCausalLM:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a complete checkpoint: config, generation config, safetensors, tokenizer."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Prompt templates: how a task is put before a policy, and in which style its answer can then be read.
 
-`base_chat` has the shape SEC uses for base models: one plain text without a chat template, made of a preamble, the task and
-an opened assistant turn. A reward or evaluation that reads another style than `ANSWER_STYLE` finds no answers at all.
+`base_chat` has the shape SEC uses for base models: one plain text without a chat template, made of a preamble, the task
+and an opened assistant turn. A reward or evaluation that reads another style than `ANSWER_STYLE` finds no answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Sequence advantages in float64: REINFORCE, RLOO, GRPO, Dr. GRPO and batch-scaled forms.
 
-A group or batch is constant if and only if its largest and smallest values are equal, and its advantages are then exactly 0: a
-floating-point standard deviation of equal numbers is often not 0, and dividing rounding noise by it is as large as a signal.
+A group or batch is constant if and only if its largest and smallest values are equal, and its advantages are then
+exactly 0: a floating-point standard deviation of equal numbers is often not 0, and dividing rounding noise by it is
+as large as a signal.
 Shapes: N rollouts, G groups. Every rollout passed in has a valid score; lost ones were marked and left out before.
 """
 
@@ -21,7 +22,7 @@ Bools = NDArray[np.bool_]
 
 def group_sum(values: Floats, group: Ints, num_groups: int) -> Floats:
     """Return the sum per group, [G]."""
-    return np.bincount(group, weights=values, minlength=num_groups)
+    return np.bincount(group, weights=values, minlength=num_groups).astype(np.float64)
 
 
 def zero_variance(values: Floats, group: Ints, num_groups: int) -> Bools:
@@ -59,8 +60,8 @@ def advantages(
 ) -> Floats:
     """Return A [N] for rewards `values` [N] of rollouts in groups `group` [N].
 
-    `whiten` centres and divides by the standard deviation over the batch's tokens and needs `lengths` [N]; groups without
-    variance stay 0 under a group baseline. A group of one under a group baseline raises `RewardError`.
+    `whiten` centres and divides by the standard deviation over the batch's tokens and needs `lengths` [N]; groups
+    without variance stay 0 under a group baseline. A group of one under a group baseline raises `RewardError`.
     """
     if baseline == "none":
         a = values.copy()

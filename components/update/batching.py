@@ -1,9 +1,10 @@
 """Micro-batches under a token budget, in one of three layouts.
 
-`none`: one sequence per row, sorted by length. Padding is on the right and causal attention never looks right, so no mask is
-needed. `sequence`: several sequences per row behind a block-diagonal mask. `prefix`: as `sequence`, and sequences that start with
-the same prompt share one copy of it, so a group of G answers computes its prompt once; each answer attends to the prompt and to
-itself, at the positions it would have alone. All three give the same log-probabilities up to rounding.
+`none`: one sequence per row, sorted by length. Padding is on the right and causal attention never looks right, so no
+mask is needed. `sequence`: several sequences per row behind a block-diagonal mask. `prefix`: as `sequence`, and
+sequences that start with the same prompt share one copy of it, so a group of G answers computes its prompt once; each
+answer attends to the prompt and to itself, at the positions it would have alone. All three give the same
+log-probabilities up to rounding.
 Shapes: S sequences of the micro-batch, B rows, W row width, m action tokens of the micro-batch.
 """
 
@@ -50,7 +51,9 @@ class Micro:
 def micro_batches(data: Experience, rows: Ints, budget: int, packing: str, device: str) -> list[Micro]:
     """Return the forward passes that cover `rows` once. `budget` bounds rows times width, in tokens."""
     if packing == "none":
-        return [_build(data, [[[r]] for r in part.tolist()], device, False) for part in split(rows, data.widths, budget)]
+        return [
+            _build(data, [[[r]] for r in part.tolist()], device, False) for part in split(rows, data.widths, budget)
+        ]
     prompts = data.prompt_lengths
     pieces = share(data, rows, budget) if packing == "prefix" else [[r] for r in rows.tolist()]
     widths = [piece_width(piece, data.widths, prompts) for piece in pieces]
@@ -163,8 +166,8 @@ def _build(data: Experience, bins: list[list[Piece]], device: str, packed: bool)
 def _mask(at: Ints, own: Ints, shared: Ints, piece_of: Ints, shape: tuple[int, int], device: str) -> Tensor:
     """Return who sees whom, [B, 1, W, W]: earlier positions of the same sequence, and the prompt its piece shares.
 
-    `shared` [S] is the length of the prompt that others of the piece see, 0 where nobody does. Padding sees padding, so that no
-    query is left without a key.
+    `shared` [S] is the length of the prompt that others of the piece see, 0 where nobody does. Padding sees padding,
+    so that no query is left without a key.
     """
     sequence = np.full(shape[0] * shape[1], -1, dtype=np.int64)
     sequence[at] = np.repeat(np.arange(len(own)), own)

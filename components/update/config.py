@@ -17,8 +17,9 @@ from instar.errors import ConfigError
 class Kl:
     """Penalty towards the reference policy; l = log pi - log ref.
 
-    In the reward only k1 = l, detached. In the loss k2 = l^2/2 (gradient of KL(pi||ref)), k3 = exp(-l) - 1 + l (gradient of
-    KL(ref||pi)) or k3w = k3 times the ratio (gradient of KL(pi||ref)). k1 in the loss has expected gradient 0.
+    In the reward only k1 = l, detached. In the loss k2 = l^2/2 (gradient of KL(pi||ref)), k3 = exp(-l) - 1 + l
+    (gradient of KL(ref||pi)) or k3w = k3 times the ratio (gradient of KL(pi||ref)). k1 in the loss has expected
+    gradient 0.
     """
 
     place: Literal["none", "reward", "loss"] = "none"
@@ -63,7 +64,7 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlong:
-    """Answers that reach the length limit: trained as they are, left out of the loss, or penalised softly (DAPO eq. 13)."""
+    """Answers that reach the length limit: trained on, left out of the loss, or penalised softly (DAPO eq. 13)."""
 
     kind: Literal["none", "mask", "soft"] = "none"
     max_length: int = 0
@@ -80,7 +81,7 @@ class Overlong:
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch:
-    """Trainer against sampler: rho = pi_trainer / pi_sampler of the sampled tokens. Measured always, corrected by choice."""
+    """Trainer against sampler: rho = pi_trainer / pi_sampler of the sampled tokens. Always measured."""
 
     kind: Literal["off", "token_trunc", "token_mask", "seq_trunc", "seq_mask"] = "token_trunc"
     agg: Literal["sum", "mean"] = "mean"
@@ -105,7 +106,7 @@ class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685): delta W = alpha / r * B A on the named linear layers."""
 
     r: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -171,10 +172,10 @@ class Config:
     warmup_steps: int = 0
     total_steps: int = 0
     """Optimiser steps after which a linear or cosine schedule reaches 0."""
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: int = 2048
     """Rows times longest row of one forward pass."""
     packing: Literal["none", "sequence", "prefix"] = "prefix"
-    """One sequence per row, several per row, or several that share their prompt (needs a model that takes 4-d masks)."""
+    """One sequence per row, several, or several that share their prompt (needs a model that takes 4-d masks)."""
     logprob_chunk: int = 0
     """Tokens whose logits exist at once; 0 takes as many as fit a fixed budget."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -233,9 +234,10 @@ def _check_loss(c: Config) -> None:
     else:
         _need(c.cap is None, "no cap", c.cap, "cap", "only objective=cispo reads it")
     off_policy = c.epochs * c.minibatches > 1
-    _need(not (c.objective == "reinforce" and off_policy), "one optimiser step per batch", f"{c.epochs} x {c.minibatches}",
-          "epochs", "reinforce has no ratio; use objective=clip")  # fmt: skip
-    _need(not (c.objective == "reinforce" and sequence), "ratio=token", c.ratio, "ratio", "reinforce has no ratio")
+    plain = c.objective == "reinforce"
+    steps = f"{c.epochs} x {c.minibatches}"
+    _need(not (plain and off_policy), "one optimiser step per batch", steps, "epochs", "reinforce has no ratio")
+    _need(not (plain and sequence), "ratio=token", c.ratio, "ratio", "reinforce has no ratio")
     _need(c.clip_low > 0 and c.clip_high > 0, "clip > 0", f"{c.clip_low}, {c.clip_high}", "clip_low")
     if c.clip_dual is not None:
         _need(c.clip_dual > 1 and c.objective == "clip", "clip_dual > 1 with objective=clip", c.clip_dual, "clip_dual")

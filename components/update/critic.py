@@ -1,4 +1,4 @@
-"""A value head on the policy's hidden states, generalised advantage estimation (arXiv 1506.02438) and the clipped value loss.
+"""A value head on the policy's hidden states, advantage estimation (arXiv 1506.02438) and the clipped value loss.
 
 Steps are a rollout's action tokens in order; observations between them take no step.
 Shapes: M action tokens of all rollouts, concatenated; offsets [N + 1].
@@ -27,7 +27,7 @@ def value_head(hidden_size: int) -> nn.Linear:
 
 
 def gae(rewards: Floats, values: Floats, offsets: Ints, gamma: float, lam: float) -> Floats:
-    """Return A_t = sum_l (gamma lam)^l delta_{t+l} with delta_t = r_t + gamma V_{t+1} - V_t and V = 0 after the last token, [M]."""
+    """Return A_t = sum_l (gamma lam)^l (r + gamma V' - V)_{t+l}, [M], where V' is the next value, 0 after the last."""
     lengths = np.diff(offsets)
     if not len(lengths) or not len(values):
         return np.zeros_like(values)

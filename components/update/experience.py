@@ -6,13 +6,15 @@ Shapes: N rollouts in file order, G groups in slot order, T tokens of all rollou
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from instar.components.update.advantages import Bools, Floats, Ints
-from instar.errors import ConfigError, ContractError, InstarError, RewardError
+from instar.errors import ContractError, InstarError, RewardError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def ragged(starts: Ints, lengths: Ints) -> Ints:
 
 
 def join(batch: pa.Table, rollouts: pa.Table, scores: pa.Table, min_group: int) -> Experience:
-    """Return the experience, or raise: `RewardError` for scores that do not cover the rollouts, `ContractError` for the rest."""
+    """Return the experience. Scores that do not cover the rollouts: `RewardError`; anything else: `ContractError`."""
     ids = _array(rollouts, "rollout_id")
     order = _match_scores(ids, _array(scores, "rollout_id"))
     token_offset, tokens = _lists(_array(rollouts, "token_ids"))
@@ -117,13 +119,10 @@ def _array(table: pa.Table, name: str) -> pa.Array:
     return table.column(name).combine_chunks()
 
 
-def _lists(values: pa.Array) -> tuple[Ints, NDArrayAny]:
+def _lists(values: pa.Array) -> tuple[Ints, NDArray[Any]]:
     lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return offsets, values.flatten().to_numpy(zero_copy_only=False)
-
-
-NDArrayAny = np.ndarray[tuple[int, ...], np.dtype[np.float64]] | np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def _match_scores(ids: pa.Array, scored_ids: pa.Array) -> Ints:
@@ -206,17 +205,6 @@ def _groups(batch: pa.Table, rollouts: pa.Table) -> tuple[Ints, Ints, tuple[str,
     if not pc.all(pc.equal(_array(rollouts, "arm"), arm_names.take(group))).as_py() and len(group_index):
         raise _mixed("the arm of the slot on each of its rollouts", "another arm")
     return group_index, arm, arms, np.asarray(size, dtype=np.int64)
-
-
-def need_groups(experience: Experience, baseline: str) -> None:
-    """Raise `ConfigError` when a group baseline meets slots that asked for a single rollout."""
-    if baseline in ("group", "loo") and (experience.group_size < 2).any():
-        raise ConfigError(
-            expected="group_size >= 2",
-            found=str(int(experience.group_size.min())),
-            where="curriculum.group_size",
-            action="raise it, or use update.baseline none, batch or critic",
-        )
 
 
 def _mixed(expected: str, found: str) -> InstarError:

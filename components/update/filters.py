@@ -9,7 +9,7 @@ from instar.components.update.config import Filter
 
 
 def keep_groups(config: Filter, correct: Floats, group: Ints, num_groups: int) -> Bools:
-    """Return per group whether it is trained on, [G]. Groups are numbered in slot order; empty groups are never kept."""
+    """Return per group whether it is trained on, [G]. Groups come in slot order; empty ones are never kept."""
     count = np.bincount(group, minlength=num_groups)
     keep = count > 0
     if config.kind == "zero_variance":

@@ -75,10 +75,13 @@ def _alone(model: Any, data: Experience, row: int, config: Config) -> Tensor:
     """Return one rollout's log-probabilities from the model's own logits over nothing but its tokens."""
     start, end = int(data.token_offset[row]), int(data.token_offset[row + 1])
     ids = torch.from_numpy(data.tokens[start:end].astype(np.int64)).to(model.device)
-    at = torch.from_numpy(data.action_at[data.action_offset[row] : data.action_offset[row + 1]] - start).to(model.device)
+    at = torch.from_numpy(data.action_at[data.action_offset[row] : data.action_offset[row + 1]] - start).to(
+        model.device
+    )
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
-    return logits[at - 1].double().log_softmax(-1).gather(1, ids[at][:, None]).squeeze(1)
+    logp: Tensor = logits[at - 1].double().log_softmax(-1).gather(1, ids[at][:, None]).squeeze(1)
+    return logp
 
 
 def _agree(ours: Tensor, theirs: Tensor, config: Config, layout: str) -> None:
@@ -89,5 +92,5 @@ def _agree(ours: Tensor, theirs: Tensor, config: Config, layout: str) -> None:
             expected=f"the model's own log-probabilities with packing={layout}",
             found=f"a difference of {gap:.3g}",
             where="update.packing",
-            action="set packing=none; if that is where it differs, the model changes its logits after the head: use another",
+            action="set packing=none; if it differs there, the model changes its logits after the head: use another",
         )

@@ -1,7 +1,7 @@
-"""Estimators of the divergence from the reference, l = log pi - log ref on samples from pi (Schulman, "Approximating KL").
+"""Estimators of the divergence from the reference, l = log pi - log ref on samples from pi (Schulman 2020).
 
-As values k1 and k3 are unbiased for KL(pi||ref). As losses: k2 has the gradient of KL(pi||ref), k3 that of KL(ref||pi), k3 times
-the differentiable ratio that of KL(pi||ref), and k1 none in expectation.
+As values k1 and k3 are unbiased for KL(pi||ref). As losses: k2 has the gradient of KL(pi||ref), k3 that of
+KL(ref||pi), k3 times the differentiable ratio that of KL(pi||ref), and k1 none in expectation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The model being trained with everything that trains it: adapters, value head, optimiser; and their state on disk.
 
-`trainer.json` names the policy the state belongs to by a hash of its weights, so a state cannot continue another policy.
-`optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters, `base.safetensors` holds the
-unmerged matrices.
+`trainer.json` names the policy the state belongs to by a hash of its weights, so a state cannot continue another
+policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
+`base.safetensors` holds the unmerged matrices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 class Learner:
-    """`model` is the transformers model whose forward runs (adapters are inside it); `policy()` gives the model to save."""
+    """`model` is the transformers model whose forward pass runs; adapters, if any, are inside it."""
 
     def __init__(self, model: Any, config: Config, ctx: Context, saved: TrainerState | None) -> None:
         self.config, self.updates = config, 0
@@ -53,7 +53,7 @@ class Learner:
         return named
 
     def save(self, target: TrainerState, normalisers: list[float]) -> Any:
-        """Write the state, merge adapters and return the plain model in eval mode. The learner must not be used afterwards."""
+        """Write the state, merge adapters and return the plain model. The learner must not be used afterwards."""
         from safetensors.torch import save_file
 
         tensors = self.optimizer.tensors()
@@ -138,7 +138,7 @@ def _broken(expected: str, found: str, saved: TrainerState | None) -> LedgerErro
 
 
 def _checkpoint(model: Any) -> None:
-    """Recompute layers in backward. Only the layers learn that they train; their children stay in eval, without dropout."""
+    """Recompute layers in backward. Only the layers are in training mode; their children stay without dropout."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):

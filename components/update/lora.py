@@ -1,7 +1,8 @@
 """Low-rank adapters through peft: only the adapters train, the saved policy has them merged in.
 
-A merged weight is rounded, so training could not continue exactly from it. The trainer state therefore keeps the adapter and the
-unmerged values of the adapted matrices; the latter never change, so a content-addressed store keeps them once.
+A merged weight is rounded, so training could not continue exactly from it. The trainer state therefore keeps the
+adapter and the unmerged values of the adapted matrices; the latter never change, so a content-addressed store keeps
+them once.
 """
 
 from __future__ import annotations

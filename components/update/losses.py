@@ -15,7 +15,8 @@ from instar.components.update.config import Config
 def log_ratio(logp: Tensor, old: Tensor, sequence: Tensor, num_sequences: int, kind: str) -> Tensor:
     """Return log w [M] with gradient.
 
-    `sequence` is GSPO's token form (arXiv 2507.18071, eq. 14): value mean_t(logp - old), gradient that of the token's logp.
+    `sequence` is GSPO's token form (arXiv 2507.18071, eq. 14): value mean_t(logp - old), gradient that of the token's
+    logp.
     """
     token = logp - old
     if kind == "token":

@@ -1,7 +1,7 @@
 """Predicts the peak memory of an update from the model's configuration, before a weight is loaded.
 
-Counted: weights, gradients and two moments in the master type; the frozen reference; activations kept for backward by one
-micro-batch; logits of one chunk in two buffers. Not counted: the interpreter and libraries (about 0.5 GB).
+Counted: weights, gradients and two moments in the master type; the frozen reference; activations kept for backward by
+one micro-batch; logits of one chunk in two buffers. Not counted: the interpreter and libraries (about 0.5 GB).
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def plan(policy: Policy, config: Config, data: Experience, has_reference: bool) 
 def activation_bytes_per_token(shape: dict[str, Any], config: Config, width: int) -> int:
     """Return what backward keeps per token: per layer about 14 hidden-sized and 4 feed-forward-sized tensors.
 
-    With checkpointing one hidden-sized tensor per layer stays, plus one whole layer while it is recomputed. `width` is the row
-    width; blockwise attention keeps no [W, W] matrix.
+    With checkpointing one hidden-sized tensor per layer stays, plus one whole layer while it is recomputed. `width`
+    is the row width; blockwise attention keeps no [W, W] matrix.
     """
     del width
     hidden = int(shape.get("hidden_size") or shape["n_embd"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from instar.components.update.advantages import Bools, Floats, zero_variance
+from instar.components.update.advantages import Bools, Floats, group_sum, zero_variance
 from instar.components.update.config import Config
 from instar.components.update.experience import Experience
 from instar.components.update.trainer import Outcome, Trace
@@ -44,8 +44,9 @@ def _rollout_metrics(config: Config, data: Experience, outcome: Outcome, mask: B
     group = data.group[rows]
     present = np.bincount(group, minlength=data.num_groups) > 0
     constant = zero_variance(data.correct[rows], group, data.num_groups) & present
-    mean = np.bincount(group, weights=data.correct[rows], minlength=data.num_groups)
-    mean = mean / np.maximum(np.bincount(group, minlength=data.num_groups), 1)
+    mean = group_sum(data.correct[rows], group, data.num_groups) / np.maximum(
+        np.bincount(group, minlength=data.num_groups), 1
+    )
     flat_reward = zero_variance(data.reward[rows], group, data.num_groups) & present
     lengths, right = data.lengths[rows], data.correct[rows] == 1.0
     num = float(present.sum())

@@ -1,7 +1,7 @@
-"""Trainer and sampler give the same tokens different log-probabilities: measure it, correct it, refuse it when it is large.
+"""Trainer and sampler disagree on log-probabilities: measure it, correct it, refuse it when it is large.
 
-rho = pi_old / pi_behaviour. Truncated weights min(rho, C); masked weights rho inside [low, high] and 0 outside (IcePop);
-sequence versions use the product of rho or its geometric mean. Shapes: M action tokens, S sequences.
+rho = pi_old / pi_behaviour. Truncated weights min(rho, C); masked weights rho inside [low, high] and 0 outside
+(IcePop); sequence versions use the product of rho or its geometric mean. Shapes: M action tokens, S sequences.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def alarm(config: Mismatch, found: dict[str, float], where: str) -> None:
         return
     mean, share = found["mismatch/abs_mean"], found["mismatch/share_over"]
     if not (mean <= config.alarm_mean and share <= config.alarm_share):
+        limits = f"{config.alarm_mean:g}, at most {config.alarm_share:.2%} of tokens over {config.alarm_gap:g}"
         raise NumericsError(
-            expected=f"mean |log rho| <= {config.alarm_mean:g} and at most {config.alarm_share:.2%} of tokens over {config.alarm_gap:g}",
+            expected=f"mean |log rho| <= {limits}",
             found=f"mean {mean:.4g}, {share:.2%} of tokens over",
             where=where,
-            action="check that the sampler serves this policy at temperature 1 without top-p or top-k, in the trainer's precision",
+            action="check that the sampler serves this policy, at temperature 1, without top-p or top-k",
         )

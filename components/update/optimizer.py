@@ -25,7 +25,7 @@ def lr_factor(config: Config, step: int) -> float:
 
 
 class Optimizer:
-    """AdamW over named parameters. Vectors (norms, biases) never decay; names starting with `critic.` use `critic_lr`."""
+    """AdamW over named parameters. Vectors (norms, biases) never decay; names with prefix `critic.` use `critic_lr`."""
 
     def __init__(self, config: Config, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         self.config, self.named, self.steps = config, dict(parameters), 0
@@ -33,15 +33,17 @@ class Optimizer:
         for name, p in self.named.items():
             groups.setdefault((name.startswith("critic."), p.ndim >= 2), []).append(p)
         self._critic = [critic for critic, _ in groups]
+        decays = [config.weight_decay if matrix else 0.0 for _, matrix in groups]
         self._adam = torch.optim.AdamW(
-            [{"params": ps, "weight_decay": config.weight_decay if decay else 0.0} for (_, decay), ps in groups.items()],
-            lr=config.lr, betas=config.betas, eps=config.adam_eps, fused=True,
-        )  # fmt: skip
+            [{"params": ps, "weight_decay": decay} for ps, decay in zip(groups.values(), decays, strict=True)],
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.adam_eps,
+            fused=True,
+        )
         for p in self.named.values():
-            self._adam.state[p] = {
-                "step": torch.zeros((), dtype=torch.float32, device=p.device),
-                **{moment: torch.zeros_like(p, memory_format=torch.preserve_format) for moment in MOMENTS},
-            }
+            moments = {m: torch.zeros_like(p, memory_format=torch.preserve_format) for m in MOMENTS}
+            self._adam.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **moments}
 
     def lr(self) -> float:
         """Return the policy's learning rate of the next step."""
@@ -52,7 +54,7 @@ class Optimizer:
         self._adam.zero_grad(set_to_none=True)
 
     def step(self) -> float:
-        """Clip to `max_grad_norm`, step, and return the norm before clipping. Raises `NumericsError` before any change."""
+        """Clip to `max_grad_norm`, step, return the norm before clipping. Raises `NumericsError` before any change."""
         grads = [p.grad for p in self.named.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         if not bool(torch.isfinite(norm)):

@@ -106,8 +106,8 @@ def minibatches(
 ) -> list[Minibatch]:
     """Return the optimiser steps of one epoch: kept groups, shuffled by key and dealt whole; epochs repeat them.
 
-    A rollout whose advantage is 0 everywhere adds nothing to a loss without other terms: it is counted in the normaliser and
-    costs no forward pass.
+    A rollout whose advantage is 0 everywhere adds nothing to a loss without other terms: it is counted in the
+    normaliser and costs no forward pass.
     """
     groups = np.flatnonzero(kept)
     if config.minibatches > 1:

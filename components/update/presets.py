@@ -1,7 +1,8 @@
 """Named updates. A preset sets every axis that its paper or published code sets; the rest keep their defaults.
 
-`grpo` arXiv 2402.03300, `dr_grpo` 2503.20783, `dapo` 2503.14476, `gspo` 2507.18071, `cispo` 2506.13585, `rloo` 2402.14740,
-`ppo` 1707.06347, `sec` 2505.14970, `spark` 2509.22624. Lengths of `dr_grpo` and `dapo` are the papers'; set your own.
+`grpo` arXiv 2402.03300, `dr_grpo` 2503.20783, `dapo` 2503.14476, `gspo` 2507.18071, `cispo` 2506.13585, `rloo`
+2402.14740, `ppo` 1707.06347, `sec` 2505.14970, `spark` 2509.22624. Lengths of `dr_grpo` and `dapo` are the papers';
+set your own.
 """
 
 from __future__ import annotations
@@ -18,20 +19,39 @@ PRESETS: dict[str, Config] = {
     "default": Config(),
     "reinforce": Config(preset="reinforce", baseline="batch", scale="none", objective="reinforce", mismatch=_OFF),
     "rloo": Config(
-        preset="rloo", baseline="loo", scale="none", clip_high=0.2, aggregate="seq_token_sum",
-        kl=Kl(place="reward", kind="k1", coef=0.05), mismatch=_OFF,
+        preset="rloo",
+        baseline="loo",
+        scale="none",
+        clip_high=0.2,
+        aggregate="seq_token_sum",
+        kl=Kl(place="reward", kind="k1", coef=0.05),
+        mismatch=_OFF,
     ),
     "ppo": Config(
-        preset="ppo", baseline="critic", scale="whiten", clip_high=0.2, value_clip=0.2,
-        kl=Kl(place="reward", kind="k1", coef=0.001), mismatch=_OFF,
+        preset="ppo",
+        baseline="critic",
+        scale="whiten",
+        clip_high=0.2,
+        value_clip=0.2,
+        kl=Kl(place="reward", kind="k1", coef=0.001),
+        mismatch=_OFF,
     ),
     "grpo": Config(
-        preset="grpo", clip_high=0.2, aggregate="seq_token_mean", kl=Kl(place="loss", kind="k3", coef=0.001), mismatch=_OFF
+        preset="grpo",
+        clip_high=0.2,
+        aggregate="seq_token_mean",
+        kl=Kl(place="loss", kind="k3", coef=0.001),
+        mismatch=_OFF,
     ),
-    "dr_grpo": Config(preset="dr_grpo", scale="none", clip_high=0.2, aggregate="constant", max_length=3000, mismatch=_OFF),
+    "dr_grpo": Config(
+        preset="dr_grpo", scale="none", clip_high=0.2, aggregate="constant", max_length=3000, mismatch=_OFF
+    ),
     "dapo": Config(
-        preset="dapo", clip_high=0.28, filter=Filter(kind="zero_variance"),
-        overlong=Overlong(kind="soft", max_length=20480, buffer=4096), mismatch=_OFF,
+        preset="dapo",
+        clip_high=0.28,
+        filter=Filter(kind="zero_variance"),
+        overlong=Overlong(kind="soft", max_length=20480, buffer=4096),
+        mismatch=_OFF,
     ),
     "gspo": Config(
         preset="gspo", ratio="sequence", clip_low=3e-4, clip_high=4e-4, aggregate="seq_token_mean", mismatch=_OFF
@@ -39,7 +59,7 @@ PRESETS: dict[str, Config] = {
     "cispo": Config(preset="cispo", objective="cispo", cap=5.0, mismatch=_OFF),
     "sec": Config(preset="sec", clip_high=0.2, minibatches=4, lr=1e-6, mismatch=_OFF),
     "spark": Config(preset="spark", clip_high=0.2, kl=Kl(place="loss", kind="k3", coef=0.001), lr=5e-7, mismatch=_OFF),
-}  # fmt: skip
+}
 
 
 def preset(name: str, **changes: Any) -> Config:

@@ -1,7 +1,7 @@
 """Update: scored rollouts in, a better policy and the state to go on from out, plus what each arm taught.
 
-Scores that are not numbers are left out and counted. Nothing is written when a number is not finite or trainer and sampler
-disagree; the batch is then saved in the scratch folder.
+Scores that are not numbers are left out and counted. Nothing is written when a number is not finite or trainer and
+sampler disagree; the batch is then saved in the scratch folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from instar.contract import Context, Metrics, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """The policy that acted, its trainer state (none only at step 0), what it did, and the frozen reference of a KL term."""
+    """The policy that acted, its trainer state (none only at step 0), what it did, and the reference of a KL term."""
 
     policy: Policy
     trainer: TrainerState | None
@@ -36,9 +36,28 @@ class Outs:
 
 def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Train the policy on one batch of scored rollouts."""
-    from instar.components.update.run import run
+    from instar.components import policy_io
+    from instar.components.update import experience, inputs, learner, memory, metrics, stats, trainer
 
-    return run(ins, outs, config, ctx)
+    inputs.check(ins.trainer, ins.reference, config, ctx)
+    rollouts, scores = ins.rollouts.table(), ins.scores.table()
+    data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
+    inputs.check_rollouts(data, ins.policy, config)
+    reference = inputs.reference_model(ins.reference, ins.policy, config, ctx)
+    plan = memory.plan(ins.policy, config, data, reference is not None)
+    memory.check(plan, learner.device(config), config)
+
+    student = learner.Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer)
+    dump = inputs.dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
+    frozen = student.model if reference is None else reference
+    outcome = trainer.train(student, data, config, ctx, frozen, dump)
+    outs.stats.write(stats.arm_stats(config, data, outcome.abs_advantage, outcome.kept))
+    model = student.save(outs.trainer, outcome.trace.normalisers)
+    if outcome.trace.grad_norms:
+        policy_io.save_policy(model, ins.policy, outs.policy, ctx)
+    else:
+        policy_io.copy_policy(ins.policy, outs.policy)
+    return {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
 
 
 STAGE = Stage("update", Ins, Outs, Config, update)

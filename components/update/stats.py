@@ -1,6 +1,8 @@
-"""What one update saw of each arm, from unfiltered groups: a filter in front of these sums would blind the curriculum."""
+"""What one update saw of each arm, from unfiltered groups: a filter before these sums would blind a curriculum."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +15,9 @@ from instar.rows import ArmStatsRow
 def arm_stats(config: Config, data: Experience, abs_advantage: Floats, kept: Bools) -> list[ArmStatsRow]:
     """Return one row per arm of the batch, in name order.
 
-    Sums run over valid rollouts: scored, in groups with at least `min_group` scores. `num_invalid` counts what was asked for
-    and has no score, lost rollouts included. abs_advantage [N] is the mean of |A| over a rollout's tokens, kept [G].
+    Sums run over valid rollouts: scored, in groups with at least `min_group` scores. `num_invalid` counts what was
+    asked for and has no score, lost rollouts included. abs_advantage [N] is the mean of |A| over a rollout's tokens,
+    kept [G].
     """
     rows = np.flatnonzero(data.valid)
     group, num = data.group[rows], data.num_groups
@@ -29,7 +32,7 @@ def arm_stats(config: Config, data: Experience, abs_advantage: Floats, kept: Boo
     scored = np.bincount(data.group[data.scored], minlength=num)
 
     def total(values: Floats) -> Floats:
-        return np.bincount(arm, weights=values, minlength=len(data.arms))
+        return np.bincount(arm, weights=values, minlength=len(data.arms)).astype(np.float64)
 
     def groups(mask: Bools) -> Floats:
         return np.bincount(data.group_arm[mask], minlength=len(data.arms)).astype(np.float64)
@@ -54,11 +57,9 @@ def arm_stats(config: Config, data: Experience, abs_advantage: Floats, kept: Boo
         "sum_abs_centred": total(np.abs(centred(reward, group, num))),
         "sum_abs_centred_correct": total(np.abs(centred(correct, group, num))),
     }
-    return [
-        ArmStatsRow(
-            arm=name,
-            **{key: int(values[i]) for key, values in integers.items()},
-            **{key: float(values[i]) for key, values in floats.items()},
-        )
-        for i, name in enumerate(data.arms)
-    ]
+    out = []
+    for i, name in enumerate(data.arms):
+        values: dict[str, Any] = {key: int(column[i]) for key, column in integers.items()}
+        values |= {key: float(column[i]) for key, column in floats.items()}
+        out.append(ArmStatsRow(arm=name, **values))
+    return out

@@ -1,7 +1,8 @@
 """The update itself: measure, weigh, step. Rollouts and scores in, a changed model out.
 
 Old log-probabilities come from the same forward passes as the update's, so the first ratio is exactly 1; with a single
-optimiser step they are the update's own, and no second pass runs. The sampler's are compared in both cases, before any step.
+optimiser step they are the update's own, and no second pass runs. The sampler's are compared in both cases, before
+any step.
 Shapes: N rollouts, M action tokens of all rollouts, m of a micro-batch.
 """
 
@@ -73,8 +74,8 @@ class _Constants:
 def train(learner: Learner, data: Experience, config: Config, ctx: Context, reference: Any, dump: Dump) -> Outcome:
     """Change `learner.model` by one update and return what happened.
 
-    `reference` is the frozen model, or `learner.model` itself while nothing has been trained, or None. Raises `NumericsError`
-    before the step that would have used a bad number; `dump` saves the rollouts it came from.
+    `reference` is the frozen model, or `learner.model` itself while nothing has been trained, or None. Raises
+    `NumericsError` before the step that would have used a bad number; `dump` saves the rollouts it came from.
     """
     everything = micro_batches(
         data, np.flatnonzero(data.valid), config.micro_batch_tokens, config.packing, learner.device

@@ -1,8 +1,8 @@
 """The op in chunks of C tokens: at most two [C, V] buffers of softmax type exist at any time, in both directions.
 
-The gradient of a token's log-probability with respect to its logits is `onehot - p`, that of its entropy `-p (log p + E)`.
-Upstream gradients are one number per token and known only in backward, because a ratio or a sequence mean may sit between
-the log-probability and the loss. Two cases follow.
+The gradient of a token's log-probability with respect to its logits is `onehot - p`, that of its entropy `-p (log p +
+E)`. Upstream gradients are one number per token and known only in backward, because a ratio or a sequence mean may
+sit between the log-probability and the loss. Two cases follow.
 
 * Head trained: backward forms each chunk's logits again (one more product of size C V H) and adds to dW in place.
   Kept between forward and backward: lse and entropy, 2 M numbers, beside the inputs.
@@ -51,19 +51,20 @@ class _Selected(torch.autograd.Function):
         entropy_rows = torch.empty_like(hidden) if frozen and entropy_grad else None
         for start in range(0, num, chunk):
             part = slice(start, min(start + chunk, num))
-            logits = _logits(hidden[part], weight, bias)
-            lse[part] = torch.logsumexp(logits, dim=-1)
-            logp[part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
-            p = (logits - lse[part, None]).exp_()
+            logp_all = _logits(hidden[part], weight, bias)
+            lse[part] = torch.logsumexp(logp_all, dim=-1)
+            logp_all.sub_(lse[part, None])
+            logp[part] = logp_all.gather(1, targets[part, None]).squeeze(1)
+            p = logp_all.exp()
             if rows is not None:
                 rows[part] = weight[targets[part]] - p.to(weight.dtype) @ weight
-            if entropy_rows is not None:
-                # log p first becomes log p + E, then -p (log p + E): two buffers, no third.
-                logits.sub_(lse[part, None])
-                entropy[part] = -(p * logits).sum(dim=-1)
-                entropy_rows[part] = -logits.add_(entropy[part, None]).mul_(p).to(weight.dtype) @ weight
+            if entropy_rows is None:
+                entropy[part] = -p.mul_(logp_all).sum(dim=-1)
             else:
-                entropy[part] = lse[part] - p.mul_(logits).sum(dim=-1)
+                # -(p (log p + E)) from (p log p) + E p, in the two buffers that exist.
+                logp_all.mul_(p)
+                entropy[part] = -logp_all.sum(dim=-1)
+                entropy_rows[part] = -logp_all.addcmul_(p, entropy[part, None]).to(weight.dtype) @ weight
         if frozen:
             ctx.save_for_backward(rows, entropy_rows)
         else:
@@ -75,12 +76,16 @@ class _Selected(torch.autograd.Function):
         return logp, entropy
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        grad_logp, grad_entropy = grad_outputs
         if grad_logp is None and grad_entropy is None:
             return (None,) * 6
         if ctx.frozen:
-            return (_frozen_backward(*ctx.saved_tensors, grad_logp, grad_entropy), *(None,) * 5)
+            rows, entropy_rows = ctx.saved_tensors
+            return (_frozen_backward(rows, entropy_rows, grad_logp, grad_entropy), *(None,) * 5)
         grads = _trained_backward(ctx.saved_tensors, grad_logp, grad_entropy, ctx.chunk, ctx.needs_input_grad[:3])
         return (*grads, None, None, None)
 
@@ -103,7 +108,7 @@ def _trained_backward(
     chunk: int,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Form each chunk's logits again and accumulate; dW and db gather in the softmax type, whatever the weight's type."""
+    """Form each chunk's logits again and accumulate; dW and db gather in the softmax type."""
     hidden, weight, bias, targets, lse, entropy = saved
     grad_hidden = torch.empty_like(hidden) if needs[0] else None
     grad_weight = torch.zeros_like(weight, dtype=lse.dtype) if needs[1] else None

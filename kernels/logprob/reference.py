@@ -13,8 +13,8 @@ from torch.nn import functional
 def selected_logprob(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return log p(target) and entropy, both [M], of the softmax over `hidden @ weight.T + bias`.
 
-    hidden [M, H] and weight [V, H] share a floating type, bias [V] or None, targets [M] int64. The product is rounded to the
-    input type, as a model's own head does; the softmax runs in float32, or float64 for float64 inputs.
+    hidden [M, H] and weight [V, H] share a floating type, bias [V] or None, targets [M] int64. The product is rounded
+    to the input type, as a model's own head does; the softmax runs in float32, or float64 for float64 inputs.
     """
     logits = functional.linear(hidden, weight, bias)
     logits = logits if logits.dtype == torch.float64 else logits.float()

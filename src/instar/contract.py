@@ -37,7 +37,7 @@ class Context:
     step: int
     stage: str
     scratch: Path
-    resident: dict[str, Any] = field(default_factory=dict, repr=False)
+    resident: dict[Any, Any] = field(default_factory=dict, repr=False)
     heartbeat: Callable[[str, Mapping[str, float]], None] = field(default=lambda unit, metrics: None, repr=False)
 
     def seed(self, item: int | str = 0) -> int:

@@ -168,7 +168,8 @@ def check_store(uri: str, console: Console) -> None:
             where=opened.uri,
             action="use a local folder, or a service with conditional writes",
         )
-    console.print(f"store {opened.uri}: round trip and conditional write in {time.perf_counter() - began:.2f} s")
+    took = time.perf_counter() - began
+    console.print(f"store {opened.uri}: round trip and conditional write in {took:.2f} s", soft_wrap=True)
 
 
 def _torch() -> tuple[str, str, tuple[Gpu, ...]]:

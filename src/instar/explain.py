@@ -189,7 +189,9 @@ def curriculum(c: CurriculumConfig) -> list[str]:
         way = "easy to hard" if isinstance(c, OrderedConfig) else "hard to easy"
         rule = f"one level after another, {way}, an equal share of {c.steps} steps each"
     elif isinstance(c, ThompsonConfig):
-        rule = f"Beta posterior of theta, the solve rate, evidence x {c.decay:g} per step; P = P(theta (1 - theta) is best)"
+        rule = (
+            f"Beta posterior of the solve rate theta, evidence x {c.decay:g} a step; P = P(theta (1 - theta) is best)"
+        )
     elif isinstance(c, ProximalConfig):
         rule = f"Q moves by {c.alpha:g} to the solve rate; P ~ exp(Q (1 - Q) / {c.tau:g})"
     elif isinstance(c, LearnabilityConfig):

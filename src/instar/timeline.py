@@ -1,7 +1,7 @@
 """The ledger as measurements over time: one point per stage and inner step, with the same names under both clocks.
 
-Under `rounds` a stage entry is one point. Under `fused` a segment's entry holds means; its `history` holds a line per inner step,
-which is what is read here. Names are `<stage>/<metric>`, measurements of the machine `perf/<stage>/<metric>`.
+Under `rounds` a stage entry is one point. Under `fused` a segment's entry holds means, and its `history` a line per
+inner step, which is what is read here. Names are `<stage>/<metric>`, measurements of the machine `perf/<stage>/<metric>`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ def _history(workspace: Workspace, digest: str) -> list[tuple[int, dict[str, flo
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     if not lines:
         raise ArtifactError(
-            expected="a line per inner step", found="an empty file", where=f"{digest}/metrics.jsonl", action="restore the store"
+            expected="a line per inner step",
+            found="an empty file",
+            where=f"{digest}/metrics.jsonl",
+            action="restore the store",
         )
     found = []
     for line in lines:

@@ -1,9 +1,9 @@
-"""MLflow as a view of the ledger: a parent run per evolution, a child run per iteration, a model version per promoted policy.
+"""MLflow as a view of the ledger: a run per evolution, a child per iteration, a model version per promoted policy.
 
 `Tracker.sync` sends every entry newer than the last one sent. How far it came is a tag of the parent run, written after
-the metrics; names, steps and clocks are the ledger's, and MLflow keeps one copy of equal metrics. So a kill between two
-calls loses nothing and sending again duplicates nothing. A server that is down costs bounded time and a warning; the next
-sync catches up. Only `promote` moves the `champion` alias.
+the metrics; names, steps and clocks are the ledger's, and MLflow keeps one copy of equal metrics. So a kill between
+two calls loses nothing, and sending again duplicates nothing. A server that is down costs bounded time and a warning;
+the next sync catches up. Only `promote` moves the `champion` alias.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Tracker:
             server.finish(run.info.run_id, clock(gate))
 
     def _thinned(self, entry: Entry) -> list[Point]:
-        """Return the points of an entry. Of a segment, `<stage>/arm/...` are sent once, as means: they are most of the numbers."""
+        """Return the points of an entry. Of a segment, `<stage>/arm/...` (most numbers) are sent once, as means."""
         found = points(self.workspace, entry)
         if len(found) == 1:
             return found
@@ -195,7 +195,9 @@ class Tracker:
 
     def _policy_of(self, gate: Entry) -> str:
         tested = self.workspace.ledger.of("stage")
-        return str(next(e.body["inputs"]["policy"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values()))
+        return str(
+            next(e.body["inputs"]["policy"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values())
+        )
 
     def _passed(self, policy: str) -> Entry:
         """Return the last gate entry that promoted `policy`."""
@@ -211,11 +213,16 @@ class Tracker:
         )
 
     def _version(self, gate: Entry, policy: str) -> str:
-        """Return the model version of a policy that passed the gate, registering it under the alias `candidate` if new."""
+        """Return the model version of a policy that passed the gate; register it, as `candidate`, if it is new."""
         iteration = int(gate.body["iteration"])
         keys = {"mlflow.parentRunId": self._parent, EVOLUTION: self.workspace.evolution, ITERATION: str(iteration)}
         manifest = {"policy": policy, "store": scrub(self.workspace.store_uri), "evaluation": gate.body["evaluation"]}
-        tags = {EVOLUTION: self.workspace.evolution, POLICY: policy, ITERATION: str(iteration), "instar.run": self._parent}
+        tags = {
+            EVOLUTION: self.workspace.evolution,
+            POLICY: policy,
+            ITERATION: str(iteration),
+            "instar.run": self._parent,
+        }
         server = self._connected()
         return server.version(server.find_runs(keys)[0], manifest, tags)
 
@@ -236,7 +243,10 @@ class Untracked:
     def promote(self, policy: str) -> str:
         """Refuse."""
         raise LedgerError(
-            expected="a model registry", found="--tracking off", where=f"promote {policy}", action="give --tracking a URI"
+            expected="a model registry",
+            found="--tracking off",
+            where=f"promote {policy}",
+            action="give --tracking a URI",
         )
 
 

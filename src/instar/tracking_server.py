@@ -1,6 +1,7 @@
-"""The MLflow calls of `instar.tracking`: a client with bounded waiting, batches inside MLflow's limits, no secrets in text.
+"""The MLflow calls of `instar.tracking`: bounded waiting, batches inside MLflow's limits, no secrets in text.
 
-MLflow 3.17 limits: 1000 metrics and 100 parameters or tags per batch, 250 characters per key, 6000 per parameter, 8000 per tag.
+MLflow 3.17 takes 1000 metrics and 100 parameters or tags per batch, 250 characters per key, 6000 per parameter, 8000
+per tag.
 MLflow reads its HTTP limits from the environment; what the user has set there wins.
 """
 
@@ -102,13 +103,17 @@ class Server:
         if not self._experiment:
             found = self.client.get_experiment_by_name(self.model)
             self._experiment = (
-                found.experiment_id if found else self.client.create_experiment(self.model, artifact_location=self.artifacts)
+                found.experiment_id
+                if found
+                else self.client.create_experiment(self.model, artifact_location=self.artifacts)
             )
 
     def find_runs(self, tags: Mapping[str, str]) -> list[Any]:
         """Return the live runs that carry all `tags`, oldest first."""
         quoted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        return list(self.client.search_runs([self._experiment], " and ".join(quoted), order_by=["attributes.start_time ASC"]))
+        return list(
+            self.client.search_runs([self._experiment], " and ".join(quoted), order_by=["attributes.start_time ASC"])
+        )
 
     def create_run(self, name: str, started: float, tags: Mapping[str, str]) -> Any:
         """Start a run. The tags are part of the same call, so that no run is ever without them."""
@@ -140,7 +145,8 @@ class Server:
     def version(self, run: Any, manifest: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """Return the version of the registered model with these tags; make it when there is none.
 
-        The alias `candidate` ends on the newest version, also when a kill came between making one and naming it. Its source is a manifest of a few lines: the weights stay in the store, under the policy's digest.
+        The alias `candidate` ends on the newest version, also when a kill came between making one and naming it.
+        A version's source is a manifest of a few lines: the weights stay in the store, under the policy's digest.
         """
         from mlflow.exceptions import MlflowException
 
@@ -167,7 +173,11 @@ class Server:
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     """Return nested tables as `a.b.c` -> text. What is longer than MLflow takes is cut and ends in its SHA-256."""
     if isinstance(value, Mapping):
-        return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {
+            k: v
+            for key, inner in value.items()
+            for k, v in flatten(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
     if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
         return {k: v for i, inner in enumerate(value) for k, v in flatten(inner, f"{prefix}.{i}").items()}
     text = re.sub(r"://[^/\s'\"]*@", "://***@", str(value))
@@ -200,7 +210,10 @@ def _client(uri: str) -> Any:
         from mlflow.tracking import MlflowClient
     except ImportError as error:
         raise MissingDependencyError(
-            expected="mlflow-skinny", found=str(error), where="--tracking", action="pip install 'instar[tracking]', or --tracking off"
+            expected="mlflow-skinny",
+            found=str(error),
+            where="--tracking",
+            action="pip install 'instar[tracking]', or --tracking off",
         ) from error
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store"):
         logging.getLogger(name).setLevel(logging.WARNING)

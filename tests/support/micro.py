@@ -36,13 +36,13 @@ def micro(**changes: Any) -> Recipe:
             base.dataset_prep,
             pools=PoolsConfig(arms=arms, template="terse"),
             initial=FromScratch(
-                model=CharModelConfig(alphabet="0123456789=", hidden=16, layers=1, heads=2, intermediate=16),
-                warm_start=WarmStartConfig(arms=("sort-2",), steps=60, batch=32),
+                model=CharModelConfig(alphabet="0123456789=", hidden=32, layers=2, heads=2, intermediate=32),
+                warm_start=WarmStartConfig(arms=("sort-2", "sort-3"), steps=120, batch=64, lr=4e-3),
             ),
         ),
-        curriculum=dataclasses.replace(base.curriculum, prompts=8, group_size=4),
+        curriculum=dataclasses.replace(base.curriculum, prompts=12, group_size=4),
         evaluate=dataclasses.replace(base.evaluate, tasks_per_arm=6),
-        test=dataclasses.replace(base.test, tasks_per_arm=6, samples=1),
+        test=dataclasses.replace(base.test, splits=("id",), tasks_per_arm=6, samples=1),
     )
     return dataclasses.replace(recipe, **changes)
 

@@ -1,6 +1,6 @@
 """A small evolution written entry by entry: real store, real artifacts, numbers chosen by hand.
 
-Arms sort-03 to sort-05 with 10 validation tasks each; `CORRECT` of them are solved after iteration 0, 1, ... 4. Every stage
+Arms sort-03 to sort-05 with 10 validation tasks each; `CORRECT` of them are solved after iteration 0 to 4. Every stage
 takes 2 s of wall time, 3 s of CPU time and 0.5 s more until it is committed.
 """
 
@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from instar.artifact import (
-    Artifact, ArmStats, Batch, CurriculumState, Evaluation, History, Policy, Rollouts, Scores, Tasks, TrainerState,
+    ArmStats,
+    Artifact,
+    Batch,
+    CurriculumState,
+    Evaluation,
+    History,
+    Policy,
+    Rollouts,
+    Scores,
+    Tasks,
+    TrainerState,
 )  # fmt: skip
 from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.evaluate.stage import summarise
@@ -37,7 +47,8 @@ class Writer:
         self.clock, self.now = clock, START
         self.recipe = {
             "name": "sec", "scale": "tiny", "paper": "arXiv 2505.14970", "clock": clock, "iterations": ITERATIONS,
-            "inner_steps": INNER, "curriculum": {"strategy": "sec", "tau": 0.2}, "update": {"lr": 5e-4, "betas": [0.9, 0.98]},
+            "inner_steps": INNER, "curriculum": {"strategy": "sec", "tau": 0.2},
+            "update": {"lr": 5e-4, "betas": [0.9, 0.98]},
             "evaluate": {"splits": ["val"], "samples": 0}, "test": {"splits": ["id"], "samples": 0},
             "dataset_prep": {"arms": [{"name": a, "domain": "sorting"} for a in ARMS]},
         }  # fmt: skip
@@ -60,15 +71,17 @@ class Writer:
         """Append a stage entry."""
         ledger = self.workspace.ledger
         body = {
-            "stage": stage, "iteration": iteration, "step": step, "key": f"{len(ledger.entries):064d}", "inputs": inputs,
-            "outputs": outputs, "metrics": dict(metrics), "code": "c0de",
+            "stage": stage, "iteration": iteration, "step": step, "key": f"{len(ledger.entries):064d}",
+            "inputs": inputs, "outputs": outputs, "metrics": dict(metrics), "code": "c0de",
         }  # fmt: skip
         time = {"started": self.now, "ended": self.now + 2.5, "perf/wall_s": 2.0, "perf/cpu_s": 3.0, **(perf or {})}
         self.now += 3.0
         ledger.append("stage", body, time)
 
 
-def write_evolution(path: Path, clock: str = "rounds", iterations: int = ITERATIONS, *, closed: bool = True) -> Workspace:
+def write_evolution(
+    path: Path, clock: str = "rounds", iterations: int = ITERATIONS, *, closed: bool = True
+) -> Workspace:
     """Write an evolution of `iterations` iterations and, if `closed`, its end."""
     w = Writer(path, clock)
     tasks = w.make(Tasks, "tasks")
@@ -103,8 +116,9 @@ def task(arm: str, split: str, index: int) -> TaskRow:
     """Return one sorting task."""
     return TaskRow(
         task_id=f"{arm}/{split}/{index:03d}", arm=arm, domain="sorting", level=float(arm[-2:]), split=split,
-        prompt=f"sort & order <b>{index}</b> of {arm}", verifier="exact", reference=json.dumps({"answer": f"right {index}"}),
-        features="{}", content_hash=f"{arm}{split}{index}".ljust(64, "0"), generator="test/1", seed=index,
+        prompt=f"sort & order <b>{index}</b> of {arm}", verifier="exact",
+        reference=json.dumps({"answer": f"right {index}"}), features="{}",
+        content_hash=f"{arm}{split}{index}".ljust(64, "0"), generator="test/1", seed=index,
     )  # fmt: skip
 
 
@@ -115,7 +129,9 @@ def policy(w: Writer, number: int) -> str:
     return w.put(made)
 
 
-def evaluate(w: Writer, tasks: list[TaskRow], split: str, k: int, policy_digest: str, against: str, solved: int = 0) -> str:
+def evaluate(
+    w: Writer, tasks: list[TaskRow], split: str, k: int, policy_digest: str, against: str, solved: int = 0
+) -> str:
     """Store an evaluation in which `CORRECT` tasks per arm (those of iteration `solved` or `k`) are right."""
     mine = [t for t in tasks if t.split == split]
     rows = []
@@ -124,7 +140,8 @@ def evaluate(w: Writer, tasks: list[TaskRow], split: str, k: int, policy_digest:
         right = index < CORRECT[t.arm][solved or k]
         answer = f"right {index}" if right else f"wrong {EVIL}"
         rows.append(EvalRow(
-            task_id=t.task_id, arm=t.arm, split=split, sample=-1, correct=float(right), num_tokens=4, truncated=False, answer=answer,
+            task_id=t.task_id, arm=t.arm, split=split, sample=-1, correct=float(right), num_tokens=4,
+            truncated=False, answer=answer,
         ))  # fmt: skip
     made = w.make(Evaluation, "evaluation")
     made.write(rows)
@@ -152,16 +169,26 @@ def metrics_of(step: int) -> dict[str, dict[str, float]]:
             **{f"curriculum/{a}/share": v for a, v in p.items()},
             **{f"curriculum/{a}/solve_rate": v for a, v in solve.items()},
         },
-        "rollout": {"num_rollouts": float(ROLLOUTS), "tokens": 64.0, "mean_length_tokens": 4.0 + step, "truncated_share": 0.25},
-        "reward": {"num_rollouts": float(ROLLOUTS), "reward_mean": 0.125 * step, "accuracy": 0.0625 * step, "length_mean": 4.0 + step},
+        "rollout": {
+            "num_rollouts": float(ROLLOUTS),
+            "tokens": 64.0,
+            "mean_length_tokens": 4.0 + step,
+            "truncated_share": 0.25,
+        },
+        "reward": {
+            "num_rollouts": float(ROLLOUTS),
+            "reward_mean": 0.125 * step,
+            "accuracy": 0.0625 * step,
+            "length_mean": 4.0 + step,
+        },
         "update": UPDATE | {"grad_norm": 1.0 + step},
     }
 
 
 UPDATE = {
-    "updates": 1.0, "zero_variance_share": 0.5, "all_right_share": 0.25, "all_wrong_share": 0.25, "kept_share": 0.5, "entropy": 0.75,
-    "ratio/q01": 0.9, "ratio/q50": 1.0, "ratio/q99": 1.1, "clip_share_low": 0.01, "clip_share_high": 0.02, "kl/k3": 0.003,
-    "mismatch/abs_mean": 0.001, "mismatch/kl": 0.0001, "arm/sort-03/reward_mean": 0.5,
+    "updates": 1.0, "zero_variance_share": 0.5, "all_right_share": 0.25, "all_wrong_share": 0.25, "kept_share": 0.5,
+    "entropy": 0.75, "ratio/q01": 0.9, "ratio/q50": 1.0, "ratio/q99": 1.1, "clip_share_low": 0.01, "clip_share_high": 0.02,
+    "kl/k3": 0.003, "mismatch/abs_mean": 0.001, "mismatch/kl": 0.0001, "arm/sort-03/reward_mean": 0.5,
 }  # fmt: skip
 
 
@@ -170,7 +197,14 @@ def rounds(w: Writer, k: int, tasks: str, state: dict[str, str]) -> dict[str, st
     for step in range((k - 1) * INNER, k * INNER):
         metrics = metrics_of(step)
         made = learning_outputs(w, step, state["policy"])
-        w.stage("curriculum", k, step, {"tasks": tasks}, {n: made[n] for n in ("batch", "curriculum")}, metrics["curriculum"])
+        w.stage(
+            "curriculum",
+            k,
+            step,
+            {"tasks": tasks},
+            {n: made[n] for n in ("batch", "curriculum")},
+            metrics["curriculum"],
+        )
         w.stage("rollout", k, step, {"policy": state["policy"]}, {"rollouts": made["rollouts"]}, metrics["rollout"])
         w.stage("reward", k, step, {"rollouts": made["rollouts"]}, {"scores": made["scores"]}, metrics["reward"])
         outputs = {n: made[n] for n in ("trainer", "stats")} | {"policy": policy(w, step + 1)}
@@ -200,22 +234,36 @@ def fused(w: Writer, k: int, tasks: str, state: dict[str, str]) -> dict[str, str
 def learning_outputs(w: Writer, step: int, policy_digest: str) -> dict[str, str]:
     """Store batch, curriculum state, rollouts, scores, statistics and trainer state of one inner step, a row each."""
     group, task_id = f"{step:06d}-0000", f"{ARMS[0]}/train/000"
-    batch, state, acted, scores = w.make(Batch, "b"), w.make(CurriculumState, "c"), w.make(Rollouts, "r"), w.make(Scores, "s")
+    batch, state, acted, scores = (
+        w.make(Batch, "b"),
+        w.make(CurriculumState, "c"),
+        w.make(Rollouts, "r"),
+        w.make(Scores, "s"),
+    )
     batch.write([BatchRow(slot=0, task_id=task_id, arm=ARMS[0], probability=0.5, group_id=group, group_size=1)])
     state.write_json("state.json", {"step": step})
     acted.write([RolloutRow(
-        rollout_id=f"{group}/0", task_id=task_id, arm=ARMS[0], kind="text", group_id=group, policy=policy_digest, token_ids=[1, 2],
-        behaviour_logprobs=[-0.5], steps=[Step(role="prompt", start=0, end=1), Step(role="action", start=1, end=2)],
-        truncated=False, seed=step,
+        rollout_id=f"{group}/0", task_id=task_id, arm=ARMS[0], kind="text", group_id=group, policy=policy_digest,
+        token_ids=[1, 2], behaviour_logprobs=[-0.5], truncated=False, seed=step,
+        steps=[Step(role="prompt", start=0, end=1), Step(role="action", start=1, end=2)],
     )])  # fmt: skip
     scores.write([ScoreRow(
-        rollout_id=f"{group}/0", correct=1.0, format_ok=1.0, reward=1.0, components={}, status="scored", reason="", scorer="exact/1",
+        rollout_id=f"{group}/0", correct=1.0, format_ok=1.0, reward=1.0, components={}, status="scored", reason="",
+        scorer="exact/1",
     )])  # fmt: skip
     stats, trainer = w.make(ArmStats, "a"), w.make(TrainerState, "t")
     zero = {n: 0 for n in ArmStatsRow.__dataclass_fields__ if n.startswith("num")}
     total = {n: 0.0 for n in ArmStatsRow.__dataclass_fields__ if n.startswith("sum") and n != "sum_tokens"}
-    stats.write([ArmStatsRow(arm=ARMS[0], sum_tokens=4, **zero, **total)])
+    filled: dict[str, Any] = {**zero, **total}
+    stats.write([ArmStatsRow(arm=ARMS[0], sum_tokens=4, **filled)])
     (trainer.path / "optimizer.safetensors").write_bytes(b"")
     trainer.write_json("trainer.json", {"step": step})
-    made = {"batch": batch, "curriculum": state, "rollouts": acted, "scores": scores, "stats": stats, "trainer": trainer}
+    made = {
+        "batch": batch,
+        "curriculum": state,
+        "rollouts": acted,
+        "scores": scores,
+        "stats": stats,
+        "trainer": trainer,
+    }
     return {name: w.put(artifact) for name, artifact in made.items()}

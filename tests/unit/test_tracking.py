@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.written import ITERATIONS, write_evolution
 
 from instar import tracking, tracking_server
 from instar.errors import ConfigError, LedgerError
 from instar.timeline import points, qualified
 from instar.tracking import Tracker, Untracked, open_tracker
 from instar.workspace import Workspace
-from support.written import ITERATIONS, write_evolution
 
 pytest.importorskip("mlflow", reason="mlflow-skinny is not installed: pip install 'instar[tracking]'")
 pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'instar[tracking]'")
@@ -52,7 +52,10 @@ def snapshot(workspace: Workspace) -> dict[str, Any]:
     for run in client.search_runs([experiment.experiment_id]):
         assert run.info.run_name not in runs, "a run is there twice"
         names = [n for n in run.data.metrics if not n.startswith("perf/tracking")]
-        history = {n: sorted((m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, n)) for n in names}
+        history = {
+            n: sorted((m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, n))
+            for n in names
+        }
         tags = {k: v for k, v in run.data.tags.items() if k.startswith("instar.")}
         runs[run.info.run_name] = (run.info.status, tags, run.data.params, history)
     versions = client.search_model_versions("name = 'instar-sec'")
@@ -87,7 +90,11 @@ def test_points_of_both_clocks_agree(tmp_path: Path) -> None:
     ],
 )
 def test_names_are_qualified_once(stage: str, name: str, expected: str) -> None:
-    assert qualified(stage, name) == qualified(stage, expected.removeprefix("perf/") if "perf" not in name else name) == expected
+    assert (
+        qualified(stage, name)
+        == qualified(stage, expected.removeprefix("perf/") if "perf" not in name else name)
+        == expected
+    )
 
 
 def test_everything_arrives(workspace: Workspace) -> None:
@@ -128,8 +135,8 @@ class Counter:
 
         self.calls, self.last = 0, last
         writers = (
-            "create_experiment", "create_run", "log_batch", "log_dict", "set_terminated", "update_run", "create_registered_model",
-            "create_model_version", "set_registered_model_alias",
+            "create_experiment", "create_run", "log_batch", "log_dict", "set_terminated", "update_run",
+            "create_registered_model", "create_model_version", "set_registered_model_alias",
         )  # fmt: skip
         for name in writers:
             monkeypatch.setattr(MlflowClient, name, self._wrap(getattr(MlflowClient, name)))
@@ -184,7 +191,9 @@ def test_another_history_under_the_same_name_gets_its_own_run(fused: Workspace) 
 
 
 def test_long_values_are_cut_with_their_digest() -> None:
-    flat = tracking_server.flatten({"a": {"b": "x" * 7000, "c": [1, 2]}, "uri": "s3://key:hunter2@host/b", "k" * 300: 1, "arms": [{"n": 1}]})
+    flat = tracking_server.flatten(
+        {"a": {"b": "x" * 7000, "c": [1, 2]}, "uri": "s3://key:hunter2@host/b", "k" * 300: 1, "arms": [{"n": 1}]}
+    )
     assert len(flat["a.b"]) == 6000 and "sha256:" in flat["a.b"][-80:]
     assert (flat["a.c"], flat["arms.0.n"], flat["uri"]) == ("[1, 2]", "1", "s3://***@host/b")
     assert all(len(key) <= 250 for key in flat)

@@ -7,7 +7,7 @@ category g and occupy different houses. A mask has bit h set while house h is po
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -99,38 +99,33 @@ def _propagate(masks: list[int], bound: list[Bound], k: int) -> bool:
             if after_a != before_a or after_b != before_b:
                 masks[a], masks[b], changed = after_a, after_b, True
         for start in range(0, len(masks), k):
-            step = _all_different(masks, start, k)
-            if step < 0:
+            group = tuple(masks[start : start + k])
+            reduced = _all_different(group)
+            if reduced is None:
                 return False
-            changed = changed or step > 0
+            if reduced != group:
+                masks[start : start + k], changed = reduced, True
     return True
 
 
-def _all_different(masks: list[int], start: int, k: int) -> int:
-    """Propagate naked and hidden singles inside one category; return -1 on contradiction, 1 on change, 0 otherwise."""
+@lru_cache(maxsize=1 << 16)
+def _all_different(group: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the k masks of one category after naked and hidden singles, or None on contradiction."""
     once = twice = settled = 0
-    for i in range(start, start + k):
-        mask = masks[i]
+    for mask in group:
         twice |= once & mask
         once |= mask
         if mask & (mask - 1) == 0:
             if settled & mask:
-                return -1
+                return None
             settled |= mask
-    if once != (1 << k) - 1:
-        return -1
-    result, hidden = 0, once & ~twice
-    for i in range(start, start + k):
-        mask = masks[i]
-        if mask & (mask - 1) == 0:
-            continue
-        new = mask & ~settled
-        if new & hidden:
-            new &= hidden
-        if new & (new - 1) and new & hidden:
-            return -1  # two houses that only this item can have
-        if not new:
-            return -1
-        if new != mask:
-            masks[i], result = new, 1
-    return result
+    if once != (1 << len(group)) - 1:
+        return None
+    reduced, hidden = [], once & ~twice
+    for mask in group:
+        if mask & (mask - 1):
+            mask = mask & hidden or mask & ~settled
+            if not mask or (mask & hidden and mask & (mask - 1)):
+                return None  # no house is left, or two houses that only this item can have
+        reduced.append(mask)
+    return tuple(reduced)

@@ -1,6 +1,6 @@
 """Vega-Lite charts of the report, from `Data` to specifications. Colours are safe for colour-blind readers.
 
-Sequential: cividis (even steps of lightness, blue to yellow). Categories: Okabe and Ito. Text and grid take the page's colour.
+Sequential: viridis (even steps of lightness). Categories: Okabe and Ito. Text and grid take the page's colour.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from typing import Any
 
 import altair as alt
 
-from instar.report.data import MASTERED, SPLIT, Accuracy, Data
+from instar.report.data import MASTERED, Accuracy, Data
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 STAGES = ("dataset_prep", "curriculum", "rollout", "reward", "update", "evaluate", "overhead")
+GATE_MARKS = {
+    "promoted": ("#009E73", "circle"), "continue": ("#999999", "circle"), "hold": ("#E69F00", "square"),
+    "rollback": ("#D55E00", "triangle-down"), "stop": ("#0072B2", "diamond"),
+}  # fmt: skip
 MOST_ARMS = 30
 """Arms drawn one by one; the rest stay in the heat strip."""
 LINES: dict[str, tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]] = {
@@ -29,7 +33,9 @@ LINES: dict[str, tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]] = {
         ("right answers", ("update/length_right",)),
         ("wrong answers", ("update/length_wrong",)),
     )),
-    "truncated": ("Answers cut by the length limit", (("share", ("rollout/truncated_share", "update/truncated_share")),)),
+    "truncated": ("Answers cut by the length limit", (
+        ("share", ("rollout/truncated_share", "update/truncated_share")),
+    )),
     "variance": ("Groups that teach nothing (all answers alike)", (
         ("all right", ("update/all_right_share",)), ("all wrong", ("update/all_wrong_share",)),
         ("any equal reward", ("update/zero_variance_share",)),
@@ -78,13 +84,16 @@ def climb(data: Data) -> Chart | None:
         y=alt.Y("arm:N", sort=order, title=None),
     )
     cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title="accuracy", scale=alt.Scale(scheme="cividis", domain=[0, 1]), legend=_bar_legend()),
+        color=alt.Color(
+            "value:Q", title="accuracy", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=_bar_legend()
+        ),
         tooltip=_tooltip("arm:N", "iteration:Q", "value:Q", "low:Q", "high:Q"),
     )
     done = alt.Chart(_values([r for r in rows if r["value"] >= MASTERED])).mark_point(
         shape="circle", filled=True, size=14, color="#222222", opacity=0.8
     ).encode(x="iteration:O", y=alt.Y("arm:N", sort=order))  # fmt: skip
-    says = f"Heat strip of {len(order)} arms over {last} iterations. Mastered arms: {data.mastered(0)} at the start, {data.mastered(last)} at the end."
+    says = f"Heat strip of {len(order)} arms over {last} iterations. "
+    says += f"Mastered: {data.mastered(0)} at the start, {data.mastered(last)} at the end."
     return Chart(key="climb", title="The climb", says=says, spec=_spec(alt.layer(cells, done), height))
 
 
@@ -95,26 +104,33 @@ def macro(data: Data) -> Chart | None:
         return None
     at = {r["iteration"]: r["value"] for r in rows}
     marks = [
-        {"iteration": g.iteration, "value": at[g.iteration], "decision": _decision(g.action, g.promoted), "reason": g.reason}
+        {
+            "iteration": g.iteration,
+            "value": at[g.iteration],
+            "decision": _decision(g.action, g.promoted),
+            "reason": g.reason,
+        }
         for g in data.gates
         if g.iteration in at
     ]
-    kinds = ["promoted", "continue", "hold", "rollback", "stop"]
+    kinds = [kind for kind in GATE_MARKS if any(m["decision"] == kind for m in marks)]
     gates = (
         alt.Chart(_values(marks))
         .mark_point(filled=True, size=70, opacity=1)
         .encode(
             x="iteration:Q", y="value:Q",
             color=alt.Color("decision:N", title=None, legend=_legend(),
-                            scale=alt.Scale(domain=kinds, range=["#009E73", "#999999", "#E69F00", "#D55E00", "#0072B2"])),
+                            scale=alt.Scale(domain=kinds, range=[GATE_MARKS[k][0] for k in kinds])),
             shape=alt.Shape("decision:N", title=None, legend=_legend(),
-                            scale=alt.Scale(domain=kinds, range=["circle", "circle", "square", "triangle-down", "diamond"])),
+                            scale=alt.Scale(domain=kinds, range=[GATE_MARKS[k][1] for k in kinds])),
             tooltip=["iteration:Q", "decision:N", "reason:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )  # fmt: skip
     first, final = rows[0]["value"], rows[-1]["value"]
     says = f"Macro accuracy on the validation tasks from {first:.3f} to {final:.3f}, with interval and gate decisions."
-    return Chart(key="macro", title="Mean accuracy over all arms", says=says, spec=_spec(alt.layer(*_band(rows), gates), 300))
+    return Chart(
+        key="macro", title="Mean accuracy over all arms", says=says, spec=_spec(alt.layer(*_band(rows), gates), 300)
+    )
 
 
 def shares(data: Data) -> Chart | None:
@@ -135,13 +151,13 @@ def shares(data: Data) -> Chart | None:
         .encode(
             x=alt.X("step:Q", title="inner step", axis=_whole(len(data.steps))),
             y=alt.Y("value:Q", stack="normalize", title="share of the prompts", axis=alt.Axis(format="%")),
-            color=alt.Color("arm:N", sort=used, title=None, scale=alt.Scale(domain=used, range=_cividis(len(used))),
+            color=alt.Color("arm:N", sort=used, title=None, scale=alt.Scale(domain=used, range=_viridis(len(used))),
                             legend=_legend(columns=4, symbolLimit=60)),
             order=alt.Order("rank:Q"),
             tooltip=["step:Q", "arm:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )  # fmt: skip
-    says = f"Stacked area of the share of {len(used)} arms over {len(data.steps)} inner steps, easy arms dark, hard arms light."
+    says = f"Stacked area of the shares of {len(used)} arms over {len(data.steps)} inner steps, hard arms light."
     return Chart(key="shares", title="What the curriculum chose", says=says, spec=_spec(chart, 320))
 
 
@@ -151,15 +167,16 @@ def cost(data: Data) -> Chart | None:
     if not rows:
         return None
     used = [s for s in STAGES if any(r["stage"] == s for r in rows)]
-    colours = dict(zip(STAGES, PALETTE, strict=True))
+    colours: dict[str, str] = dict(zip(STAGES, PALETTE, strict=True))
     chart = (
         alt.Chart(_values(rows))
         .mark_bar()
         .encode(
             x=alt.X("iteration:O", title="iteration", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("sum(wall):Q", title="seconds"),
-            color=alt.Color("stage:N", title=None, scale=alt.Scale(domain=used, range=[colours[s] for s in used]), legend=_legend()),
-            tooltip=["iteration:O", "stage:N", alt.Tooltip("sum(wall):Q", format=".2f"), alt.Tooltip("sum(cpu):Q", format=".2f")],
+            color=alt.Color("stage:N", title=None, legend=_legend(),
+                            scale=alt.Scale(domain=used, range=[colours[s] for s in used])),
+            tooltip=["iteration:O", "stage:N", *(alt.Tooltip(f"sum({n}):Q", format=".2f") for n in ("wall", "cpu"))],
         )
     )  # fmt: skip
     total = sum(r["wall"] for r in rows)
@@ -170,12 +187,13 @@ def cost(data: Data) -> Chart | None:
 def lines(data: Data, key: str) -> Chart | None:
     """Curves of training metrics over inner steps, from the table `LINES`."""
     title, curves = LINES[key]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for legend, names in curves:
         name = next((n for n in names if any(n in m for m in data.steps.values())), None)
         if name:
             rows += [{"step": s, "curve": legend, "value": m[name]} for s, m in data.steps.items() if name in m]
-    used = [legend for legend, _ in curves if any(r["curve"] == legend for r in rows)]
+    present = {r["curve"] for r in rows}
+    used = [legend for legend, _ in curves if legend in present]
     if not used or len({r["step"] for r in rows}) < 2:
         return None
     chart = (
@@ -184,7 +202,8 @@ def lines(data: Data, key: str) -> Chart | None:
         .encode(
             x=alt.X("step:Q", title="inner step", axis=_whole(len(data.steps))),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=key not in ("ratio",))),
-            color=alt.Color("curve:N", sort=used, title=None, scale=alt.Scale(domain=used, range=list(PALETTE[: len(used)])),
+            color=alt.Color("curve:N", sort=used, title=None,
+                            scale=alt.Scale(domain=used, range=list(PALETTE[: len(used)])),
                             legend=_legend() if len(used) > 1 else None),
             strokeDash=alt.StrokeDash("curve:N", sort=used, title=None, legend=None),
             tooltip=["step:Q", "curve:N", alt.Tooltip("value:Q", format=".4g")],
@@ -208,7 +227,9 @@ def _arm(data: Data, number: int, name: str) -> Chart:
 def _band(rows: list[dict[str, Any]], *, small: bool = False) -> list[alt.Chart]:
     ticks = 3 if small else 6
     x = alt.X("iteration:Q", title=None if small else "iteration", axis=_whole(len(rows), ticks))
-    y = alt.Y("low:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=2 if small else 5))
+    y = alt.Y(
+        "low:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=2 if small else 5)
+    )
     base = alt.Chart(_values(rows)).encode(x=x, tooltip=_tooltip("iteration:Q", "value:Q", "low:Q", "high:Q"))
     band = base.mark_area(opacity=0.25, color=PALETTE[0]).encode(y=y, y2="high:Q")
     line = base.mark_line(color=PALETTE[0], strokeWidth=2, point={"size": 14, "color": PALETTE[0]}).encode(y="value:Q")
@@ -216,7 +237,9 @@ def _band(rows: list[dict[str, Any]], *, small: bool = False) -> list[alt.Chart]
 
 
 def _spec(chart: Any, height: int) -> dict[str, Any]:
-    whole = chart.properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+    whole = chart.properties(
+        width="container", height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding")
+    )
     made: dict[str, Any] = whole.to_dict()
     made["background"] = "transparent"
     made.pop("config", None)
@@ -224,17 +247,19 @@ def _spec(chart: Any, height: int) -> dict[str, Any]:
 
 
 def _values(rows: list[dict[str, Any]]) -> Any:
-    return alt.Data(values=[{k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+    short = [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    return alt.InlineData(values=short)
 
 
 def _row(point: Accuracy) -> dict[str, Any]:
-    if point.split != SPLIT:
-        raise ValueError(point.split)
     return {"iteration": point.iteration, "arm": point.arm, "value": point.value, "low": point.low, "high": point.high}
 
 
 def _tooltip(*names: str) -> list[Any]:
-    return [alt.Tooltip(n, format=".3f") if n.endswith(":Q") and not n.startswith("iteration") else alt.Tooltip(n) for n in names]
+    return [
+        alt.Tooltip(n, format=".3f") if n.endswith(":Q") and not n.startswith("iteration") else alt.Tooltip(n)
+        for n in names
+    ]
 
 
 def _whole(count: int, ticks: int = 8) -> Any:
@@ -242,7 +267,8 @@ def _whole(count: int, ticks: int = 8) -> Any:
 
 
 def _legend(**more: Any) -> Any:
-    return alt.Legend(orient="bottom", direction="horizontal", **({"columns": 3} | more))
+    options: dict[str, Any] = {"orient": "bottom", "direction": "horizontal", "columns": 3} | more
+    return alt.Legend(**options)
 
 
 def _bar_legend() -> Any:
@@ -257,17 +283,17 @@ def _ends(values: list[float]) -> str:
     return f"from {values[0]:.3g} to {values[-1]:.3g}" if values else "nothing"
 
 
-CIVIDIS = ("#00204d", "#00336f", "#39486b", "#575d6d", "#707173", "#8a8779", "#a69d75", "#c4b56c", "#e4cf5b", "#ffea46")
-"""Ten even steps of the cividis map (Nunez, Anderton and Renslow 2018)."""
+VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
+"""Ten even steps of the viridis map (van der Walt and Smith 2015)."""
 
 
-def _cividis(count: int) -> list[str]:
+def _viridis(count: int) -> list[str]:
     """Return `count` colours from dark to light."""
     out = []
     for i in range(count):
-        at = i * (len(CIVIDIS) - 1) / max(1, count - 1)
-        low, part = CIVIDIS[int(at)], at - int(at)
-        high = CIVIDIS[min(int(at) + 1, len(CIVIDIS) - 1)]
+        at = i * (len(VIRIDIS) - 1) / max(1, count - 1)
+        low, part = VIRIDIS[int(at)], at - int(at)
+        high = VIRIDIS[min(int(at) + 1, len(VIRIDIS) - 1)]
         mixed = (round(int(low[j : j + 2], 16) * (1 - part) + int(high[j : j + 2], 16) * part) for j in (1, 3, 5))
         out.append("#" + "".join(f"{v:02x}" for v in mixed))
     return out

@@ -1,7 +1,7 @@
 """What the report shows, gathered from ledger and store as plain values. Nothing here draws.
 
-The learning curve is the split that the gate reads (`val`) after every iteration; `id` and `ood` are test splits, evaluated on
-the base and on the champion. Artifacts that cannot be read leave a note on the page instead of a missing page.
+The learning curve is the split that the gate reads (`val`) after every iteration; `id` and `ood` are test splits,
+evaluated on the base and on the champion. Artifacts that cannot be read leave a note on the page.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class Data:
     @property
     def iterations(self) -> tuple[int, int]:
         """Iterations evaluated, and planned."""
-        return max((a.iteration for a in self.curve), default=0), int(self.opened.get("recipe", {}).get("iterations", 0))
+        return max((a.iteration for a in self.curve), default=0), int(
+            self.opened.get("recipe", {}).get("iterations", 0)
+        )
 
     @property
     def rollouts(self) -> int:
@@ -172,13 +174,16 @@ def _evaluations(workspace: Workspace, stages: list[Entry], notes: list[str]) ->
             evaluation = Evaluation(workspace.cas.get(digest), digest)
             splits = evaluation.read_json("summary.json")["splits"]
         except (InstarError, OSError) as error:
-            notes.append(f"evaluation of iteration {entry.body['iteration']} (entry {entry.seq}) could not be read: {error}")
+            notes.append(
+                f"evaluation of iteration {entry.body['iteration']} (entry {entry.seq}) could not be read: {error}"
+            )
             continue
         k = int(entry.body["iteration"])
         for split, values in splits.items():
             rows = {"": values, **values["arms"]}
             accuracies = [
-                Accuracy(iteration=k, split=split, arm=a, value=v["accuracy"], low=v["low"], high=v["high"]) for a, v in rows.items()
+                Accuracy(iteration=k, split=split, arm=a, value=v["accuracy"], low=v["low"], high=v["high"])
+                for a, v in rows.items()
             ]
             found.append(
                 _Evaluated(
@@ -201,7 +206,9 @@ def _tests(evaluations: list[_Evaluated]) -> list[tuple[Accuracy, Accuracy, Mapp
         if found.split != SPLIT:
             by_split[found.split].append(found)
     return [
-        (runs[0].accuracies[0], runs[-1].accuracies[0], runs[-1].comparison) for runs in by_split.values() if len(runs) > 1
+        (runs[0].accuracies[0], runs[-1].accuracies[0], runs[-1].comparison)
+        for runs in by_split.values()
+        if len(runs) > 1
     ]
 
 
@@ -229,7 +236,9 @@ def _steps(workspace: Workspace, stages: list[Entry], notes: list[str]) -> dict[
             for point in points(workspace, entry):
                 steps[point.step].update({k: v for k, v in point.metrics.items() if not k.startswith(PERF)})
         except (InstarError, OSError) as error:
-            notes.append(f"history of iteration {entry.body['iteration']} (entry {entry.seq}) could not be read: {error}")
+            notes.append(
+                f"history of iteration {entry.body['iteration']} (entry {entry.seq}) could not be read: {error}"
+            )
     return dict(sorted(steps.items()))
 
 
@@ -239,14 +248,24 @@ def _costs(entry: Entry) -> list[Cost]:
     wall, cpu = float(time.get("perf/wall_s", 0.0)), float(time.get("perf/cpu_s", 0.0))
     parts = [Cost(iteration=iteration, stage=stage, wall_s=wall, cpu_s=cpu)]
     if stage == "fused":
-        names = sorted({n.split("/")[1] for n in time if n.startswith(PERF) and n.count("/") == 2 and n.endswith("/wall_s")})
+        names = sorted(
+            {n.split("/")[1] for n in time if n.startswith(PERF) and n.count("/") == 2 and n.endswith("/wall_s")}
+        )
         parts = [
-            Cost(iteration=iteration, stage=n, wall_s=float(time[f"perf/{n}/wall_s"]), cpu_s=float(time.get(f"perf/{n}/cpu_s", 0)))
+            Cost(
+                iteration=iteration,
+                stage=n,
+                wall_s=float(time[f"perf/{n}/wall_s"]),
+                cpu_s=float(time.get(f"perf/{n}/cpu_s", 0)),
+            )
             for n in names
         ]
     whole = float(time.get("ended", 0.0)) - float(time.get("started", 0.0))
     rest = max(0.0, whole - sum(p.wall_s for p in parts))
-    return [*parts, Cost(iteration=iteration, stage="overhead", wall_s=rest, cpu_s=max(0.0, cpu - sum(p.cpu_s for p in parts)))]
+    return [
+        *parts,
+        Cost(iteration=iteration, stage="overhead", wall_s=rest, cpu_s=max(0.0, cpu - sum(p.cpu_s for p in parts))),
+    ]
 
 
 def _tasks(workspace: Workspace, stages: list[Entry], notes: list[str]) -> Any:
@@ -277,5 +296,7 @@ def _last(entries: list[Entry]) -> str:
     if not entries:
         return "the ledger is empty"
     body = entries[-1].body
-    what = " ".join(str(v) for v in (entries[-1].kind, body.get("stage", ""), f"of iteration {body.get('iteration', 0)}") if v)
+    what = " ".join(
+        str(v) for v in (entries[-1].kind, body.get("stage", ""), f"of iteration {body.get('iteration', 0)}") if v
+    )
     return f"last entry: {what}"

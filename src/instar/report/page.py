@@ -23,7 +23,9 @@ def render(data: Data) -> str:
     """Return the page of `data` as HTML."""
     charts = draw(data)
     folder = jinja2.PackageLoader("instar.report", "templates")
-    environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"short": _short, "seconds": duration, "percent": _percent}
     return environment.get_template("page.html.j2").render(
         data=data,
@@ -40,9 +42,9 @@ def render(data: Data) -> str:
         mastered=MASTERED,
         config=json.dumps(data.opened.get("recipe", {}), indent=2, sort_keys=True),
         specs=_script_json(list(charts.values())),
-        script=Markup(_bundle()),  # noqa: S704  (the bundle ships with vl-convert and holds no text of a run)
-        style=Markup(files("instar.report").joinpath("templates/page.css").read_text()),  # noqa: S704
-        drawing=Markup(files("instar.report").joinpath("templates/page.js").read_text()),  # noqa: S704
+        script=Markup(_bundle()),
+        style=Markup(files("instar.report").joinpath("templates/page.css").read_text()),
+        drawing=Markup(files("instar.report").joinpath("templates/page.js").read_text()),
     )
 
 
@@ -59,14 +61,24 @@ def tiles(data: Data) -> list[dict[str, str]]:
     for before, after, comparison in data.tests:
         note = f"champion between {_percent(after.low)} and {_percent(after.high)}"
         if comparison and comparison.get("difference") is not None:
-            note = f"gain {comparison['difference']:+.1%}, between {comparison['low']:+.1%} and {comparison['high']:+.1%}"
-        out.append(_tile(f"{SPLITS.get(after.split, after.split)} ({after.split})", f"{_percent(before.value)} → {_percent(after.value)}", note))
+            note = (
+                f"gain {comparison['difference']:+.1%}, between {comparison['low']:+.1%} and {comparison['high']:+.1%}"
+            )
+        out.append(
+            _tile(
+                f"{SPLITS.get(after.split, after.split)} ({after.split})",
+                f"{_percent(before.value)} → {_percent(after.value)}",
+                note,
+            )
+        )
     done, planned = data.iterations
     out.append(_tile("iterations", f"{done} of {planned}", f"{len(data.steps)} inner steps, champion: {data.champion}"))
     if data.rollouts:
         out.append(_tile("rollouts", f"{data.rollouts:,}", "sampled for training"))
     cpu = sum(c.cpu_s for c in data.costs)
-    out.append(_tile("CPU time", duration(cpu), f"{duration(sum(c.wall_s for c in data.costs))} of wall time in stages"))
+    out.append(
+        _tile("CPU time", duration(cpu), f"{duration(sum(c.wall_s for c in data.costs))} of wall time in stages")
+    )
     return out
 
 
@@ -91,7 +103,9 @@ def overhead(costs: list[Cost]) -> float | None:
 def stage_totals(costs: list[Cost]) -> list[tuple[str, float, float]]:
     """Return (stage, wall seconds, CPU seconds) in order of wall time."""
     names = sorted({c.stage for c in costs})
-    totals = [(n, sum(c.wall_s for c in costs if c.stage == n), sum(c.cpu_s for c in costs if c.stage == n)) for n in names]
+    totals = [
+        (n, sum(c.wall_s for c in costs if c.stage == n), sum(c.cpu_s for c in costs if c.stage == n)) for n in names
+    ]
     return sorted(totals, key=lambda t: -t[1])
 
 
@@ -126,7 +140,7 @@ def _bundle() -> str:
 def _script_json(charts: list[Chart]) -> Markup:
     """Return the specifications as JSON that cannot end the script element it stands in."""
     text = json.dumps({c.key: c.spec for c in charts}, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))  # noqa: S704
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
 def when(seconds: float) -> str:

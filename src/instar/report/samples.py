@@ -38,7 +38,7 @@ class Sample:
 
 
 def pick_samples(tasks: Any, first: Evaluation, last: Evaluation) -> list[Sample]:
-    """Return up to two tasks per arm: one whose verdict changed where there is one, then one that is still wrong, then any."""
+    """Return up to two tasks per arm: one whose verdict changed, one that is still wrong; or any others."""
     before, after = _answers(first), _answers(last)
     common = sorted(before.keys() & after.keys())
     by_arm: dict[str, list[str]] = {}

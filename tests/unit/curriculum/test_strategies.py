@@ -136,6 +136,15 @@ def test_slots_follow_the_stated_probabilities() -> None:
     assert sum((counts[k] - e) ** 2 / e for k, e in expected.items()) < 13.8
 
 
+def test_arm_of_probability_zero_never_comes_even_at_the_edge() -> None:
+    class Zero(np.random.Generator):
+        def random(self, *args: object, **more: object) -> np.ndarray:  # type: ignore[override]
+            del args, more
+            return np.zeros(3)
+
+    assert prob.draw_arms("ab", np.array([0.0, 1.0]), 3, Zero(np.random.PCG64(0))) == [("b", 1.0)] * 3
+
+
 def test_entropy() -> None:
     assert prob.entropy(np.array([1.0, 0.0])) == 0.0
     assert prob.entropy(np.full(8, 0.125)) == pytest.approx(np.log(8.0))
@@ -161,6 +170,8 @@ def test_values_out_of_range_are_refused(make: Callable[[], object], field: str)
         make()
 
 
-@pytest.mark.parametrize(("prompts", "oversample", "slots"), [(10, 1.1, 11), (64, 2.0, 128), (7, 1.5, 11), (5, 1.0, 5)])
+@pytest.mark.parametrize(
+    ("prompts", "oversample", "slots"), [(100, 1.1, 110), (64, 2.0, 128), (7, 1.5, 11), (5, 1.0, 5)]
+)
 def test_oversampling_rounds_up(prompts: int, oversample: float, slots: int) -> None:
     assert c.UniformConfig(prompts=prompts, group_size=2, oversample=oversample).slots == slots

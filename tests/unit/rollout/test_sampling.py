@@ -49,7 +49,7 @@ def test_greedy_scores_at_temperature_one() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 3000), st.integers(0, 2**32), st.floats(0, 1), st.floats(0.1, 30))
+@given(st.integers(2, 3000), st.integers(0, 2**32), st.floats(1e-9, 1), st.floats(0.1, 30))
 def test_the_drawn_token_brackets_the_quantile(vocab: int, seed: int, quantile: float, spread: float) -> None:
     """Holds across the border between one and two levels, and no token of probability 0 is ever drawn."""
     logits = torch.randn(1, vocab, generator=torch.Generator().manual_seed(seed)) * spread
@@ -63,6 +63,14 @@ def test_the_drawn_token_brackets_the_quantile(vocab: int, seed: int, quantile: 
     assert upper - exact[index] - 1e-6 <= quantile <= upper + 1e-6
     assert exact[index] > 0
     assert logprob.item() == pytest.approx(math.log(exact[index]), abs=1e-5)
+
+
+def test_quantile_zero_draws_the_first_possible_token() -> None:
+    """Its probability may be too small for full float32 precision, but is never 0 and its logarithm is finite."""
+    logits = torch.tensor([[float("-inf"), -90.0, 0.0]])
+    token, logprob = draw(logits, torch.zeros(1, dtype=torch.float64), 1.0)
+    assert token.item() == 1
+    assert logprob.item() == pytest.approx(-90.0, abs=1e-2)
 
 
 def test_two_levels_draw_what_one_level_draws(monkeypatch: pytest.MonkeyPatch) -> None:

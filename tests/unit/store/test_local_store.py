@@ -207,6 +207,9 @@ def test_durable_calls_fsync_on_file_and_folder(store: LocalStore, monkeypatch: 
     assert any("/.tmp/" in path for path in synced)
     assert {str(store.root), str(store.root / "new")} <= set(synced)
     synced.clear()
+    store.create("new/c", b"1")
+    assert str(store.root / "new") in synced and any("/.tmp/" in path for path in synced)
+    synced.clear()
     LocalStore(store.root, durable=False).put_bytes("new/b", b"1")
     assert synced == []
 

@@ -1,0 +1,57 @@
+"""Start-up loads nothing heavy: torch, kfp and the like cost seconds each; the functions that need them import them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "torch", "transformers", "kfp", "mlflow", "kubernetes", "great_expectations", "pandas", "reasoning_gym", "peft",
+    "safetensors", "tokenizers", "sqlalchemy", "jinja2", "playwright", "scipy",
+)  # fmt: skip
+STATEMENTS = {
+    "package": "import instar",
+    "help": "import sys; sys.argv = ['instar', '--help']; from instar.cli import app; app(standalone_mode=False)",
+    "catalog": "import instar.components.catalog",
+    "recipes": "import instar.pipelines.recipes",
+    "every recipe at every scale": (
+        "from instar.pipelines.recipes import RECIPES, build\n"
+        "for name, (_, scales) in RECIPES.items():\n"
+        "    for scale in scales: build(name, scale, 'base')"
+    ),
+    "contracts": (
+        "from instar.components.catalog import STAGES\n"
+        "from instar import contract, schema, stage_cli\n"
+        "for stage in STAGES.values(): contract.ports(stage.ins), contract.ports(stage.outs), stage_cli.parser(stage)"
+    ),
+    "commands": "import instar.commands",
+    "explain": (
+        "from instar.explain import explain\nfrom instar.pipelines.recipes import build\nexplain(build('sec', 'tiny'))"
+    ),
+    "stores": "import instar.store, instar.store_s3, instar.cas, instar.ledger",
+}  # fmt: skip
+
+
+def loaded(statement: str) -> list[str]:
+    """Return the heavy modules that a fresh interpreter has loaded after `statement`."""
+    code = f"{statement}\nimport sys\nsys.stderr.write(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.split()
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_loads_nothing_heavy(name: str) -> None:
+    assert loaded(STATEMENTS[name]) == []
+
+
+def test_the_probe_sees_a_heavy_import() -> None:
+    assert loaded("import sys; sys.modules['pandas'] = sys") == ["pandas"]
+
+
+def test_help_does_not_load_the_engine_of_any_command() -> None:
+    code = STATEMENTS["help"] + "\nsys.stderr.write(' '.join(m for m in sys.modules if m.startswith('instar')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stderr.split()) == {"instar", "instar.cli", "instar.errors"}

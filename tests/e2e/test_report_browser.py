@@ -1,0 +1,110 @@
+"""report.html in a real browser: offline, no errors, every chart drawn, no sideways scrolling. About 15 s."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.browser import chromium
+from support.written import write_evolution
+
+from instar.report import write_report
+
+for _name in ("altair", "jinja2", "vl_convert"):
+    pytest.importorskip(_name, reason=f"{_name} is not installed: pip install 'instar[report]'")
+
+WIDTHS = {"desktop": 1280, "phone": 390}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(write_evolution(folder / "evolution", "fused"), folder / "report.html")
+
+
+@pytest.fixture(params=list(WIDTHS))
+def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
+    """The opened page. Everything it asked for or complained about is in `page.requests` and `page.complaints`."""
+    width = WIDTHS[request.param]
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    opened = context.new_page()
+    opened.requests, opened.complaints = [], []
+    opened.on("request", lambda r: opened.requests.append(r.url))
+    opened.on("console", lambda m: opened.complaints.append(f"{m.type}: {m.text}"))
+    opened.on("pageerror", lambda e: opened.complaints.append(str(e)))
+    opened.goto(report.as_uri())
+    opened.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
+    yield opened
+    context.close()
+
+
+def test_opens_offline_without_complaint(page: Any, report: Path) -> None:
+    asked = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
+    assert asked == [report.as_uri()]
+    assert page.complaints == []
+
+
+def test_every_chart_has_marks(page: Any) -> None:
+    drawn = page.evaluate(
+        """() => [...document.querySelectorAll("[data-chart]")].map((box) => {
+            const svg = box.querySelector("svg");
+            const size = svg ? svg.getBoundingClientRect() : {width: 0, height: 0};
+            const kinds = ["rect", "area", "line", "symbol"].map((kind) => `.mark-${kind} path`);
+            const marks = [...box.querySelectorAll(kinds.join(", "))];
+            const inside = marks.filter((m) => !m.closest(".role-legend, .role-axis"));
+            const seen = inside.filter((m) => { const b = m.getBoundingClientRect(); return b.width + b.height > 0; });
+            return {key: box.dataset.chart, width: size.width, height: size.height, room: box.clientWidth, marks: seen.length};
+        })"""
+    )
+    assert len(drawn) > 10
+    for chart in drawn:
+        assert chart["marks"] > 0, chart
+        assert 100 < chart["width"] <= chart["room"] + 1 and chart["height"] > 80, chart
+
+
+def test_nothing_scrolls_sideways(page: Any) -> None:
+    wide, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= window
+    sticking_out = page.evaluate(
+        """() => [...document.querySelectorAll("main *, header *")]
+            .filter((e) => !e.closest(".scroll") && !e.closest("svg") && e.getBoundingClientRect().right > window.innerWidth + 1).map((e) => e.tagName + "." + e.className)"""
+    )
+    assert sticking_out == []
+
+
+def test_answers_of_the_model_stay_text(page: Any) -> None:
+    assert page.title() == "sec-tiny-seed7 - instar"
+    assert page.locator("pre.answer", has_text="<script>document.title").count() > 0
+
+
+def test_structure_can_be_read_without_seeing(page: Any) -> None:
+    assert page.locator("h1").count() == 1
+    unlabelled = page.evaluate(
+        """() => [...document.querySelectorAll("[role=img]")].filter((e) => !e.ariaLabel?.trim()).length"""
+    )
+    assert unlabelled == 0
+    levels = page.evaluate("""() => [...document.querySelectorAll("h1, h2, h3")].map((h) => Number(h.tagName[1]))""")
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_dark_page_draws_light_text(browser: Any, report: Path) -> None:
+    found = {}
+    for scheme in ("light", "dark"):
+        opened = browser.new_page(color_scheme=scheme)
+        opened.goto(report.as_uri())
+        opened.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
+        body = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+        label = opened.evaluate("""document.querySelector(".role-axis-label text").getAttribute("fill")""")
+        found[scheme] = (body, label)
+        opened.close()
+    assert found["light"][0] == "rgb(255, 255, 255)" and found["dark"][0] == "rgb(13, 17, 23)"
+    assert found["light"][1] != found["dark"][1]

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from instar import cli, doctor
+from instar.errors import ConfigError, LedgerError, MissingDependencyError, StorageError
+
+COMMANDS = {
+    "run", "resume", "show", "diff", "report", "recipes", "explain", "evaluate", "promote", "doctor", "stage",
+}  # fmt: skip
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the entry point; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["instar", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+def test_help_lists_every_command() -> None:
+    result = CliRunner().invoke(cli.app, ["--help"])
+    assert result.exit_code == 0
+    assert set(result.output.split()) >= COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS - {"stage"}))
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(cli.app, [command, "--help"])
+    assert result.exit_code == 0
+    assert command in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "secc"], ConfigError.exit_code, "did you mean 'sec'?"),
+        (["run", "sec", "--scale", "tyny"], ConfigError.exit_code, "did you mean 'tiny'?"),
+        (["run", "sec", "--set", "curriculum.tua=1"], ConfigError.exit_code, "did you mean 'tau'?"),
+        (["run", "sec", "--set", "update.lr"], ConfigError.exit_code, "key=value"),
+        (["run", "sec", "--config", "absent.toml"], ConfigError.exit_code, "absent.toml"),
+        (["explain", "sec", "--set", "update.lr=fast"], ConfigError.exit_code, "sec.update.lr"),
+        (["show", "absent"], LedgerError.exit_code, "evolution.json"),
+        (["resume", "absent"], LedgerError.exit_code, "evolution.json"),
+        (["stage", "rolout"], ConfigError.exit_code, "did you mean 'rollout'?"),
+        (["stage", "curriculum"], ConfigError.exit_code, "--store"),
+        (["doctor", "--store", "ftp://host/x"], ConfigError.exit_code, "scheme 'ftp'"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_named_errors_give_their_lines_and_code(
+    arguments: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+    assert call(monkeypatch, *arguments) == code
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines[-4:]] == ["  expected", "  found", "  where", "  do"]
+    assert message in "\n".join(lines)
+
+
+def test_an_unknown_option_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, "run", "sec", "--sede", "1") == 2
+
+
+def test_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "recipes") == 0
+    assert capsys.readouterr().out.startswith("sec ")
+
+
+def test_explain_states_the_resolved_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("update.clip_high=0.3", "curriculum.strategy=thompson", "update.kl.place=loss", "update.kl.coef=0.01")
+    assert call(monkeypatch, "explain", "sec", *(word for c in changes for word in ("--set", c))) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "clip(w, 1 - 0.2, 1 + 0.3)",
+        "Beta posterior",
+        "l_it += 0.01 k3 w",
+        "beta=0.01",
+        "clip_ratio_high=0.3",
+    ):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def machine(**changes: object) -> doctor.Machine:
+    """Return a machine that can run everything, with changes."""
+    fields: dict[str, object] = {
+        "python": "3.11.0", "cores": 64, "memory": 2**40, "disk": 2**42, "torch": "2.13.0", "cpu": "AVX512",
+        "gpus": (doctor.Gpu(name="big", memory=80 * 2**30),), "extras": dict.fromkeys(doctor.TINY_EXTRAS, ()),
+    }  # fmt: skip
+    return doctor.Machine(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", doctor.SCALES)
+def test_a_large_machine_runs_every_scale(scale: str) -> None:
+    assert doctor.missing(machine(), doctor.SCALES[scale]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale", "message"),
+    [
+        ({"memory": 2**30}, "tiny", "2 GiB memory (has 1 GiB)"),
+        ({"disk": 2**30}, "tiny", "2 GiB free disk (has 1 GiB)"),
+        ({"gpus": ()}, "single", "one GPU with 20 GiB (has none)"),
+        ({"gpus": (doctor.Gpu(name="small", memory=8 * 2**30),)}, "single", "one GPU with 20 GiB (has 8 GiB)"),
+        (
+            {"extras": {**dict.fromkeys(doctor.TINY_EXTRAS, ()), "llm": ("torch>=2.8",)}},
+            "tiny",
+            "pip install 'torch>=2.8'",
+        ),
+    ],
+    ids=["memory", "disk", "no gpu", "small gpu", "package"],
+)
+def test_doctor_names_what_is_missing(changes: dict[str, object], scale: str, message: str) -> None:
+    assert doctor.missing(machine(**changes), doctor.SCALES[scale]) == [message]
+
+
+def test_doctor_reads_extras_from_the_installed_package() -> None:
+    found = doctor.extras()
+    assert set(doctor.TINY_EXTRAS) <= set(found)
+    assert any(requirement.startswith("torch") for requirement in found["llm"])
+    assert not any(requirement.startswith("instar") for group in found.values() for requirement in group)
+
+
+@pytest.mark.parametrize(("memory", "code"), [(2**40, 0), (2**20, MissingDependencyError.exit_code)])
+def test_doctor_exit_code_says_whether_tiny_can_run(
+    memory: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "probe", lambda: machine(memory=memory, extras=dict.fromkeys(doctor.extras(), ())))
+    assert call(monkeypatch, "doctor") == code
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_doctor_checks_a_store(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    monkeypatch.setattr(doctor, "probe", lambda: machine(extras=dict.fromkeys(doctor.extras(), ())))
+    for _ in range(2):
+        assert call(monkeypatch, "doctor", "--store", str(folder)) == 0
+        assert "conditional write" in capsys.readouterr().out
+    assert [p.name for p in folder.iterdir() if p.is_file()] == ["instar-doctor"]
+
+
+def test_doctor_refuses_a_store_that_overwrites(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from instar.store import LocalStore
+
+    monkeypatch.setattr(doctor, "probe", lambda: machine(extras=dict.fromkeys(doctor.extras(), ())))
+    monkeypatch.setattr(LocalStore, "create", lambda self, name, data: self.put_bytes(name, data) or True)
+    assert call(monkeypatch, "doctor", "--store", str(tmp_path_factory.mktemp("bad"))) == StorageError.exit_code
+    assert "a second create that succeeded" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""The report's numbers against the hand-written evolution, and its page: whole and escaped. About 15 s."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.written import CORRECT, EVIL, INNER, ITERATIONS, ROLLOUTS, TASKS, write_evolution
+
+from instar.report import write_report
+from instar.report.data import Cost, Gate, gather
+from instar.workspace import Workspace, create_workspace
+
+for _name in ("altair", "jinja2", "vl_convert"):
+    pytest.importorskip(_name, reason=f"{_name} is not installed: pip install 'instar[report]'")
+
+from instar.report import charts, page  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=["rounds", "fused"])
+def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return write_evolution(tmp_path_factory.mktemp(request.param) / "evolution", request.param)
+
+
+def test_accuracies_with_intervals(workspace: Workspace) -> None:
+    data = gather(workspace)
+    curve = {(a.iteration, a.arm): a for a in data.curve}
+    for arm, counts in CORRECT.items():
+        assert [curve[k, arm].value for k in range(ITERATIONS + 1)] == pytest.approx([c / TASKS for c in counts])
+    assert [curve[k, ""].value for k in range(5)] == pytest.approx([5 / 30, 8 / 30, 13 / 30, 19 / 30, 25 / 30])
+    # Wilson, 4 of 10 at 95 %: (0.1682, 0.6873)
+    assert (curve[0, "sort-03"].low, curve[0, "sort-03"].high) == pytest.approx((0.1682, 0.6873), abs=1e-4)
+    assert data.iterations == (ITERATIONS, ITERATIONS)
+    assert [data.mastered(k) for k in range(5)] == [0, 0, 1, 1, 2]
+
+
+def test_champion_gates_and_tests(workspace: Workspace) -> None:
+    data = gather(workspace)
+    assert data.champion == 3
+    assert [(g.iteration, g.action, g.promoted) for g in data.gates] == [
+        (0, "continue", True), (1, "continue", True), (2, "hold", False), (3, "continue", True), (4, "rollback", False),
+    ]  # fmt: skip
+    close = next(workspace.ledger.of("close")).body
+    assert (data.gates[3].policy, data.gates[4].policy) == (close["champion"], close["policy"])
+    ((base, best, comparison),) = data.tests
+    assert (base.split, base.value, best.value) == ("id", pytest.approx(5 / 30), pytest.approx(19 / 30))
+    assert comparison is not None and comparison["difference"] == pytest.approx(14 / 30)
+
+
+def test_steps_arms_and_costs(workspace: Workspace) -> None:
+    data = gather(workspace)
+    steps = INNER * ITERATIONS
+    assert list(data.steps) == list(range(steps))
+    assert [m["update/grad_norm"] for m in data.steps.values()] == [1.0 + s for s in range(steps)]
+    assert data.steps[3]["curriculum/sort-05/p"] == pytest.approx(0.4)
+    assert data.rollouts == ROLLOUTS * steps
+    assert [(a.name, a.level, a.trained) for a in data.arms] == [
+        ("sort-03", 3.0, True),
+        ("sort-04", 4.0, True),
+        ("sort-05", 5.0, True),
+    ]
+    totals = {name: (wall, cpu) for name, wall, cpu in page.stage_totals(data.costs)}
+    entries = len(list(workspace.ledger.of("stage")))
+    if "fused" in {e.body["stage"] for e in workspace.ledger.of("stage")}:
+        assert totals["rollout"] == pytest.approx((0.4 * ITERATIONS, 0.5 * ITERATIONS))
+        # every segment: 2.5 s from start to end, 4 stages of 0.4 s
+        assert totals["overhead"][0] == pytest.approx(0.9 * ITERATIONS + 0.5 * (entries - ITERATIONS))
+    else:
+        assert totals["rollout"] == pytest.approx((2.0 * steps, 3.0 * steps))
+        assert page.overhead(data.costs) == pytest.approx(0.5 / 2.5)
+    assert sum(wall for wall, _ in totals.values()) == pytest.approx(2.5 * entries)
+    assert sum(cpu for _, cpu in totals.values()) == pytest.approx(3.0 * entries)
+
+
+def test_samples_show_what_changed_and_what_is_still_wrong(workspace: Workspace) -> None:
+    samples = gather(workspace).samples
+    by_arm = {s.arm: [t for t in samples if t.arm == s.arm] for s in samples}
+    assert {arm: len(found) for arm, found in by_arm.items()} == dict.fromkeys(CORRECT, 2)
+    gained, wrong = by_arm["sort-05"]
+    assert (gained.task_id, gained.first.correct, gained.last.correct) == ("sort-05/val/000", 0.0, 1.0)
+    assert (wrong.first.correct, wrong.last.correct) == (0.0, 0.0)
+    assert (gained.reference, gained.last.text) == ("right 0", "right 0")
+    assert gained.first.text == f"wrong {EVIL}"
+
+
+def test_every_chart_of_the_fixture_is_drawn(workspace: Workspace) -> None:
+    found = charts.draw(gather(workspace))
+    assert set(found) == {"climb", "macro", "shares", "cost", *charts.LINES, "arm-0", "arm-1", "arm-2"}
+    cells = found["climb"].spec["layer"][0]["data"]["values"]
+    assert len(cells) == 3 * (ITERATIONS + 1)
+    assert found["climb"].spec["layer"][0]["encoding"]["y"]["sort"] == ["sort-05", "sort-04", "sort-03"]
+    area = found["shares"].spec["data"]["values"]
+    assert sum(v["value"] for v in area if v["step"] == 2) == pytest.approx(1.0)
+    assert all(chart.says for chart in found.values())
+
+
+def test_page_is_whole_and_escaped(workspace: Workspace, tmp_path: Path) -> None:
+    text = write_report(workspace, tmp_path / "report.html").read_text()
+    outside = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert EVIL not in text and "&lt;script&gt;document.title" in outside
+    assert "sort &amp; order &lt;b&gt;0&lt;/b&gt;" in outside
+    assert text.count("<script") == text.count("</script>") == 3
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", outside)
+    specs = json.loads(re.findall(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL)[0])
+    assert set(re.findall(r'data-chart="([\w-]+)"', outside)) == set(specs)
+    assert "17 % → 63 %" in outside and "0 → 1 of 3" in outside
+    assert len(text) < 3_000_000 and list(tmp_path.iterdir()) == [tmp_path / "report.html"]
+
+
+@pytest.mark.parametrize("clock", ["rounds", "fused"])
+def test_page_at_every_point_of_a_run(tmp_path: Path, clock: str) -> None:
+    made = write_evolution(tmp_path / "evolution", clock, 1)
+    entries = made.ledger.entries
+    for end in range(len(entries) + 1):
+        made.ledger.entries = entries[:end]
+        data = gather(made)
+        assert data.status == ("finished" if end == len(entries) else "unfinished")
+        assert page.render(data).endswith("</html>")
+        assert not data.notes
+
+
+def test_empty_workspace_has_a_page(tmp_path: Path) -> None:
+    text = write_report(create_workspace(tmp_path / "e", "nothing-yet"), tmp_path / "report.html").read_text()
+    assert "the ledger is empty" in text and "No evaluation is in the ledger yet." in text
+
+
+def test_lost_artifact_is_a_note_not_a_missing_page(tmp_path: Path) -> None:
+    made = write_evolution(tmp_path / "evolution", "fused", 2)
+    segment = [e for e in made.ledger.of("stage") if e.body["stage"] == "fused"][1]
+    name = f"manifests/{segment.body['outputs']['history'].removeprefix('sha256:')[:2]}"
+    digest = segment.body["outputs"]["history"].removeprefix("sha256:")
+    (made.path / "store" / name / f"{digest}.json").unlink()
+    data = gather(made)
+    assert list(data.steps) == [0, 1]
+    assert len(data.notes) == 1 and "history of iteration 2" in data.notes[0]
+    assert "This page is incomplete." in page.render(data)
+
+
+def test_lineage_goes_back_to_the_champion_after_a_rollback() -> None:
+    gates = [("continue", True), ("continue", True), ("rollback", False), ("hold", False)]
+    made = [
+        Gate(iteration=i, action=a, promoted=p, reason="", policy=f"p{i}", evaluation=f"e{i}")
+        for i, (a, p) in enumerate(gates)
+    ]
+    data = gather_with(made, champion=1)
+    assert [link["parent"] for link in page.lineage(data)] == [None, 0, 1, 1]
+    assert [link["champion"] for link in page.lineage(data)] == [False, True, False, False]
+
+
+def gather_with(gates: list[Gate], champion: int) -> page.Data:
+    return page.Data(evolution="e", opened={}, status="", reason="", head="", gates=gates, champion=champion)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.5, "0.5 s"), (89.0, "89 s"), (90.0, "1.5 min"), (5399.0, "90 min"), (7200.0, "2 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert page.duration(seconds) == text
+
+
+def test_overhead_of_nothing_is_nothing() -> None:
+    assert page.overhead([]) is None
+    assert (
+        page.overhead(
+            [Cost(iteration=0, stage="overhead", wall_s=1, cpu_s=0), Cost(iteration=0, stage="x", wall_s=3, cpu_s=0)]
+        )
+        == 0.25
+    )
+
+
+def test_missing_extra_is_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from instar.errors import MissingDependencyError
+
+    monkeypatch.setitem(sys.modules, "instar.report.page", None)
+    with pytest.raises(MissingDependencyError, match="instar\\[report\\]"):
+        write_report(create_workspace(tmp_path / "e", "nothing-yet"), tmp_path / "report.html")

@@ -1,0 +1,98 @@
+"""Presets are complete and survive JSON; settings known to train the wrong thing are refused with their name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from instar import config as configs
+from instar.components.update.config import Config, Filter, Kl, LoraConfig, Mismatch, Overlong
+from instar.components.update.presets import PRESETS, preset
+from instar.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str) -> None:
+    assert PRESETS[name].preset == name
+    again = configs.from_dict(Config, json.loads(configs.dumps(PRESETS[name])))
+    assert again == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("reinforce", ("batch", "none", "token", "reinforce", 0.2, 0.28, "token_mean", "none")),
+        ("rloo", ("loo", "none", "token", "clip", 0.2, 0.2, "seq_token_sum", "reward")),
+        ("ppo", ("critic", "whiten", "token", "clip", 0.2, 0.2, "token_mean", "reward")),
+        ("grpo", ("group", "group_std", "token", "clip", 0.2, 0.2, "seq_token_mean", "loss")),
+        ("dr_grpo", ("group", "none", "token", "clip", 0.2, 0.2, "constant", "none")),
+        ("dapo", ("group", "group_std", "token", "clip", 0.2, 0.28, "token_mean", "none")),
+        ("gspo", ("group", "group_std", "sequence", "clip", 3e-4, 4e-4, "seq_token_mean", "none")),
+        ("cispo", ("group", "group_std", "token", "cispo", 0.2, 0.28, "token_mean", "none")),
+        ("sec", ("group", "group_std", "token", "clip", 0.2, 0.2, "token_mean", "none")),
+        ("spark", ("group", "group_std", "token", "clip", 0.2, 0.2, "token_mean", "loss")),
+    ],
+)
+def test_presets_are_the_published_ones(name: str, expected: tuple[Any, ...]) -> None:
+    c = PRESETS[name]
+    found = (c.baseline, c.scale, c.ratio, c.objective, c.clip_low, c.clip_high, c.aggregate, c.kl.place)
+    assert found == expected
+
+
+def test_details_of_presets() -> None:
+    assert (PRESETS["grpo"].kl.kind, PRESETS["grpo"].kl.coef) == ("k3", 0.001)
+    assert (PRESETS["rloo"].kl.kind, PRESETS["rloo"].kl.coef) == ("k1", 0.05)
+    assert (PRESETS["sec"].minibatches, PRESETS["sec"].lr, PRESETS["spark"].lr) == (4, 1e-6, 5e-7)
+    assert PRESETS["dapo"].filter.kind == "zero_variance" and PRESETS["dapo"].overlong.kind == "soft"
+    assert dataclasses.replace(PRESETS["default"], preset="x").filter.kind == "none"
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="grpo"):
+        preset("gprо")
+
+
+@pytest.mark.parametrize(
+    ("build", "where"),
+    [
+        (lambda: Kl(place="loss", kind="k1", coef=0.1), "kl.kind"),
+        (lambda: Kl(place="reward", kind="k3", coef=0.1), "kl.kind"),
+        (lambda: Kl(place="loss", kind="k2"), "kl.coef"),
+        (lambda: Config(ratio="sequence", clip_low=0.2, clip_high=0.2), "clip_high"),
+        (lambda: Config(objective="cispo", cap=0.2), "update.cap"),
+        (lambda: Config(objective="cispo"), "update.cap"),
+        (lambda: Config(cap=5.0), "update.cap"),
+        (lambda: Config(aggregate="constant"), "max_length"),
+        (lambda: Config(min_group=1), "min_group"),
+        (lambda: Config(baseline="critic"), "update.baseline"),
+        (lambda: Config(baseline="batch"), "update.baseline"),
+        (lambda: preset("reinforce", epochs=2), "epochs"),
+        (lambda: preset("reinforce", minibatches=2), "epochs"),
+        (lambda: Config(clip_dual=1.0), "clip_dual"),
+        (lambda: Config(schedule="cosine"), "total_steps"),
+        (lambda: Config(eps=0.0), "eps"),
+        (lambda: Filter(kind="band", low=0.9, high=0.1), "filter.low"),
+        (lambda: Overlong(kind="soft", max_length=10), "overlong.buffer"),
+        (lambda: Mismatch(kind="token_trunc", high=0.5), "mismatch.high"),
+        (lambda: LoraConfig(dropout=0.1), "lora.dropout"),
+        (lambda: LoraConfig(targets=("lm_head",)), "lora.targets"),
+    ],
+)
+def test_refused(build: Any, where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build()
+    assert where in caught.value.where
+
+
+def test_importing_the_stage_loads_no_engine() -> None:
+    code = (
+        "import sys, instar.components.update.stage, instar.components.update.presets\n"
+        "heavy = {'torch', 'transformers', 'peft', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
