@@ -1,8 +1,8 @@
 """Log-probability of chosen tokens: chunked against the whole logits, peak memory and time, each in its own process.
 
-The naive side is what trainers without a fused path do: logits, `log_softmax`, `gather`. Both sides compute one loss from
-the same numbers; loss and gradients are compared before any ratio is reported. Peak is the growth of the process's largest
-resident set over what it held before the call. It includes the gradient of the head, V x H, which both sides need.
+The naive side is what trainers without a fused path do: logits, `log_softmax`, `gather`. Both sides compute one loss
+from the same numbers; loss and gradients are compared before any ratio is reported. Peak is the growth of the
+process's largest resident set over what it held before the call, the head's gradient of both sides included.
 Shapes: M tokens, H hidden width, V vocabulary.
 """
 
@@ -34,13 +34,12 @@ def compare(tokens: int, vocabulary: int, trained: bool) -> dict[str, Any]:
     """Measure both sides in fresh processes, interleaved, and check that they agree."""
     with tempfile.TemporaryDirectory() as folder:
         found: dict[str, list[dict[str, float]]] = {"naive": [], "chunked": []}
-        for number in range(REPEATS):
+        for _ in range(REPEATS):
             for side, results in found.items():
                 words = [side, str(tokens), str(vocabulary), str(int(trained)), f"{folder}/{side}.npz"]
                 done = subprocess.run([sys.executable, __file__, *words], check=True, capture_output=True, text=True)
                 results.append(json.loads(done.stdout))
-            if number == 0:
-                error = difference(Path(folder) / "naive.npz", Path(folder) / "chunked.npz")
+        error = difference(Path(folder) / "naive.npz", Path(folder) / "chunked.npz")
     ratio = {k: statistics.median(c[k] / n[k] for c, n in zip(found["chunked"], found["naive"], strict=True))
              for k in ("peak_bytes", "cpu_s", "wall_s")}  # fmt: skip
     return {

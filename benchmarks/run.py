@@ -1,7 +1,7 @@
 """All benchmarks as one command: `python benchmarks/run.py [--only NAME ...] --out FILE.json`.
 
-Each module of `MODULES` has `run() -> list of rows`. Rows compare ways of doing the same work in one run on one machine; the
-machine is written beside them, because a time means nothing without it. Exit code 1 when a row misses its `bar`.
+Each module of `MODULES` has `run() -> list of rows`. Rows compare ways of doing the same work in one run on one
+machine, which is written beside them: a time means nothing without it. Exit code 1 when a row misses its `bar`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the local runner adds to a stage: hashing, storing, ledger, fetching inputs; as a share of the stage's CPU time.
 
-A chain of stages computes for one second each and writes a policy: 2 MB, more than the tiny scale writes with its optimiser
-state, and 32 MB, which shows what the bytes cost.
+A chain of stages computes for one second each and writes a policy: 2 MB, about what the tiny scale writes with its
+optimiser state, and 32 MB, which shows what the bytes cost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Interleaved measurement: A, B, A, B, ..., CPU seconds beside wall seconds, medians, and medians of pairwise ratios."""
+"""Interleaved measurement (A, B, A, B, ...): CPU seconds beside wall seconds, medians, medians of pairwise ratios."""
 
 from __future__ import annotations
 

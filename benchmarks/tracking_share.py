@@ -1,7 +1,7 @@
 """MLflow and validation as shares of an iteration of the SEC recipe at the tiny scale.
 
-Measured is CPU time: of `Tracker.sync`, of every check of a table against its row type, and of the whole iteration. What
-comes before the second iteration connects to MLflow and is left out; its cost is reported beside, as is the Great
+Measured is CPU time: of `Tracker.sync`, of every check of a table against its row type, and of the whole iteration.
+What comes before the second iteration connects to MLflow and is left out; its cost is reported beside, as is the Great
 Expectations run, which happens once per evolution. The warm start is shortened: it is no part of an iteration.
 """
 
@@ -23,7 +23,7 @@ from instar.tracking import Tracker
 from instar.workspace import create_workspace
 
 BAR = 0.03
-CHANGES = ("iterations=4", "inner_steps=5", "dataset_prep.initial.warm_start.steps=40")
+CHANGES = ("iterations=4", "dataset_prep.initial.warm_start.steps=40")
 
 
 class Meter:

@@ -14,6 +14,7 @@ from instar.components.reward.config import Config as RewardConfig
 from instar.components.rollout.config import Config as RolloutConfig
 from instar.components.update.config import Config as UpdateConfig
 from instar.errors import ConfigError
+from instar.pipelines import composition
 
 Scale = Literal["tiny", "single", "paper"]
 
@@ -51,6 +52,7 @@ class Recipe:
                 where="recipe",
                 action="correct the counts",
             )
+        composition.check(self)
 
     def inner(self) -> InnerConfig:
         """Return the configuration of one inner step."""

@@ -80,20 +80,22 @@ def run_stage(
     command += ["--work", str(workspace.path), "--result", str(result)]
     for name, artifact in inputs.items():
         command += [f"--{name.replace('_', '-')}", artifact.digest]
+    (workspace.path / "heartbeat.json").unlink(missing_ok=True)
     log = workspace.path / "stage.log"
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
     with log.open("ab") as stream:
         child = subprocess.Popen(command, stdout=stream, stderr=stream, env=env, start_new_session=True)
         try:
-            code = _wait(child, stage.name, workspace.path / "heartbeat.json", limits)
+            code = wait(child, stage.name, workspace.path / "heartbeat.json", limits)
         finally:
-            _kill(child)
+            kill(child)
     if code != 0:
-        raise _child_error(result, stage.name, code, log)
+        raise child_error(result, stage.name, code, log)
     return dict(json.loads(result.read_text()))
 
 
-def _wait(child: subprocess.Popen[bytes], stage: str, heartbeat: Path, limits: Limits) -> int:
+def wait(child: subprocess.Popen[bytes], stage: str, heartbeat: Path, limits: Limits) -> int:
+    """Return the exit code of `child`; raise `StalledError`, with its stacks in its log, when it passes a limit."""
     started = time.time()
     while (code := child.poll()) is None:
         now = time.time()
@@ -118,14 +120,15 @@ def _last_unit(heartbeat: Path) -> str:
         return "none"
 
 
-def _kill(child: subprocess.Popen[bytes]) -> None:
+def kill(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child and its children if it still runs, and collect it."""
     if child.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
-def _child_error(result: Path, stage: str, code: int, log: Path) -> InstarError:
+def child_error(result: Path, stage: str, code: int, log: Path) -> InstarError:
     """Rebuild the named error a child wrote, so that a runner raises the same class in both modes."""
     try:
         raw = json.loads(result.read_text())["error"]

@@ -109,4 +109,4 @@ def _from_checkpoint(config: Checkpoint, folder: Path) -> Metrics:
     return {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
 
 
-STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, cacheable=True)
+STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep)

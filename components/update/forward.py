@@ -16,7 +16,7 @@ from instar.components.update.advantages import Ints
 from instar.components.update.batching import Micro, micro_batches
 from instar.components.update.config import Config
 from instar.components.update.experience import Experience
-from instar.errors import ConfigError
+from instar.errors import ConfigError, NumericsError
 from instar.kernels.logprob.dispatch import selected_logprob
 
 
@@ -86,6 +86,13 @@ def _alone(model: Any, data: Experience, row: int, config: Config) -> Tensor:
 
 def _agree(ours: Tensor, theirs: Tensor, config: Config, layout: str) -> None:
     tolerance = 0.2 if config.dtype == "bfloat16" else 1e-2
+    if not bool(torch.isfinite(theirs).all()):
+        raise NumericsError(
+            expected="finite log-probabilities",
+            found="others",
+            where="update.policy",
+            action="the weights are broken: roll back",
+        )
     gap = float((ours.double() - theirs).abs().max())
     if not gap <= tolerance:
         raise ConfigError(

@@ -80,7 +80,7 @@ class Learner:
     def _finish(self) -> Any:
         self.optimizer.zero_grad()
         if self.config.gradient_checkpointing:
-            self.model.gradient_checkpointing_disable()
+            self.model.activation_checkpointing_disable()
         model = self.model if self._lora is None else lora.merge(self._lora)
         return model.eval()
 
@@ -139,7 +139,7 @@ def _broken(expected: str, found: str, saved: TrainerState | None) -> LedgerErro
 
 def _checkpoint(model: Any) -> None:
     """Recompute layers in backward. Only the layers are in training mode; their children stay without dropout."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.training = True

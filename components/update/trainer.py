@@ -81,7 +81,11 @@ def train(learner: Learner, data: Experience, config: Config, ctx: Context, refe
         data, np.flatnonzero(data.valid), config.micro_batch_tokens, config.packing, learner.device
     )
     if everything:
-        check_forward(learner.model, data, everything[-1].rows[:3].cpu().numpy(), config)
+        rows = everything[-1].rows[:3].cpu().numpy()
+        try:
+            check_forward(learner.model, data, rows, config)
+        except NumericsError as error:
+            raise _dumped(error, everything[-1:], dump) from error
     prior = measure(learner, data, everything, config, reference) if prepare.needs_prior(config) else None
     found = prepare.compute(config, data, prior)
     kept = prepare.kept_groups(config, data)

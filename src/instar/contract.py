@@ -55,7 +55,6 @@ class Stage(Generic[I, O, C]):
     config: Any
     run: Callable[[I, O, C, Context], Metrics]
     version: int = 1
-    cacheable: bool = False
 
     def __call__(self, ins: I, outs: O, config: C, ctx: Context) -> Metrics:
         """Run in process: check the inputs, run, check that every output is complete and every metric finite."""

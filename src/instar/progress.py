@@ -32,10 +32,14 @@ _INNER = re.compile(r"step (\d+) (\w+)")
 class Loop(Protocol):
     """What is shown of a recipe."""
 
-    name: str
-    scale: str
-    iterations: int
-    inner_steps: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def scale(self) -> str: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def inner_steps(self) -> int: ...
 
 
 class Syncs(Protocol):
@@ -191,7 +195,8 @@ def line(state: State, event: StageDone) -> str:
     spent = "cached" if event.cached else f"{float(time_.get('perf/wall_s', 0.0)):.2f} s"
     numbers = " ".join(f"{n}={body['metrics'][n]:.4g}" for n in SALIENT if n in body["metrics"])
     where = f"iteration {event.iteration}/{state.recipe.iterations}"
-    return f"{where} {event.stage} step {event.step} {spent} {numbers}".rstrip()
+    step = "" if event.stage in ("dataset_prep", "evaluate") else f" step {event.step}"
+    return f"{where} {event.stage}{step} {spent} {numbers}".rstrip()
 
 
 def panel(state: State) -> RenderableType:

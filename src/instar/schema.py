@@ -155,14 +155,14 @@ def _problem(field: Field, values: pa.Array) -> str | None:
         return f"{values.null_count} nulls"
     column = field.column
     present = values.drop_null()
-    if column.unique and len(pc.unique(present)) != len(present):
+    if column.unique and len(present.unique()) != len(present):
         return "repeated values"
     if column.one_of is not None:
-        wrong = sorted(set(pc.unique(present).to_pylist()) - set(column.one_of))
+        wrong = sorted(set(present.unique().to_pylist()) - set(column.one_of))
         if wrong:
             return f"values {wrong[:3]}"
     if column.min_length is not None and len(present):
-        shortest = pc.min(pc.utf8_length(present)).as_py()
+        shortest = min(pc.call_function("utf8_length", [present]).to_pylist())
         if shortest < column.min_length:
             return f"a text of length {shortest}"
     if pa.types.is_list(present.type) or pa.types.is_map(present.type):

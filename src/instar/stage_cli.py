@@ -23,7 +23,7 @@ from instar.cas import Cas
 from instar.components.catalog import STAGES
 from instar.components.control.supervisor import Heartbeat
 from instar.contract import Context, Stage
-from instar.errors import ConfigError, InstarError, nearest
+from instar.errors import ConfigError, ContractError, InstarError, nearest
 from instar.store import open_store
 
 
@@ -79,8 +79,7 @@ def _run(stage: Stage[Any, Any, Any], args: dict[str, Any], digests: dict[str, s
         work = Path(args["work"] or temporary)
         scratch = Path(tempfile.mkdtemp(prefix=f"{stage.name}-", dir=_made(work / "scratch")))
         cas = Cas(open_store(args["store"]), work / "cache")
-        kinds = contract.ports(stage.ins)
-        inputs: dict[str, Artifact | None] = {n: kinds[n][0](cas.get(d), d) for n, d in digests.items()}
+        inputs: dict[str, Artifact | None] = {n: _fetch(stage, n, d, cas) for n, d in digests.items()}
         beat = Heartbeat(work / "heartbeat.json", stage.name, lambda unit, metrics: None)
         ctx = Context(
             evolution=args["evolution"], step=args["step"], stage=stage.name, scratch=scratch, heartbeat=beat
@@ -88,6 +87,16 @@ def _run(stage: Stage[Any, Any, Any], args: dict[str, Any], digests: dict[str, s
         done = execute(stage, inputs, config, ctx, scratch)
         outputs = {n: cas.put(a.path, type(a).__name__) for n, a in contract.artifacts(done.outs).items()}
         return {"outputs": outputs, "metrics": done.metrics, "perf": done.perf}
+
+
+def _fetch(stage: Stage[Any, Any, Any], port: str, digest: str, cas: Cas) -> Artifact:
+    """Return an input artifact; a digest of another artifact class is refused."""
+    kind, found = contract.ports(stage.ins)[port][0], cas.manifest(digest).type
+    if found != kind.__name__:
+        raise ContractError(
+            expected=kind.__name__, found=found, where=f"{stage.name}.{port}", action="pass the digest of the right artifact"
+        )
+    return kind(cas.get(digest), digest)
 
 
 def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The ledger as measurements over time: one point per stage and inner step, with the same names under both clocks.
 
-Under `rounds` a stage entry is one point. Under `fused` a segment's entry holds means, and its `history` a line per
-inner step, which is what is read here. Names are `<stage>/<metric>`, measurements of the machine `perf/<stage>/<metric>`.
+Under `rounds` a stage entry is one point. Under `fused` a segment's entry holds means, and its `history`, which is read
+here, a line per inner step. Names are `<stage>/<metric>`, measurements of the machine `perf/<stage>/<metric>`.
 """
 
 from __future__ import annotations

@@ -46,10 +46,14 @@ class Tracker:
         self._created, self._retry_at = time.monotonic(), 0.0
 
     def sync(self, *, force: bool = False) -> bool:
-        """Send what is new. Return whether MLflow has all of the ledger; on failure warn and return False."""
-        if self._sent == len(self.workspace.ledger.entries) - 1:
+        """Send what is new. Return whether MLflow has all of the ledger; on failure warn and return False.
+
+        For a while after a failure nothing is tried, unless `force` is given or the evolution has ended.
+        """
+        entries = self.workspace.ledger.entries
+        if self._sent == len(entries) - 1:
             return True
-        if not force and time.monotonic() < self._retry_at:
+        if not force and entries and entries[-1].kind != "close" and time.monotonic() < self._retry_at:
             return False
         try:
             with self._timed():
@@ -159,21 +163,24 @@ class Tracker:
             server.finish(run.info.run_id, clock(gate))
 
     def _thinned(self, entry: Entry) -> list[Point]:
-        """Return the points of an entry. Of a segment, `<stage>/arm/...` (most numbers) are sent once, as means."""
+        """Return the points of an entry. Of a segment, numbers per arm (most of them) are sent once, as means."""
         found = points(self.workspace, entry)
         if len(found) == 1:
             return found
-        means = summary(self.workspace.ledger, entry).metrics
         for point in found:
-            for name in [n for n in point.metrics if "/arm/" in n]:
+            for name in [n for n in point.metrics if _per_arm(n)]:
                 del point.metrics[name]
-        found[-1].metrics.update({k: v for k, v in means.items() if "/arm/" in k})
+        means = summary(self.workspace.ledger, entry).metrics
+        found[-1].metrics.update({k: v for k, v in means.items() if _per_arm(k)})
         return found
 
     def _send_parent(self, server: Server, new: Sequence[Entry]) -> None:
         """Log a summary per stage, how much time tracking takes, and last of all how far the ledger was sent."""
         share = self.perf["perf/tracking_s"] / max(1e-9, time.monotonic() - self._created)
         metrics = [summary(self.workspace.ledger, entry) for entry in new if entry.kind == "stage"]
+        for point in metrics:
+            for name in [n for n in point.metrics if "/arm/" in n]:
+                del point.metrics[name]
         if metrics:
             metrics[-1].metrics.update({**self.perf, "perf/tracking_share": share})
         tags = {SEQ: str(new[-1].seq), HEAD: new[-1].digest}
@@ -253,6 +260,10 @@ class Untracked:
 def open_tracker(uri: str | None, workspace: Workspace) -> Tracker | Untracked:
     """Open MLflow at `uri`; None is a SQLite file inside the workspace, `off` is no tracking."""
     return Untracked() if uri == "off" else Tracker(uri, workspace)
+
+
+def _per_arm(name: str) -> bool:
+    return "/arm/" in name or (name.startswith("curriculum/") and name.count("/") == 2)
 
 
 def _started(entry: Entry, opened: Entry) -> float:

@@ -62,7 +62,8 @@ def test_every_chart_has_marks(page: Any) -> None:
             const marks = [...box.querySelectorAll(kinds.join(", "))];
             const inside = marks.filter((m) => !m.closest(".role-legend, .role-axis"));
             const seen = inside.filter((m) => { const b = m.getBoundingClientRect(); return b.width + b.height > 0; });
-            return {key: box.dataset.chart, width: size.width, height: size.height, room: box.clientWidth, marks: seen.length};
+            const {width, height} = size;
+            return {key: box.dataset.chart, width, height, room: box.clientWidth, marks: seen.length};
         })"""
     )
     assert len(drawn) > 10
@@ -76,7 +77,9 @@ def test_nothing_scrolls_sideways(page: Any) -> None:
     assert wide <= window
     sticking_out = page.evaluate(
         """() => [...document.querySelectorAll("main *, header *")]
-            .filter((e) => !e.closest(".scroll") && !e.closest("svg") && e.getBoundingClientRect().right > window.innerWidth + 1).map((e) => e.tagName + "." + e.className)"""
+            .filter((e) => !e.closest(".scroll") && !e.closest("svg"))
+            .filter((e) => e.getBoundingClientRect().right > window.innerWidth + 1)
+            .map((e) => e.tagName + "." + e.className)"""
     )
     assert sticking_out == []
 

@@ -1,4 +1,4 @@
-"""Rollout failures that would otherwise be silent, planted one by one. Runs in about three seconds.
+"""Rollout failures that would otherwise be silent, planted one by one. Runs in about six seconds.
 
 Rows of the list of silent failures: 3 (log-probabilities that are not the sampled ones), 5 (the engine keeps old
 weights), 8 (tokens change on the way through text).
@@ -101,6 +101,25 @@ def test_row_5_an_engine_that_reports_another_digest(tmp_path: Path, monkeypatch
     acting = policy(tmp_path, "a", model())
     plant(monkeypatch, lambda config, p, ctx: Planted(real(acting, model()), digest="old"))
     with pytest.raises(EngineError, match="expected policy a; found policy old"):
+        roll(tmp_path, acting)
+    ctx = Context(evolution="e", step=0, stage="evaluate", scratch=tmp_path)
+    with pytest.raises(EngineError, match="expected policy a; found policy old"):
+        engines.open_engine(CONFIG.engine, acting, ctx)
+
+
+def test_row_5_an_engine_that_changes_its_digest_while_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acting = policy(tmp_path, "a", model())
+    planted = Planted(real(acting, model()))
+
+    def swap(sample: Sample) -> Sample:
+        planted.digest = "newer"
+        return sample
+
+    planted.change = swap
+    plant(monkeypatch, lambda config, p, ctx: planted)
+    with pytest.raises(EngineError, match="expected policy a; found policy newer"):
         roll(tmp_path, acting)
 
 

@@ -187,8 +187,9 @@ def metrics_of(step: int) -> dict[str, dict[str, float]]:
 
 UPDATE = {
     "updates": 1.0, "zero_variance_share": 0.5, "all_right_share": 0.25, "all_wrong_share": 0.25, "kept_share": 0.5,
-    "entropy": 0.75, "ratio/q01": 0.9, "ratio/q50": 1.0, "ratio/q99": 1.1, "clip_share_low": 0.01, "clip_share_high": 0.02,
-    "kl/k3": 0.003, "mismatch/abs_mean": 0.001, "mismatch/kl": 0.0001, "arm/sort-03/reward_mean": 0.5,
+    "entropy": 0.75, "ratio/q01": 0.9, "ratio/q50": 1.0, "ratio/q99": 1.1, "clip_share_low": 0.01,
+    "clip_share_high": 0.02, "kl/k3": 0.003, "mismatch/abs_mean": 0.001, "mismatch/kl": 0.0001,
+    "arm/sort-03/reward_mean": 0.5,
 }  # fmt: skip
 
 

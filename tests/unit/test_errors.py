@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,12 @@ def test_message_says_expected_found_where_and_what_to_do(kind: type[InstarError
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda c: c.__name__)
 def test_every_class_states_its_meaning(kind: type[InstarError]) -> None:
     assert kind is InstarError or (kind.__doc__ and kind.__doc__ != InstarError.__doc__)
+
+
+def test_errors_page_lists_every_class() -> None:
+    page = (Path(__file__).parents[2] / "docs/errors.md").read_text()
+    for kind in set(CLASSES) - {InstarError}:
+        assert f"| {kind.exit_code} | `{kind.__name__}` | {'yes' if kind.transient else 'no'} |" in page
 
 
 def test_all_four_parts_are_required() -> None:

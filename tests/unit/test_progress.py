@@ -79,7 +79,7 @@ def test_not_a_terminal_gets_one_line_per_stage() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 9
     assert lines[1] == "iteration 1/2 rollout step 0 1.50 s num_rollouts=100"
-    assert lines[-1] == "iteration 1/2 evaluate step 0 1.50 s val/accuracy=0.5"
+    assert lines[-1] == "iteration 1/2 evaluate 1.50 s val/accuracy=0.5"
     assert "\x1b" not in out.getvalue()
 
 

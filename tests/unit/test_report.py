@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.written import CORRECT, EVIL, INNER, ITERATIONS, ROLLOUTS, TASKS, write_evolution
 
 from instar.report import write_report
-from instar.report.data import Cost, Gate, gather
+from instar.report.data import Cost, Data, Gate, gather
 from instar.workspace import Workspace, create_workspace
 
 for _name in ("altair", "jinja2", "vl_convert"):
@@ -85,13 +86,18 @@ def test_samples_show_what_changed_and_what_is_still_wrong(workspace: Workspace)
     assert gained.first.text == f"wrong {EVIL}"
 
 
+def values(spec: dict[str, Any], part: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = spec["datasets"][part["data"]["name"]]
+    return found
+
+
 def test_every_chart_of_the_fixture_is_drawn(workspace: Workspace) -> None:
     found = charts.draw(gather(workspace))
     assert set(found) == {"climb", "macro", "shares", "cost", *charts.LINES, "arm-0", "arm-1", "arm-2"}
-    cells = found["climb"].spec["layer"][0]["data"]["values"]
+    cells = values(found["climb"].spec, found["climb"].spec["layer"][0])
     assert len(cells) == 3 * (ITERATIONS + 1)
     assert found["climb"].spec["layer"][0]["encoding"]["y"]["sort"] == ["sort-05", "sort-04", "sort-03"]
-    area = found["shares"].spec["data"]["values"]
+    area = values(found["shares"].spec, found["shares"].spec)
     assert sum(v["value"] for v in area if v["step"] == 2) == pytest.approx(1.0)
     assert all(chart.says for chart in found.values())
 
@@ -105,7 +111,7 @@ def test_page_is_whole_and_escaped(workspace: Workspace, tmp_path: Path) -> None
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", outside)
     specs = json.loads(re.findall(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL)[0])
     assert set(re.findall(r'data-chart="([\w-]+)"', outside)) == set(specs)
-    assert "17 % → 63 %" in outside and "0 → 1 of 3" in outside
+    assert "17% → 63%" in outside and "0 → 1 of 3" in outside
     assert len(text) < 3_000_000 and list(tmp_path.iterdir()) == [tmp_path / "report.html"]
 
 
@@ -138,6 +144,12 @@ def test_lost_artifact_is_a_note_not_a_missing_page(tmp_path: Path) -> None:
     assert "This page is incomplete." in page.render(data)
 
 
+def test_sample_of_the_arm_that_gained_most_is_open(workspace: Workspace) -> None:
+    data = gather(workspace)
+    assert page.most_gained(data) == "sort-04"  # 1 to 9 of 10; the others gain 6
+    assert re.findall(r"<details open>\s*<summary>([\w-]+):", page.render(data)) == ["sort-04"]
+
+
 def test_lineage_goes_back_to_the_champion_after_a_rollback() -> None:
     gates = [("continue", True), ("continue", True), ("rollback", False), ("hold", False)]
     made = [
@@ -149,8 +161,8 @@ def test_lineage_goes_back_to_the_champion_after_a_rollback() -> None:
     assert [link["champion"] for link in page.lineage(data)] == [False, True, False, False]
 
 
-def gather_with(gates: list[Gate], champion: int) -> page.Data:
-    return page.Data(evolution="e", opened={}, status="", reason="", head="", gates=gates, champion=champion)
+def gather_with(gates: list[Gate], champion: int) -> Data:
+    return Data(evolution="e", opened={}, status="", reason="", head="", gates=gates, champion=champion)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,14 @@ def test_documentation_has_one_line_per_column(row: type[Any]) -> None:
     assert all(line.startswith(f"| `{name}` |") for line, name in zip(lines[2:], names, strict=True))
 
 
+def test_data_page_shows_the_declared_columns() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    for row in (*GOOD, rows.Step):
+        assert schema.markdown(row) in page, f"write the table of {row.__name__} again with instar.schema.markdown"
+    for name, kind in artifact.CLASSES.items():
+        assert f"| `{name}` | {kind.kfp_type} |" in page
+
+
 STEPS = st.builds(
     rows.Step,
     role=st.sampled_from(["prompt", "action", "observation"]),

@@ -110,6 +110,10 @@ def test_everything_arrives(workspace: Workspace) -> None:
     status, tags, _, history = runs["sec-tiny-seed7 3"]
     assert (status, tags["instar.gate"]) == ("FINISHED", "continue")
     assert [(step, value) for step, _, value in history["update/grad_norm"]] == [(4, 5.0), (5, 6.0)]
+    fused = len(history["update/arm/sort-03/reward_mean"]) == 1
+    p = [(step, round(value, 9)) for step, _, value in history["curriculum/sort-04/p"]]
+    assert p == ([(5, 0.2)] if fused else [(4, 0.2), (5, 0.2)])
+    assert "update/arm/sort-03/reward_mean" not in runs["sec-tiny-seed7"][3]
     assert [(step, value) for step, _, value in history["evaluate/val/sort-03/accuracy"]] == [(6, 0.9)]
     assert tracker.perf["perf/tracking_s"] > 0 and tracker.perf["perf/tracking_failures"] == 0
 
@@ -222,6 +226,8 @@ def test_server_that_is_down_costs_a_warning(fused: Workspace, monkeypatch: pyte
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         uri = f"http://user:hunter2@127.0.0.1:{unused.getsockname()[1]}"
+    *before_the_end, end = fused.ledger.entries
+    fused.ledger.entries = before_the_end
     tracker = Tracker(uri, fused, said.append)
     assert not tracker.sync()
     assert not tracker.sync()  # inside the pause: silent and free
@@ -229,6 +235,9 @@ def test_server_that_is_down_costs_a_warning(fused: Workspace, monkeypatch: pyte
     assert tracker.perf["perf/tracking_failures"] == 1
     tracker.fail()
     assert len(said) == 2
+    fused.ledger.entries.append(end)
+    assert not tracker.sync()  # the end of an evolution is always tried
+    assert len(said) == 3
 
 
 def test_server_that_stalls_costs_bounded_time(fused: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,7 @@ def shares(data: Data) -> Chart | None:
 
 def cost(data: Data) -> Chart | None:
     """Wall seconds per iteration, stacked by stage."""
+    rows: list[dict[str, Any]]
     rows = [{"iteration": c.iteration, "stage": c.stage, "wall": c.wall_s, "cpu": c.cpu_s} for c in data.costs]
     if not rows:
         return None

@@ -16,7 +16,7 @@ from instar.contract import PERF
 from instar.errors import InstarError
 from instar.ledger import Entry
 from instar.report.samples import Sample, pick_samples
-from instar.timeline import clock, points
+from instar.timeline import points
 from instar.workspace import Workspace
 
 SPLIT = "val"
@@ -89,8 +89,6 @@ class Data:
     samples: list[Sample] = field(default_factory=list)
     champion: int = 0
     """Iteration whose policy is the champion."""
-    started: float = 0.0
-    ended: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -146,8 +144,6 @@ def gather(workspace: Workspace) -> Data:
         costs=[c for e in stages for c in _costs(e)],
         samples=samples,
         champion=promoted[-1] if promoted else 0,
-        started=clock(ledger.entries[0]) if ledger.entries else 0.0,
-        ended=clock(ledger.entries[-1]) if ledger.entries else 0.0,
         notes=notes,
     )
 

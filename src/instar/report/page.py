@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,7 +13,7 @@ import vl_convert
 from markupsafe import Markup
 
 from instar.report.charts import Chart, draw
-from instar.report.data import MASTERED, SPLIT, Cost, Data, Gate
+from instar.report.data import MASTERED, SPLIT, Cost, Data
 
 SPLITS = {"val": "validation", "id": "test", "ood": "harder tests"}
 
@@ -34,7 +33,7 @@ def render(data: Data) -> str:
         arm_charts=[c for key, c in charts.items() if key.startswith("arm-")],
         learning=[charts[k] for k in ("reward", "length", "variance", "truncated") if k in charts],
         health=[charts[k] for k in ("ratio", "clip", "mismatch", "kl", "entropy", "grad", "bandit") if k in charts],
-        champion=next((g for g in data.gates if g.iteration == data.champion), None),
+        opened=most_gained(data),
         lineage=lineage(data),
         overhead=overhead(data.costs),
         stages=stage_totals(data.costs),
@@ -94,6 +93,14 @@ def lineage(data: Data) -> list[dict[str, Any]]:
     return out
 
 
+def most_gained(data: Data) -> str:
+    """Return the arm whose accuracy rose most from the base to the last evaluation, empty without one."""
+    last = data.iterations[0]
+    value = {(a.arm, a.iteration): a.value for a in data.curve if a.arm}
+    gains = {arm: value[arm, last] - value.get((arm, 0), 0.0) for arm, k in value if k == last}
+    return max(sorted(gains), key=lambda arm: gains[arm], default="")
+
+
 def overhead(costs: list[Cost]) -> float | None:
     """Return the share of wall time that no stage function used, or None before the first stage."""
     total = sum(c.wall_s for c in costs)
@@ -122,7 +129,7 @@ def _tile(label: str, value: str, note: str) -> dict[str, str]:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}%"
 
 
 def _short(digest: str) -> str:
@@ -141,11 +148,3 @@ def _script_json(charts: list[Chart]) -> Markup:
     """Return the specifications as JSON that cannot end the script element it stands in."""
     text = json.dumps({c.key: c.spec for c in charts}, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
-
-
-def when(seconds: float) -> str:
-    """Return a clock reading as UTC text."""
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds else "-"
-
-
-__all__ = ["Gate", "duration", "lineage", "overhead", "render", "stage_totals", "tiles", "when"]

@@ -53,8 +53,8 @@ def test_details_of_presets() -> None:
 
 
 def test_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="grpo"):
-        preset("gprо")
+    with pytest.raises(ConfigError, match="dr_grpo"):
+        preset("drgrpo")
 
 
 @pytest.mark.parametrize(

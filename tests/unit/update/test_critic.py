@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -18,10 +20,7 @@ def test_gae(gamma: float, lam: float, expected: list[float]) -> None:
 def test_gae_does_not_leak_between_sequences() -> None:
     rng = np.random.default_rng(0)
     rewards, values, offsets = rng.normal(size=7), rng.normal(size=7), np.array([0, 1, 5, 7])
-    parts = [
-        gae(rewards[a:b], values[a:b], np.array([0, b - a]), 0.9, 0.8)
-        for a, b in zip(offsets[:-1], offsets[1:], strict=True)
-    ]
+    parts = [gae(rewards[a:b], values[a:b], np.array([0, b - a]), 0.9, 0.8) for a, b in itertools.pairwise(offsets)]
     np.testing.assert_allclose(gae(rewards, values, offsets, 0.9, 0.8), np.concatenate(parts))
 
 

@@ -1,0 +1,122 @@
+"""One declaration, several uses: every stage gives the same artifacts as a call, as a command and from KFP's executor input.
+
+The calls are those of a whole micro evolution under the `rounds` clock, plus one fused segment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from instar import contract, stage_cli
+from instar.components.catalog import STAGES
+from instar.errors import ConfigError, ContractError
+from instar.ledger import Entry
+from instar.pipelines.recipe import Recipe
+from instar.workspace import Workspace, open_workspace
+from support.micro import EVOLUTION, micro, open_and_run
+
+
+@pytest.fixture(scope="module")
+def evolution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Recipe]]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("rounds")
+    recipe = micro(clock="rounds", iterations=1)
+    open_and_run(path, recipe)
+    open_and_run(path.with_name("fused-for-conformance"), micro(clock="fused", iterations=1))
+    yield path, recipe
+    torch.set_num_threads(before)
+
+
+def called(path: Path, stage: str) -> tuple[Workspace, Entry]:
+    """Return the workspace and the last call of a stage."""
+    workspace = open_workspace(path if stage != "fused" else path.with_name("fused-for-conformance"))
+    return workspace, [e for e in workspace.ledger.of("stage") if e.body["stage"] == stage][-1]
+
+
+def stage_config(recipe: Recipe, stage: str) -> str:
+    from instar.config import dumps
+
+    value: Any = {"fused": recipe.fused, "evaluate": lambda: recipe.test}.get(stage, lambda: getattr(recipe, stage))()
+    return dumps(value)
+
+
+def command(workspace: Workspace, entry: Entry, recipe: Recipe) -> list[str]:
+    stage = entry.body["stage"]
+    out = [stage, "--store", workspace.store_uri, "--evolution", EVOLUTION, "--step", str(entry.body["step"])]
+    out += ["--config", stage_config(recipe, stage)]
+    for name, digest in entry.body["inputs"].items():
+        out += [f"--{name.replace('_', '-')}", digest]
+    return out
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_command_line_equals_call(stage: str, evolution: tuple[Path, Recipe], tmp_path: Path) -> None:
+    path, recipe = evolution
+    workspace, entry = called(path, stage)
+    result = tmp_path / "done.json"
+    assert stage_cli.main([*command(workspace, entry, recipe), "--work", str(tmp_path), "--result", str(result)]) == 0
+    done = json.loads(result.read_text())
+    assert done["outputs"] == entry.body["outputs"]
+    assert done["metrics"] == entry.body["metrics"]
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_executor_input_equals_call(stage: str, evolution: tuple[Path, Recipe], tmp_path: Path) -> None:
+    path, recipe = evolution
+    workspace, entry = called(path, stage)
+    inputs, outputs = {}, {}
+    for name, digest in entry.body["inputs"].items():
+        pointer = tmp_path / f"in-{name}"
+        pointer.write_text(json.dumps({"digest": digest}))
+        inputs[name] = {"artifacts": [{"uri": str(pointer)}]}
+    for name in contract.ports(STAGES[stage].outs):
+        shown = f"out_{name}" if name in contract.ports(STAGES[stage].ins) else name
+        outputs[shown] = {"artifacts": [{"name": shown, "uri": str(tmp_path / "out" / shown)}]}
+    parameters = {
+        "store": workspace.store_uri,
+        "evolution": EVOLUTION,
+        "step": float(entry.body["step"]),
+        "config": stage_config(recipe, stage),
+    }
+    raw = {
+        "inputs": {"parameterValues": parameters, "artifacts": inputs},
+        "outputs": {"artifacts": outputs, "outputFile": str(tmp_path / "executor_output.json")},
+    }
+    assert stage_cli.main([stage, "--work", str(tmp_path / "work"), "--executor-input", json.dumps(raw)]) == 0
+    written = json.loads((tmp_path / "executor_output.json").read_text())["artifacts"]
+    found = {n.removeprefix("out_"): v["artifacts"][0]["metadata"]["instar.digest"] for n, v in written.items()}
+    assert found == entry.body["outputs"]
+    for name in outputs:
+        pointer = json.loads((tmp_path / "out" / name).read_text())
+        assert pointer["digest"] == found[name.removeprefix("out_")]
+
+
+def test_wrong_wiring_is_refused(evolution: tuple[Path, Recipe], tmp_path: Path) -> None:
+    path, recipe = evolution
+    workspace, entry = called(path, "reward")
+    swapped = {**entry.body["inputs"], "rollouts": entry.body["inputs"]["tasks"]}
+    wrong = Entry(seq=0, prev="", kind="stage", body={**entry.body, "inputs": swapped}, time={})
+    with pytest.raises(ContractError, match="rollouts"):
+        stage_cli.main([*command(workspace, wrong, recipe), "--work", str(tmp_path)])
+    missing = {name: d for name, d in entry.body["inputs"].items() if name != "policy"}
+    wrong = Entry(seq=0, prev="", kind="stage", body={**entry.body, "inputs": missing}, time={})
+    with pytest.raises(ContractError, match="policy"):
+        stage_cli.main([*command(workspace, wrong, recipe), "--work", str(tmp_path)])
+
+
+def test_unknown_stage_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="rollout"):
+        stage_cli.main(["rolout"])
+
+
+def test_every_stage_describes_itself() -> None:
+    for stage in STAGES.values():
+        text = stage_cli.describe(stage)
+        assert all(f"`{port}`" in text for port in (*contract.ports(stage.ins), *contract.ports(stage.outs)))

@@ -1,0 +1,138 @@
+"""Micro-batches cover every rollout once within the budget, and no layout changes a log-probability."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.update.world import World, joined, tiny_llama
+
+from instar.components.update import batching, forward
+from instar.components.update.config import Config
+from instar.components.update.experience import Experience, ragged
+from instar.errors import ConfigError
+
+LAYOUTS = ["none", "sequence", "prefix"]
+
+
+def _data(lengths: list[tuple[int, int, int]]) -> Experience:
+    """Return an experience of (prompt number, prompt length, action length)."""
+    tokens, offsets, at, action_offset = [], [0], [], [0]
+    for i, (prompt, p, t) in enumerate(lengths):
+        tokens += [prompt] * p + [50 + i] * t
+        at += range(offsets[-1] + p, offsets[-1] + p + t)
+        offsets.append(offsets[-1] + p + t)
+        action_offset.append(action_offset[-1] + t)
+    n = len(lengths)
+    zeros = np.zeros(n)
+    return Experience(
+        rollout_id=None, tokens=np.array(tokens, dtype=np.int64), token_offset=np.array(offsets),
+        action_at=np.array(at, dtype=np.int64), action_offset=np.array(action_offset), behaviour=np.zeros(len(at)),
+        group=np.arange(n), group_arm=np.zeros(n, dtype=np.int64), arms=("a",), group_size=np.ones(n, dtype=np.int64),
+        kind=("text",) * n, policy=("p",), scored=np.ones(n, dtype=np.bool_), dropped=np.zeros(n, dtype=np.bool_),
+        reward=zeros, correct=zeros, truncated=np.zeros(n, dtype=np.bool_),
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=25),
+    st.integers(1, 80),
+    st.sampled_from(LAYOUTS),
+)
+def test_every_action_token_once_within_the_budget(
+    lengths: list[tuple[int, int, int]], budget: int, packing: str
+) -> None:
+    data = _data(lengths)
+    micros = batching.micro_batches(data, np.arange(len(lengths)), budget, packing, "cpu")
+    rows = np.concatenate([m.rows.numpy() for m in micros])
+    assert sorted(rows) == list(range(len(lengths)))
+    tokens = np.concatenate([m.tokens.numpy() for m in micros])
+    assert sorted(tokens) == list(range(len(data.behaviour)))
+    longest = int(data.widths.max())
+    for m in micros:
+        assert m.input_ids.numel() <= max(budget, longest) or len(m.input_ids) == 1
+        assert m.input_ids.shape[1] <= max(longest, min(budget, batching.ROW_WIDTH))
+        # The token at each head position and the target are neighbours in the rollout.
+        owner = np.searchsorted(data.action_offset, m.tokens.numpy(), side="right") - 1
+        assert np.array_equal(m.rows.numpy()[m.sequence.numpy()], owner)
+        before = data.tokens[data.action_at[m.tokens.numpy()] - 1]
+        assert np.array_equal(m.input_ids.flatten()[m.head_at].numpy(), before)
+        assert np.array_equal(m.targets.numpy(), data.tokens[data.action_at[m.tokens.numpy()]])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=6))
+def test_a_token_sees_its_own_past_and_nothing_else(lengths: list[tuple[int, int, int]]) -> None:
+    data = _data(lengths)
+    for m in batching.micro_batches(data, np.arange(len(lengths)), 64, "prefix", "cpu"):
+        assert m.mask is not None and m.position_ids is not None
+        width = m.input_ids.shape[1]
+        for at, token in zip(m.head_at.tolist(), m.tokens.tolist(), strict=True):
+            row = int(np.searchsorted(data.action_offset, token, side="right")) - 1
+            position = int(data.action_at[token] - data.token_offset[row]) - 1
+            seen = m.mask[at // width, 0, at % width].nonzero().flatten() + (at // width) * width
+            own = data.tokens[data.token_offset[row] : data.token_offset[row] + position + 1]
+            assert m.input_ids.flatten()[seen].tolist() == own.tolist()
+            assert m.position_ids.flatten()[seen].tolist() == list(range(position + 1))
+
+
+def test_shared_prompts_are_computed_once() -> None:
+    data = _data([(1, 20, 5)] * 8)
+    (micro,) = batching.micro_batches(data, np.arange(8), 2048, "prefix", "cpu")
+    assert micro.input_ids.shape == (1, 20 + 8 * 5)
+    (plain,) = batching.micro_batches(data, np.arange(8), 2048, "none", "cpu")
+    assert batching.padding_ratio([plain], 8 * 25) == 1.0
+    assert batching.padding_ratio([micro], 8 * 25) == 60 / 200
+
+
+def test_sorting_by_length_pads_little() -> None:
+    rng = np.random.default_rng(0)
+    data = _data([(i, 20, int(t)) for i, t in enumerate(rng.integers(4, 60, 512))])
+    micros = batching.micro_batches(data, np.arange(512), 2048, "none", "cpu")
+    unsorted = 512 * int(data.widths.max()) / int(data.widths.sum())
+    assert batching.padding_ratio(micros, int(data.widths.sum())) < 1.06 < unsorted
+
+
+@pytest.mark.parametrize("packing", LAYOUTS)
+@pytest.mark.parametrize("budget", [1, 40, 4096])
+def test_log_probabilities_do_not_depend_on_the_layout(world: World, packing: str, budget: int) -> None:
+    model, data = tiny_llama(dtype=torch.float64), joined(world)
+    config = Config(dtype="float64")
+    logp = torch.full((len(data.behaviour),), torch.nan, dtype=torch.float64)
+    with torch.no_grad():
+        for micro in batching.micro_batches(data, np.arange(16), budget, packing, "cpu"):
+            logp[micro.tokens] = forward.score(model, micro, config).logp
+    # The recorded log-probabilities came from one sequence at a time, in float32.
+    torch.testing.assert_close(logp, torch.tensor(data.behaviour), rtol=1e-4, atol=1e-4)
+    again = torch.cat([forward._alone(model, data, row, config) for row in range(16)])
+    torch.testing.assert_close(logp, again, rtol=1e-10, atol=1e-10)
+
+
+def test_a_model_that_scales_its_logits_is_refused(world: World) -> None:
+    model, data = tiny_llama(), joined(world)
+    forward.check_forward(model, data, np.arange(3), Config())
+    original = model.forward
+    model.forward = lambda *args, **kwargs: _scaled(original(*args, **kwargs))
+    with pytest.raises(ConfigError, match="packing=none"):
+        forward.check_forward(model, data, np.arange(3), Config())
+
+
+def _scaled(out: object) -> object:
+    out.logits = out.logits * 0.5  # type: ignore[attr-defined]
+    return out
+
+
+def test_a_model_that_ignores_the_mask_is_refused(world: World) -> None:
+    model, data = tiny_llama(), joined(world)
+    original = model.model.forward
+    model.model.forward = lambda *args, attention_mask=None, **kwargs: original(*args, **kwargs)
+    with pytest.raises(ConfigError, match="packing=prefix"):
+        forward.check_forward(model, data, np.arange(3), Config())
+    forward.check_forward(model, data, np.arange(3), Config(packing="none"))
+
+
+def test_ragged() -> None:
+    assert ragged(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
