@@ -4,3 +4,14 @@ Importing this package loads nothing heavy; torch, transformers, mlflow and the 
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Load `evolve` and `recipes` when they are first used."""
+    import importlib
+
+    if name == "evolve":
+        return importlib.import_module("instar.commands").evolve_in
+    if name == "recipes":
+        return importlib.import_module("instar.pipelines.recipes")
+    raise AttributeError(f"module 'instar' has no attribute {name!r}")

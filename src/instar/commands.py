@@ -43,10 +43,26 @@ def run(
 ) -> Outcome:
     """Open an evolution (or reopen the same one) and run it to its end."""
     recipe = resolve(name, scale, model, file, sets)
-    evolution = f"{name}-{scale}-seed{seed}"
-    directory = out or Path("runs") / evolution
-    with locked(directory):
-        workspace = create_workspace(directory, evolution, store)
+    return evolve_in(recipe, out or Path("runs") / f"{name}-{scale}-seed{seed}", seed=seed, store=store, mode=mode, tracking=tracking)
+
+
+def evolve_in(
+    recipe: Recipe,
+    directory: Path | str,
+    *,
+    seed: int = 0,
+    store: str | None = None,
+    mode: str = "inprocess",
+    tracking: str | None = None,
+) -> Outcome:
+    """Run `recipe` in `directory`, or go on where its ledger ends. This is `instar.evolve`.
+
+    `seed` keys every random number. `store` is a directory or `s3://bucket/prefix` (default: inside `directory`), `tracking`
+    an MLflow URI or `off`. Raises the errors of `instar.errors`; what was committed before an error stays.
+    """
+    path = Path(directory)
+    with locked(path):
+        workspace = create_workspace(path, f"{recipe.name}-{recipe.scale}-seed{seed}", store)
         open_evolution(workspace, recipe, seed)
         return _drive(workspace, recipe, mode, tracking)
 

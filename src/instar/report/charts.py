@@ -202,7 +202,7 @@ def lines(data: Data, key: str) -> Chart | None:
         .mark_line(strokeWidth=1.8)
         .encode(
             x=alt.X("step:Q", title="inner step", axis=_whole(len(data.steps))),
-            y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=key not in ("ratio",))),
+            y=alt.Y("value:Q", title=None, axis=alt.Axis(format="~g"), scale=alt.Scale(zero=key != "ratio")),
             color=alt.Color("curve:N", sort=used, title=None,
                             scale=alt.Scale(domain=used, range=list(PALETTE[: len(used)])),
                             legend=_legend() if len(used) > 1 else None),
