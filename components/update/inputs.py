@@ -22,9 +22,14 @@ from instar.contract import Context
 from instar.errors import ConfigError, ContractError, LedgerError
 
 
-def check(trainer: TrainerState | None, reference: Policy | None, config: Config, ctx: Context) -> None:
-    """Raise unless the trainer state is there after step 0 and the reference is there when a KL term needs it."""
-    if trainer is None and ctx.step > 0:
+def check(policy: Policy, trainer: TrainerState | None, reference: Policy | None, config: Config, ctx: Context) -> None:
+    """Raise unless the parts of the state are there.
+
+    Trainer state: needed after step 0, unless the policy is the reference, the one the evolution started from (a
+    rollback to the base starts the optimiser afresh). Reference: needed by a KL term.
+    """
+    at_base = reference is not None and bool(policy.digest) and reference.digest == policy.digest
+    if trainer is None and ctx.step > 0 and not at_base:
         raise LedgerError(
             expected=f"the trainer state of step {ctx.step - 1}",
             found="none",

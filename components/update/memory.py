@@ -1,7 +1,10 @@
 """Predicts the peak memory of an update from the model's configuration, before a weight is loaded.
 
 Counted: weights, gradients and two moments in the master type; the frozen reference; activations kept for backward by
-one micro-batch; logits of one chunk in two buffers. Not counted: the interpreter and libraries (about 0.5 GB).
+one micro-batch; logits of one chunk in two buffers; and a fixed part for workspaces, file pages and copies while
+loading and saving. The fixed part was fitted at 17 million parameters, where five settings (2048 to 8192 tokens,
+packing, checkpointing, bfloat16) then lay within 12 % of the measured growth of the process; the slope per token was
+within 5 %.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from instar.components.update.experience import Experience
 from instar.contract import Metrics
 from instar.errors import ConfigError
 
+FIXED_BYTES = 2**29
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -31,9 +36,8 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Everything at once, at the end of the longest forward pass."""
-        return (
-            self.weights_bytes + self.trained_bytes + self.reference_bytes + self.activation_bytes + self.logits_bytes
-        )
+        model = self.weights_bytes + self.trained_bytes + self.reference_bytes
+        return FIXED_BYTES + model + self.activation_bytes + self.logits_bytes
 
 
 def plan(policy: Policy, config: Config, data: Experience, has_reference: bool) -> Plan:
@@ -51,18 +55,17 @@ def plan(policy: Policy, config: Config, data: Experience, has_reference: bool) 
         weights_bytes=num_parameters * word,
         trained_bytes=int(3 * word * num_parameters * share),
         reference_bytes=num_parameters * word if has_reference else 0,
-        activation_bytes=positions * activation_bytes_per_token(shape, config, width),
+        activation_bytes=positions * activation_bytes_per_token(shape, config),
         logits_bytes=2 * min(rows, positions) * vocabulary * word,
     )
 
 
-def activation_bytes_per_token(shape: dict[str, Any], config: Config, width: int) -> int:
+def activation_bytes_per_token(shape: dict[str, Any], config: Config) -> int:
     """Return what backward keeps per token: per layer about 14 hidden-sized and 4 feed-forward-sized tensors.
 
-    With checkpointing one hidden-sized tensor per layer stays, plus one whole layer while it is recomputed. `width`
-    is the row width; blockwise attention keeps no [W, W] matrix.
+    With checkpointing one hidden-sized tensor per layer stays, plus one whole layer while it is recomputed. Blockwise
+    attention keeps no matrix of width squared.
     """
-    del width
     hidden = int(shape.get("hidden_size") or shape["n_embd"])
     layers = int(shape.get("num_hidden_layers") or shape["n_layer"])
     inner = int(shape.get("intermediate_size") or shape.get("n_inner") or 4 * hidden)

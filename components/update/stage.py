@@ -39,7 +39,7 @@ def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     from instar.components import policy_io
     from instar.components.update import experience, inputs, learner, memory, metrics, stats, trainer
 
-    inputs.check(ins.trainer, ins.reference, config, ctx)
+    inputs.check(ins.policy, ins.trainer, ins.reference, config, ctx)
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
     data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -17,6 +17,7 @@ app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pre
 
 Sets = Annotated[Optional[list[str]], typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Optional[Path], typer.Option("--config", help="TOML file of differences to the recipe")]
+Mode = Literal["inprocess", "subprocess"]
 Dir = Annotated[Path, typer.Argument(help="evolution directory")]
 ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
 Out = Annotated[Optional[Path], typer.Option("--out", help="evolution directory; default runs/<name>")]
@@ -30,7 +31,7 @@ def run(
     out: Out = None,
     store: Annotated[Optional[str], typer.Option(help="store URI, a directory or s3://bucket/prefix; default inside --out")] = None,
     model: Annotated[Optional[str], typer.Option(help="base checkpoint: folder or hub id (scales single and paper)")] = None,
-    mode: Annotated[str, typer.Option(help="inprocess, or subprocess for one process per stage")] = "inprocess",
+    mode: Annotated[Mode, typer.Option(help="subprocess runs each stage in a process of its own")] = "inprocess",
     tracking: Annotated[Optional[str], typer.Option(help="MLflow URI; default a SQLite file in --out; 'off' for none")] = None,
     config: Toml = None,
     sets: Sets = None,
@@ -44,7 +45,7 @@ def run(
 @app.command()
 def resume(
     directory: Dir,
-    mode: Annotated[str, typer.Option(help="inprocess or subprocess")] = "inprocess",
+    mode: Annotated[Mode, typer.Option(help="subprocess runs each stage in a process of its own")] = "inprocess",
     tracking: Annotated[Optional[str], typer.Option(help="MLflow URI or 'off'")] = None,
     accept_code: Annotated[bool, typer.Option(help="go on although the code changed since the run was opened")] = False,
 ) -> None:

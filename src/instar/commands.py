@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -13,7 +14,7 @@ from instar import config as configs
 from instar.code import code_version
 from instar.errors import ConfigError, LedgerError
 from instar.pipelines.evolution import Outcome, evolve
-from instar.pipelines.local import LocalRunner
+from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES, build
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
@@ -36,7 +37,7 @@ def run(
     out: Path | None,
     store: str | None,
     model: str | None,
-    mode: str,
+    mode: Mode,
     tracking: str | None,
     file: Path | None,
     sets: Sequence[str],
@@ -52,7 +53,7 @@ def evolve_in(
     *,
     seed: int = 0,
     store: str | None = None,
-    mode: str = "inprocess",
+    mode: Mode = "inprocess",
     tracking: str | None = None,
 ) -> Outcome:
     """Run `recipe` in `directory`, or go on where its ledger ends. This is `instar.evolve`.
@@ -67,7 +68,7 @@ def evolve_in(
         return _drive(workspace, recipe, mode, tracking)
 
 
-def resume(directory: Path, mode: str, tracking: str | None, accept_code: bool) -> Outcome:
+def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool) -> Outcome:
     """Continue an evolution with the recipe stored in its ledger."""
     open_workspace(directory)
     with locked(directory):
@@ -124,33 +125,37 @@ def _check_code(workspace: Workspace, accept: bool) -> None:
     workspace.ledger.append("accept_code", {"code": code_version()}, {"at": time.time()})
 
 
-def _drive(workspace: Workspace, recipe: Recipe, mode: str, tracking: str | None) -> Outcome:
+def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | None) -> Outcome:
     """Run the loop with progress and tracking, close the ledger, write the report whatever happens."""
     from instar.progress import make_listener
     from instar.report import write_report
     from instar.tracking import open_tracker
 
-    if mode not in ("inprocess", "subprocess"):
-        raise ConfigError(
-            expected="inprocess or subprocess", found=repr(mode), where="--mode", action="choose one of the two"
-        )
     tracker = open_tracker(tracking, workspace)
     try:
         with make_listener(recipe, tracker) as listener:
-            outcome = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)  # type: ignore[arg-type]
-        if next(workspace.ledger.of("close"), None) is None:
-            body = {
-                "reason": outcome.reason,
-                "iterations": outcome.iterations,
-                "policy": outcome.state.policy.digest,
-                "champion": outcome.champion.policy.digest,
-            }
-            workspace.ledger.append("close", body, {"at": time.time()})
+            outcome = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)
+        _close(workspace, outcome)
         tracker.sync()
-    finally:
-        page = write_report(workspace, workspace.path / "report.html")
+    except BaseException:
+        with contextlib.suppress(Exception):  # the page is a convenience here; the error is what matters
+            write_report(workspace, workspace.path / "report.html")
+        raise
+    page = write_report(workspace, workspace.path / "report.html")
     sys.stdout.write(f"policy {outcome.state.policy.digest}\nreport {page}\n")
     return outcome
+
+
+def _close(workspace: Workspace, outcome: Outcome) -> None:
+    if next(workspace.ledger.of("close"), None) is not None:
+        return
+    body = {
+        "reason": outcome.reason,
+        "iterations": outcome.iterations,
+        "policy": outcome.state.policy.digest,
+        "champion": outcome.champion.policy.digest,
+    }
+    workspace.ledger.append("close", body, {"at": time.time()})
 
 
 def status(workspace: Workspace) -> dict[str, Any]:

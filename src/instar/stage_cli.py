@@ -7,7 +7,6 @@ Two forms share the code: digests on the command line (`--policy sha256:...`), a
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import faulthandler
 import json
 import signal
@@ -134,20 +133,3 @@ def _local(uri: str) -> str:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def describe(stage: Stage[Any, Any, Any]) -> str:
-    """Return the Markdown tables of a component's README: inputs, outputs, configuration defaults."""
-    lines = [f"# {stage.name}", "", (stage.run.__doc__ or "").strip(), ""]
-    for title, declaration in (("Inputs", stage.ins), ("Outputs", stage.outs)):
-        lines += [f"## {title}", "", "| name | artifact | required | meaning |", "|---|---|---|---|"]
-        for port, (kind, required) in contract.ports(declaration).items():
-            doc = (kind.__doc__ or "").strip().splitlines()[0]
-            lines.append(f"| `{port}` | {kind.__name__} | {'yes' if required else 'no'} | {doc} |")
-        lines.append("")
-    if dataclasses.is_dataclass(stage.config):
-        lines += ["## Configuration", "", "| key | default |", "|---|---|"]
-        for field in dataclasses.fields(stage.config):
-            default = field.default if field.default is not dataclasses.MISSING else "required"
-            lines.append(f"| `{field.name}` | `{default}` |")
-    return "\n".join(lines).rstrip() + "\n"

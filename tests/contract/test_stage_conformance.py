@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from instar import contract, stage_cli
+from instar import component_docs, contract, stage_cli
 from instar.components.catalog import STAGES
 from instar.errors import ConfigError, ContractError
 from instar.ledger import Entry
@@ -116,7 +116,9 @@ def test_unknown_stage_names_the_nearest() -> None:
         stage_cli.main(["rolout"])
 
 
-def test_every_stage_describes_itself() -> None:
-    for stage in STAGES.values():
-        text = stage_cli.describe(stage)
-        assert all(f"`{port}`" in text for port in (*contract.ports(stage.ins), *contract.ports(stage.outs)))
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_the_readme_of_a_component_is_what_its_contract_says(name: str) -> None:
+    text = component_docs.describe(STAGES[name])
+    assert all(f"`{port}`" in text for port in (*contract.ports(STAGES[name].ins), *contract.ports(STAGES[name].outs)))
+    written = component_docs.readme_path(STAGES[name]).read_text()
+    assert written == text, "run `make docs`"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from instar.components.control.gate import GateConfig
 from instar.errors import LedgerError, LockedError
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
 from instar.workspace import create_workspace, locked, open_workspace
-from support.micro import EVOLUTION, micro, open_and_run
+from support.micro import EVOLUTION, micro, open_and_run, pools
 
 KILLED = Path(__file__).parents[1] / "support" / "killed.py"
 
@@ -46,6 +48,25 @@ def test_both_clocks_train_the_same_policy(unbroken: dict[str, Path]) -> None:
     assert final_policy(unbroken["rounds"]) == final_policy(unbroken["fused"])
     first = next(e for e in open_workspace(unbroken["rounds"]).ledger.of("stage") if e.body["stage"] == "dataset_prep")
     assert final_policy(unbroken["rounds"]) != first.body["outputs"]["policy"], "the policy did not change at all"
+
+
+def test_rollback_returns_to_the_base_and_goes_on(tmp_path: Path) -> None:
+    """A learning rate that ruins the policy: the gate rolls back to the base, whose optimiser starts afresh."""
+    recipe = micro(clock="rounds", inner_steps=1, gate=GateConfig(rollback_margin=0.0))
+    recipe = dataclasses.replace(
+        recipe,
+        update=dataclasses.replace(recipe.update, lr=0.5, warmup_steps=0),
+        evaluate=dataclasses.replace(recipe.evaluate, tasks_per_arm=20),
+        dataset_prep=dataclasses.replace(recipe.dataset_prep, pools=pools(val=20)),
+    )
+    open_and_run(tmp_path, recipe)
+    ledger = open_workspace(tmp_path).ledger
+    assert [e.body["decision"]["action"] for e in ledger.of("gate")] == ["continue", "rollback", "rollback"]
+    base = next(e for e in ledger.of("stage") if e.body["stage"] == "dataset_prep").body["outputs"]["policy"]
+    updates = [e for e in ledger.of("stage") if e.body["stage"] == "update"]
+    assert [e.body["inputs"]["policy"] for e in updates] == [base, base]
+    assert "trainer" not in updates[1].body["inputs"]
+    assert updates[1].body["outputs"]["policy"] != updates[0].body["outputs"]["policy"], "a new step has new random numbers"
 
 
 def test_running_again_runs_nothing(unbroken: dict[str, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from instar.kernels.logprob import chunked, dispatch, reference
 
@@ -25,10 +26,10 @@ def _case(
 def test_gradcheck(chunk: int, bias: bool, frozen: bool) -> None:
     hidden, weight, b, targets = _case(7, 5, 11, torch.float64, bias, frozen)
 
-    def op(h: Tensor, w: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        return chunked.selected_logprob(h, w, c, targets, chunk)
+    def op(h: Tensor, w: Tensor, *c: Tensor) -> tuple[Tensor, Tensor]:
+        return chunked.selected_logprob(h, w, c[0] if c else None, targets, chunk)
 
-    assert torch.autograd.gradcheck(op, (hidden, weight, b))
+    assert torch.autograd.gradcheck(op, [t for t in (hidden, weight, b) if t is not None])
 
 
 @pytest.mark.parametrize(("m", "h", "v"), [(1, 1, 2), (63, 60, 257), (5, 17, 1031), (64, 8, 20)])
@@ -78,7 +79,7 @@ def test_no_tokens() -> None:
     assert hidden.grad is not None and weight.grad is not None and not weight.grad.any()
 
 
-class _Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+class _Sizes(TorchDispatchMode):
     """Record the largest tensor any operation makes."""
 
     largest = 0

@@ -21,12 +21,17 @@ from instar.workspace import Workspace, create_workspace
 EVOLUTION = "sec-micro-seed0"
 
 
-def micro(**changes: Any) -> Recipe:
-    """Return the micro recipe: the tiny recipe of SEC with smaller numbers everywhere."""
+def pools(val: int = 6) -> PoolsConfig:
+    """Return three arms: sort 2, 3 and 4 digits."""
     arms = tuple(
-        ArmConfig(name=f"sort-{n}", domain="sorting", level=float(n), params={"length": n}, train=40, val=6, test=6)
+        ArmConfig(name=f"sort-{n}", domain="sorting", level=float(n), params={"length": n}, train=40, val=val, test=6)
         for n in (2, 3, 4)
     )
+    return PoolsConfig(arms=arms, template="terse")
+
+
+def micro(**changes: Any) -> Recipe:
+    """Return the micro recipe: the tiny recipe of SEC with smaller numbers everywhere."""
     base = build("sec", "tiny")
     recipe = dataclasses.replace(
         base,
@@ -34,7 +39,7 @@ def micro(**changes: Any) -> Recipe:
         inner_steps=2,
         dataset_prep=dataclasses.replace(
             base.dataset_prep,
-            pools=PoolsConfig(arms=arms, template="terse"),
+            pools=pools(),
             initial=FromScratch(
                 model=CharModelConfig(alphabet="0123456789=", hidden=32, layers=2, heads=2, intermediate=32),
                 warm_start=WarmStartConfig(arms=("sort-2", "sort-3"), steps=120, batch=64, lr=4e-3),
