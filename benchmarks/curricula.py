@@ -3,9 +3,11 @@
     python benchmarks/curricula.py run --work runs/curricula --workers 2     about 65 CPU minutes; resumes
     python benchmarks/curricula.py table --work runs/curricula               Markdown
 
-Phase `sweep`: every strategy at every learning rate, on two bases. Phase `final`: every strategy at the rate with the best mean
-area under the curve in its sweep, on three other bases with two other seeds each, so that no run that chose a rate is reported. A base is a warm-started policy with its own pools; seeds of one base share it. Accuracy is greedy, on held-out tasks
-(split `id`), the mean over the levels. CPU time is that of the learning stages, one thread; evaluation is not counted.
+Phase `sweep`: every strategy at every learning rate, on two bases. Phase `final`: every strategy at the rate with the
+best mean area under the curve in its sweep, on three other bases with two other seeds each, so that no run that chose a
+rate is reported. A base is a warm-started policy with its own pools; seeds of one base share it. Accuracy is greedy, on
+held-out tasks (split `id`), the mean over the levels. CPU time is that of the learning stages, one thread; evaluation is
+not counted.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from instar import config as configs
 from instar.artifact import Policy, Tasks
 from instar.components.catalog import DATASET_PREP, EVALUATE, FUSED
@@ -83,7 +86,9 @@ def learn(work: Path, job: Job) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         for step in range(0, STEPS, EVERY):
             scratch = Path(temporary) / f"{step}"
-            ctx = Context(evolution=f"curricula-seed{seed}", step=step, stage=FUSED.name, scratch=scratch, resident=resident)
+            ctx = Context(
+                evolution=f"curricula-seed{seed}", step=step, stage=FUSED.name, scratch=scratch, resident=resident
+            )
             done = execute(FUSED, state, recipe.fused(), ctx, scratch)
             cpu += done.perf["perf/cpu_s"]
             state |= {n: getattr(done.outs, n) for n in ("policy", "trainer", "curriculum", "stats")}
@@ -91,13 +96,17 @@ def learn(work: Path, job: Job) -> dict[str, Any]:
     return {"strategy": strategy, "rate": rate, "base": base, "seed": seed, "curve": curve}
 
 
-def _point(recipe: Recipe, state: dict[str, Any], seed: int, step: int, cpu: float, resident: dict[Any, Any]) -> dict[str, Any]:
+def _point(
+    recipe: Recipe, state: dict[str, Any], seed: int, step: int, cpu: float, resident: dict[Any, Any]
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         ctx = Context(
             evolution=f"curricula-seed{seed}", step=0, stage=EVALUATE.name, scratch=Path(temporary), resident=resident
         )
         inputs = {"tasks": state["tasks"], "policy": state["policy"], "champion": None}
-        found = execute(EVALUATE, inputs, recipe.evaluate, ctx, Path(temporary)).outs.evaluation.read_json("summary.json")
+        found = execute(EVALUATE, inputs, recipe.evaluate, ctx, Path(temporary)).outs.evaluation.read_json(
+            "summary.json"
+        )
     split = found["splits"]["id"]
     levels = {arm: values["accuracy"] for arm, values in sorted(split["arms"].items())}
     rollouts = step * recipe.curriculum.slots * recipe.curriculum.group_size
@@ -149,7 +158,9 @@ def best_rates(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     return out
 
 
-def _pick(runs: Sequence[dict[str, Any]], strategy: str, rate: float, pairs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+def _pick(
+    runs: Sequence[dict[str, Any]], strategy: str, rate: float, pairs: Sequence[tuple[int, int]]
+) -> list[dict[str, Any]]:
     found = {(r["base"], r["seed"]): r for r in runs if r["strategy"] == strategy and r["rate"] == rate}
     return [found[pair] for pair in pairs]
 
@@ -177,7 +188,9 @@ def table(work: Path) -> str:
         cells = []
         for rate in RATES:
             found = _pick(runs, name, rate, SWEEP)
-            text = f"{np.mean([area(r) for r in found]):.3f} / {np.mean([r['curve'][-1]['accuracy'] for r in found]):.3f}"
+            text = (
+                f"{np.mean([area(r) for r in found]):.3f} / {np.mean([r['curve'][-1]['accuracy'] for r in found]):.3f}"
+            )
             cells.append(f"**{text}**" if rate == best[name] else text)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     finals = {name: _pick(runs, name, best[name], FINAL) for name in STRATEGIES}

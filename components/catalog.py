@@ -13,6 +13,8 @@ from instar.components.rollout.stage import STAGE as ROLLOUT
 from instar.components.update.stage import STAGE as UPDATE
 from instar.contract import Stage
 
+__all__ = ["CURRICULUM", "DATASET_PREP", "EVALUATE", "FUSED", "REWARD", "ROLLOUT", "STAGES", "UPDATE"]
+
 STAGES: dict[str, Stage[Any, Any, Any]] = {
     stage.name: stage for stage in (DATASET_PREP, CURRICULUM, ROLLOUT, REWARD, UPDATE, EVALUATE, FUSED)
 }

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.manifest import manifest_of
 from instar.components.catalog import EVALUATE
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
 from instar.errors import ArtifactError
+from instar.manifest import manifest_of
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
 from instar.seeds import seed
@@ -91,7 +91,9 @@ def _table(champion: str, candidate: str, summaries: list[dict[str, Any]]) -> st
     lines = [f"| split | {champion} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
     for split, found in summaries[1]["splits"].items():
         base, pair = summaries[0]["splits"][split], found["comparison"]
-        gap = "" if pair["difference"] is None else f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
+        gap = (
+            "" if pair["difference"] is None else f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
+        )
         shown = [f"{s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in (base, found)]
         lines.append(f"| {split} | {shown[0]} | {shown[1]} | {gap} | {pair['verdict']} |")
     return "\n".join(lines) + "\n"

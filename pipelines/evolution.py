@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from instar.artifact import Artifact, ArmStats, CurriculumState, Evaluation, Policy, Tasks, TrainerState
+from instar.artifact import ArmStats, Artifact, CurriculumState, Evaluation, Policy, Tasks, TrainerState
 from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, FUSED, REWARD, ROLLOUT, UPDATE
 from instar.components.control.gate import Decision, GateConfig
 from instar.components.control.inner import InnerConfig
@@ -30,17 +30,25 @@ C = TypeVar("C")
 class Call(Protocol):
     """Run a stage on artifacts and return its outputs; memo and storage are the runner's business."""
 
-    def __call__(self, stage: Stage[I, O, C], config: C, *, iteration: int, step: int, **inputs: Artifact | None) -> O: ...
+    def __call__(
+        self, stage: Stage[I, O, C], config: C, *, iteration: int, step: int, **inputs: Artifact | None
+    ) -> O: ...
 
 
 class Runner(Protocol):
     """What the loop needs from a runner."""
 
-    call: Call
+    def call(self, stage: Stage[I, O, C], config: C, *, iteration: int, step: int, **inputs: Artifact | None) -> O:
+        """Run a stage; see `Call`."""
+        ...
 
-    def gate(self, iteration: int, evaluation: Evaluation, champion: Evaluation | None, config: GateConfig) -> Decision: ...
+    def gate(self, iteration: int, evaluation: Evaluation, champion: Evaluation | None, config: GateConfig) -> Decision:
+        """Decide on an evaluation and record the decision."""
+        ...
 
-    def num_updates(self) -> int: ...
+    def num_updates(self) -> int:
+        """Return the optimiser steps of the evolution so far."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +102,12 @@ def evolve(runner: Runner, recipe: Recipe) -> Outcome:
         )
     champion_test = evaluate(runner.call, recipe.test, champion, base_test, iteration)
     return Outcome(
-        state=state, champion=champion, base_test=base_test, champion_test=champion_test, iterations=iteration, reason=reason
+        state=state,
+        champion=champion,
+        base_test=base_test,
+        champion_test=champion_test,
+        iterations=iteration,
+        reason=reason,
     )
 
 
@@ -120,14 +133,38 @@ def learn(call: Call, recipe: Recipe, state: State, iteration: int) -> State:
 
 def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, step: int) -> State:
     """Choose tasks, act, score, learn: the pass that both clocks share."""
-    at = {"iteration": iteration, "step": step}
-    chosen = call(CURRICULUM, config.curriculum, **at, tasks=state.tasks, state=state.curriculum, stats=state.stats)
-    acted = call(ROLLOUT, config.rollout, **at, policy=state.policy, tasks=state.tasks, batch=chosen.batch)
-    scored = call(REWARD, config.reward, **at, tasks=state.tasks, rollouts=acted.rollouts, policy=state.policy)
+    chosen = call(
+        CURRICULUM,
+        config.curriculum,
+        iteration=iteration,
+        step=step,
+        tasks=state.tasks,
+        state=state.curriculum,
+        stats=state.stats,
+    )
+    acted = call(
+        ROLLOUT,
+        config.rollout,
+        iteration=iteration,
+        step=step,
+        policy=state.policy,
+        tasks=state.tasks,
+        batch=chosen.batch,
+    )
+    scored = call(
+        REWARD,
+        config.reward,
+        iteration=iteration,
+        step=step,
+        tasks=state.tasks,
+        rollouts=acted.rollouts,
+        policy=state.policy,
+    )
     learned = call(
         UPDATE,
         config.update,
-        **at,
+        iteration=iteration,
+        step=step,
         policy=state.policy,
         trainer=state.trainer,
         batch=chosen.batch,

@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from instar import contract
 from instar.artifact import Artifact
-from instar.manifest import manifest_of
 from instar.contract import PERF, Context, Metrics, Stage
+from instar.manifest import manifest_of
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -27,7 +27,9 @@ class Result(Generic[O]):
     perf: dict[str, float]
 
 
-def execute(stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path) -> Result[O]:
+def execute(
+    stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path
+) -> Result[O]:
     """Call `stage` with outputs in sub-folders of `folder`. Models left resident by the stage are filed under their digest."""
     ins = contract.bind(stage.ins, inputs, where=stage.name)
     targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}

@@ -19,19 +19,21 @@ PARAMETERS: dict[str, type] = {"store": str, "evolution": str, "step": int, "con
 
 def component(stage: Stage[Any, Any, Any], image: str) -> Any:
     """Return the KFP container component of `stage`, run in `image`. Optional inputs stay optional."""
-    from kfp import dsl
+    from kfp import dsl  # pyright: ignore[reportMissingImports]
 
     def body(*ports: Any) -> Any:
         del ports
         return dsl.ContainerSpec(
-            image=image, command=["instar", "stage", stage.name], args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+            image=image,
+            command=["instar", "stage", stage.name],
+            args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
     hints: dict[str, Any] = dict(PARAMETERS)
     optional: set[str] = set()
     for name, (kind, required) in contract.ports(stage.ins).items():
         hint = dsl.Input[getattr(dsl, kind.kfp_type)]
-        hints[name] = hint if required else Optional[hint]
+        hints[name] = hint if required else Optional[hint]  # noqa: UP045 (kfp reads this form)
         optional |= set() if required else {name}
     for name, (kind, _) in contract.ports(stage.outs).items():
         hints[f"out_{name}" if name in hints else name] = dsl.Output[getattr(dsl, kind.kfp_type)]
@@ -39,7 +41,9 @@ def component(stage: Stage[Any, Any, Any], image: str) -> Any:
     order = sorted(hints, key=lambda name: name in optional)
     body.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter(n, kind_of, annotation=hints[n], default=None if n in optional else inspect.Parameter.empty)
+            inspect.Parameter(
+                n, kind_of, annotation=hints[n], default=None if n in optional else inspect.Parameter.empty
+            )
             for n in order
         ]
     )

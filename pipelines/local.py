@@ -112,7 +112,9 @@ class LocalRunner:
         started = time.time()
         local = {n: type(a)(self.workspace.cas.get(a.digest), a.digest) for n, a in inputs.items() if a is not None}
         folder = self.workspace.fresh_scratch(f"{step:06d}-{stage.name}")
-        beat = supervisor.Heartbeat(self.workspace.path / "heartbeat.json", stage.name, lambda u, m: self.listener(Unit(u, m)))
+        beat = supervisor.Heartbeat(
+            self.workspace.path / "heartbeat.json", stage.name, lambda u, m: self.listener(Unit(u, m))
+        )
         ctx = Context(
             evolution=self.workspace.evolution,
             step=step,

@@ -52,7 +52,7 @@ class Recipe:
                 where="recipe",
                 action="correct the counts",
             )
-        composition.check(self)
+        composition.check(self)  # pyright: ignore[reportArgumentType] (one class under two module names)
 
     def inner(self) -> InnerConfig:
         """Return the configuration of one inner step."""

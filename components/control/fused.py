@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instar.artifact import (
-    Artifact,
     ArmStats,
+    Artifact,
     Batch,
     CurriculumState,
     History,
@@ -88,7 +88,9 @@ class _Scratch:
         while len(self._kept) > 2:
             shutil.rmtree(self._kept.pop(0))
 
-    def call(self, stage: Stage[Any, Any, Any], config: Any, *, iteration: int, step: int, **inputs: Artifact | None) -> Any:
+    def call(
+        self, stage: Stage[Any, Any, Any], config: Any, *, iteration: int, step: int, **inputs: Artifact | None
+    ) -> Any:
         """Run one inner stage and add its metrics to the history."""
         from instar.pipelines.execute import execute
 

@@ -56,8 +56,8 @@ class Heartbeat:
 @contextlib.contextmanager
 def watch(limits: Limits) -> Iterator[None]:
     """In process: dump every thread's stack to stderr when the stage passes its deadline, then end the process."""
-    with contextlib.suppress(ValueError, AttributeError, OSError):  # stderr without a file descriptor
-        faulthandler.dump_traceback_later(limits.stage_s, exit=True, file=sys.__stderr__)
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
+        faulthandler.dump_traceback_later(limits.stage_s, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         yield
     finally:
@@ -132,7 +132,7 @@ def child_error(result: Path, stage: str, code: int, log: Path) -> InstarError:
     """Rebuild the named error a child wrote, so that a runner raises the same class in both modes."""
     try:
         raw = json.loads(result.read_text())["error"]
-        kind = getattr(errors, raw.pop("class"))
+        kind: type[InstarError] = getattr(errors, raw.pop("class"))
         if issubclass(kind, InstarError):
             return kind(**raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -144,5 +144,3 @@ def child_error(result: Path, stage: str, code: int, log: Path) -> InstarError:
         where=str(log),
         action="read the log, then resume",
     )
-
-

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from instar.components.dataset_prep.charlm import EOS, PAD
 from instar.errors import ConfigError, NumericsError
 from instar.rows import TaskRow
 from instar.seeds import torch_generator
@@ -58,7 +59,7 @@ def train(
                 action="lower lr",
             )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -100,7 +101,7 @@ def _encode(
         )
     pairs = [(tokenizer.encode(t.prompt), tokenizer.encode(json.loads(t.reference)["answer"])) for t in chosen]
     width = max(len(prompt) + len(answer) + 1 for prompt, answer in pairs)
-    eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    eos, pad = (tokenizer.get_vocab()[token] for token in (EOS, PAD))
     ids = torch.full((len(pairs), width), pad)
     labels = torch.full((len(pairs), width), -100)
     for row, (prompt, answer) in enumerate(pairs):

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from instar.components.update.advantages import Bools, Floats, Ints
 from instar.errors import ContractError, InstarError, RewardError
+
+pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from instar.artifact import Policy, TrainerState
@@ -20,6 +20,8 @@ from instar.components.update.experience import Experience
 from instar.components.update.learner import device, master_dtype
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, LedgerError
+
+pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
 
 
 def check(policy: Policy, trainer: TrainerState | None, reference: Policy | None, config: Config, ctx: Context) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from instar.errors import ConfigError, nearest
-from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipe import Recipe, Scale
 from instar.pipelines.recipes.sec import sec
 
-Build = Callable[[str, str | None], Recipe]
+Build = Callable[[Scale, str | None], Recipe]
 RECIPES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "sec": (sec, ("tiny", "single", "paper")),
 }
@@ -20,5 +21,7 @@ def build(name: str, scale: str, model: str | None = None) -> Recipe:
         raise ConfigError(expected="a recipe", found=repr(name), where="recipe", action=nearest(name, RECIPES))
     function, scales = RECIPES[name]
     if scale not in scales:
-        raise ConfigError(expected=f"a scale of {name}", found=repr(scale), where="--scale", action=nearest(scale, scales))
-    return function(scale, model)
+        raise ConfigError(
+            expected=f"a scale of {name}", found=repr(scale), where="--scale", action=nearest(scale, scales)
+        )
+    return function(cast(Scale, scale), model)

@@ -16,13 +16,13 @@ from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.reward.config import Config as RewardConfig
 from instar.components.rollout.config import Config as RolloutConfig
 from instar.components.update.presets import preset
-from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipe import Recipe, Scale
 
 PAPER = "arXiv 2505.14970"
 TINY_LEVELS = range(3, 17)
 
 
-def sec(scale: str, model: str | None) -> Recipe:
+def sec(scale: Scale, model: str | None) -> Recipe:
     """Self-Evolving Curriculum: a bandit over difficulty arms, paid in absolute advantage (arXiv 2505.14970)."""
     return tiny() if scale == "tiny" else published(scale, model)
 
@@ -53,12 +53,14 @@ def tiny() -> Recipe:
     )  # fmt: skip
 
 
-def published(scale: str, model: str | None) -> Recipe:
+def published(scale: Scale, model: str | None) -> Recipe:
     """Countdown with the published settings: `paper` Qwen2.5-3B, section 4 and the released scripts; `single` fewer steps."""
     paper = scale == "paper"
     base = model or ("Qwen/Qwen2.5-3B" if paper else "Qwen/Qwen2.5-0.5B")
     steps = 240 if paper else 60  # 240 steps x 256 prompts, about two passes over 30k (released scripts)
-    watch = EvaluateConfig(splits=("val",), style="boxed", tasks_per_arm=50, samples=8, max_new_tokens=4096 if paper else 1024)
+    watch = EvaluateConfig(
+        splits=("val",), style="boxed", tasks_per_arm=50, samples=8, max_new_tokens=4096 if paper else 1024
+    )
     return Recipe(
         name="sec", scale=scale, paper=PAPER, clock="fused", iterations=steps // 10, inner_steps=10,  # validated every 10 steps
         dataset_prep=Config(pools=PoolsConfig(arms=countdown_arms(), template="base_chat"), initial=Checkpoint(path=base)),

@@ -57,8 +57,8 @@ class Table(Artifact, Generic[R]):
     """An artifact whose record is one Parquet file of rows."""
 
     kfp_type = "Dataset"
-    files = ("rows.parquet",)
-    row: ClassVar[type[schema.Row]]
+    files: ClassVar[tuple[str, ...]] = ("rows.parquet",)
+    row: ClassVar[type[Any]]
 
     def write(self, items: Iterable[R]) -> None:
         """Write checked rows. The bytes depend on the rows alone."""
@@ -86,7 +86,7 @@ class Table(Artifact, Generic[R]):
 
     def iter(self) -> Iterator[R]:
         """Yield rows in file order."""
-        yield from schema.from_table(self.row, self.table())  # type: ignore[type-var]
+        yield from schema.from_table(self.row, self.table())
 
 
 class Tasks(Table[rows.TaskRow]):

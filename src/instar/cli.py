@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,12 +15,12 @@ app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pre
     "Self-evolving training as a pipeline: a policy acts, is scored, learns, and chooses what it tries next."
 ))  # fmt: skip
 
-Sets = Annotated[Optional[list[str]], typer.Option("--set", help="change one value, for example update.lr=1e-4")]
-Toml = Annotated[Optional[Path], typer.Option("--config", help="TOML file of differences to the recipe")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
+Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
 Mode = Literal["inprocess", "subprocess"]
 Dir = Annotated[Path, typer.Argument(help="evolution directory")]
 ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
-Out = Annotated[Optional[Path], typer.Option("--out", help="evolution directory; default runs/<name>")]
+Out = Annotated[Path | None, typer.Option("--out", help="evolution directory; default runs/<name>")]
 
 
 @app.command()
@@ -29,10 +29,16 @@ def run(
     scale: ScaleOption = "tiny",
     seed: Annotated[int, typer.Option(min=0, help="keys every random number of the run")] = 0,
     out: Out = None,
-    store: Annotated[Optional[str], typer.Option(help="store URI, a directory or s3://bucket/prefix; default inside --out")] = None,
-    model: Annotated[Optional[str], typer.Option(help="base checkpoint: folder or hub id (scales single and paper)")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="store URI, a directory or s3://bucket/prefix; default inside --out")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="base checkpoint: folder or hub id (scales single and paper)")
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="subprocess runs each stage in a process of its own")] = "inprocess",
-    tracking: Annotated[Optional[str], typer.Option(help="MLflow URI; default a SQLite file in --out; 'off' for none")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI; default a SQLite file in --out; 'off' for none")
+    ] = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -46,7 +52,7 @@ def run(
 def resume(
     directory: Dir,
     mode: Annotated[Mode, typer.Option(help="subprocess runs each stage in a process of its own")] = "inprocess",
-    tracking: Annotated[Optional[str], typer.Option(help="MLflow URI or 'off'")] = None,
+    tracking: Annotated[str | None, typer.Option(help="MLflow URI or 'off'")] = None,
     accept_code: Annotated[bool, typer.Option(help="go on although the code changed since the run was opened")] = False,
 ) -> None:
     """Continue an evolution exactly where its ledger ends."""
@@ -91,7 +97,7 @@ def recipes() -> None:
 def explain(
     recipe: str,
     scale: ScaleOption = "tiny",
-    model: Annotated[Optional[str], typer.Option(help="base checkpoint for scales single and paper")] = None,
+    model: Annotated[str | None, typer.Option(help="base checkpoint for scales single and paper")] = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -103,7 +109,9 @@ def explain(
 
 @app.command()
 def evaluate(
-    policy: Annotated[Path, typer.Argument(help="evolution directory whose champion is the candidate, or a policy folder")],
+    policy: Annotated[
+        Path, typer.Argument(help="evolution directory whose champion is the candidate, or a policy folder")
+    ],
     against: Annotated[Path, typer.Option(help="evolution directory (its champion) or policy folder to compare with")],
     suite: Annotated[str, typer.Option(help="recipe whose tasks are used")] = "sec",
     scale: ScaleOption = "tiny",
@@ -117,7 +125,7 @@ def evaluate(
 
 
 @app.command()
-def promote(directory: Dir, tracking: Annotated[Optional[str], typer.Option(help="MLflow URI")] = None) -> None:
+def promote(directory: Dir, tracking: Annotated[str | None, typer.Option(help="MLflow URI")] = None) -> None:
     """Move the registry's champion alias to this evolution's champion. Only a policy that passed the gate is moved."""
     from instar import commands
 
@@ -126,7 +134,7 @@ def promote(directory: Dir, tracking: Annotated[Optional[str], typer.Option(help
 
 @app.command()
 def doctor(
-    store: Annotated[Optional[str], typer.Option(help="also check this store for conditional writes")] = None,
+    store: Annotated[str | None, typer.Option(help="also check this store for conditional writes")] = None,
 ) -> None:
     """Say what this machine can run and what is missing for the rest."""
     from instar import doctor as checks

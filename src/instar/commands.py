@@ -20,9 +20,7 @@ from instar.pipelines.recipes import RECIPES, build
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 
-def resolve(
-    name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]
-) -> Recipe:
+def resolve(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> Recipe:
     """Return the recipe with a TOML file of differences and then `--set` assignments applied."""
     recipe = build(name, scale, model)
     if file:
@@ -44,7 +42,9 @@ def run(
 ) -> Outcome:
     """Open an evolution (or reopen the same one) and run it to its end."""
     recipe = resolve(name, scale, model, file, sets)
-    return evolve_in(recipe, out or Path("runs") / f"{name}-{scale}-seed{seed}", seed=seed, store=store, mode=mode, tracking=tracking)
+    return evolve_in(
+        recipe, out or Path("runs") / f"{name}-{scale}-seed{seed}", seed=seed, store=store, mode=mode, tracking=tracking
+    )
 
 
 def evolve_in(
@@ -83,7 +83,10 @@ def stored_recipe(workspace: Workspace) -> Recipe:
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
         raise LedgerError(
-            expected="an `open` entry", found="an empty ledger", where=workspace.ledger.prefix, action="start with `instar run`"
+            expected="an `open` entry",
+            found="an empty ledger",
+            where=workspace.ledger.prefix,
+            action="start with `instar run`",
         )
     recipe: Recipe = configs.from_dict(Recipe, opened.body["recipe"], where="ledger:recipe")
     return recipe
@@ -107,12 +110,14 @@ def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
 
 def _changed(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        return [p for k in sorted({*old, *new}) for p in _changed(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+        return [
+            p for k in sorted({*old, *new}) for p in _changed(old.get(k), new.get(k), f"{where}.{k}" if where else k)
+        ]
     return [] if old == new else [where]
 
 
 def _check_code(workspace: Workspace, accept: bool) -> None:
-    accepted = [e.body["code"] for kind in ("open", "accept_code") for e in workspace.ledger.of(kind)]  # type: ignore[arg-type]
+    accepted = [e.body["code"] for kind in ("open", "accept_code") for e in workspace.ledger.of(kind)]
     if code_version() in accepted:
         return
     if not accept:
@@ -202,9 +207,13 @@ def diff(left: Path, right: Path) -> int:
     for one, two in zip(a.entries, b.entries, strict=False):
         if (one.kind, one.body) != (two.kind, two.body):
             keys = _changed(dict(one.body), dict(two.body))
-            sys.stdout.write(f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n")
+            sys.stdout.write(
+                f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n"
+            )
             break
-    sys.stdout.write(f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n")
+    sys.stdout.write(
+        f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n"
+    )
     return 1
 
 
@@ -246,5 +255,3 @@ def evaluate(policy: Path, against: Path, suite: str, scale: str, seed: int, set
 
     recipe = resolve(suite, scale, None, None, sets)
     return compare_policies(policy, against, recipe, f"{suite}-{scale}-seed{seed}")
-
-

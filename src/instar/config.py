@@ -93,7 +93,10 @@ def _from_mapping(kind: Any, data: Any, where: str) -> Any:
     for key in data:
         if key not in hints:
             raise ConfigError(
-                expected=f"a key of {kind.__qualname__}", found=f"'{key}'", where=f"{where}.{key}", action=nearest(str(key), hints)
+                expected=f"a key of {kind.__qualname__}",
+                found=f"'{key}'",
+                where=f"{where}.{key}",
+                action=nearest(str(key), hints),
             )
     try:
         return kind(**{key: from_dict(hints[key], value, f"{where}.{key}") for key, value in data.items()})
@@ -116,7 +119,12 @@ def _from_union(kind: Any, data: Any, where: str) -> Any:
     by_name = {get_args(get_type_hints(o)[DISCRIMINATOR])[0]: o for o in options}
     name = data.get(DISCRIMINATOR) if isinstance(data, Mapping) else data
     if name not in by_name:
-        raise _wrong(f"{DISCRIMINATOR} one of {', '.join(by_name)}", name, f"{where}.{DISCRIMINATOR}", nearest(str(name), by_name))
+        raise _wrong(
+            f"{DISCRIMINATOR} one of {', '.join(by_name)}",
+            name,
+            f"{where}.{DISCRIMINATOR}",
+            nearest(str(name), by_name),
+        )
     return _from_mapping(by_name[name], data if isinstance(data, Mapping) else {DISCRIMINATOR: name}, where)
 
 
@@ -138,10 +146,13 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
     for key in changes:
         if key not in hints:
             raise ConfigError(
-                expected=f"a key of {type(config).__qualname__}", found=f"'{key}'", where=f"{where}.{key}", action=nearest(key, hints)
+                expected=f"a key of {type(config).__qualname__}",
+                found=f"'{key}'",
+                where=f"{where}.{key}",
+                action=nearest(key, hints),
             )
     updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
-    return dataclasses.replace(config, **updates)
+    return dataclasses.replace(config, **updates)  # type: ignore[type-var]
 
 
 def _shared(kind: Any, config: Any) -> dict[str, Any]:

@@ -72,7 +72,10 @@ class Stage(Generic[I, O, C]):
         bad = {k: v for k, v in metrics.items() if not isinstance(v, int | float) or not math.isfinite(v)}
         if bad:
             raise ContractError(
-                expected="finite metrics", found=f"{bad}", where=f"{self.name}.metrics", action="leave out what is undefined"
+                expected="finite metrics",
+                found=f"{bad}",
+                where=f"{self.name}.metrics",
+                action="leave out what is undefined",
             )
         return metrics
 

@@ -60,7 +60,9 @@ def _parse(data: bytes, name: str) -> Entry:
 
 
 def _broken(expected: str, found: str, where: str) -> LedgerError:
-    return LedgerError(expected=expected, found=found, where=where, action="restore this entry from a copy of the store")
+    return LedgerError(
+        expected=expected, found=found, where=where, action="restore this entry from a copy of the store"
+    )
 
 
 class Ledger:
@@ -74,7 +76,9 @@ class Ledger:
         for number, name in enumerate(store.list(self.prefix)):
             entry = _parse(store.read(name), name)
             if entry.seq != number or entry.prev != self.head:
-                raise _broken(f"entry {number} after {self.head[:12]}", f"entry {entry.seq} after {entry.prev[:12]}", name)
+                raise _broken(
+                    f"entry {number} after {self.head[:12]}", f"entry {entry.seq} after {entry.prev[:12]}", name
+                )
             self._add(entry)
 
     @property

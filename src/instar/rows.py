@@ -25,7 +25,9 @@ class TaskRow:
     verifier: Annotated[str, Column("name of the verifier that scores answers", min_length=1)]
     reference: Annotated[str, Column("JSON specification handed to the verifier", min_length=1)]
     features: Annotated[str, Column("JSON object of task features")]
-    content_hash: Annotated[str, Column("SHA-256 of prompt and reference; train and test never share one", min_length=64)]
+    content_hash: Annotated[
+        str, Column("SHA-256 of prompt and reference; train and test never share one", min_length=64)
+    ]
     generator: Annotated[str, Column("generator name and version that made the task", min_length=1)]
     seed: Annotated[int, Column("seed of this item", ge=0)]
 

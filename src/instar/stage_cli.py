@@ -7,6 +7,7 @@ Two forms share the code: digests on the command line (`--policy sha256:...`), a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import json
 import signal
@@ -33,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(expected="a stage name", found=repr(name), where="instar stage", action=nearest(name, STAGES))
     stage = STAGES[name]
     args = vars(parser(stage).parse_args(argv[1:]))
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
     result = Path(args["result"]) if args["result"] else None
     try:
         done = _run_executor_input(stage, args) if args["executor_input"] else _run(stage, args, _digests(stage, args))
@@ -72,7 +74,9 @@ def _run(stage: Stage[Any, Any, Any], args: dict[str, Any], digests: dict[str, s
     from instar.pipelines.execute import execute
 
     if not args["store"]:
-        raise ConfigError(expected="--store URI", found="nothing", where="instar stage", action="name the store of the inputs")
+        raise ConfigError(
+            expected="--store URI", found="nothing", where="instar stage", action="name the store of the inputs"
+        )
     config = configs.from_dict(stage.config, json.loads(args["config"]), where=f"{stage.name}.config")
     with tempfile.TemporaryDirectory(prefix="instar-") as temporary:
         work = Path(args["work"] or temporary)
@@ -80,9 +84,7 @@ def _run(stage: Stage[Any, Any, Any], args: dict[str, Any], digests: dict[str, s
         cas = Cas(open_store(args["store"]), work / "cache")
         inputs: dict[str, Artifact | None] = {n: _fetch(stage, n, d, cas) for n, d in digests.items()}
         beat = Heartbeat(work / "heartbeat.json", stage.name, lambda unit, metrics: None)
-        ctx = Context(
-            evolution=args["evolution"], step=args["step"], stage=stage.name, scratch=scratch, heartbeat=beat
-        )
+        ctx = Context(evolution=args["evolution"], step=args["step"], stage=stage.name, scratch=scratch, heartbeat=beat)
         done = execute(stage, inputs, config, ctx, scratch)
         outputs = {n: cas.put(a.path, type(a).__name__) for n, a in contract.artifacts(done.outs).items()}
         return {"outputs": outputs, "metrics": done.metrics, "perf": done.perf}
@@ -93,7 +95,10 @@ def _fetch(stage: Stage[Any, Any, Any], port: str, digest: str, cas: Cas) -> Art
     kind, found = contract.ports(stage.ins)[port][0], cas.manifest(digest).type
     if found != kind.__name__:
         raise ContractError(
-            expected=kind.__name__, found=found, where=f"{stage.name}.{port}", action="pass the digest of the right artifact"
+            expected=kind.__name__,
+            found=found,
+            where=f"{stage.name}.{port}",
+            action="pass the digest of the right artifact",
         )
     return kind(cas.get(digest), digest)
 

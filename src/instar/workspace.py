@@ -1,10 +1,10 @@
 """The directory of one evolution: lock, store, artifact cache, scratch.
 
-    DIR/evolution.json   name of the evolution and where its store is
-    DIR/store/           objects (unless the store is remote): blobs, manifests, the ledger
-    DIR/cache/           materialised artifacts; safe to delete
-    DIR/scratch/         stage folders in flight; safe to delete
-    DIR/lock             held by the one live process
+DIR/evolution.json   name of the evolution and where its store is
+DIR/store/           objects (unless the store is remote): blobs, manifests, the ledger
+DIR/cache/           materialised artifacts; safe to delete
+DIR/scratch/         stage folders in flight; safe to delete
+DIR/lock             held by the one live process
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -
     """Make a new evolution directory, or reopen one that was created with the same name and store."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", evolution):
         raise ConfigError(
-            expected="letters, digits, '.', '_' and '-'", found=repr(evolution), where="--name", action="choose another name"
+            expected="letters, digits, '.', '_' and '-'",
+            found=repr(evolution),
+            where="--name",
+            action="choose another name",
         )
     uri = store_uri or str((path / "store").resolve())
     if (path / "evolution.json").exists():
@@ -127,5 +130,8 @@ def _storage(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            expected="a writable directory", found=f"{error.strerror}", where=str(path), action="free space or change --out"
+            expected="a writable directory",
+            found=f"{error.strerror}",
+            where=str(path),
+            action="free space or change --out",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from instar import config as configs
 from instar.components.update.presets import PRESETS
 from instar.errors import ConfigError

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from instar import component_docs, contract, stage_cli
 from instar.components.catalog import STAGES
 from instar.errors import ConfigError, ContractError

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from instar.commands import open_evolution
 from instar.errors import ArtifactError, LedgerError, StorageError, UnavailableError
 from instar.events import Event, StageStarted
@@ -47,7 +48,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """Mount a RAM disk of `size` at `path`; skip where this process may not mount."""
     path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True, check=False
+    )
     if done.returncode != 0:
         pytest.skip("cannot mount a small disk: needs root")
     try:

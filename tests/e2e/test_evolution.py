@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from instar.components.control.gate import GateConfig
 from instar.errors import LedgerError, LockedError
 from instar.pipelines.evolution import evolve
@@ -40,7 +41,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def final_policy(directory: Path) -> str:
-    made = [e.body["outputs"]["policy"] for e in open_workspace(directory).ledger.of("stage") if "policy" in e.body["outputs"]]
+    made = [
+        e.body["outputs"]["policy"]
+        for e in open_workspace(directory).ledger.of("stage")
+        if "policy" in e.body["outputs"]
+    ]
     return str(made[-1])
 
 
@@ -66,7 +71,9 @@ def test_rollback_returns_to_the_base_and_goes_on(tmp_path: Path) -> None:
     updates = [e for e in ledger.of("stage") if e.body["stage"] == "update"]
     assert [e.body["inputs"]["policy"] for e in updates] == [base, base]
     assert "trainer" not in updates[1].body["inputs"]
-    assert updates[1].body["outputs"]["policy"] != updates[0].body["outputs"]["policy"], "a new step has new random numbers"
+    assert updates[1].body["outputs"]["policy"] != updates[0].body["outputs"]["policy"], (
+        "a new step has new random numbers"
+    )
 
 
 def test_running_again_runs_nothing(unbroken: dict[str, Path]) -> None:
@@ -83,7 +90,9 @@ def test_subprocess_mode_writes_the_same_ledger(unbroken: dict[str, Path], tmp_p
 @pytest.mark.parametrize("clock", ["rounds", "fused"])
 def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
     """Every resume dies at its first new boundary, before and after each stage, until nothing is left to kill."""
-    done = subprocess.run([sys.executable, str(KILLED), str(tmp_path), clock, "boundary"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(KILLED), str(tmp_path), clock, "boundary"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     stages = sum(1 for _ in open_workspace(unbroken[clock]).ledger.of("stage"))
     assert int(done.stdout) == 2 * stages
@@ -95,7 +104,9 @@ def test_kill_at_random_instants(clock: str, unbroken: dict[str, Path], tmp_path
     from instar.seeds import rng
 
     delays = [f"{d:.3f}" for d in rng("kill", 0, clock).uniform(0.02, 1.2, size=25)]
-    done = subprocess.run([sys.executable, str(KILLED), str(tmp_path), clock, *delays, "1e9"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(KILLED), str(tmp_path), clock, *delays, "1e9"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) > 0
     assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken[clock]).ledger.head

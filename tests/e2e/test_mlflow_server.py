@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.browser import chromium
-from support.written import ITERATIONS, write_evolution
 
 from instar.tracking import Tracker
 from instar.workspace import Workspace
+from support.browser import chromium
+from support.written import ITERATIONS, write_evolution
 
 pytest.importorskip("flask", reason="the MLflow server is not installed: pip install 'instar[ui]'")
 pytest.importorskip("mlflow.server", reason="the MLflow server is not installed: pip install 'instar[ui]'")

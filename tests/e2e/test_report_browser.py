@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import chromium
-from support.written import write_evolution
 
 from instar.report import write_report
+from support.browser import chromium
+from support.written import write_evolution
 
 for _name in ("altair", "jinja2", "vl_convert"):
     pytest.importorskip(_name, reason=f"{_name} is not installed: pip install 'instar[report]'")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from instar.components.control import supervisor
 from instar.components.control.supervisor import Heartbeat, Limits
 from instar.errors import InstarError, NumericsError, StalledError
@@ -27,7 +28,9 @@ def spawn(code: str, log: Path) -> int:
     with log.open("wb") as stream:
         child = subprocess.Popen([sys.executable, "-c", code], stdout=stream, stderr=stream, start_new_session=True)
         try:
-            return supervisor.wait(child, "rollout", log.with_name("heartbeat.json"), Limits(stage_s=60, stall_s=1.5, poll_s=0.05))
+            return supervisor.wait(
+                child, "rollout", log.with_name("heartbeat.json"), Limits(stage_s=60, stall_s=1.5, poll_s=0.05)
+            )
         finally:
             supervisor.kill(child)
 
@@ -43,7 +46,9 @@ def test_a_silent_stage_is_stopped_and_its_stacks_are_kept(tmp_path: Path) -> No
 
 def test_a_stage_that_beats_is_not_stopped(tmp_path: Path) -> None:
     path = tmp_path / "heartbeat.json"
-    code = f"import pathlib, time\nfor i in range(8):\n    pathlib.Path({str(path)!r}).write_text('{{}}'); time.sleep(0.4)"
+    code = (
+        f"import pathlib, time\nfor i in range(8):\n    pathlib.Path({str(path)!r}).write_text('{{}}'); time.sleep(0.4)"
+    )
     assert spawn(code, tmp_path / "stage.log") == 0
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from instar import config as configs
 from instar.commands import status
 from instar.components.dataset_prep.stage import FromScratch
@@ -40,7 +41,9 @@ def half(tmp_path: Path) -> tuple[Path, Recipe]:
     return tmp_path, recipe
 
 
-def test_steps_in_one_go_equal_steps_after_a_break(half: tuple[Path, Recipe], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_steps_in_one_go_equal_steps_after_a_break(
+    half: tuple[Path, Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     directory, recipe = half
     whole = tmp_path_factory.mktemp("whole")
     open_and_run(whole, recipe)
@@ -58,7 +61,10 @@ def test_a_missing_part_of_the_state_is_an_error(part: str, half: tuple[Path, Re
     manifest = workspace.cas.manifest(made.body["outputs"][port])
     for entry in manifest.files.values():
         blob = directory / "store" / "blobs" / entry.sha256[:2] / entry.sha256
-        if sum(1 for e in workspace.ledger.of("stage") if e.body["outputs"].get(port) == made.body["outputs"][port]) == 1:
+        if (
+            sum(1 for e in workspace.ledger.of("stage") if e.body["outputs"].get(port) == made.body["outputs"][port])
+            == 1
+        ):
             blob.chmod(0o644)
             blob.unlink(missing_ok=True)
     for cached in (directory / "cache").iterdir():

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from unit.update.world import World, make_world, score_row, tiny_llama, weights
 
 from instar.artifact import Policy
 from instar.components.policy_io import load_model
@@ -21,6 +20,7 @@ from instar.components.update.config import Config, Filter, Kl, Overlong
 from instar.components.update.presets import preset
 from instar.errors import ConfigError, ContractError, InstarError, LedgerError, NumericsError, RewardError
 from instar.rows import RolloutRow
+from unit.update.world import World, make_world, score_row, tiny_llama, weights
 
 
 @pytest.fixture

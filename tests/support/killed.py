@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import transformers
+from transformers import LlamaForCausalLM
+
 from instar.commands import open_evolution
 from instar.events import Event, StageDone, StageStarted
 from instar.pipelines.evolution import evolve
@@ -27,7 +29,6 @@ from instar.pipelines.local import LocalRunner
 from instar.quality import run_gate
 from instar.workspace import create_workspace
 from support.micro import EVOLUTION, micro
-from transformers import LlamaForCausalLM
 
 PRELOADED = (torch, transformers, LlamaForCausalLM, run_gate)
 

@@ -70,7 +70,9 @@ def write_toml(path: Path) -> Path:
 
 def _toml(wanted: Any, base: Any, where: str) -> list[str]:
     if isinstance(wanted, dict) and isinstance(base, dict):
-        return [line for key in wanted for line in _toml(wanted[key], base.get(key), f"{where}.{key}" if where else key)]
+        return [
+            line for key in wanted for line in _toml(wanted[key], base.get(key), f"{where}.{key}" if where else key)
+        ]
     if wanted == base:
         return []
     if isinstance(wanted, list) and wanted and isinstance(wanted[0], dict):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.written import CORRECT, EVIL, INNER, ITERATIONS, ROLLOUTS, TASKS, write_evolution
 
 from instar.report import write_report
 from instar.report.data import Cost, Data, Gate, gather
 from instar.workspace import Workspace, create_workspace
+from support.written import CORRECT, EVIL, INNER, ITERATIONS, ROLLOUTS, TASKS, write_evolution
 
 for _name in ("altair", "jinja2", "vl_convert"):
     pytest.importorskip(_name, reason=f"{_name} is not installed: pip install 'instar[report]'")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.written import ITERATIONS, write_evolution
 
 from instar import tracking, tracking_server
 from instar.errors import ConfigError, LedgerError
 from instar.timeline import points, qualified
 from instar.tracking import Tracker, Untracked, open_tracker
 from instar.workspace import Workspace
+from support.written import ITERATIONS, write_evolution
 
 pytest.importorskip("mlflow", reason="mlflow-skinny is not installed: pip install 'instar[tracking]'")
 pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'instar[tracking]'")

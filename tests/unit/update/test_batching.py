@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.update.world import World, joined, tiny_llama
 
 from instar.components.update import batching, forward
 from instar.components.update.config import Config
 from instar.components.update.experience import Experience, ragged
 from instar.errors import ConfigError
+from unit.update.world import World, joined, tiny_llama
 
 LAYOUTS = ["none", "sequence", "prefix"]
 

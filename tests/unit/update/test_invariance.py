@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from unit.update.world import World, weights
 
 from instar.components.update.config import Overlong
 from instar.components.update.presets import PRESETS, preset
+from unit.update.world import World, weights
 
 VARIANTS: list[dict[str, Any]] = [
     {"packing": "none", "micro_batch_tokens": 1},
@@ -52,10 +52,9 @@ def _fields(config: Any) -> dict[str, Any]:
 
 def test_the_loss_is_the_mean_over_all_tokens_of_the_step(world: World) -> None:
     """Against a plain computation: one sequence at a time through the model's own logits."""
-    from unit.update.world import joined
-
     from instar.components.policy_io import load_model
     from instar.components.update import prepare
+    from unit.update.world import joined
 
     config = preset("dapo", dtype="float64", lr=1e-4, overlong=Overlong(), max_grad_norm=1e9)
     _, metrics = world.update(config)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from unit.update.world import World, joined, tiny_llama
-
 from instar.components.update import memory
 from instar.components.update.config import Config, LoraConfig
+from unit.update.world import World, joined, tiny_llama
 
 
 def test_parameters_are_counted_from_the_file_headers(world: World) -> None:

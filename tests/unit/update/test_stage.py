@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from unit.update.world import World, make_world, score_row, weights
 
 from instar.components.policy_io import load_model
 from instar.components.update.config import Config, Kl, LoraConfig
 from instar.components.update.presets import PRESETS, preset
 from instar.errors import ContractError, LedgerError
 from instar.rows import BatchRow, RolloutRow, Step
+from unit.update.world import World, make_world, score_row, weights
 
 PROMPT, GOOD, BAD = [1, 2, 3], 7, 11
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from unit.update.world import World, score_row
 
 from instar.artifact import ArmStats
 from instar.components.update.config import Config, Filter
 from instar.components.update.presets import preset
 from instar.rows import ArmStatsRow
+from unit.update.world import World, score_row
 
 
 def _rows(stats: ArmStats) -> dict[str, ArmStatsRow]:
