@@ -91,6 +91,23 @@ def arithmetic_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_
     return _ladder("arithmetic", [(k - 1, {"terms": k, "digits": 2}) for k in (2, 3, 4, 5, 6, 7)], train, val, test)
 
 
+def sorting_arms(levels: range, ood: range, train: int, val: int, test: int) -> tuple[ArmConfig, ...]:
+    """Return one arm per list length: `levels` are trained, `ood` only tested. Three digits make 1,000 tasks in all."""
+    return tuple(
+        ArmConfig(
+            name=f"sort-{n:02d}",
+            domain="sorting",
+            level=float(n),
+            params={"length": n},
+            train=0 if n in ood else min(train, 10**n * 16 // 25),
+            val=0 if n in ood else val,
+            test=test,
+            ood=n in ood,
+        )
+        for n in (*levels, *ood)
+    )
+
+
 def _ladder(
     domain: str, levels: list[tuple[int, dict[str, int]]], train: int, val: int, test: int
 ) -> tuple[ArmConfig, ...]:

@@ -82,9 +82,13 @@ def test_running_again_runs_nothing(unbroken: dict[str, Path]) -> None:
     assert open_workspace(unbroken["rounds"]).ledger.head == before
 
 
-def test_subprocess_mode_writes_the_same_ledger(unbroken: dict[str, Path], tmp_path: Path) -> None:
-    open_and_run(tmp_path, micro(clock="fused"), mode="subprocess")
-    assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken["fused"]).ledger.head
+def test_subprocess_mode_writes_the_same_ledger(tmp_path: Path) -> None:
+    recipe = micro(clock="fused", iterations=1)
+    heads = []
+    for mode in ("inprocess", "subprocess"):
+        open_and_run(tmp_path / mode, recipe, mode=mode)
+        heads.append(open_workspace(tmp_path / mode).ledger.head)
+    assert heads[0] == heads[1]
 
 
 @pytest.mark.parametrize("clock", ["rounds", "fused"])
