@@ -9,6 +9,7 @@ Prints the number of kills; the caller resumes the directory once more and compa
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -38,10 +39,12 @@ def child(directory: Path, clock: str, at_boundary: bool) -> None:
     torch.set_num_threads(1)
     recipe = micro(clock=clock)
 
+    starts = itertools.count()
+
     def die(event: Event) -> None:
-        new = isinstance(event, StageDone) and not event.cached
-        entered = isinstance(event, StageStarted) and marker(directory, event)
-        if at_boundary and (new or entered):
+        finished = isinstance(event, StageDone) and not event.cached
+        entered = isinstance(event, StageStarted) and first_time(directory, next(starts))
+        if at_boundary and (finished or entered):
             os.kill(os.getpid(), signal.SIGKILL)
 
     workspace = create_workspace(directory, EVOLUTION)
@@ -49,9 +52,9 @@ def child(directory: Path, clock: str, at_boundary: bool) -> None:
     evolve(LocalRunner(workspace, "inprocess", die, threads=recipe.threads), recipe)
 
 
-def marker(directory: Path, event: StageStarted) -> bool:
-    """Return True the first time a stage is entered in this directory, over all processes."""
-    path = directory / f"entered-{event.iteration}-{event.step}-{event.stage}"
+def first_time(directory: Path, number: int) -> bool:
+    """Return True the first time that stage call `number` is entered in this directory, over all processes."""
+    path = directory / f"entered-{number}"
     if path.exists():
         return False
     path.touch()
