@@ -20,6 +20,7 @@ from instar.manifest import manifest_of
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
 from instar.seeds import seed
+from instar.status import status
 from instar.workspace import open_workspace
 
 
@@ -50,8 +51,6 @@ def compare_policies(policy: Path, against: Path, recipe: Recipe, evolution: str
 def side(path: Path) -> Side:
     """Return the policy at `path`: the champion of an evolution directory, or a policy folder."""
     if (path / "evolution.json").exists():
-        from instar.commands import status
-
         workspace = open_workspace(path)
         digest = status(workspace)["champion"]
         prepared = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")

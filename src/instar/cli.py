@@ -64,17 +64,17 @@ def resume(
 @app.command()
 def show(directory: Dir, as_json: Annotated[bool, typer.Option("--json", help="stable, for scripts")] = False) -> None:
     """Print where an evolution stands."""
-    from instar import commands
+    from instar import status
 
-    commands.show(directory, as_json)
+    status.show(directory, as_json)
 
 
 @app.command()
 def diff(left: Dir, right: Dir) -> None:
     """Compare two evolutions entry by entry; exit code 1 when they differ."""
-    from instar import commands
+    from instar import status
 
-    raise typer.Exit(commands.diff(left, right))
+    raise typer.Exit(status.diff(left, right))
 
 
 @app.command()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from instar import config as configs
 from instar.code import code_version
@@ -17,6 +15,7 @@ from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES, build
+from instar.status import changed, status
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 
@@ -101,19 +100,11 @@ def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
     elif configs.dumps(opened.body["recipe"]) != configs.dumps(body["recipe"]):
         raise ConfigError(
             expected="the recipe this evolution was opened with",
-            found=f"a change in {', '.join(_changed(opened.body['recipe'], body['recipe'])[:4])}",
+            found=f"a change in {', '.join(changed(opened.body['recipe'], body['recipe'])[:4])}",
             where=str(workspace.path),
             action="choose another --out for the new configuration, or `instar resume` for the stored one",
         )
     _check_code(workspace, accept=False)
-
-
-def _changed(old: Any, new: Any, where: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            p for k in sorted({*old, *new}) for p in _changed(old.get(k), new.get(k), f"{where}.{k}" if where else k)
-        ]
-    return [] if old == new else [where]
 
 
 def _check_code(workspace: Workspace, accept: bool) -> None:
@@ -161,60 +152,6 @@ def _close(workspace: Workspace, outcome: Outcome) -> None:
         "champion": outcome.champion.policy.digest,
     }
     workspace.ledger.append("close", body, {"at": time.time()})
-
-
-def status(workspace: Workspace) -> dict[str, Any]:
-    """Return the stable summary that `show --json` prints."""
-    ledger = workspace.ledger
-    opened = next(ledger.of("open"), None)
-    gates, closed = list(ledger.of("gate")), next(ledger.of("close"), None)
-    made = [e for e in ledger.of("stage") if "policy" in e.body["outputs"]]
-    tested = [e for e in ledger.of("stage") if e.body["stage"] == "evaluate"]
-    promoted = [e for e in gates if e.body["decision"]["promote"]]
-    champions = {e.body["outputs"]["evaluation"]: e.body["inputs"]["policy"] for e in tested}
-    body = opened.body if opened else {}
-    return {
-        "evolution": workspace.evolution,
-        "recipe": body.get("name", ""),
-        "scale": body.get("scale", ""),
-        "seed": body.get("seed", 0),
-        "iteration": gates[-1].body["iteration"] if gates else 0,
-        "policy": made[-1].body["outputs"]["policy"] if made else "",
-        "champion": champions.get((promoted or gates)[-1].body["evaluation"], "") if gates else "",
-        "status": "done" if closed else "open" if ledger.entries else "empty",
-        "head": ledger.head,
-        "metrics": dict(tested[-1].body["metrics"]) if tested else {},
-    }
-
-
-def show(directory: Path, as_json: bool) -> None:
-    """Print the state of an evolution."""
-    found = status(open_workspace(directory))
-    if as_json:
-        sys.stdout.write(json.dumps(found, sort_keys=True) + "\n")
-        return
-    lines = [f"{name:<10} {value}" for name, value in found.items() if name != "metrics"]
-    lines += [f"  {name:<30} {value:.4g}" for name, value in sorted(found["metrics"].items())]
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def diff(left: Path, right: Path) -> int:
-    """Print the first difference of two ledgers and those of their metrics; return 0 when they did the same work."""
-    a, b = open_workspace(left).ledger, open_workspace(right).ledger
-    if a.head == b.head:
-        sys.stdout.write(f"equal: {len(a.entries)} entries, head {a.head}\n")
-        return 0
-    for one, two in zip(a.entries, b.entries, strict=False):
-        if (one.kind, one.body) != (two.kind, two.body):
-            keys = _changed(dict(one.body), dict(two.body))
-            sys.stdout.write(
-                f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n"
-            )
-            break
-    sys.stdout.write(
-        f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n"
-    )
-    return 1
 
 
 def report(directory: Path) -> None:

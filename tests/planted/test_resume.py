@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from instar import config as configs
-from instar.commands import status
 from instar.components.dataset_prep.stage import FromScratch
 from instar.errors import ArtifactError, ConfigError, LedgerError, NoProgressError
 from instar.pipelines.recipe import Recipe
+from instar.status import status
 from instar.workspace import open_workspace
 from support.micro import micro, open_and_run
 
