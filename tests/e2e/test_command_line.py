@@ -1,0 +1,81 @@
+"""The commands a user types, on the micro recipe: run, resume, show, diff, promote, evaluate, and the exit codes of errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from instar.workspace import locked
+from support.micro import write_toml
+
+KEYS = {"evolution", "recipe", "scale", "iteration", "policy", "champion", "status", "metrics"}
+
+
+def instar(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "instar", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished micro evolution, with tracking and report, and its file of differences."""
+    folder = tmp_path_factory.mktemp("commands")
+    differences = write_toml(folder / "micro.toml")
+    done = instar("run", "sec", "--config", differences, "--out", folder / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "run", differences
+
+
+def test_run_leaves_a_ledger_a_report_and_a_tracking_database(ran: tuple[Path, Path]) -> None:
+    directory, _ = ran
+    found = json.loads(instar("show", directory, "--json").stdout)
+    assert set(found) >= KEYS
+    assert (found["recipe"], found["scale"], found["iteration"], found["status"]) == ("sec", "tiny", 2, "done")
+    assert found["policy"].startswith("sha256:")
+    assert "<html" in (directory / "report.html").read_text()[:2000]
+    assert (directory / "mlflow.db").stat().st_size > 0
+
+
+def test_running_again_and_resume_change_nothing(ran: tuple[Path, Path]) -> None:
+    directory, differences = ran
+    before = json.loads(instar("show", directory, "--json").stdout)["head"]
+    for words in (("run", "sec", "--config", differences, "--out", directory), ("resume", directory)):
+        done = instar(*words)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert before == json.loads(instar("show", directory, "--json").stdout)["head"]
+    assert "equal" in instar("diff", directory, directory).stdout
+
+
+def test_promote_moves_the_alias_of_a_policy_that_passed_the_gate(ran: tuple[Path, Path]) -> None:
+    directory, _ = ran
+    done = instar("promote", directory)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(instar("show", directory, "--json").stdout)["champion"] in done.stdout
+
+
+def test_evaluate_against_itself_is_not_worse(ran: tuple[Path, Path]) -> None:
+    directory, _ = ran
+    tests = ("--set", "test.splits=['id']", "--set", "test.tasks_per_arm=0")
+    done = instar("evaluate", directory, "--against", directory, *tests)
+    assert done.returncode in (0, 2), done.stderr[-2000:]  # 18 common tasks are too few to tell
+    assert "| id |" in done.stdout
+    told = instar("evaluate", directory, "--against", directory, *tests, "--set", "test.min_pairs=6")
+    assert (told.returncode, "equal" in told.stdout) == (0, True)
+
+
+def test_errors_have_their_own_exit_codes(ran: tuple[Path, Path], tmp_path: Path) -> None:
+    directory, differences = ran
+    done = instar("run", "sec", "--set", "curriculum.tua=1", "--out", tmp_path / "a")
+    assert (done.returncode, "did you mean 'tau'?" in done.stderr) == (10, True)
+    assert not (tmp_path / "a").exists(), "a bad configuration must not leave a directory"
+    with locked(directory):
+        assert instar("resume", directory).returncode == 14
+    assert instar("show", tmp_path).returncode == 13
+    done = instar("run", "sec", "--config", differences, "--set", "update.lr=0.5", "--out", directory)
+    assert (done.returncode, "update.lr" in done.stderr) == (10, True)
