@@ -36,7 +36,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 
 STEPS, EVERY = 80, 20
-RATES = (2e-4, 5e-4, 8e-4)
+RATES = (1e-4, 2e-4, 5e-4, 8e-4)
 SWEEP = [(0, 0), (1, 1)]
 FINAL = [(base, seed) for base in (2, 3, 4) for seed in (2, 3)]
 STRATEGIES: dict[str, list[str]] = {
