@@ -33,7 +33,7 @@ def tiny() -> Recipe:
     answers = Evaluate(splits=("val",), style="line", tasks_per_arm=64, samples=0, greedy=True, max_new_tokens=20)
     tests = Evaluate(splits=("id", "ood"), style="line", tasks_per_arm=64, samples=4, greedy=True, max_new_tokens=20)
     return Recipe(
-        name="sec", scale="tiny", paper="arXiv 2505.14970", clock="fused", iterations=20, inner_steps=10, threads=1,
+        name="sec", scale="tiny", paper="arXiv 2505.14970", clock="fused", iterations=36, inner_steps=10, threads=1,
         dataset_prep=Config(pools=PoolsConfig(arms=arms, template="terse"), initial=scratch),
         curriculum=SecConfig(mode="fixed", tau=0.1, prompts=64, group_size=8),
         rollout=Rollout(max_new_tokens=20), reward=Reward(style="line"), evaluate=answers, test=tests,
