@@ -18,6 +18,7 @@ from instar.artifact import Policy, Tasks
 from instar.components.evaluate.config import Config
 from instar.components.reward.verifiers import Abstain, Failed, Score, verify
 from instar.components.rollout.engine import Request, open_engine
+from instar.components.task_table import resident_table
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 from instar.errors import ContractError, RewardError
@@ -36,9 +37,9 @@ class Answers:
     failures: Counter[str] = field(default_factory=Counter)
 
 
-def choose_tasks(tasks: Tasks, config: Config) -> list[TaskRow]:
+def choose_tasks(tasks: Tasks, config: Config, ctx: Context) -> list[TaskRow]:
     """Return the tasks to evaluate in file order. A split without tasks is a `ContractError`."""
-    table = tasks.table()
+    table = resident_table(tasks, ctx.resident)
     splits, arms = table.column("split").to_numpy(), table.column("arm").to_numpy()
     taken: Counter[tuple[str, str]] = Counter()
     picks = []

@@ -38,7 +38,7 @@ def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Answer, score, summarise, compare. Metrics: accuracy per split, arm and worst arm; difference to the champion."""
     from instar.components.evaluate.answers import answer, choose_tasks
 
-    tasks = choose_tasks(ins.tasks, config)
+    tasks = choose_tasks(ins.tasks, config, ctx)
     answers = answer(tasks, ins.policy, config, ctx)
     outs.evaluation.write(answers.rows)
     summary = summarise(answers.rows, tasks, ins.champion, config, ctx)

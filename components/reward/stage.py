@@ -33,7 +33,7 @@ class Outs:
 def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Score all rollouts. Raises `ContractError` for unknown tasks and `RewardError` when too many verdicts failed."""
     from instar.components.reward.score import score_rollouts, summary
-    from instar.components.reward.tasks import lookup
+    from instar.components.task_table import lookup
     from instar.components.tokenizer import load_tokenizer
 
     rollouts = ins.rollouts.read()

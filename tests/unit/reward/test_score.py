@@ -15,7 +15,7 @@ from instar.artifact import Policy, Rollouts, Scores, Tasks
 from instar.components.reward.config import Config
 from instar.components.reward.score import answer_tokens, score_rollouts, summary
 from instar.components.reward.stage import STAGE, Ins, Outs
-from instar.components.reward.tasks import lookup
+from instar.components.task_table import lookup
 from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, ContractError, RewardError
 from instar.rows import RolloutRow, ScoreRow, Step, TaskRow
