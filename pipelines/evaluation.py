@@ -6,12 +6,12 @@ Both policies answer the same held-out tasks under the same random numbers, and 
 from __future__ import annotations
 
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from instar.artifact import Evaluation, Policy, Tasks
+from instar.cas import Cas
 from instar.components.catalog import EVALUATE
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
@@ -21,6 +21,8 @@ from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
 from instar.seeds import seed
 from instar.status import status
+from instar.store import open_store
+from instar.tracking_server import registered
 from instar.workspace import open_workspace
 
 
@@ -33,19 +35,23 @@ class Side:
     tasks: Tasks | None
 
 
-def compare_policies(policy: Path, against: Path, recipe: Recipe, evolution: str) -> int:
+def compare_policies(candidate: Side, champion: Side, recipe: Recipe, evolution: str, scratch: Path) -> int:
     """Print a Markdown table of both policies and return 0 (better or equal), 3 (worse) or 2 (could not tell)."""
-    candidate, champion = side(policy), side(against)
-    with tempfile.TemporaryDirectory(prefix="instar-evaluate-") as temporary:
-        root = Path(temporary)
-        tasks = champion.tasks or candidate.tasks or _pools(recipe, evolution, root / "tasks")
-        base = _evaluate(champion, tasks, None, recipe, evolution, root / "champion")
-        test = _evaluate(candidate, tasks, base, recipe, evolution, root / "candidate")
-        summaries = [e.read_json("summary.json") for e in (base, test)]
+    tasks = champion.tasks or candidate.tasks or _pools(recipe, evolution, scratch / "tasks")
+    base = _evaluate(champion, tasks, None, recipe, evolution, scratch / "champion")
+    test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
+    summaries = [e.read_json("summary.json") for e in (base, test)]
     sys.stdout.write(_table(champion.name, candidate.name, summaries))
     verdicts = [split["comparison"]["verdict"] for split in summaries[1]["splits"].values()]
     worst = next(v for v in ("worse", "unknown", "equal", "better") if v in verdicts)
     return EXIT_CODES[worst]  # type: ignore[index]
+
+
+def registry_side(uri: str, recipe: str, scratch: Path) -> Side:
+    """Return the policy that the registry's alias `champion` points to, fetched from the store it names."""
+    digest, store = registered(uri, f"instar-{recipe}", "champion")
+    policy = Policy(Cas(open_store(store), scratch / "cache").get(digest), digest)
+    return Side(name=f"champion {digest[7:19]}", policy=policy, tasks=None)
 
 
 def side(path: Path) -> Side:

@@ -112,16 +112,21 @@ def evaluate(
     policy: Annotated[
         Path, typer.Argument(help="evolution directory whose champion is the candidate, or a policy folder")
     ],
-    against: Annotated[Path, typer.Option(help="evolution directory (its champion) or policy folder to compare with")],
+    against: Annotated[
+        str, typer.Option(help="evolution directory (its champion), policy folder, or `champion`: the registry's alias")
+    ],
     suite: Annotated[str, typer.Option(help="recipe whose tasks are used")] = "sec",
     scale: ScaleOption = "tiny",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI of the registry; default the one inside the evolution directory")
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Compare two policies on the same tasks. Exit code 0 better or equal, 3 worse, 2 could not tell."""
     from instar import commands
 
-    raise typer.Exit(commands.evaluate(policy, against, suite, scale, seed, sets or []))
+    raise typer.Exit(commands.evaluate(policy, against, suite, scale, seed, tracking, sets or []))
 
 
 @app.command()

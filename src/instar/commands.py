@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,9 +187,25 @@ def promote(directory: Path, tracking: str | None) -> None:
         sys.stdout.write(f"champion {found['champion']}\n")
 
 
-def evaluate(policy: Path, against: Path, suite: str, scale: str, seed: int, sets: Sequence[str]) -> int:
+def evaluate(
+    policy: Path, against: str, suite: str, scale: str, seed: int, tracking: str | None, sets: Sequence[str]
+) -> int:
     """Evaluate two policies on the tasks of `suite` and return the exit code of the comparison."""
-    from instar.pipelines.evaluation import compare_policies
+    from instar.pipelines.evaluation import compare_policies, registry_side, side
 
     recipe = resolve(suite, scale, None, None, sets)
-    return compare_policies(policy, against, recipe, f"{suite}-{scale}-seed{seed}")
+    with tempfile.TemporaryDirectory(prefix="instar-evaluate-") as temporary:
+        if against == "champion":
+            champion = registry_side(tracking or _embedded_registry(policy), suite, Path(temporary))
+        else:
+            champion = side(Path(against))
+        return compare_policies(side(policy), champion, recipe, f"{suite}-{scale}-seed{seed}", Path(temporary))
+
+
+def _embedded_registry(directory: Path) -> str:
+    database = directory / "mlflow.db"
+    if not database.exists():
+        raise ConfigError(
+            expected="a registry", found=f"no {database}", where="--against champion", action="give --tracking a URI"
+        )
+    return f"sqlite:///{database.resolve()}"

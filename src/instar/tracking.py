@@ -18,11 +18,11 @@ from typing import Any
 from instar.errors import LedgerError, UnavailableError
 from instar.ledger import Entry
 from instar.timeline import Point, clock, points, summary
-from instar.tracking_server import Server, check_uri, failures, scrub
+from instar.tracking_server import POLICY, STORE, Server, check_uri, failures, scrub
 from instar.workspace import Workspace
 
 EVOLUTION, OPENED, ROLE = "instar.evolution", "instar.opened", "instar.role"
-ITERATION, SEQ, HEAD, POLICY = "instar.iteration", "instar.ledger_seq", "instar.ledger_head", "instar.policy"
+ITERATION, SEQ, HEAD = "instar.iteration", "instar.ledger_seq", "instar.ledger_head"
 PAUSE_S = 60.0
 """After a failure, syncs that are not forced do nothing for this long."""
 
@@ -227,6 +227,7 @@ class Tracker:
         tags = {
             EVOLUTION: self.workspace.evolution,
             POLICY: policy,
+            STORE: scrub(self.workspace.store_uri),
             ITERATION: str(iteration),
             "instar.run": self._parent,
         }

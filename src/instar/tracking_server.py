@@ -17,9 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from instar.errors import ConfigError, MissingDependencyError, UnavailableError
+from instar.errors import ConfigError, LedgerError, MissingDependencyError, UnavailableError
 from instar.timeline import Point
 
+POLICY, STORE = "instar.policy", "instar.store"
+"""Tags of a model version: the digest of its policy, and the store that holds it."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
 KEY_CHARS, PARAM_CHARS, TAG_CHARS = 250, 6000, 8000
 DEADLINE_S = 20.0
@@ -168,6 +170,21 @@ class Server:
         if int(named) < int(version):
             self.client.set_registered_model_alias(self.model, "candidate", version)
         return version
+
+
+def registered(uri: str, model: str, alias: str) -> tuple[str, str]:
+    """Return the policy digest and the store URI of the model version that `alias` points to."""
+    check_uri(uri)
+    try:
+        tags = _client(uri).get_model_version_by_alias(model, alias).tags
+    except failures() as error:
+        raise LedgerError(
+            expected=f"a version of '{model}' with the alias '{alias}'",
+            found=scrub(str(error)).splitlines()[0],
+            where=scrub(uri),
+            action="check --tracking; `instar promote DIR` sets the alias",
+        ) from error
+    return str(tags[POLICY]), str(tags[STORE])
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -69,6 +69,16 @@ def test_evaluate_against_itself_is_not_worse(ran: tuple[Path, Path]) -> None:
     assert (told.returncode, "equal" in told.stdout) == (0, True)
 
 
+def test_evaluate_against_the_registry_champion(ran: tuple[Path, Path]) -> None:
+    directory, _ = ran
+    assert instar("promote", directory).returncode == 0
+    tests = ("--set", "test.splits=['id']", "--set", "test.tasks_per_arm=0", "--set", "test.min_pairs=6")
+    done = instar("evaluate", directory, "--against", "champion", *tests)
+    assert (done.returncode, "equal" in done.stdout) == (0, True), done.stderr[-2000:]
+    missing = instar("evaluate", directory, "--against", "champion", "--tracking", f"sqlite:///{directory}/none.db")
+    assert missing.returncode == 13, missing.stderr[-2000:]
+
+
 def test_errors_have_their_own_exit_codes(ran: tuple[Path, Path], tmp_path: Path) -> None:
     directory, differences = ran
     done = instar("run", "sec", "--set", "curriculum.tua=1", "--out", tmp_path / "a")
