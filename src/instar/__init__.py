@@ -3,6 +3,13 @@
 Importing this package loads nothing heavy; torch, transformers, mlflow and the rest are imported where they are used.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from instar.commands import evolve_in as evolve
+    from instar.pipelines import recipes
+
+__all__ = ["__version__", "evolve", "recipes"]
 __version__ = "0.1.0"
 
 
