@@ -13,6 +13,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from instar.errors import LedgerError, UnavailableError
@@ -37,7 +38,7 @@ class Tracker:
     def __init__(self, uri: str | None, workspace: Workspace, warn: Callable[[str], None] = _stderr) -> None:
         self.uri = uri or f"sqlite:///{workspace.path.resolve()}/mlflow.db"
         check_uri(self.uri)
-        self.artifacts = None if uri else (workspace.path.resolve() / "mlartifacts").as_uri()
+        self.artifacts = _artifacts(uri, workspace)
         self.workspace, self.warn = workspace, warn
         self.perf = {"perf/tracking_s": 0.0, "perf/tracking_cpu_s": 0.0, "perf/tracking_failures": 0.0}
         self._server: Server | None = None
@@ -233,6 +234,14 @@ class Tracker:
         }
         server = self._connected()
         return server.version(server.find_runs(keys)[0], manifest, tags)
+
+
+def _artifacts(uri: str | None, workspace: Workspace) -> str | None:
+    """Return where artifacts go: beside a SQLite file, never into the current folder; a server decides for itself."""
+    if uri is not None and not uri.startswith("sqlite:///"):
+        return None
+    folder = Path(uri.removeprefix("sqlite:///")).resolve().parent if uri else workspace.path.resolve()
+    return (folder / "mlartifacts").as_uri()
 
 
 class Untracked:

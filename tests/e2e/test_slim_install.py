@@ -47,7 +47,7 @@ def uv() -> str:
     beside = Path(sys.executable).parent / "uv"
     found = str(beside) if beside.exists() else shutil.which("uv")
     if found is None:
-        pytest.skip("uv is not installed")
+        pytest.fail("no uv: `make setup` installs it")
     return found
 
 
