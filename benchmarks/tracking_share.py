@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from instar import artifact, quality, schema
-from instar.commands import open_evolution, resolve
+from instar.lifecycle import open_evolution, resolve
 from instar.events import Event, StageDone, StageStarted
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner

@@ -10,15 +10,26 @@ by the inner step, so both clocks give the same policy, bit for bit.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from instar.artifact import ArmStats, Artifact, CurriculumState, Evaluation, Policy, Tasks, TrainerState
-from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, FUSED, REWARD, ROLLOUT, UPDATE
+from instar.artifact import (
+    ArmStats,
+    Batch,
+    CurriculumState,
+    Evaluation,
+    Policy,
+    Rollouts,
+    Tasks,
+    TrainerState,
+)
+from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, FUSED, GATHER, REWARD, ROLLOUT, UPDATE
 from instar.components.control.gate import Decision, GateConfig
 from instar.components.control.inner import InnerConfig
 from instar.components.evaluate.config import Config as EvaluateConfig
-from instar.contract import Stage
+from instar.components.rollout.gather import GatherConfig
+from instar.contract import Inputs, Shard, Stage
 from instar.errors import NoProgressError
 from instar.pipelines.recipe import Recipe
 
@@ -28,22 +39,34 @@ C = TypeVar("C")
 
 
 class Call(Protocol):
-    """Run a stage on artifacts and return its outputs; memo and storage are the runner's business."""
+    """Run a stage on artifacts and return its outputs; memo and storage are the runner's business.
+
+    `step` keys the randomness of the stage, counted in inner steps over the whole evolution. `None` says that every iteration
+    uses the same random numbers: the data, and the paired samples of an evaluation.
+    """
 
     def __call__(
-        self, stage: Stage[I, O, C], config: C, *, iteration: int, step: int, **inputs: Artifact | None
+        self,
+        stage: Stage[I, O, C],
+        config: C,
+        *,
+        iteration: int,
+        step: int | None = None,
+        shard: Shard | None = None,
+        **inputs: Inputs,
     ) -> O: ...
 
 
 class Runner(Protocol):
     """What the loop needs from a runner."""
 
-    def call(self, stage: Stage[I, O, C], config: C, *, iteration: int, step: int, **inputs: Artifact | None) -> O:
+    @property
+    def call(self) -> Call:
         """Run a stage; see `Call`."""
         ...
 
-    def gate(self, iteration: int, evaluation: Evaluation, champion: Evaluation | None, config: GateConfig) -> Decision:
-        """Decide on an evaluation and record the decision."""
+    def gate(self, config: GateConfig, candidate: Lineage, before: Lineage | None) -> Lineage:
+        """Decide on the candidate's evaluation, record the decision and return what follows; see `settle`."""
         ...
 
     def num_updates(self) -> int:
@@ -64,6 +87,20 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Where an evolution stands between two iterations: the state that goes on and the best policy that passed the gate."""
+
+    iteration: int
+    state: State
+    champion: State
+    best: Evaluation
+    """The champion's evaluation on the gate's split."""
+    base_test: Evaluation
+    stopped: str = ""
+    """Why the gate ended the evolution; empty while it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How an evolution ended: last state, the best policy that passed the gate, and why it stopped."""
 
@@ -77,43 +114,71 @@ class Outcome:
 
 def evolve(runner: Runner, recipe: Recipe) -> Outcome:
     """Run `recipe` to its end: all iterations done, or the gate says stop."""
-    state = champion = prepare(runner.call, recipe)
-    best = evaluate(runner.call, recipe.evaluate, state, None, iteration=0)
+    *_, last = lineages(runner, recipe)
+    return finish(runner, recipe, last)
+
+
+def lineages(runner: Runner, recipe: Recipe) -> Iterator[Lineage]:
+    """Yield where the evolution stands after its beginning and after every iteration."""
+    lineage = begin(runner, recipe)
+    yield lineage
+    while lineage.iteration < recipe.iterations and not lineage.stopped:
+        lineage = iterate(runner, recipe, lineage)
+        yield lineage
+
+
+def begin(runner: Runner, recipe: Recipe) -> Lineage:
+    """Make data and the initial policy, measure it, and make it the first champion."""
+    state = prepare(runner.call, recipe)
+    evaluation = evaluate(runner.call, recipe.evaluate, state, None, iteration=0)
     base_test = evaluate(runner.call, recipe.test, state, None, iteration=0)
-    runner.gate(0, best, None, recipe.gate)
-    iteration, reason = 0, f"all {recipe.iterations} iterations done"
-    for iteration in range(1, recipe.iterations + 1):
-        state = learn(runner.call, recipe, state, iteration)
-        evaluation = evaluate(runner.call, recipe.evaluate, state, best, iteration)
-        decision = runner.gate(iteration, evaluation, best, recipe.gate)
-        if decision.promote:
-            champion, best = state, evaluation
-        if decision.action == "rollback":
-            state = dataclasses.replace(state, policy=champion.policy, trainer=champion.trainer)
-        if decision.action == "stop":
-            reason = decision.reason
-            break
-    if recipe.iterations and runner.num_updates() == 0:
+    first = Lineage(iteration=0, state=state, champion=state, best=evaluation, base_test=base_test)
+    return runner.gate(recipe.gate, first, None)
+
+
+def iterate(runner: Runner, recipe: Recipe, lineage: Lineage) -> Lineage:
+    """Learn for one iteration, evaluate, and let the gate say what follows."""
+    iteration = lineage.iteration + 1
+    state = learn(runner.call, recipe, lineage.state, iteration)
+    evaluation = evaluate(runner.call, recipe.evaluate, state, lineage.best, iteration)
+    candidate = Lineage(iteration=iteration, state=state, champion=state, best=evaluation, base_test=lineage.base_test)
+    return runner.gate(recipe.gate, candidate, lineage)
+
+
+def settle(decision: Decision, candidate: Lineage, before: Lineage | None) -> Lineage:
+    """Apply a gate's decision: the candidate's policy becomes champion or not, and learning goes on from it or not."""
+    kept = candidate
+    if before is not None and not decision.promote:
+        kept = dataclasses.replace(candidate, champion=before.champion, best=before.best)
+    if decision.action == "rollback":
+        back = dataclasses.replace(kept.state, policy=kept.champion.policy, trainer=kept.champion.trainer)
+        kept = dataclasses.replace(kept, state=back)
+    return dataclasses.replace(kept, stopped=decision.reason if decision.action == "stop" else "")
+
+
+def finish(runner: Runner, recipe: Recipe, lineage: Lineage) -> Outcome:
+    """Test the champion against the base policy on tasks that chose nothing."""
+    if lineage.iteration and runner.num_updates() == 0:
         raise NoProgressError(
             expected="at least one optimiser step",
-            found=f"none in {iteration} iterations: no group of rollouts had both right and wrong answers",
+            found=f"none in {lineage.iteration} iterations: no group of rollouts had both right and wrong answers",
             where="evolution",
             action="start from a policy that solves some of the tasks some of the time, or add easier arms",
         )
-    champion_test = evaluate(runner.call, recipe.test, champion, base_test, iteration)
+    champion_test = evaluate(runner.call, recipe.test, lineage.champion, lineage.base_test, lineage.iteration)
     return Outcome(
-        state=state,
-        champion=champion,
-        base_test=base_test,
+        state=lineage.state,
+        champion=lineage.champion,
+        base_test=lineage.base_test,
         champion_test=champion_test,
-        iterations=iteration,
-        reason=reason,
+        iterations=lineage.iteration,
+        reason=lineage.stopped or f"all {recipe.iterations} iterations done",
     )
 
 
 def prepare(call: Call, recipe: Recipe) -> State:
     """Make the task pools and the initial policy, which is also the reference of any KL term."""
-    made = call(DATASET_PREP, recipe.dataset_prep, iteration=0, step=0)
+    made = call(DATASET_PREP, recipe.dataset_prep, iteration=0)
     return State(tasks=made.tasks, policy=made.policy, reference=made.policy)
 
 
@@ -142,22 +207,14 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
         state=state.curriculum,
         stats=state.stats,
     )
-    acted = call(
-        ROLLOUT,
-        config.rollout,
-        iteration=iteration,
-        step=step,
-        policy=state.policy,
-        tasks=state.tasks,
-        batch=chosen.batch,
-    )
+    rollouts = act(call, config, state, chosen.batch, iteration, step)
     scored = call(
         REWARD,
         config.reward,
         iteration=iteration,
         step=step,
         tasks=state.tasks,
-        rollouts=acted.rollouts,
+        rollouts=rollouts,
         policy=state.policy,
     )
     learned = call(
@@ -168,7 +225,7 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
         policy=state.policy,
         trainer=state.trainer,
         batch=chosen.batch,
-        rollouts=acted.rollouts,
+        rollouts=rollouts,
         scores=scored.scores,
         reference=state.reference,
     )
@@ -177,9 +234,30 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
     )
 
 
+def act(call: Call, config: InnerConfig, state: State, batch: Batch, iteration: int, step: int) -> Rollouts:
+    """Sample answers to the drawn prompts, in `rollout.shards` parts that may run side by side."""
+    total = config.rollout.shards
+    parts = tuple(
+        call(
+            ROLLOUT,
+            config.rollout,
+            iteration=iteration,
+            step=step,
+            shard=Shard(number, total),
+            policy=state.policy,
+            tasks=state.tasks,
+            batch=batch,
+        ).rollouts
+        for number in range(total)
+    )
+    if total == 1:
+        return parts[0]
+    return call(GATHER, GatherConfig(), iteration=iteration, step=step, batch=batch, parts=parts).rollouts
+
+
 def evaluate(
     call: Call, config: EvaluateConfig, state: State, against: Evaluation | None, iteration: int
 ) -> Evaluation:
     """Evaluate the policy, paired with the answers of an earlier policy to the same tasks."""
-    made = call(EVALUATE, config, iteration=iteration, step=0, tasks=state.tasks, policy=state.policy, champion=against)
+    made = call(EVALUATE, config, iteration=iteration, tasks=state.tasks, policy=state.policy, champion=against)
     return made.evaluation

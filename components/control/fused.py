@@ -26,7 +26,7 @@ from instar.artifact import (
     TrainerState,
 )
 from instar.components.control.inner import FusedConfig
-from instar.contract import PERF, Context, Metrics, Stage, artifacts
+from instar.contract import PERF, WHOLE, Context, Inputs, Metrics, Shard, Stage, artifacts, flatten
 
 if TYPE_CHECKING:
     from instar.pipelines.evolution import State
@@ -89,14 +89,23 @@ class _Scratch:
             shutil.rmtree(self._kept.pop(0))
 
     def call(
-        self, stage: Stage[Any, Any, Any], config: Any, *, iteration: int, step: int, **inputs: Artifact | None
+        self,
+        stage: Stage[Any, Any, Any],
+        config: Any,
+        *,
+        iteration: int,
+        step: int | None = None,
+        shard: Shard | None = None,
+        **inputs: Inputs,
     ) -> Any:
         """Run one inner stage and add its metrics to the history."""
         from instar.pipelines.execute import execute
 
         del iteration
-        ctx = dataclasses.replace(self.ctx, step=step, stage=stage.name)
-        result = execute(stage, inputs, config, ctx, self._kept[-1] / stage.name)
+        part = shard or WHOLE
+        ctx = dataclasses.replace(self.ctx, step=step or 0, stage=stage.name, shard=part)
+        folder = self._kept[-1] / f"{stage.name}-{part.number}"
+        result = execute(stage, flatten(inputs), config, ctx, folder)
         self.last |= artifacts(result.outs)
         self.history[-1] |= {f"{stage.name}/{k}": v for k, v in (result.metrics | result.perf).items()}
         self.ctx.heartbeat(f"step {step} {stage.name}", result.metrics)

@@ -36,9 +36,13 @@ class Config:
     """Recorded log-probabilities are those of the distribution sampled from, at this temperature."""
     allow_tempered: bool = False
     """Accept a temperature other than 1, although the trainer scores the same tokens at temperature 1."""
+    shards: int = 1
+    """Parts in which a batch is sampled, each by a pod of its own on a cluster."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
+        if self.shards < 1:
+            raise _wrong("at least 1", self.shards, "rollout.shards", "raise it")
         if self.max_new_tokens < 1:
             raise _wrong("at least 1", self.max_new_tokens, "rollout.max_new_tokens", "raise it")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):

@@ -41,16 +41,16 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """One row per sample, in the order of the batch."""
+    """One row per sample, in the order of the batch. Shard i of n holds prompts i, i + n, i + 2n, ..."""
 
     rollouts: Rollouts
 
 
 def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Sample `group_size` answers to every drawn prompt."""
+    """Sample `group_size` answers to every drawn prompt of this shard."""
     engine = open_engine(config.engine, ins.policy, ctx)
     tokenizer = load_tokenizer(ins.policy)
-    batch, prompts = ins.batch.read(), prompt_index(ins.tasks, ctx)
+    batch, prompts = ins.batch.read()[ctx.shard.number :: ctx.shard.total], prompt_index(ins.tasks, ctx)
     requests = [_request(slot, prompts, tokenizer, ctx) for slot in batch]
     start = time.perf_counter()
     rows: list[RolloutRow] = []
@@ -62,7 +62,9 @@ def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     canary = canary_logprob(engine, tokenizer.vocab_size)
     check_canary(ctx, ins.policy, canary)
     outs.rollouts.write(rows)
-    return {**_metrics(rows, seconds), "canary_logprob": canary}
+    metrics = describe(rows)
+    speed = metrics["tokens"] / seconds if rows else 0.0
+    return {**metrics, "canary_logprob": canary, f"{PERF}tokens_per_s": speed}
 
 
 def prompt_index(tasks: Tasks, ctx: Context) -> dict[str, tuple[str, str]]:
@@ -181,8 +183,8 @@ def _row(
     )
 
 
-def _metrics(rows: Sequence[RolloutRow], seconds: float) -> Metrics:
-    """Counts and shares; a group of equal answers teaches nothing, so the share of distinct ones is watched."""
+def describe(rows: Sequence[RolloutRow]) -> Metrics:
+    """Return counts and shares; a group of equal answers teaches nothing, so the share of distinct ones is watched."""
     tokens = sum(len(row.behaviour_logprobs) for row in rows)
     metrics: Metrics = {"num_rollouts": float(len(rows)), "tokens": float(tokens)}
     if rows:
@@ -191,7 +193,6 @@ def _metrics(rows: Sequence[RolloutRow], seconds: float) -> Metrics:
         metrics["truncated_share"] = sum(row.truncated for row in rows) / len(rows)
         metrics["unique_share"] = len(answers) / len(rows)
         metrics["mean_logprob"] = sum(sum(row.behaviour_logprobs) for row in rows) / tokens
-        metrics[f"{PERF}tokens_per_s"] = tokens / seconds
     return metrics
 
 

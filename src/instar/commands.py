@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from instar import config as configs
-from instar.code import code_version
-from instar.errors import ConfigError, LedgerError
+from instar.errors import ConfigError
+from instar.lifecycle import check_code, close, open_evolution, stored_recipe
 from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES, build
-from instar.status import changed, status
+from instar.status import status
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 
@@ -74,52 +73,8 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
     with locked(directory):
         workspace = open_workspace(directory)
         recipe = stored_recipe(workspace)
-        _check_code(workspace, accept_code)
+        check_code(workspace, accept_code)
         return _drive(workspace, recipe, mode, tracking)
-
-
-def stored_recipe(workspace: Workspace) -> Recipe:
-    """Return the resolved recipe from the ledger's first entry."""
-    opened = next(workspace.ledger.of("open"), None)
-    if opened is None:
-        raise LedgerError(
-            expected="an `open` entry",
-            found="an empty ledger",
-            where=workspace.ledger.prefix,
-            action="start with `instar run`",
-        )
-    recipe: Recipe = configs.from_dict(Recipe, opened.body["recipe"], where="ledger:recipe")
-    return recipe
-
-
-def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
-    """Write the ledger's first entry, or check that it holds this recipe and this code."""
-    body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
-    opened = next(workspace.ledger.of("open"), None)
-    if opened is None:
-        workspace.ledger.append("open", {**body, "code": code_version()}, {"at": time.time()})
-    elif configs.dumps(opened.body["recipe"]) != configs.dumps(body["recipe"]):
-        raise ConfigError(
-            expected="the recipe this evolution was opened with",
-            found=f"a change in {', '.join(changed(opened.body['recipe'], body['recipe'])[:4])}",
-            where=str(workspace.path),
-            action="choose another --out for the new configuration, or `instar resume` for the stored one",
-        )
-    _check_code(workspace, accept=False)
-
-
-def _check_code(workspace: Workspace, accept: bool) -> None:
-    accepted = [e.body["code"] for kind in ("open", "accept_code") for e in workspace.ledger.of(kind)]
-    if code_version() in accepted:
-        return
-    if not accept:
-        raise LedgerError(
-            expected=f"code {accepted[-1]}",
-            found=code_version(),
-            where=str(workspace.path),
-            action="check out that version, or `instar resume DIR --accept-code` to go on with this one (recorded in the ledger)",
-        )
-    workspace.ledger.append("accept_code", {"code": code_version()}, {"at": time.time()})
 
 
 def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | None) -> Outcome:
@@ -132,7 +87,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
     try:
         with make_listener(recipe, tracker) as listener:
             outcome = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)
-        _close(workspace, outcome)
+        close(workspace, outcome)
         tracker.sync()
     except BaseException:
         with contextlib.suppress(Exception):  # the page is a convenience here; the error is what matters
@@ -141,18 +96,6 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
     page = write_report(workspace, workspace.path / "report.html")
     sys.stdout.write(f"policy {outcome.state.policy.digest}\nreport {page}\n")
     return outcome
-
-
-def _close(workspace: Workspace, outcome: Outcome) -> None:
-    if next(workspace.ledger.of("close"), None) is not None:
-        return
-    body = {
-        "reason": outcome.reason,
-        "iterations": outcome.iterations,
-        "policy": outcome.state.policy.digest,
-        "champion": outcome.champion.policy.digest,
-    }
-    workspace.ledger.append("close", body, {"at": time.time()})
 
 
 def report(directory: Path) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from instar import seeds
 from instar.artifact import Artifact
@@ -22,7 +22,18 @@ I = TypeVar("I")  # noqa: E741  (Ins)
 O = TypeVar("O")  # noqa: E741  (Outs)
 C = TypeVar("C")  # Config
 Metrics = dict[str, float]
+Inputs: TypeAlias = Artifact | tuple[Artifact, ...] | None
 PERF = "perf/"  # metrics with this prefix measure the machine; they stay outside of every digest
+
+
+class Shard(NamedTuple):
+    """One of `total` parts of a stage's work, counted from 0."""
+
+    number: int
+    total: int
+
+
+WHOLE = Shard(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,7 @@ class Context:
     step: int
     stage: str
     scratch: Path
+    shard: Shard = WHOLE
     resident: dict[Any, Any] = field(default_factory=dict, repr=False)
     heartbeat: Callable[[str, Mapping[str, float]], None] = field(default=lambda unit, metrics: None, repr=False)
 
@@ -60,8 +72,9 @@ class Stage(Generic[I, O, C]):
         """Run in process: check the inputs, run, check that every output is complete and every metric finite."""
         for name, artifact in artifacts(ins).items():
             artifact.require()
-            if not isinstance(artifact, ports(self.ins)[name][0]):
-                raise self._wiring(name, ports(self.ins)[name][0].__name__, type(artifact).__name__)
+            kind = ports(self.ins)[port_of(name)][0]
+            if not isinstance(artifact, kind):
+                raise self._wiring(name, kind.__name__, type(artifact).__name__)
         for artifact in artifacts(outs).values():
             artifact.path.mkdir(parents=True, exist_ok=True)
         metrics = self.run(ins, outs, config, ctx)
@@ -90,25 +103,52 @@ class Stage(Generic[I, O, C]):
 
 
 def ports(declaration: type[Any]) -> dict[str, tuple[type[Artifact], bool]]:
-    """Return name -> (artifact class, required) of an `Ins` or `Outs` dataclass. `X | None` is an optional port."""
+    """Return name -> (artifact class, required) of an `Ins` or `Outs` dataclass.
+
+    `X | None` is an optional port, `tuple[X, ...]` a port that takes one artifact or more (see `variadic`).
+    """
     out: dict[str, tuple[type[Artifact], bool]] = {}
     for name, hint in get_type_hints(declaration).items():
+        if get_origin(hint) is tuple:
+            out[name] = (get_args(hint)[0], True)
+            continue
         inner = [a for a in get_args(hint) if a is not type(None)] if _is_union(hint) else [hint]
         out[name] = (inner[0], not _is_union(hint))
     return out
 
 
+def variadic(declaration: type[Any]) -> frozenset[str]:
+    """Return the ports that take several artifacts. Their members are named `port.0`, `port.1`, ..."""
+    return frozenset(name for name, hint in get_type_hints(declaration).items() if get_origin(hint) is tuple)
+
+
+def port_of(name: str) -> str:
+    """Return the port of a member name: `parts` of `parts.0`."""
+    return name.partition(".")[0]
+
+
+def flatten(inputs: Mapping[str, Inputs]) -> dict[str, Artifact]:
+    """Return the artifacts that are present, by member name."""
+    out: dict[str, Artifact] = {}
+    for name, value in inputs.items():
+        if isinstance(value, tuple):
+            out |= {f"{name}.{i}": artifact for i, artifact in enumerate(value)}
+        elif value is not None:
+            out[name] = value
+    return out
+
+
 def artifacts(bundle: Any) -> dict[str, Artifact]:
-    """Return the artifacts that are present in an `Ins` or `Outs` value, by port name."""
-    pairs = ((f.name, getattr(bundle, f.name)) for f in dataclasses.fields(bundle))
-    return {name: artifact for name, artifact in pairs if artifact is not None}
+    """Return the artifacts that are present in an `Ins` or `Outs` value, by member name."""
+    return flatten({f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle)})
 
 
 def bind(declaration: type[Any], values: Mapping[str, Artifact | None], where: str) -> Any:
-    """Build an `Ins` or `Outs` from artifacts by name; a missing required port is a `ContractError`."""
-    declared = ports(declaration)
-    missing = [name for name, (_, required) in declared.items() if required and values.get(name) is None]
-    unknown = sorted(set(values) - set(declared))
+    """Build an `Ins` or `Outs` from artifacts by member name; a missing required port is a `ContractError`."""
+    declared, many = ports(declaration), variadic(declaration)
+    present = {name: value for name, value in values.items() if value is not None}
+    missing = [n for n, (_, required) in declared.items() if required and n not in map(port_of, present)]
+    unknown = sorted(n for n in present if port_of(n) not in declared or (port_of(n) in many) != ("." in n))
     if missing or unknown:
         raise ContractError(
             expected=f"ports {sorted(declared)}",
@@ -116,7 +156,13 @@ def bind(declaration: type[Any], values: Mapping[str, Artifact | None], where: s
             where=where,
             action="connect every required port and no other",
         )
-    return declaration(**{name: values.get(name) for name in declared})
+    members = {port: sorted((n for n in present if port_of(n) == port), key=_member) for port in many}
+    tuples = {port: tuple(present[name] for name in names) for port, names in members.items()}
+    return declaration(**{name: tuples.get(name, present.get(name)) for name in declared})
+
+
+def _member(name: str) -> int:
+    return int(name.partition(".")[2])
 
 
 def _is_union(hint: Any) -> bool:

@@ -114,7 +114,17 @@ class Ledger:
             self._by_key[entry.body["key"]] = entry
 
 
-def memo_key(*, stage: str, version: int, config: str, inputs: Mapping[str, str], evolution: str, step: int) -> str:
-    """Return H(stage, config, input digests, seed keys): equal keys promise equal outputs."""
+def memo_key(
+    *,
+    stage: str,
+    version: int,
+    config: str,
+    inputs: Mapping[str, str],
+    evolution: str,
+    step: int,
+    shard: tuple[int, int] = (0, 1),
+) -> str:
+    """Return H(stage, config, input digests, seed keys, shard): equal keys promise equal outputs."""
     fields = {"stage": stage, "version": version, "config": config, "inputs": dict(inputs), "seed": [evolution, step]}
-    return hashlib.sha256(_canonical(fields)).hexdigest()
+    part = {"shard": list(shard)} if shard != (0, 1) else {}
+    return hashlib.sha256(_canonical({**fields, **part})).hexdigest()

@@ -1,7 +1,7 @@
 """`instar stage NAME`: one stage as a command, the entry point of every stage container.
 
 Two forms share the code: digests on the command line (`--policy sha256:...`), and KFP's executor input
-(`--executor-input JSON`), where each artifact is a small pointer file holding a digest.
+(`--executor-input JSON`), where each artifact is a small pointer file holding a digest (`instar.executor`).
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ import argparse
 import contextlib
 import faulthandler
 import json
+import os
 import signal
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instar import config as configs
-from instar import contract
+from instar import contract, executor
 from instar.artifact import Artifact
 from instar.cas import Cas
+from instar.code import code_version
 from instar.components.catalog import STAGES
 from instar.components.control.supervisor import Heartbeat
-from instar.contract import Context, Stage
+from instar.contract import Context, Shard, Stage
 from instar.errors import ConfigError, ContractError, InstarError, nearest
+from instar.executor import ExecutorInput, Pointer
+from instar.ledger import memo_key
+from instar.records import Records
 from instar.store import open_store
 
 
@@ -38,15 +44,20 @@ def main(argv: Sequence[str]) -> int:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
     result = Path(args["result"]) if args["result"] else None
     try:
-        done = _run_executor_input(stage, args) if args["executor_input"] else _run(stage, args, _digests(stage, args))
+        if args["executor_input"]:
+            done = _run_executor_input(stage, args)
+        else:
+            done = _run(stage, args, _digests(stage, args), args["record"])
     except InstarError as error:
         if result:
             fields = {k: getattr(error, k) for k in ("expected", "found", "where", "action")}
             result.write_text(json.dumps({"error": {"class": type(error).__name__, **fields}}))
         raise
-    text = json.dumps(done, sort_keys=True)
     if result:
-        result.write_text(text)
+        result.write_text(json.dumps(done, sort_keys=True))
+    if args["outputs"]:
+        for port, digest in done["outputs"].items():
+            (_made(Path(args["outputs"])) / port).write_text(digest)
     return 0
 
 
@@ -56,48 +67,102 @@ def parser(stage: Stage[Any, Any, Any]) -> argparse.ArgumentParser:
     out.add_argument("--store", help="store URI: a directory or s3://bucket/prefix")
     out.add_argument("--evolution", default="", help="name that keys the random numbers")
     out.add_argument("--step", type=int, default=0, help="inner step that keys the random numbers")
+    out.add_argument("--plus-step", type=int, default=0, help="added to --step")
+    out.add_argument("--shard", default="0/1", help="i/n: which of n parts of the work, from 0")
     out.add_argument("--config", default="{}", help="stage configuration as one JSON string")
     out.add_argument("--work", help="folder for cache and scratch; default: a temporary folder")
     out.add_argument("--result", help="file for output digests and metrics, or the named error")
+    out.add_argument("--outputs", help="folder for one file per output, holding its digest")
+    out.add_argument("--record", action="store_true", help="reuse a recorded result, and record a new one")
     out.add_argument("--executor-input", help="KFP executor input in JSON, instead of --store, --config and the inputs")
+    many = contract.variadic(stage.ins)
     for port, (kind, required) in contract.ports(stage.ins).items():
         text = f"digest of a {kind.__name__} artifact" + ("" if required else " (optional)")
-        out.add_argument(f"--{port.replace('_', '-')}", dest=f"in_{port}", help=text)
+        flag = f"--{port.replace('_', '-')}"
+        if port in many:
+            out.add_argument(flag, dest=f"in_{port}", action="append", default=[], help=f"{text}; once for each")
+        else:
+            out.add_argument(flag, dest=f"in_{port}", help=text)
     return out
 
 
-def _digests(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> dict[str, str]:
-    return {port: args[f"in_{port}"] for port in contract.ports(stage.ins) if args[f"in_{port}"]}
+def _digests(stage: Stage[Any, Any, Any], args: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for port in contract.ports(stage.ins):
+        given = args[f"in_{port}"]
+        if isinstance(given, list):
+            found |= {f"{port}.{i}": digest for i, digest in enumerate(given)}
+        elif given:
+            found[port] = given
+    return found
 
 
-def _run(stage: Stage[Any, Any, Any], args: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
-    from instar.pipelines.execute import execute
-
+def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str, str], record: bool) -> dict[str, Any]:
+    """Return outputs, metrics and perf of the stage; with `record`, those of its first run if it was run before."""
     if not args["store"]:
         raise ConfigError(
             expected="--store URI", found="nothing", where="instar stage", action="name the store of the inputs"
         )
     config = configs.from_dict(stage.config, json.loads(args["config"]), where=f"{stage.name}.config")
-    with tempfile.TemporaryDirectory(prefix="instar-") as temporary:
-        work = Path(args["work"] or temporary)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{stage.name}-", dir=_made(work / "scratch")))
-        cas = Cas(open_store(args["store"]), work / "cache")
-        inputs: dict[str, Artifact | None] = {n: _fetch(stage, n, d, cas) for n, d in digests.items()}
-        beat = Heartbeat(work / "heartbeat.json", stage.name, lambda unit, metrics: None)
-        ctx = Context(evolution=args["evolution"], step=args["step"], stage=stage.name, scratch=scratch, heartbeat=beat)
-        done = execute(stage, inputs, config, ctx, scratch)
-        outputs = {n: cas.put(a.path, type(a).__name__) for n, a in contract.artifacts(done.outs).items()}
-        return {"outputs": outputs, "metrics": done.metrics, "perf": done.perf}
+    step, shard = args["step"] + args["plus_step"], _shard(args["shard"])
+    store = open_store(args["store"])
+    key = memo_key(
+        stage=stage.name,
+        version=stage.version,
+        config=configs.digest(config),
+        inputs=digests,
+        evolution=args["evolution"],
+        step=step,
+        shard=shard,
+    )
+    records = Records(store, args["evolution"])
+    found = records.get(key) if record else None
+    if found is None:
+        started = time.time()
+        with tempfile.TemporaryDirectory(prefix="instar-") as temporary:
+            done = _produce(
+                stage, config, args, step, shard, digests, Cas(store, Path(args["work"] or temporary) / "cache")
+            )
+        if not record:
+            return done
+        timing = {"started": started, "ended": time.time(), **done["perf"]}
+        found = {"outputs": done["outputs"], "metrics": done["metrics"], "code": code_version(), "time": timing}
+        found = records.put(key, found)
+    return {"outputs": found["outputs"], "metrics": found["metrics"], "perf": found["time"]}
 
 
-def _fetch(stage: Stage[Any, Any, Any], port: str, digest: str, cas: Cas) -> Artifact:
+def _produce(
+    stage: Stage[Any, Any, Any],
+    config: Any,
+    args: Mapping[str, Any],
+    step: int,
+    shard: Shard,
+    digests: dict[str, str],
+    cas: Cas,
+) -> dict[str, Any]:
+    from instar.pipelines.execute import execute
+
+    work = cas.cache.parent
+    scratch = Path(tempfile.mkdtemp(prefix=f"{stage.name}-", dir=_made(work / "scratch")))
+    inputs: dict[str, Artifact | None] = {n: _fetch(stage, n, d, cas) for n, d in digests.items()}
+    heartbeat = Path(os.environ.get("INSTAR_HEARTBEAT") or work / "heartbeat.json")
+    beat = Heartbeat(heartbeat, stage.name, lambda unit, metrics: None)
+    ctx = Context(
+        evolution=args["evolution"], step=step, stage=stage.name, scratch=scratch, shard=shard, heartbeat=beat
+    )
+    done = execute(stage, inputs, config, ctx, scratch)
+    outputs = {n: cas.put(a.path, type(a).__name__) for n, a in contract.artifacts(done.outs).items()}
+    return {"outputs": outputs, "metrics": done.metrics, "perf": done.perf}
+
+
+def _fetch(stage: Stage[Any, Any, Any], name: str, digest: str, cas: Cas) -> Artifact:
     """Return an input artifact; a digest of another artifact class is refused."""
-    kind, found = contract.ports(stage.ins)[port][0], cas.manifest(digest).type
+    kind, found = contract.ports(stage.ins)[contract.port_of(name)][0], cas.manifest(digest).type
     if found != kind.__name__:
         raise ContractError(
             expected=kind.__name__,
             found=found,
-            where=f"{stage.name}.{port}",
+            where=f"{stage.name}.{name}",
             action="pass the digest of the right artifact",
         )
     return kind(cas.get(digest), digest)
@@ -105,34 +170,46 @@ def _fetch(stage: Stage[Any, Any, Any], port: str, digest: str, cas: Cas) -> Art
 
 def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> dict[str, Any]:
     """Read parameters and pointer files, run, write output pointers and `executor_output.json`."""
-    raw = json.loads(args["executor_input"])
-    parameters = raw["inputs"].get("parameterValues", {})
-    fields = ("store", "evolution", "step", "config")
-    args = {**args, **{k: parameters[k] for k in fields if k in parameters}}
-    args["step"] = int(args["step"])
-    pointers = {n: Path(_local(a["artifacts"][0]["uri"])) for n, a in raw["inputs"].get("artifacts", {}).items()}
-    done = _run(stage, args, {n: json.loads(p.read_text())["digest"] for n, p in pointers.items()})
-    artifacts: dict[str, Any] = {}
-    for name, declared in raw["outputs"].get("artifacts", {}).items():
-        entry = declared["artifacts"][0]
-        port = name if name in contract.ports(stage.outs) else name.removeprefix("out_")
-        kind = contract.ports(stage.outs)[port][0].__name__
-        target = Path(_local(entry["uri"]))
-        _made(target.parent)
-        target.write_text(json.dumps({"digest": done["outputs"][port], "type": kind}))
-        metadata = {"instar.type": kind, "instar.digest": done["outputs"][port]}
-        artifacts[name] = {"artifacts": [{**entry, "metadata": metadata}]}
-    output = Path(raw["outputs"]["outputFile"])
-    _made(output.parent)
-    output.write_text(json.dumps({"artifacts": artifacts}))
+    given = executor.parse(args["executor_input"])
+    kinds = {name: contract.ports(stage.outs)[port_name(stage, name)][0].__name__ for name in _pointers(stage, given)}
+    if given.stopped:
+        pointers = {n: Pointer(digest="", type=kind, stopped=given.stopped) for n, kind in kinds.items()}
+        executor.write(given, pointers, {}, _metrics(given, {}))
+        return {"outputs": {}, "metrics": {}, "perf": {}}
+    values = given.parameters
+    args = {**args, **{k: values[k] for k in ("store", "evolution", "config") if k in values}}
+    args |= {k: int(values[k]) for k in ("step", "plus_step") if k in values}
+    args["shard"] = f"{int(values.get('shard', 0))}/{int(values.get('shards', 1))}"
+    digests = given.digests()
+    for port in contract.variadic(stage.ins) & set(digests):  # a list of one
+        digests[f"{port}.0"] = digests.pop(port)
+    done = _run(stage, args, digests, record=True)
+    pointers = {n: Pointer(digest=done["outputs"][port_name(stage, n)], type=kind) for n, kind in kinds.items()}
+    iteration = int(values.get("iteration", 0)) + int(values.get("plus_iteration", 0))
+    metadata = {"schema": 1, "iteration": iteration, "policy_id": digests.get("policy", "")}
+    executor.write(given, pointers, metadata, _metrics(given, done["metrics"]))
     return done
 
 
-def _local(uri: str) -> str:
-    for scheme in ("s3", "minio", "gs"):
-        if uri.startswith(f"{scheme}://"):
-            return f"/{'gcs' if scheme == 'gs' else scheme}/{uri.removeprefix(f'{scheme}://')}"
-    return uri
+def port_name(stage: Stage[Any, Any, Any], output: str) -> str:
+    """Return the port of a KFP output: `out_<port>` where an input has the same name."""
+    return output if output in contract.ports(stage.outs) else output.removeprefix("out_")
+
+
+def _pointers(stage: Stage[Any, Any, Any], given: ExecutorInput) -> list[str]:
+    return [name for name in given.outputs if port_name(stage, name) in contract.ports(stage.outs)]
+
+
+def _metrics(given: ExecutorInput, metrics: Mapping[str, float]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return the content of KFP's Metrics output, whose metadata the UI and MLflow show."""
+    return {"metrics": (json.dumps(metrics, sort_keys=True), metrics)} if "metrics" in given.outputs else {}
+
+
+def _shard(text: str) -> Shard:
+    index, _, count = text.partition("/")
+    if index.isdigit() and count.isdigit() and int(index) < int(count):
+        return Shard(int(index), int(count))
+    raise ConfigError(expected="i/n with 0 <= i < n", found=repr(text), where="--shard", action="correct the shard")
 
 
 def _made(folder: Path) -> Path:

@@ -5,6 +5,7 @@ The calls are those of a whole micro evolution under the `rounds` clock, plus on
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from instar import component_docs, contract, stage_cli
 from instar.components.catalog import STAGES
+from instar.components.rollout.gather import GatherConfig
 from instar.errors import ConfigError, ContractError
 from instar.ledger import Entry
 from instar.pipelines.recipe import Recipe
@@ -28,9 +30,9 @@ def evolution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("rounds")
-    recipe = micro(clock="rounds", iterations=1)
+    recipe = micro(clock="rounds", iterations=1, rollout=dataclasses.replace(micro().rollout, shards=2))
     open_and_run(path, recipe)
-    open_and_run(path.with_name("fused-for-conformance"), micro(clock="fused", iterations=1))
+    open_and_run(path.with_name("fused-for-conformance"), dataclasses.replace(recipe, clock="fused"))
     yield path, recipe
     torch.set_num_threads(before)
 
@@ -44,16 +46,22 @@ def called(path: Path, stage: str) -> tuple[Workspace, Entry]:
 def stage_config(recipe: Recipe, stage: str) -> str:
     from instar.config import dumps
 
-    value: Any = {"fused": recipe.fused, "evaluate": lambda: recipe.test}.get(stage, lambda: getattr(recipe, stage))()
+    special = {"fused": recipe.fused, "evaluate": lambda: recipe.test, "gather": GatherConfig}
+    value: Any = special.get(stage, lambda: getattr(recipe, stage))()
     return dumps(value)
+
+
+def shard(entry: Entry) -> tuple[int, int]:
+    number, total = entry.body.get("shard", (0, 1))
+    return number, total
 
 
 def command(workspace: Workspace, entry: Entry, recipe: Recipe) -> list[str]:
     stage = entry.body["stage"]
     out = [stage, "--store", workspace.store_uri, "--evolution", EVOLUTION, "--step", str(entry.body["step"])]
-    out += ["--config", stage_config(recipe, stage)]
+    out += ["--config", stage_config(recipe, stage), "--shard", "/".join(map(str, shard(entry)))]
     for name, digest in entry.body["inputs"].items():
-        out += [f"--{name.replace('_', '-')}", digest]
+        out += [f"--{contract.port_of(name).replace('_', '-')}", digest]
     return out
 
 
@@ -72,11 +80,12 @@ def test_command_line_equals_call(stage: str, evolution: tuple[Path, Recipe], tm
 def test_executor_input_equals_call(stage: str, evolution: tuple[Path, Recipe], tmp_path: Path) -> None:
     path, recipe = evolution
     workspace, entry = called(path, stage)
-    inputs, outputs = {}, {}
+    inputs: dict[str, Any] = {}
+    outputs = {}
     for name, digest in entry.body["inputs"].items():
         pointer = tmp_path / f"in-{name}"
         pointer.write_text(json.dumps({"digest": digest}))
-        inputs[name] = {"artifacts": [{"uri": str(pointer)}]}
+        inputs.setdefault(contract.port_of(name), {"artifacts": []})["artifacts"].append({"uri": str(pointer)})
     for name in contract.ports(STAGES[stage].outs):
         shown = f"out_{name}" if name in contract.ports(STAGES[stage].ins) else name
         outputs[shown] = {"artifacts": [{"name": shown, "uri": str(tmp_path / "out" / shown)}]}
@@ -85,6 +94,8 @@ def test_executor_input_equals_call(stage: str, evolution: tuple[Path, Recipe], 
         "evolution": EVOLUTION,
         "step": float(entry.body["step"]),
         "config": stage_config(recipe, stage),
+        "shard": float(shard(entry)[0]),
+        "shards": float(shard(entry)[1]),
     }
     raw = {
         "inputs": {"parameterValues": parameters, "artifacts": inputs},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from instar.commands import open_evolution
+from instar.lifecycle import open_evolution
 from instar.errors import ArtifactError, LedgerError, StorageError, UnavailableError
 from instar.events import Event, StageStarted
 from instar.pipelines.evolution import evolve

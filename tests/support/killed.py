@@ -23,7 +23,7 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from instar.commands import open_evolution
+from instar.lifecycle import open_evolution
 from instar.events import Event, StageDone, StageStarted
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner

@@ -54,7 +54,7 @@ def micro(**changes: Any) -> Recipe:
 
 def open_and_run(directory: Path, recipe: Recipe, mode: Mode = "inprocess", store: str | None = None) -> Outcome:
     """Run `recipe` in `directory` as the command line does, without tracking, report or progress."""
-    from instar.commands import open_evolution
+    from instar.lifecycle import open_evolution
 
     workspace: Workspace = create_workspace(directory, EVOLUTION, store)
     open_evolution(workspace, recipe, 0)

@@ -1,0 +1,61 @@
+"""Gather: the shards of a rollout become one table again, in the order of the batch.
+
+A missing or doubled prompt is an error: a shard that was lost must not look like prompts that nobody drew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from instar.artifact import Batch, Rollouts
+from instar.components.rollout.stage import describe
+from instar.contract import Context, Metrics, Stage
+from instar.errors import ContractError
+from instar.rows import RolloutRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherConfig:
+    """Nothing to choose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ins:
+    """The drawn prompts and the rollouts of every shard."""
+
+    batch: Batch
+    parts: tuple[Rollouts, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outs:
+    """All rollouts, as one unsharded rollout would have written them."""
+
+    rollouts: Rollouts
+
+
+def gather(ins: Ins, outs: Outs, config: GatherConfig, ctx: Context) -> Metrics:
+    """Join the parts. Raises `ContractError` unless every prompt has exactly its group of samples."""
+    del config, ctx
+    groups: dict[str, list[RolloutRow]] = {}
+    for part in ins.parts:
+        for row in part.iter():
+            groups.setdefault(row.group_id, []).append(row)
+    batch = ins.batch.read()
+    expected = {slot.group_id: slot.group_size for slot in batch}
+    found = {group: len(rows) for group, rows in groups.items()}
+    if found != expected:
+        wrong = sorted(g for g in {*found, *expected} if found.get(g) != expected.get(g))
+        raise ContractError(
+            expected=f"{len(expected)} groups, each of the size that was drawn",
+            found=f"{len(wrong)} groups that differ, first {wrong[0]}: {found.get(wrong[0], 0)} rollouts "
+            f"for {expected.get(wrong[0], 0)} drawn",
+            where=f"gather of {len(ins.parts)} shards",
+            action="run the missing shard again; give every shard the same batch and shard count",
+        )
+    rows = [row for slot in batch for row in groups[slot.group_id]]
+    outs.rollouts.write(rows)
+    return describe(rows)
+
+
+STAGE = Stage("gather", Ins, Outs, GatherConfig, gather)

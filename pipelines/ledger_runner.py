@@ -1,0 +1,148 @@
+"""What every runner of the loop shares: a stage whose memo key is in the ledger is not run again, and gates are recorded.
+
+How a missing result comes about is the subclass's business: `LocalRunner` runs the stage, `Replay` reads what a container
+recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from instar import config as configs
+from instar import contract
+from instar.artifact import Artifact, Evaluation
+from instar.components.control.gate import GateConfig, decide
+from instar.contract import WHOLE, Inputs, Shard, Stage
+from instar.errors import LedgerError
+from instar.events import Listener, StageDone, StageStarted, silent
+from instar.ledger import Entry, memo_key
+from instar.pipelines.evolution import Lineage, settle
+from instar.workspace import Workspace
+
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage call with its memo key: what has to be produced when the ledger does not hold it."""
+
+    stage: Stage[Any, Any, Any]
+    config: Any
+    iteration: int
+    step: int
+    shard: Shard
+    inputs: dict[str, Artifact]
+    key: str
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return member name -> digest of the inputs."""
+        return {name: artifact.digest for name, artifact in self.inputs.items()}
+
+    def body(self, outputs: dict[str, str], metrics: dict[str, float], code: str) -> dict[str, Any]:
+        """Return the body of the ledger entry."""
+        shard = {"shard": list(self.shard)} if self.shard.total > 1 else {}
+        return {
+            "stage": self.stage.name,
+            "iteration": self.iteration,
+            "step": self.step,
+            "key": self.key,
+            "inputs": self.digests,
+            "outputs": outputs,
+            "metrics": metrics,
+            "code": code,
+            **shard,
+        }
+
+
+class LedgerRunner(ABC):
+    """Runs stages for `pipelines.evolution` against the ledger of a workspace."""
+
+    def __init__(self, workspace: Workspace, listener: Listener = silent) -> None:
+        self.workspace, self.listener = workspace, listener
+        self._gates = iter(list(workspace.ledger.of("gate")))
+
+    @abstractmethod
+    def produce(self, job: Job) -> Entry:
+        """Make the outputs of a job and append its ledger entry."""
+
+    def call(
+        self,
+        stage: Stage[I, O, C],
+        config: C,
+        *,
+        iteration: int,
+        step: int | None = None,
+        shard: Shard | None = None,
+        **inputs: Inputs,
+    ) -> O:
+        """Return the outputs of a stage from the ledger, or have them produced."""
+        job = job_of(self.workspace.evolution, stage, config, iteration, step or 0, shard or WHOLE, inputs)
+        self.listener(StageStarted(stage.name, iteration, job.step))
+        committed = self.workspace.ledger.committed(job.key)
+        entry = committed or self.produce(job)
+        self.listener(StageDone(stage.name, iteration, job.step, entry, committed is not None))
+        kinds = contract.ports(stage.outs)
+        made = {n: kinds[n][0](Path(), digest) for n, digest in entry.body["outputs"].items()}
+        return contract.bind(stage.outs, made, where=stage.name)  # type: ignore[no-any-return]
+
+    def gate(self, config: GateConfig, candidate: Lineage, before: Lineage | None) -> Lineage:
+        """Decide and record; on resume the recorded decision must come out again."""
+        ledger, iteration = self.workspace.ledger, candidate.iteration
+        summaries = [self.summary(e.body["evaluation"]) for e in ledger.of("gate") if e.body["iteration"] < iteration]
+        decision = decide([*summaries, self.summary(candidate.best.digest)], config)
+        body = {
+            "iteration": iteration,
+            "evaluation": candidate.best.digest,
+            "champion": before.best.digest if before else "",
+            "decision": configs.to_dict(decision),
+        }
+        recorded = next(self._gates, None)
+        if recorded is None:
+            ledger.append("gate", body, {"at": time.time()})
+        elif dict(recorded.body) != body:
+            raise LedgerError(
+                expected=f"the recorded gate {dict(recorded.body)['decision']}",
+                found=f"{body['decision']}",
+                where=f"ledger entry {recorded.seq}",
+                action="resume with the code and configuration that opened this evolution",
+            )
+        return settle(decision, candidate, before)
+
+    def num_updates(self) -> int:
+        """Return the optimiser steps of the whole evolution so far."""
+        metrics = [entry.body["metrics"] for entry in self.workspace.ledger.of("stage")]
+        return int(sum(m.get("updates", 0.0) + m.get("update/updates", 0.0) for m in metrics))
+
+    def summary(self, digest: str) -> dict[str, Any]:
+        """Return `summary.json` of a stored evaluation."""
+        return dict(Evaluation(self.workspace.cas.get(digest), digest).read_json("summary.json"))
+
+
+def job_of(
+    evolution: str,
+    stage: Stage[Any, Any, Any],
+    config: Any,
+    iteration: int,
+    step: int,
+    shard: Shard,
+    inputs: dict[str, Inputs],
+) -> Job:
+    """Return a stage call with its memo key."""
+    given = contract.flatten(inputs)
+    key = memo_key(
+        stage=stage.name,
+        version=stage.version,
+        config=configs.digest(config),
+        inputs={name: artifact.digest for name, artifact in given.items()},
+        evolution=evolution,
+        step=step,
+        shard=shard,
+    )
+    return Job(stage=stage, config=config, iteration=iteration, step=step, shard=shard, inputs=given, key=key)

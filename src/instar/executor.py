@@ -1,0 +1,135 @@
+"""Kubeflow's executor input and output: how a container learns its parameters and says what it made.
+
+Artifacts that KFP moves are pointer files, one small JSON object with a digest; the bytes stay in the store. An empty digest is
+an optional input that is absent. A pointer with `stopped` says that the gate ended the evolution earlier in this run: a stage
+that receives one passes it on and does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instar.errors import ContractError
+
+MOUNTS = {"s3": "s3", "minio": "minio", "gs": "gcs"}
+"""Where KFP's launcher mounts remote artifacts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """What an artifact file says."""
+
+    digest: str
+    type: str
+    stopped: str = ""
+
+    def dump(self) -> str:
+        """Return the file's text."""
+        stopped = {"stopped": self.stopped} if self.stopped else {}
+        return json.dumps({"digest": self.digest, "type": self.type, **stopped}, sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorInput:
+    """Parsed executor input: parameters, and for each input port its pointers (several for a collected one)."""
+
+    parameters: dict[str, Any]
+    pointers: dict[str, list[Pointer]]
+    outputs: dict[str, dict[str, Any]]
+    """Output name -> KFP's declaration of the artifact."""
+    output_file: Path
+    parameter_files: dict[str, Path] = field(default_factory=dict)
+
+    def digests(self) -> dict[str, str]:
+        """Return member name -> digest of the inputs that are present."""
+        found: dict[str, str] = {}
+        for port, pointers in self.pointers.items():
+            many = len(pointers) > 1
+            found |= {f"{port}.{i}" if many else port: p.digest for i, p in enumerate(pointers) if p.digest}
+        return found
+
+    @property
+    def stopped(self) -> str:
+        """Return why the evolution has ended, if an input says so."""
+        return next((p.stopped for pointers in self.pointers.values() for p in pointers if p.stopped), "")
+
+
+def parse(text: str) -> ExecutorInput:
+    """Parse executor input; anything else is a `ContractError`."""
+    try:
+        raw = json.loads(text)
+        inputs, outputs = raw.get("inputs", {}), raw["outputs"]
+        return ExecutorInput(
+            parameters=dict(inputs.get("parameterValues", {})),
+            pointers={
+                name: [_pointer(item["uri"]) for item in declared["artifacts"]]
+                for name, declared in inputs.get("artifacts", {}).items()
+            },
+            outputs={name: declared["artifacts"][0] for name, declared in outputs.get("artifacts", {}).items()},
+            output_file=Path(outputs["outputFile"]),
+            parameter_files={n: Path(d["outputFile"]) for n, d in outputs.get("parameters", {}).items()},
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ContractError(
+            expected="KFP executor input in JSON",
+            found=f"{type(error).__name__}: {error}",
+            where="--executor-input",
+            action="pass the placeholder {{$}} as one argument",
+        ) from error
+
+
+def _pointer(uri: str) -> Pointer:
+    path = Path(local_path(uri))
+    try:
+        raw = json.loads(path.read_text())
+        return Pointer(digest=raw["digest"], type=raw.get("type", ""), stopped=raw.get("stopped", ""))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ContractError(
+            expected="a pointer file with a digest",
+            found=f"{type(error).__name__}",
+            where=str(path),
+            action="run the task that writes it again",
+        ) from error
+
+
+def write(
+    given: ExecutorInput,
+    pointers: Mapping[str, Pointer],
+    metadata: Mapping[str, Any],
+    files: Mapping[str, tuple[str, Mapping[str, Any]]],
+    parameters: Mapping[str, Any] | None = None,
+) -> None:
+    """Write every declared output and then `executor_output.json`.
+
+    `files` maps an output that is not a pointer (metrics, a report) to its text and its metadata. `metadata` goes to every
+    pointer artifact, as `instar.<key>`.
+    """
+    artifacts: dict[str, Any] = {}
+    for name, declared in given.outputs.items():
+        if name in pointers:
+            pointer = pointers[name]
+            text, extra = pointer.dump(), {"instar.type": pointer.type, "instar.digest": pointer.digest}
+            extra |= {f"instar.{key}": value for key, value in metadata.items()}
+        else:
+            text, found = files[name]
+            extra = dict(found)
+        target = Path(local_path(declared["uri"]))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        artifacts[name] = {"artifacts": [{**declared, "metadata": extra}]}
+    values = {name: value for name, value in (parameters or {}).items() if name in given.parameter_files}
+    for name, value in values.items():
+        given.parameter_files[name].parent.mkdir(parents=True, exist_ok=True)
+        given.parameter_files[name].write_text(str(value))
+    given.output_file.parent.mkdir(parents=True, exist_ok=True)
+    given.output_file.write_text(json.dumps({"artifacts": artifacts, "parameterValues": values}))
+
+
+def local_path(uri: str) -> str:
+    """Return where the bytes of an artifact URI are inside a container."""
+    scheme, separator, rest = uri.partition("://")
+    return f"/{MOUNTS[scheme]}/{rest}" if separator and scheme in MOUNTS else uri

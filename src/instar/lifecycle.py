@@ -1,0 +1,74 @@
+"""The first and the last entry of a ledger: opening an evolution, the recipe it was opened with, closing it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from instar import config as configs
+from instar.code import code_version
+from instar.errors import ConfigError, LedgerError
+from instar.pipelines.recipe import Recipe
+from instar.status import changed
+from instar.workspace import Workspace
+
+if TYPE_CHECKING:
+    from instar.pipelines.evolution import Outcome
+
+
+def stored_recipe(workspace: Workspace) -> Recipe:
+    """Return the resolved recipe from the ledger's first entry."""
+    opened = next(workspace.ledger.of("open"), None)
+    if opened is None:
+        raise LedgerError(
+            expected="an `open` entry",
+            found="an empty ledger",
+            where=workspace.ledger.prefix,
+            action="start with `instar run`",
+        )
+    recipe: Recipe = configs.from_dict(Recipe, opened.body["recipe"], where="ledger:recipe")
+    return recipe
+
+
+def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
+    """Write the ledger's first entry, or check that it holds this recipe and this code."""
+    body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
+    opened = next(workspace.ledger.of("open"), None)
+    if opened is None:
+        workspace.ledger.append("open", {**body, "code": code_version()}, {"at": time.time()})
+    elif configs.dumps(opened.body["recipe"]) != configs.dumps(body["recipe"]):
+        raise ConfigError(
+            expected="the recipe this evolution was opened with",
+            found=f"a change in {', '.join(changed(opened.body['recipe'], body['recipe'])[:4])}",
+            where=str(workspace.path),
+            action="choose another --out for the new configuration, or `instar resume` for the stored one",
+        )
+    check_code(workspace, accept=False)
+
+
+def check_code(workspace: Workspace, accept: bool) -> None:
+    """Raise `LedgerError` when the evolution ran with other code, or record that it goes on with this one."""
+    accepted = [e.body["code"] for kind in ("open", "accept_code") for e in workspace.ledger.of(kind)]
+    if code_version() in accepted:
+        return
+    if not accept:
+        raise LedgerError(
+            expected=f"code {accepted[-1]}",
+            found=code_version(),
+            where=str(workspace.path),
+            action="check out that version, or `instar resume DIR --accept-code` to go on with this one (recorded in the ledger)",
+        )
+    workspace.ledger.append("accept_code", {"code": code_version()}, {"at": time.time()})
+
+
+def close(workspace: Workspace, outcome: Outcome) -> None:
+    """Write the ledger's last entry."""
+    if next(workspace.ledger.of("close"), None) is not None:
+        return
+    body = {
+        "reason": outcome.reason,
+        "iterations": outcome.iterations,
+        "policy": outcome.state.policy.digest,
+        "champion": outcome.champion.policy.digest,
+    }
+    workspace.ledger.append("close", body, {"at": time.time()})

@@ -1,0 +1,55 @@
+"""What stages in containers made: one record per memo key, written once, read by whoever commits it to the ledger.
+
+A stage pod cannot append to the ledger, which has one writer. It stores its outputs, then creates the object
+`evolutions/<name>/records/<key>.json`. A repeated pod finds the record and does nothing; of two that race, the first one's
+result stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from instar.config import dumps
+from instar.errors import LedgerError
+from instar.store import ObjectStore
+
+FIELDS = frozenset({"outputs", "metrics", "code", "time"})
+
+
+class Records:
+    """The records of one evolution."""
+
+    def __init__(self, store: ObjectStore, evolution: str) -> None:
+        self.store, self.prefix = store, f"evolutions/{evolution}/records/"
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return the record of a memo key: `outputs` (digests), `metrics`, `code`, `time`; None when there is none."""
+        name = f"{self.prefix}{key}.json"
+        if not self.store.exists(name):
+            return None
+        try:
+            record = json.loads(self.store.read(name))
+        except ValueError as error:
+            raise _broken(f"{error}", name) from error
+        if not isinstance(record, dict) or set(record) != FIELDS:
+            raise _broken(f"{sorted(record) if isinstance(record, dict) else type(record).__name__}", name)
+        return record
+
+    def put(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a record unless there is one; return the one that stands."""
+        if self.store.create(f"{self.prefix}{key}.json", dumps(dict(record)).encode()):
+            return dict(record)
+        standing = self.get(key)
+        assert standing is not None  # `create` said that the name is taken, and nothing deletes records
+        return standing
+
+
+def _broken(found: str, where: str) -> LedgerError:
+    return LedgerError(
+        expected=f"a record with {sorted(FIELDS)}",
+        found=found,
+        where=where,
+        action="delete this record and run the stage again",
+    )
