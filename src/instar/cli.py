@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from instar.cli_cluster import register
 from instar.errors import InstarError
 
 app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
@@ -18,6 +19,7 @@ app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pre
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
 Mode = Literal["inprocess", "subprocess"]
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 Dir = Annotated[Path, typer.Argument(help="evolution directory")]
 ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
 Out = Annotated[Path | None, typer.Option("--out", help="evolution directory; default runs/<name>")]
@@ -55,7 +57,7 @@ def resume(
     tracking: Annotated[str | None, typer.Option(help="MLflow URI or 'off'")] = None,
     accept_code: Annotated[bool, typer.Option(help="go on although the code changed since the run was opened")] = False,
 ) -> None:
-    """Continue an evolution exactly where its ledger ends."""
+    """Continue an evolution exactly where its ledger ends; on a cluster, start its next run."""
     from instar import commands
 
     commands.resume(directory, mode, tracking, accept_code)
@@ -147,15 +149,33 @@ def doctor(
     raise typer.Exit(checks.main(store))
 
 
-@app.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-    help="Run one stage: the entry point of every stage container.",
-)
+@app.command(context_settings=_PASS_ON, help="Run one stage: the entry point of every stage container.")
 def stage(context: typer.Context) -> None:
     """Run one stage."""
     from instar import stage_cli
 
     raise typer.Exit(stage_cli.main(context.args))
+
+
+@app.command(context_settings=_PASS_ON, help="Run a control task of a pipeline: open, gate, advance or tick.")
+def control(context: typer.Context) -> None:
+    """Run a control task."""
+    from instar import control_cli
+
+    raise typer.Exit(control_cli.main(context.args))
+
+
+@app.command(
+    context_settings=_PASS_ON, help="Run a command as the first process of a container: retry, signals, stall."
+)
+def supervise(context: typer.Context) -> None:
+    """Watch a command."""
+    from instar.components.control import pid1
+
+    raise typer.Exit(pid1.main(context.args))
+
+
+register(app)
 
 
 def main() -> None:

@@ -67,9 +67,14 @@ def evolve_in(
         return _drive(workspace, recipe, mode, tracking)
 
 
-def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool) -> Outcome:
+def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool) -> Outcome | None:
     """Continue an evolution with the recipe stored in its ledger."""
     open_workspace(directory)
+    if (directory / "cluster.json").exists():
+        from instar import cluster
+
+        cluster.say(cluster.resume(directory))
+        return None
     with locked(directory):
         workspace = open_workspace(directory)
         recipe = stored_recipe(workspace)

@@ -66,7 +66,13 @@ def _broken(expected: str, found: str, where: str) -> LedgerError:
 
 
 class Ledger:
-    """The entries of one evolution, verified when loaded."""
+    """The entries of one evolution, verified when loaded.
+
+    `adopt` says that other processes may write the same entries at the same time, from the same records: an equal entry
+    that is there first is taken over. Otherwise any entry by another process is an error.
+    """
+
+    adopt = False
 
     def __init__(self, store: ObjectStore, evolution: str) -> None:
         self.store, self.evolution = store, evolution
@@ -91,6 +97,10 @@ class Ledger:
         entry = Entry(seq=len(self.entries), prev=self.head, kind=kind, body=body, time=time)
         name = f"{self.prefix}{entry.seq:08d}.json"
         if not self.store.create(name, entry.dump()):
+            standing = _parse(self.store.read(name), name) if self.adopt else None
+            if standing is not None and standing.digest == entry.digest:
+                self._add(standing)
+                return standing
             raise LockedError(
                 expected=f"to be the only writer of evolution '{self.evolution}'",
                 found="an entry that this process did not write",

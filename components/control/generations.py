@@ -1,0 +1,48 @@
+"""Retraining on a schedule: an evolution that is done is followed by its next generation, `<name>-g0002`, `<name>-g0003`, ...
+
+A generation is an evolution of its own: own ledger, own head, own random numbers, same recipe. One runs at a time.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from instar import head as heads
+from instar.components.control.chain import Action, start
+from instar.components.control.tick import tick
+from instar.head import Head
+from instar.kfp_api import KfpApi
+from instar.lifecycle import open_evolution, stored_recipe
+from instar.store import ObjectStore
+from instar.workspace import Workspace
+
+
+def tick_newest(store: ObjectStore, api: KfpApi, evolution: str, restart: bool, now: float, owner: str) -> Action:
+    """Repair the newest generation; with `restart`, begin the next one when it is done. `now`: seconds since the epoch."""
+    name, number = newest(store, evolution)
+    found = heads.read_head(store, name)
+    if restart and found is not None and found[0].status == "done":
+        return begin(store, api, name, f"{evolution}-g{number + 1:04d}", now, owner)
+    return tick(store, api, name, now, owner)
+
+
+def newest(store: ObjectStore, evolution: str) -> tuple[str, int]:
+    """Return name and number of the newest generation. The first has the evolution's own name."""
+    pattern = re.compile(rf"evolutions/({re.escape(evolution)}-g(\d{{4,}}))/head\.json")
+    found = [pattern.fullmatch(name) for name in store.list(f"evolutions/{evolution}-g")]
+    last = max((m for m in found if m), key=lambda m: int(m[2]), default=None)
+    return (last[1], int(last[2])) if last else (evolution, 1)
+
+
+def begin(store: ObjectStore, api: KfpApi, previous: str, following: str, now: float, owner: str) -> Action:
+    """Open the next generation with the recipe and the chain of the previous one, and submit its first run."""
+    with tempfile.TemporaryDirectory(prefix="instar-") as folder:
+        before = Workspace(Path(folder) / "before", previous, store.uri)
+        opened = next(before.ledger.of("open"))
+        workspace = Workspace(Path(folder) / "following", following, store.uri)
+        open_evolution(workspace, stored_recipe(before), int(opened.body["seed"]))
+        chain = heads.read_chain(store, previous)
+        head = Head(evolution=following, ledger=workspace.ledger.head)
+        return start(store, api, head, chain, owner, now)

@@ -1,0 +1,154 @@
+"""Node-pool profiles: everything about a cluster that the tasks of a pipeline need, from one TOML file."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instar import config as configs
+from instar.errors import ConfigError, nearest
+
+DEFAULT = Path(__file__).with_name("pools.toml")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toleration:
+    """A taint that pods of the pool accept; fields as in Kubernetes."""
+
+    key: str
+    operator: str = "Exists"
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch:
+    """Ephemeral disk at `/tmp`. `class` names a storage class; without one it is an emptyDir."""
+
+    size: str
+    class_: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A kind of node and what a pod may use there. Quantities as Kubernetes writes them."""
+
+    image: str = "instar-cpu"
+    cpu: str
+    memory: str
+    accelerator: str = ""
+    count: int = 0
+    shm: str = ""
+    """Memory-backed `/dev/shm`; counts against `memory`."""
+    scratch: Scratch
+    node_selector: dict[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    queue: str = ""
+    """Kueue queue of the pods."""
+    timeout_s: int
+
+    def __post_init__(self) -> None:
+        gpu = bool(self.accelerator)
+        if gpu != (self.count > 0) or (gpu and not (self.tolerations and self.shm)):
+            raise ConfigError(
+                expected="accelerator, count, tolerations and shm together, or none of accelerator and count",
+                found=f"accelerator '{self.accelerator}', count {self.count}, {len(self.tolerations)} tolerations, "
+                f"shm '{self.shm}'",
+                where="pools",
+                action="a GPU pod without its toleration is never scheduled, and one without shm dies in its data loader",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One cluster. `tasks` maps a stage or control task to a pool; `default` is for all others."""
+
+    registry: str
+    service_account: str
+    store_secret: str
+    store_endpoint: str
+    kfp_host: str
+    mlflow: str
+    tasks: dict[str, str]
+    pools: dict[str, Pool]
+
+    def __post_init__(self) -> None:
+        wrong = sorted(pool for pool in self.tasks.values() if pool not in self.pools)
+        if wrong or "default" not in self.tasks:
+            raise ConfigError(
+                expected="a default pool, and every task in a pool of this profile",
+                found=f"pools {wrong}" if wrong else "no default",
+                where="pools.tasks",
+                action=nearest(wrong[0], self.pools) if wrong else "add tasks.default",
+            )
+
+    def pool(self, task: str) -> Pool:
+        """Return the pool of a stage or control task."""
+        return self.pools[self.tasks.get(task, self.tasks["default"])]
+
+
+def load(name: str, path: Path | None = None) -> Profile:
+    """Return the profile `name` of a pools file, by default the one that comes with instar."""
+    raw = configs.load_toml(path or DEFAULT)
+    if name not in raw:
+        raise ConfigError(
+            expected=f"a profile of {path or DEFAULT}", found=f"'{name}'", where="--profile", action=nearest(name, raw)
+        )
+    profile: Profile = configs.from_dict(Profile, _renamed(raw[name]), where=f"pools.{name}")
+    return profile
+
+
+def _renamed(raw: Any) -> Any:
+    """Return the table with `class`, a word of Python, spelled as the field."""
+    if isinstance(raw, dict):
+        return {("class_" if k == "class" else k): _renamed(v) for k, v in raw.items()}
+    return [_renamed(v) for v in raw] if isinstance(raw, list) else raw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Image name -> digest: the lock that a build writes, and the only source of image references."""
+
+    digests: dict[str, str]
+
+    def reference(self, name: str, registry: str) -> str:
+        """Return `registry/name@sha256:...`; a name that the lock does not hold is a `ConfigError`."""
+        if name not in self.digests:
+            raise ConfigError(
+                expected=f"an image of the lock: {', '.join(sorted(self.digests))}",
+                found=f"'{name}'",
+                where="images.lock",
+                action="build and push the image, or choose another one in the pools file",
+            )
+        digest = self.digests[name]
+        if not registry:
+            return f"{name}@{digest}"
+        return f"{registry.rstrip('/')}/{name}@{digest}"
+
+
+def load_images(path: Path) -> Images:
+    """Read the lock. Only digests count: a tag can be moved under a pipeline."""
+    try:
+        raw = json.loads(path.read_text())
+        digests = {str(name): str(entry["digest"]) for name, entry in raw.items()}
+    except FileNotFoundError as error:
+        raise ConfigError(
+            expected="the lock of image digests",
+            found="no such file",
+            where=str(path),
+            action="`make images` builds the images and writes it; or name another one with --images",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            expected="image name -> digest", found=f"{error}", where=str(path), action="build the images again"
+        ) from error
+    bad = sorted(name for name, digest in digests.items() if not _DIGEST.fullmatch(digest))
+    if bad:
+        raise ConfigError(
+            expected="digests sha256:<64 hex>", found=digests[bad[0]], where=f"{path}:{bad[0]}", action="no tags here"
+        )
+    return Images(digests=digests)

@@ -1,0 +1,71 @@
+"""The loop replayed over recorded results: how a run on a cluster knows where it stands, and how the ledger gets its entries.
+
+Stage containers only leave records. The control tasks execute the same description of the loop as every runner, with results
+from the ledger and, when they commit, from the records: entries, order and gate decisions are those of a run in one process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from instar.errors import LedgerError
+from instar.ledger import Entry
+from instar.lifecycle import check_code, close, stored_recipe
+from instar.pipelines.evolution import Lineage, Outcome, finish, lineages
+from instar.pipelines.ledger_runner import Job, LedgerRunner
+from instar.pipelines.recipe import Recipe
+from instar.records import Records
+from instar.workspace import Workspace
+
+
+class Replay(LedgerRunner):
+    """Takes results from the ledger; with `commit`, appends those that are recorded but not yet in it."""
+
+    def __init__(self, workspace: Workspace, *, commit: bool) -> None:
+        super().__init__(workspace)
+        self.commit, self.records = commit, Records(workspace.store, workspace.evolution)
+        workspace.ledger.adopt = commit
+
+    def produce(self, job: Job) -> Entry:
+        """Append the recorded result of a job. `LedgerError` when there is none."""
+        record = self.records.get(job.key) if self.commit else None
+        if record is None:
+            raise LedgerError(
+                expected=f"a result of {job.stage.name} in iteration {job.iteration}, step {job.step}",
+                found="none in the records" if self.commit else "none in the ledger",
+                where=f"{self.workspace.ledger.prefix}, memo key {job.key[:16]}",
+                action="run the segment again: what it recorded is not computed twice",
+            )
+        body = job.body(record["outputs"], record["metrics"], record["code"])
+        return self.workspace.ledger.append("stage", body, record["time"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where an evolution stands after an iteration. `ended` says why no further iteration follows, or is empty."""
+
+    recipe: Recipe
+    lineage: Lineage
+    ended: str
+
+
+def standing(workspace: Workspace, iteration: int, *, commit: bool) -> Standing:
+    """Replay up to `iteration`, or to an earlier end."""
+    recipe = stored_recipe(workspace)
+    check_code(workspace, accept=False)
+    for lineage in lineages(Replay(workspace, commit=commit), recipe):
+        if lineage.iteration == iteration or lineage.stopped:
+            break
+    done = f"all {recipe.iterations} iterations done" if lineage.iteration == recipe.iterations else ""
+    return Standing(recipe=recipe, lineage=lineage, ended=lineage.stopped or done)
+
+
+def finished(workspace: Workspace) -> Outcome:
+    """Replay all iterations and the test of the champion, and close the ledger."""
+    recipe = stored_recipe(workspace)
+    check_code(workspace, accept=False)
+    runner = Replay(workspace, commit=True)
+    *_, last = lineages(runner, recipe)
+    outcome = finish(runner, recipe, last)
+    close(workspace, outcome)
+    return outcome

@@ -1,0 +1,190 @@
+"""The loop traced into a graph: the same description that runs in process, called with artifacts that do not exist yet.
+
+A segment is what one run on a cluster executes: `begin`, `iterate` (K iterations) or `finish`. Its first task, `open`, reads
+the loop's state from the ledger; between iterations a `gate` decides; its last task, `advance`, commits what the stages
+recorded and starts the next segment. The Kubeflow and the Argo exporter both read this graph.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from instar import contract
+from instar.components.control.gate import GateConfig
+from instar.components.control.pointers import Pointers, lineage_of
+from instar.contract import Inputs, Shard, Stage
+from instar.errors import ConfigError, ContractError
+from instar.pipelines import evolution
+from instar.pipelines.evolution import Lineage
+from instar.pipelines.recipe import Recipe
+
+Kind: TypeAlias = Literal["begin", "iterate", "finish"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MAX_UNROLL = 8
+"""Iterations in one run. A graph of about 56 tasks outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
+_REF = re.compile(r"@([a-z0-9_-]+)/([a-z_]+)")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An artifact that a task of the graph will make."""
+
+    task: str
+    port: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task. `stage` is None for the control tasks `open`, `gate` and `advance`, which are known by `kind`.
+
+    `iteration` and `step` count from the start of the segment; `step` is None for randomness that no step keys.
+    """
+
+    name: str
+    kind: str
+    stage: Stage[Any, Any, Any] | None = None
+    config: Any = None
+    iteration: int = 0
+    step: int | None = None
+    shard: Shard | None = None
+    inputs: dict[str, Ref] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The tasks of one segment in an order in which they can run."""
+
+    recipe: Recipe
+    kind: Kind
+    unroll: int
+    tasks: tuple[Task, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the name of the pipeline."""
+        return pipeline_name(self.recipe, self.kind)
+
+
+def pipeline_name(recipe: Recipe, kind: str) -> str:
+    """Return the name of the pipeline of a segment."""
+    return f"instar-{recipe.name}-{recipe.scale}-{kind}".replace("_", "-")
+
+
+def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
+    """Return the graph of a segment."""
+    if not 1 <= unroll <= MAX_UNROLL:
+        raise ConfigError(
+            expected=f"1 to {MAX_UNROLL} iterations in one run",
+            found=f"{unroll}",
+            where="--unroll",
+            action="choose the fused clock and more inner steps for longer segments",
+        )
+    tracer = _Tracer(unroll if kind == "iterate" else 1)
+    if kind == "begin":
+        tracer.add(Task(name="open", kind="open"))
+        evolution.begin(tracer, recipe)
+    else:
+        lineage = tracer.opened()
+        if kind == "iterate":
+            for _ in range(unroll):
+                lineage = evolution.iterate(tracer, recipe, lineage)
+        else:
+            evolution.finish(tracer, recipe, lineage)
+            tracer.advance()
+    return Graph(recipe=recipe, kind=kind, unroll=unroll, tasks=tuple(tracer.tasks))
+
+
+class _Tracer:
+    """A runner that writes down what it is asked to run."""
+
+    def __init__(self, gates: int) -> None:
+        self.tasks: list[Task] = []
+        self._gates = gates
+
+    def opened(self) -> Lineage:
+        """Add the task that reads the ledger, and return the state that it points to."""
+        return lineage_of(self._bind(Pointers, self.add(Task(name="open", kind="open")).name), iteration=0)
+
+    def call(
+        self,
+        stage: Stage[Any, Any, Any],
+        config: Any,
+        *,
+        iteration: int,
+        step: int | None = None,
+        shard: Shard | None = None,
+        **inputs: Inputs,
+    ) -> Any:
+        """Add a stage task; a wrong kind of artifact is refused here."""
+        given = contract.flatten(inputs)
+        contract.bind(stage.ins, dict(given), where=stage.name)
+        for name, artifact in given.items():
+            kind = contract.ports(stage.ins)[contract.port_of(name)][0]
+            if not isinstance(artifact, kind):
+                raise ContractError(
+                    expected=kind.__name__,
+                    found=type(artifact).__name__,
+                    where=f"{stage.name}.{name}",
+                    action="fix the wiring",
+                )
+        part = shard if shard and shard.total > 1 else None
+        task = Task(
+            name=self._unique(stage.name),
+            kind=stage.name,
+            stage=stage,
+            config=config,
+            iteration=iteration,
+            step=step,
+            shard=part,
+            inputs={name: _ref(artifact.digest) for name, artifact in given.items()},
+            after=() if given or not self.tasks else (self.tasks[0].name,),
+        )
+        return self._bind(stage.outs, self.add(task).name)
+
+    def gate(self, config: GateConfig, candidate: Lineage, before: Lineage | None) -> Lineage:
+        """Add the task that decides: `gate` between iterations, `advance` at the end of the segment."""
+        del config, before
+        self._gates -= 1
+        if not self._gates:
+            self.advance()
+            return candidate
+        task = Task(name=self._unique("gate"), kind="gate", iteration=candidate.iteration, after=self._leaves())
+        return lineage_of(self._bind(Pointers, self.add(task).name), iteration=candidate.iteration)
+
+    def num_updates(self) -> int:
+        """Return a number that stops nothing: whether anything was learned is checked when the ledger is written."""
+        return 1
+
+    def advance(self) -> None:
+        """Add the last task."""
+        iteration = max(task.iteration for task in self.tasks)
+        self.add(Task(name="advance", kind="advance", iteration=iteration, after=self._leaves()))
+
+    def add(self, task: Task) -> Task:
+        """Append a task."""
+        self.tasks.append(task)
+        return task
+
+    def _leaves(self) -> tuple[str, ...]:
+        used = {ref.task for t in self.tasks for ref in t.inputs.values()} | {n for t in self.tasks for n in t.after}
+        return tuple(task.name for task in self.tasks if task.name not in used)
+
+    def _unique(self, name: str) -> str:
+        base, taken = name.replace("_", "-"), {task.name for task in self.tasks}
+        options: Callable[[int], str] = lambda n: base if n == 1 else f"{base}-{n}"  # noqa: E731
+        return next(options(n) for n in range(1, len(taken) + 2) if options(n) not in taken)
+
+    def _bind(self, declaration: type[Any], task: str) -> Any:
+        made = {name: kind(Path(), f"@{task}/{name}") for name, (kind, _) in contract.ports(declaration).items()}
+        return contract.bind(declaration, made, where=task)
+
+
+def _ref(digest: str) -> Ref:
+    found = _REF.fullmatch(digest)
+    assert found is not None, digest
+    return Ref(found[1], found[2])

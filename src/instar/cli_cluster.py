@@ -1,0 +1,141 @@
+"""The commands that concern a cluster: compile, plan, submit, schedule, status, stop. `instar.cli` registers them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
+Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
+ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
+ModelOption = Annotated[str | None, typer.Option(help="base checkpoint for scales single and paper")]
+Segment = Literal["begin", "iterate", "finish", "tick"]
+Engine = Literal["kfp", "argo"]
+ProfileOption = Annotated[str, typer.Option(help="node-pool profile; see pipelines/pools.toml")]
+PoolsOption = Annotated[Path | None, typer.Option(help="your own pools file")]
+ImagesOption = Annotated[Path, typer.Option(help="lock of image digests, written by `make images`")]
+UnrollOption = Annotated[int, typer.Option(min=1, max=8, help="iterations in one run")]
+HostOption = Annotated[str, typer.Option(envvar="INSTAR_KFP_HOST", help="URL of the pipelines API server")]
+NamespaceOption = Annotated[str, typer.Option(help="profile namespace, where Kubeflow has several users")]
+StoreOption = Annotated[str, typer.Option(help="s3://bucket/prefix that the pods reach")]
+Dir = Annotated[Path, typer.Argument(help="directory of an evolution that was submitted")]
+LOCK = Path("build/images/images.lock")
+
+
+def compile_command(
+    recipe: Annotated[str, typer.Argument(help="recipe name")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="file to write")],
+    segment: Annotated[Segment, typer.Option(help="which run of the chain")] = "iterate",
+    engine: Annotated[Engine, typer.Option(help="argo: the whole loop as one recursive workflow")] = "kfp",
+    scale: ScaleOption = "tiny",
+    profile: ProfileOption = "kind-dev",
+    pools: PoolsOption = None,
+    images: ImagesOption = LOCK,
+    unroll: UnrollOption = 1,
+    model: ModelOption = None,
+    config: Toml = None,
+    sets: Sets = None,
+) -> None:
+    """Write a recipe as a Kubeflow pipeline package, or as an Argo workflow."""
+    from instar import cluster, commands
+
+    resolved = commands.resolve(recipe, scale, model, config, sets or [])
+    cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, images, unroll), out, engine)
+
+
+def submit(
+    recipe: Annotated[str, typer.Argument(help="recipe name")],
+    store: StoreOption,
+    host: HostOption,
+    scale: ScaleOption = "tiny",
+    seed: Annotated[int, typer.Option(min=0, help="keys every random number of the run")] = 0,
+    name: Annotated[str | None, typer.Option(help="name of the evolution; default RECIPE-SCALE-seedN")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="handle for later commands; default runs/<name>")] = None,
+    namespace: NamespaceOption = "",
+    profile: ProfileOption = "kind-dev",
+    pools: PoolsOption = None,
+    images: ImagesOption = LOCK,
+    unroll: UnrollOption = 1,
+    cron: Annotated[
+        str | None, typer.Option(help="also schedule the next generations: six cron fields, seconds first")
+    ] = None,
+    model: ModelOption = None,
+    config: Toml = None,
+    sets: Sets = None,
+) -> None:
+    """Start an evolution on Kubeflow: one run per segment, each submits the next. Repeating it is safe."""
+    from instar import cluster, commands
+
+    resolved = commands.resolve(recipe, scale, model, config, sets or [])
+    evolution = name or f"{recipe}-{scale}-seed{seed}".replace("_", "-")
+    server, where = cluster.Server(host=host, namespace=namespace), cluster.target(profile, pools, images, unroll)
+    directory = out or Path("runs") / evolution
+    cluster.say(cluster.submit(resolved, directory, evolution, store, server, where, seed=seed))
+    if cron:
+        sys.stdout.write("\n".join(cluster.schedule(store, evolution, server, cron)) + "\n")
+
+
+def schedule(
+    evolution: Annotated[str, typer.Argument(help="name of an evolution that was submitted")],
+    store: StoreOption,
+    host: HostOption,
+    cron: Annotated[str, typer.Option(help="when to begin the next generation: six cron fields, seconds first")],
+    tick: Annotated[str | None, typer.Option(help="when to look for a broken chain; default every half hour")] = None,
+    namespace: NamespaceOption = "",
+) -> None:
+    """Leave exactly one schedule that repairs the chain and one that retrains. Repeating it changes nothing."""
+    from instar import cluster
+
+    server = cluster.Server(host=host, namespace=namespace)
+    lines = cluster.schedule(store, evolution, server, cron, tick or cluster.TICK)
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def status(
+    directory: Dir, as_json: Annotated[bool, typer.Option("--json", help="stable, for scripts")] = False
+) -> None:
+    """Print the head of an evolution on a cluster and the state of its newest run."""
+    import json
+
+    from instar import cluster
+
+    found: dict[str, Any] = cluster.status(directory)
+    text = json.dumps(found, sort_keys=True) if as_json else "\n".join(f"{k:<10} {v}" for k, v in found.items())
+    sys.stdout.write(text + "\n")
+
+
+def stop(directory: Dir, reason: Annotated[str, typer.Option(help="kept in the head")] = "stopped by a person") -> None:
+    """Stop an evolution on a cluster: terminate its run and start no further one."""
+    from instar import cluster
+
+    cluster.say(cluster.stop(directory, reason))
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="recipe name")],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the rollout and update pools")],
+    model_size: Annotated[float, typer.Option(help="parameters in billions")],
+    scale: ScaleOption = "paper",
+    work_s: Annotated[float | None, typer.Option(help="seconds of work per iteration, if you have measured it")] = None,
+    unroll: UnrollOption = 1,
+    allow_overhead: Annotated[bool, typer.Option(help="accept more than 5 % of overhead")] = False,
+    model: ModelOption = None,
+    config: Toml = None,
+    sets: Sets = None,
+) -> None:
+    """Predict fixed cost and bytes of a run, and the length of a segment that keeps overhead under 5 %."""
+    from instar import commands
+    from instar.pipelines import cost
+
+    resolved = commands.resolve(recipe, scale, model, config, sets or [])
+    raise typer.Exit(cost.main(resolved, gpus, model_size, work_s, unroll, allow_overhead))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command(name="compile")(compile_command)
+    for command in (plan, submit, schedule, status, stop):
+        app.command()(command)

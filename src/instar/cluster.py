@@ -1,0 +1,194 @@
+"""Evolutions on a cluster: compile, submit, schedule, status, stop, resume. Everything here is also usable from Python.
+
+The directory of such an evolution is a handle: it names the store and the API server (`cluster.json`), keeps the compiled
+pipelines, and answers to `show`, `diff`, `report` and `promote` like a local one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instar import config as configs
+from instar import head as heads
+from instar.components.control import chain
+from instar.components.control.chain import Action
+from instar.components.control.segment import TOKEN
+from instar.conformance import require_conditional
+from instar.errors import ConfigError
+from instar.head import ChainConfig, Head
+from instar.kfp_api import KfpApi, Schedule, Version, open_kfp, reconcile_schedule
+from instar.lifecycle import open_evolution
+from instar.pipelines.pools import Images, Profile, load, load_images
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.trace import KINDS, pipeline_name, trace
+from instar.store import open_store
+from instar.workspace import Workspace, create_workspace, locked, open_workspace
+
+TICK = "0 */30 * * * *"
+"""When a broken chain is looked for: every half hour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A pipelines API server. The token file is named by the environment."""
+
+    host: str
+    namespace: str = ""
+
+    def open(self) -> KfpApi:
+        """Return a client."""
+        token = os.environ.get(TOKEN)
+        return open_kfp(self.host, Path(token) if token else None, self.namespace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where pipelines run and how they are cut into runs."""
+
+    profile: Profile
+    images: Images
+    unroll: int = 1
+
+
+def target(profile: str, pools: Path | None, images: Path, unroll: int) -> Target:
+    """Return a target from a pools file and the lock of image digests."""
+    return Target(profile=load(profile, pools), images=load_images(images), unroll=unroll)
+
+
+def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: str) -> None:
+    """Write one segment as a Kubeflow package, or the whole loop as an Argo workflow."""
+    if engine == "argo":
+        from instar.pipelines.argo import write_workflow
+
+        write_workflow(recipe, where.profile, where.images, out)
+        return
+    from instar.pipelines.kubeflow import compile_graph, compile_tick
+
+    if kind == "tick":
+        compile_tick(where.profile, where.images, out)
+    else:
+        compile_graph(trace(recipe, kind, where.unroll), where.profile, where.images, out)  # type: ignore[arg-type]
+
+
+def submit(
+    recipe: Recipe, directory: Path, name: str, store: str, server: Server, where: Target, *, seed: int = 0
+) -> Action:
+    """Open an evolution and start its first run. Repeated after a crash at any point, it goes on there."""
+    if not store.startswith("s3://"):
+        raise ConfigError(
+            expected="a store that pods can reach: s3://bucket/prefix",
+            found=store,
+            where="--store",
+            action="name the bucket of the cluster's object store",
+        )
+    require_conditional(open_store(store))
+    with locked(directory):
+        workspace = create_workspace(directory, name, store)
+        (directory / "cluster.json").write_text(json.dumps({"host": server.host, "namespace": server.namespace}) + "\n")
+        open_evolution(workspace, recipe, seed)
+        api = server.open()
+        found = heads.read_head(workspace.store, name)
+        settings = heads.read_chain(workspace.store, name) if found else _chain(recipe, workspace, api, where)
+        head = Head(evolution=name, ledger=workspace.ledger.head)
+        return chain.start(workspace.store, api, head, settings, _owner())
+
+
+def _chain(recipe: Recipe, workspace: Workspace, api: KfpApi, where: Target) -> ChainConfig:
+    """Compile and upload the pipelines; equal ones are uploaded once, under a version named by their content."""
+    folder = workspace.path / "pipelines"
+    folder.mkdir(exist_ok=True)
+    versions: dict[str, Version] = {}
+    for kind in (*KINDS, "tick"):
+        package = folder / f"{kind}.yaml"
+        compile_recipe(recipe, kind, where, package, "kfp")
+        pipeline = "instar-tick" if kind == "tick" else pipeline_name(recipe, kind)
+        version = f"{pipeline}-{hashlib.sha256(package.read_bytes()).hexdigest()[:16]}"
+        versions[kind] = api.upload(pipeline, version, package)
+    return ChainConfig(
+        experiment=api.ensure_experiment(workspace.evolution),
+        pipelines=versions,
+        service_account=where.profile.service_account,
+        pipeline_root=f"{workspace.store_uri.rstrip('/')}/pipeline-root",
+        store=workspace.store_uri,
+        max_segments=-(-recipe.iterations // where.unroll) + 2,
+    )
+
+
+def schedule(store: str, evolution: str, server: Server, cron: str, tick: str = TICK) -> list[str]:
+    """Leave exactly two recurring runs: one repairs a broken chain, one begins the next generation when one is done."""
+    opened = open_store(store)
+    settings, api = heads.read_chain(opened, evolution), server.open()
+    lines = []
+    for suffix, when, restart in (("tick", tick, False), ("start", cron, True)):
+        wanted = Schedule(
+            name=f"{evolution}-{suffix}",
+            experiment=settings.experiment,
+            version=settings.pipelines["tick"],
+            cron=when,
+            parameters={"store": store, "evolution": evolution, "restart": restart},
+            pipeline_root=settings.pipeline_root,
+            service_account=settings.service_account,
+        )
+        done = reconcile_schedule(api, wanted)
+        state = "kept" if done.kept else "created"
+        extra = f", {len(done.deleted)} deleted" if done.deleted else ""
+        lines.append(f"{wanted.name} '{when}' {state}{extra}" + ("" if done.enabled else ", disabled by a person"))
+    return lines
+
+
+def status(directory: Path) -> dict[str, Any]:
+    """Return the head of an evolution and the state of its newest run."""
+    workspace, server = open_workspace(directory), server_of(directory)
+    found = heads.read_head(workspace.store, workspace.evolution)
+    if found is None:
+        return {"evolution": workspace.evolution, "status": "not started"}
+    head = found[0]
+    latest = heads.latest_claim(workspace.store, workspace.evolution, head.segment)
+    settings = heads.read_chain(workspace.store, workspace.evolution)
+    runs = server.open().find_runs(settings.experiment, latest.run_name) if latest else []
+    newest = {"run": runs[-1].run_id, "state": runs[-1].state or "new"} if runs else {}
+    return {**configs.to_dict(head), **newest, "attempt": latest.attempt if latest else 0}
+
+
+def stop(directory: Path, reason: str) -> Action:
+    """Stop an evolution: no further run is started, and the one that runs is terminated."""
+    workspace = open_workspace(directory)
+    return chain.stop(workspace.store, server_of(directory).open(), workspace.evolution, reason)
+
+
+def resume(directory: Path) -> Action:
+    """Set a stopped or failed evolution running again; a running one gets a run if it has none."""
+    workspace = open_workspace(directory)
+    return chain.resume(workspace.store, server_of(directory).open(), workspace.evolution, _owner())
+
+
+def server_of(directory: Path) -> Server:
+    """Return the API server of a handle."""
+    try:
+        raw = json.loads((directory / "cluster.json").read_text())
+        return Server(host=raw["host"], namespace=raw["namespace"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            expected="the directory of an evolution on a cluster, with cluster.json",
+            found=f"{type(error).__name__}",
+            where=str(directory),
+            action="name the --out of `instar submit`",
+        ) from error
+
+
+def say(action: Action) -> None:
+    """Print what was done."""
+    run = f", run {action.run}" if action.run else ""
+    sys.stdout.write(f"{action.did}: {action.reason}{run}\n")
+
+
+def _owner() -> str:
+    """Return a name for this process: a claim that it made must not be taken for another's."""
+    return f"cli-{secrets.token_hex(6)}"

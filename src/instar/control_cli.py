@@ -1,0 +1,145 @@
+"""`instar control open|gate|advance|tick`: the tasks of a run that are not stages, as commands.
+
+Like `instar stage` they take KFP's executor input, or the same values as options; then each output becomes a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from instar import contract, executor
+from instar.components.control import segment
+from instar.components.control.pointers import Pointers, pointers_of
+from instar.components.control.segment import Run
+from instar.errors import ConfigError, nearest
+from instar.executor import ExecutorInput, Pointer
+from instar.pipelines.replay import Standing
+from instar.workspace import Workspace
+
+TASKS = ("open", "gate", "advance", "tick")
+_COUNTS = ("segment", "attempt", "iteration", "plus_iteration")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one control task; return the exit code."""
+    name = argv[0] if argv else ""
+    if name not in TASKS:
+        raise ConfigError(
+            expected="a control task", found=repr(name), where="instar control", action=nearest(name, TASKS)
+        )
+    args = vars(_parser(name).parse_args(argv[1:]))
+    given = executor.parse(args["executor_input"]) if args["executor_input"] else None
+    values = {**args, **(given.parameters if given else {})}
+    values |= {key: int(values[key]) for key in _COUNTS if key in values}
+    if name == "tick":
+        return _tick(values)
+    with tempfile.TemporaryDirectory(prefix="instar-") as folder:
+        workspace = Workspace(Path(folder), values["evolution"], values["store"])
+        made = _run(name, workspace, values)
+        if given:
+            _write(given, made)
+        if args["outputs"]:
+            _write_files(Path(args["outputs"]), made)
+    return 0
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(prog=f"instar control {name}")
+    out.add_argument("--store", default="", help="store URI")
+    out.add_argument("--evolution", default="", help="name of the evolution")
+    out.add_argument("--run-id", dest="run_id", default="", help="id of the run this task belongs to")
+    out.add_argument("--segment", type=int, default=0, help="segment that the run executes")
+    out.add_argument("--attempt", type=int, default=0, help="attempt at the segment; 0 claims the next one")
+    out.add_argument("--iteration", type=int, default=0, help="iterations done before the segment")
+    out.add_argument(
+        "--plus-iteration", dest="plus_iteration", type=int, default=0, help="iterations of the segment so far"
+    )
+    out.add_argument("--restart", default="false", help="tick: begin the next generation when the newest is done")
+    out.add_argument("--outputs", help="folder for one file per output")
+    out.add_argument("--executor-input", help="KFP executor input in JSON, instead of the options above")
+    return out
+
+
+Made = tuple[dict[str, Pointer], dict[str, tuple[str, Mapping[str, Any]]], dict[str, str]]
+"""Pointers, other files with their metadata, parameters."""
+
+
+def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
+    run = Run(run_id=values["run_id"], segment=values["segment"], attempt=values["attempt"])
+    iteration = values["iteration"] + values["plus_iteration"]
+    if name == "open":
+        return _pointers(segment.open_segment(workspace, run), ends=False), {}, {}
+    if name == "gate":
+        return _pointers(segment.gate(workspace, iteration), ends=True), {}, {}
+    head = segment.advance(workspace, run, iteration)
+    did = segment.start_next(workspace, head, run.run_id)
+    _track(workspace)
+    sys.stdout.write(f"segment {run.segment} committed; {head.kind} is next, {head.status}; {did}\n")
+    return {}, _summary(workspace), {"next": head.kind if head.status == "running" else head.status}
+
+
+def _pointers(standing: Standing | None, ends: bool) -> dict[str, Pointer]:
+    """Return the loop's state. After a gate that ended the evolution every pointer says so, and later stages do nothing."""
+    if standing is None:
+        return {}
+    kinds = {name: kind.__name__ for name, (kind, _) in contract.ports(Pointers).items()}
+    if ends and standing.ended:
+        return {name: Pointer(digest="", type=kind, stopped=standing.ended) for name, kind in kinds.items()}
+    found = pointers_of(standing.lineage)
+    return {name: Pointer(digest=a.digest if a else "", type=kinds[name]) for name, a in found.items()}
+
+
+def _track(workspace: Workspace) -> None:
+    """Bring MLflow up to the ledger. A server that is down costs a warning; the next segment sends what is missing."""
+    from instar.tracking import open_tracker
+
+    open_tracker(os.environ.get("MLFLOW_TRACKING_URI") or "off", workspace).sync(force=True)
+
+
+def _summary(workspace: Workspace) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return the Markdown page that the pipelines UI shows for the segment, and its scalars."""
+    from instar.report.markdown import page
+    from instar.status import status
+
+    metrics = status(workspace)["metrics"]
+    return {"report": (page(workspace), {}), "metrics": (json.dumps(metrics, sort_keys=True), metrics)}
+
+
+def _write(given: ExecutorInput, made: Made) -> None:
+    pointers, files, parameters = made
+    wanted = {name: pointer for name, pointer in pointers.items() if name in given.outputs}
+    executor.write(given, wanted, {"schema": 1}, files, parameters)
+
+
+def _write_files(folder: Path, made: Made) -> None:
+    pointers, _, parameters = made
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {**{n: p.digest for n, p in pointers.items()}, **parameters}.items():
+        (folder / name).write_text(text)
+
+
+def _tick(values: Mapping[str, Any]) -> int:
+    """Repair the newest generation of an evolution, or begin the next one when it is done and `restart` is set."""
+    from instar.components.control.generations import tick_newest
+    from instar.store import open_store
+
+    api = segment.api_from_environment()
+    if api is None:
+        raise ConfigError(
+            expected=f"{segment.HOST}, the URL of the pipelines API",
+            found="no value",
+            where="environment",
+            action="set it in the pool profile",
+        )
+    restart = str(values["restart"]).lower() == "true"
+    done = tick_newest(open_store(values["store"]), api, values["evolution"], restart, time.time(), values["run_id"])
+    sys.stdout.write(f"{done.did}: {done.reason}\n")
+    return 0

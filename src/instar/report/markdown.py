@@ -1,0 +1,80 @@
+"""One page of Markdown per segment, for the pipelines UI: the last gates and some answers.
+
+Read from the ledger, with two artifacts at most: the first and the last evaluation. Needs no extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from instar.artifact import Evaluation, Tasks
+from instar.ledger import Entry
+from instar.report.samples import Sample, pick_samples
+from instar.status import status
+from instar.workspace import Workspace
+
+GATES, SAMPLES, CHARS = 12, 10, 120
+
+
+def page(workspace: Workspace) -> str:
+    """Return the page of an evolution as it stands."""
+    found = status(workspace)
+    lines = [
+        f"# {found['evolution']}",
+        "",
+        f"{found['recipe']} at {found['scale']}, iteration {found['iteration']}, {found['status']}",
+    ]
+    lines += [
+        "",
+        f"policy `{found['policy'][:19]}`, champion `{found['champion'][:19]}`, ledger `{found['head'][:12]}`",
+        "",
+    ]
+    lines += _gates(workspace)
+    lines += _samples(workspace)
+    return "\n".join(lines) + "\n"
+
+
+def _gates(workspace: Workspace) -> Iterator[str]:
+    evaluations = {
+        e.body["outputs"]["evaluation"]: e for e in workspace.ledger.of("stage") if e.body["stage"] == "evaluate"
+    }
+    gates = list(workspace.ledger.of("gate"))
+    yield from ("## Gates", "", "| iteration | accuracy | champion now | decision |", "|---|---|---|---|")
+    for gate in gates[-GATES:]:
+        decision = gate.body["decision"]
+        accuracy = _accuracy(evaluations.get(gate.body["evaluation"]))
+        promoted = "yes" if decision["promote"] else ""
+        yield f"| {gate.body['iteration']} | {accuracy} | {promoted} | {decision['action']}: {_cell(decision['reason'])} |"
+    yield ""
+
+
+def _accuracy(entry: Entry | None) -> str:
+    metrics: dict[str, Any] = dict(entry.body["metrics"]) if entry else {}
+    value = next((metrics[name] for name in ("val/accuracy", "accuracy") if name in metrics), None)
+    return "" if value is None else f"{value:.3f}"
+
+
+def _samples(workspace: Workspace) -> Iterator[str]:
+    gates = list(workspace.ledger.of("gate"))
+    prepared = next((e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep"), None)
+    if not gates or prepared is None:
+        return
+    digests = [gate.body["evaluation"] for gate in (gates[0], gates[-1])]
+    first, last = (Evaluation(workspace.cas.get(d), d) for d in digests)
+    digest = prepared.body["outputs"]["tasks"]
+    samples = pick_samples(Tasks(workspace.cas.get(digest), digest).table(), first, last)[:SAMPLES]
+    yield from ("## Answers", "", "| arm | prompt | expected | first policy | this policy |", "|---|---|---|---|---|")
+    yield from (_row(sample) for sample in samples)
+
+
+def _row(sample: Sample) -> str:
+    marks = {1.0: "right", 0.0: "wrong", None: "no verdict"}
+    answers = (f"{_cell(a.text)} ({marks.get(a.correct, 'part')})" for a in (sample.first, sample.last))
+    return " | ".join(["", _cell(sample.arm), _cell(sample.prompt), _cell(sample.reference), *answers, ""]).strip()
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot break out of a table cell: model output is not to be trusted with markup."""
+    plain = text.replace("\n", " ")[:CHARS]
+    return "".join(f"&#{ord(c)};" if c in "|<>&`*_[]!\\" else c for c in plain)
