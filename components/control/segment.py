@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from instar import config as configs
 from instar.components.control import chain
 from instar.errors import LockedError
 from instar.fence import advance_head, check_held, hold
-from instar.head import Head, Kind, claim, latest_claim
+from instar.head import Head, Kind, claim, create_head, latest_claim
 from instar.kfp_api import KfpApi, open_kfp
+from instar.lifecycle import open_evolution
+from instar.pipelines.recipe import Recipe
 from instar.pipelines.replay import Standing, finished, standing
 from instar.workspace import Workspace
 
@@ -29,6 +34,13 @@ class Run:
     run_id: str
     segment: int
     attempt: int
+
+
+def begin(workspace: Workspace, recipe: Mapping[str, Any], seed: int) -> None:
+    """Open an evolution whose segments another engine than `submit` starts. Repeating it changes nothing."""
+    resolved: Recipe = configs.from_dict(Recipe, recipe, where="--recipe")
+    open_evolution(workspace, resolved, seed)
+    create_head(workspace.store, Head(evolution=workspace.evolution, ledger=workspace.ledger.head))
 
 
 def open_segment(workspace: Workspace, run: Run) -> Standing | None:

@@ -1,4 +1,4 @@
-"""`instar control open|gate|advance|tick`: the tasks of a run that are not stages, as commands.
+"""`instar control begin|open|gate|advance|tick`: the tasks of a run that are not stages, as commands.
 
 Like `instar stage` they take KFP's executor input, or the same values as options; then each output becomes a file.
 """
@@ -24,7 +24,7 @@ from instar.executor import ExecutorInput, Pointer
 from instar.pipelines.replay import Standing
 from instar.workspace import Workspace
 
-TASKS = ("open", "gate", "advance", "tick")
+TASKS = ("begin", "open", "gate", "advance", "tick")
 _COUNTS = ("segment", "attempt", "iteration", "plus_iteration")
 
 
@@ -62,6 +62,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
     out.add_argument(
         "--plus-iteration", dest="plus_iteration", type=int, default=0, help="iterations of the segment so far"
     )
+    out.add_argument("--recipe", default="", help="begin: the resolved recipe in JSON")
+    out.add_argument("--seed", type=int, default=0, help="begin: keys every random number")
     out.add_argument("--restart", default="false", help="tick: begin the next generation when the newest is done")
     out.add_argument("--outputs", help="folder for one file per output")
     out.add_argument("--executor-input", help="KFP executor input in JSON, instead of the options above")
@@ -75,6 +77,9 @@ Made = tuple[dict[str, Pointer], dict[str, tuple[str, Mapping[str, Any]]], dict[
 def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
     run = Run(run_id=values["run_id"], segment=values["segment"], attempt=values["attempt"])
     iteration = values["iteration"] + values["plus_iteration"]
+    if name == "begin":
+        segment.begin(workspace, json.loads(values["recipe"]), values["seed"])
+        return {}, {}, {}
     if name == "open":
         return _pointers(segment.open_segment(workspace, run), ends=False), {}, {}
     if name == "gate":

@@ -1,0 +1,241 @@
+"""The whole loop as one recursive Argo workflow, for clusters without Kubeflow Pipelines. Needs the `argo` extra.
+
+The same graphs as for Kubeflow. Digests travel as output parameters, so no artifact repository is needed; after each segment
+the template calls itself while the gate goes on. Argo's controller stops at 100 nested calls unless DISABLE_MAX_RECURSION is
+set on it (argo-workflows, docs/scaling.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from instar import config as configs
+from instar import contract
+from instar.components.control.pointers import Pointers
+from instar.errors import ContractError, MissingDependencyError
+from instar.pipelines.placement import GROUP, USER, environment
+from instar.pipelines.pools import Images, Pool, Profile, Toleration
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.trace import Graph, Task, trace
+
+OUTPUTS = "/tmp/outputs"
+COUNTERS = ("segment", "iteration", "step")
+_NEXT = "{{steps.segment.outputs.parameters.next}}"
+
+
+def write_workflow(recipe: Recipe, profile: Profile, images: Images, out: Path) -> None:
+    """Write the workflow as YAML, after checking that Argo's models keep every field of it."""
+    workflow = build_workflow(recipe, profile, images)
+    text = str(workflow.to_yaml())
+    check_round_trip(text)
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(out)
+
+
+def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
+    """Return the hera workflow. Its parameters: `store`, `evolution` and `seed`."""
+    hera = _hera()
+    models = hera.models
+    with hera.Workflow(
+        generate_name=f"instar-{recipe.name}-{recipe.scale}-".replace("_", "-"),
+        entrypoint="evolution",
+        service_account_name=profile.service_account,
+        arguments=[hera.Parameter(name="store"), hera.Parameter(name="evolution"), hera.Parameter(name="seed", value="0")],
+        security_context=models.PodSecurityContext(
+            run_as_non_root=True, run_as_user=USER, run_as_group=GROUP, fs_group=GROUP,
+            seccomp_profile=models.SeccompProfile(type="RuntimeDefault"),
+        ),
+        pod_gc=models.PodGC(strategy="OnPodSuccess"),
+        ttl_strategy=models.TTLStrategy(seconds_after_completion=7 * 86400),
+    ) as workflow:  # fmt: skip
+        graphs = {kind: trace(recipe, kind) for kind in ("begin", "iterate", "finish")}  # type: ignore[arg-type]
+        for graph in graphs.values():
+            _add_graph(graph, profile, images)
+        prepare = ["begin", "--recipe", configs.dumps(recipe), "--seed", "{{workflow.parameters.seed}}"]
+        _container("prepare", "begin", ["control", *prepare], [], [], recipe.threads, profile, images)
+        with hera.Steps(name="evolution"):
+            hera.Step(name="prepare", template="prepare")
+            hera.Step(name="begin", template="begin", arguments=dict.fromkeys(COUNTERS, "0"))
+            first = {"segment": "1", "iteration": "0", "step": "0"}
+            _branch("{{steps.begin.outputs.parameters.next}}", first)
+        with hera.Steps(name="iterations", inputs=[hera.Parameter(name=n) for n in COUNTERS]):
+            hera.Step(
+                name="segment", template="iterate", arguments={n: f"{{{{inputs.parameters.{n}}}}}" for n in COUNTERS}
+            )
+            plus = {"segment": 1, "iteration": 1, "step": recipe.inner_steps}
+            _branch(_NEXT, {n: f"{{{{=asInt(inputs.parameters.{n}) + {by}}}}}" for n, by in plus.items()})
+    return workflow
+
+
+def _branch(decision: str, following: dict[str, str]) -> None:
+    """Add the step that goes on or tests the champion, as the gate has decided."""
+    hera = _hera()
+    with hera.Parallel():
+        hera.Step(name="again", template="iterations", arguments=following, when=f"{decision} == iterate")
+        hera.Step(name="finish", template="finish", arguments=following, when=f"{decision} == finish")
+
+
+def _add_graph(graph: Graph, profile: Profile, images: Images) -> None:
+    """Add a template per task and the DAG that connects them."""
+    hera = _hera()
+    for task in graph.tasks:
+        _task_template(task, graph, profile, images)
+    following = hera.Parameter(
+        name="next", value_from=hera.models.ValueFrom(parameter="{{tasks.advance.outputs.parameters.next}}")
+    )
+    inputs = [hera.Parameter(name=n) for n in COUNTERS]
+    with hera.DAG(name=graph.kind, inputs=inputs, outputs=[following]):
+        for task in graph.tasks:
+            before = sorted({ref.task for ref in task.inputs.values()} | set(task.after))
+            hera.Task(
+                name=task.name,
+                template=f"{graph.kind}-{task.name}",
+                depends=" && ".join(before) or None,
+                arguments={
+                    **{n: f"{{{{inputs.parameters.{n}}}}}" for n in COUNTERS},
+                    **{
+                        _parameter(name): f"{{{{tasks.{ref.task}.outputs.parameters.{ref.port}}}}}"
+                        for name, ref in task.inputs.items()
+                    },
+                },
+            )
+
+
+def _task_template(task: Task, graph: Graph, profile: Profile, images: Images) -> None:
+    if task.stage is None:
+        words = ["control", task.kind, "--run-id", "{{workflow.uid}}-{{inputs.parameters.segment}}"]
+        words += ["--segment", "{{inputs.parameters.segment}}", "--iteration", "{{inputs.parameters.iteration}}"]
+        words += ["--plus-iteration", str(task.iteration)]
+        opens = task.kind == "open" and graph.kind != "begin"
+        outs = list(contract.ports(Pointers)) if opens else ["next"] if task.kind == "advance" else []
+    else:
+        outs = list(contract.ports(task.stage.outs))
+        words = ["stage", task.kind, "--record", "--config", configs.dumps(task.config)]
+        if task.step is not None:
+            words += ["--step", "{{inputs.parameters.step}}", "--plus-step", str(task.step)]
+        if task.shard:
+            words += ["--shard", f"{task.shard.number}/{task.shard.total}"]
+        for name in task.inputs:
+            words += [f"--{contract.port_of(name).replace('_', '-')}", f"{{{{inputs.parameters.{_parameter(name)}}}}}"]
+    inputs = [*COUNTERS, *map(_parameter, task.inputs)]
+    name = f"{graph.kind}-{task.name}"
+    _container(name, task.kind, words, inputs, outs, graph.recipe.threads, profile, images)
+
+
+def _parameter(name: str) -> str:
+    return name.replace(".", "-")
+
+
+def _container(
+    name: str,
+    kind: str,
+    words: list[str],
+    inputs: list[str],
+    outs: list[str],
+    threads: int,
+    profile: Profile,
+    images: Images,
+) -> None:
+    """Add one container template, placed as the pool profile says."""
+    hera = _hera()
+    models, pool = hera.models, profile.pool(kind)
+    run = ["--store", "{{workflow.parameters.store}}", "--evolution", "{{workflow.parameters.evolution}}"]
+    hera.Container(
+        name=name,
+        image=images.reference(pool.image, profile.registry),
+        image_pull_policy="IfNotPresent",
+        command=["instar", "supervise", "--", "instar", *words[:2]],
+        args=[*run, *words[2:], "--outputs", OUTPUTS],
+        inputs=[hera.Parameter(name=n) for n in inputs],
+        outputs=[hera.Parameter(name=n, value_from=models.ValueFrom(path=f"{OUTPUTS}/{n}")) for n in outs],
+        env=[*_environment(kind, profile, threads)],
+        resources=_resources(pool),
+        node_selector=pool.node_selector or None,
+        tolerations=[_toleration(t) for t in pool.tolerations] or None,
+        labels={"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else None,
+        volumes=[*_volumes(pool)],
+        active_deadline_seconds=pool.timeout_s,
+        retry_strategy=models.RetryStrategy(
+            limit="2", retry_policy="OnError", backoff=models.Backoff(duration="30s", factor=2)
+        ),
+        security_context=models.SecurityContext(
+            allow_privilege_escalation=False,
+            read_only_root_filesystem=True,
+            capabilities=models.Capabilities(drop=["ALL"]),
+        ),
+    )
+
+
+def _environment(kind: str, profile: Profile, threads: int) -> Iterator[Any]:
+    hera = _hera()
+    for name, value in environment(kind, profile, threads).items():
+        yield hera.Env(name=name, value=value)
+    for name, key in (("AWS_ACCESS_KEY_ID", "accesskey"), ("AWS_SECRET_ACCESS_KEY", "secretkey")):
+        yield hera.SecretEnv(name=name, secret_name=profile.store_secret, secret_key=key)
+
+
+def _toleration(toleration: Toleration) -> Any:
+    given = {k: v for k, v in configs.to_dict(toleration).items() if v}
+    return _hera().models.Toleration(**given)
+
+
+def _resources(pool: Pool) -> Any:
+    gpus = {"gpus": pool.count, "gpu_flag": pool.accelerator} if pool.accelerator else {}
+    return _hera().Resources(
+        cpu_request=pool.cpu, cpu_limit=pool.cpu, memory_request=pool.memory, memory_limit=pool.memory, **gpus
+    )
+
+
+def _volumes(pool: Pool) -> Iterator[Any]:
+    hera = _hera()
+    if pool.shm:
+        yield hera.EmptyDirVolume(name="shm", mount_path="/dev/shm", medium="Memory", size_limit=pool.shm)
+    size, name = pool.scratch.size, pool.scratch.class_
+    if name:
+        claim = hera.models.PersistentVolumeClaimSpec(
+            access_modes=["ReadWriteOnce"],
+            storage_class_name=name,
+            resources=hera.models.VolumeResourceRequirements(requests={"storage": hera.models.Quantity(size)}),
+        )
+        template = hera.models.PersistentVolumeClaimTemplate(spec=claim)
+        yield hera.EphemeralVolume(name="scratch", mount_path="/tmp", volume_claim_template=template)
+    else:
+        yield hera.EmptyDirVolume(name="scratch", mount_path="/tmp", size_limit=size)
+
+
+def check_round_trip(text: str) -> None:
+    """Raise `ContractError` when Argo's models drop a field: a misspelled one is otherwise accepted and ignored."""
+    import yaml
+
+    hera = _hera()
+    written = yaml.safe_load(text)
+    kept = yaml.safe_load(str(hera.Workflow.from_yaml(text).to_yaml()))
+    lost = sorted(_paths(written) - _paths(kept))
+    if lost:
+        raise ContractError(
+            expected="a workflow whose every field Argo knows",
+            found=f"{len(lost)} that are lost, first {lost[0]}",
+            where="argo workflow",
+            action="correct the name of the field",
+        )
+
+
+def _paths(value: Any, where: str = "") -> set[str]:
+    if isinstance(value, dict):
+        return {p for k, v in value.items() for p in {f"{where}.{k}", *_paths(v, f"{where}.{k}")}}
+    if isinstance(value, list):
+        return {p for i, v in enumerate(value) for p in _paths(v, f"{where}[{i}]")}
+    return set()
+
+
+def _hera() -> Any:
+    try:
+        from hera import workflows
+    except ImportError as error:
+        raise MissingDependencyError(
+            expected="hera", found=str(error), where="compile --engine argo", action="pip install 'instar[argo]'"
+        ) from error
+    return workflows
