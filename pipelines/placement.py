@@ -10,6 +10,11 @@ from instar.pipelines.pools import Pool, Profile
 USER, GROUP = 10001, 0
 """The images run as any user; the group owns what they write."""
 _RETRIES = 2
+WHERE = {
+    "INSTAR_NAMESPACE": "metadata.namespace",
+    "INSTAR_WORKFLOW": "metadata.labels['workflows.argoproj.io/workflow']",
+}
+"""Where a task that starts jobs runs, from the fields of its pod."""
 
 
 def place(task: Any, kind: str, profile: Profile, threads: int) -> None:
@@ -30,6 +35,9 @@ def place(task: Any, kind: str, profile: Profile, threads: int) -> None:
     for t in pool.tolerations:
         kubernetes.add_toleration(task, key=t.key, operator=t.operator, value=t.value or None, effect=t.effect)
     _volumes(task, pool)
+    if kind == "gang":
+        for name, path in WHERE.items():
+            kubernetes.use_field_path_as_env(task, env_name=name, field_path=path)
     if pool.queue:
         kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", pool.queue)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=GROUP, run_as_non_root=True)

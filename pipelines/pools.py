@@ -69,6 +69,8 @@ class Profile:
 
     registry: str
     service_account: str
+    launcher_account: str = ""
+    """For runs that start jobs of their own; by default `service_account`."""
     store_secret: str
     store_endpoint: str
     kfp_host: str

@@ -26,6 +26,8 @@ Kind: TypeAlias = Literal["begin", "iterate", "finish"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_UNROLL = 8
 """Iterations in one run. A graph of about 56 tasks outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
+MAX_FAN_OUT = 16
+"""Shards as pods of the pipeline: each costs three pods. More of them run as one gang job."""
 _REF = re.compile(r"@([a-z0-9_-]+)/([a-z_]+)")
 
 

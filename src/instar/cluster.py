@@ -27,7 +27,7 @@ from instar.kfp_api import KfpApi, Schedule, Version, open_kfp, reconcile_schedu
 from instar.lifecycle import open_evolution
 from instar.pipelines.pools import Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.trace import KINDS, pipeline_name, trace
+from instar.pipelines.trace import KINDS, MAX_FAN_OUT, pipeline_name, trace
 from instar.store import open_store
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
@@ -114,11 +114,17 @@ def _chain(recipe: Recipe, workspace: Workspace, api: KfpApi, where: Target) -> 
     return ChainConfig(
         experiment=api.ensure_experiment(workspace.evolution),
         pipelines=versions,
-        service_account=where.profile.service_account,
+        service_account=_account(recipe, where.profile),
         pipeline_root=f"{workspace.store_uri.rstrip('/')}/pipeline-root",
         store=workspace.store_uri,
         max_segments=-(-recipe.iterations // where.unroll) + 2,
     )
+
+
+def _account(recipe: Recipe, profile: Profile) -> str:
+    """Return the service account of the runs: a Kubeflow run has one for all its pods."""
+    gangs = recipe.rollout.shards > MAX_FAN_OUT
+    return profile.launcher_account if gangs and profile.launcher_account else profile.service_account
 
 
 def schedule(store: str, evolution: str, server: Server, cron: str, tick: str = TICK) -> list[str]:

@@ -94,7 +94,7 @@ class Stage(Generic[I, O, C]):
 
     def component(self, image: str) -> Any:
         """Return the stage as a Kubeflow container component run in `image` (needs the `kubeflow` extra)."""
-        from instar.pipelines.kubeflow import component
+        from instar.pipelines.kubeflow_components import component
 
         return component(self, image)
 

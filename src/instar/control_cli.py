@@ -24,7 +24,7 @@ from instar.executor import ExecutorInput, Pointer
 from instar.pipelines.replay import Standing
 from instar.workspace import Workspace
 
-TASKS = ("begin", "open", "gate", "advance", "tick")
+TASKS = ("begin", "open", "gate", "advance", "gang", "tick")
 _COUNTS = ("segment", "attempt", "iteration", "plus_iteration")
 
 
@@ -36,6 +36,10 @@ def main(argv: Sequence[str]) -> int:
             expected="a control task", found=repr(name), where="instar control", action=nearest(name, TASKS)
         )
     args = vars(_parser(name).parse_args(argv[1:]))
+    if name == "gang":
+        from instar.components.control.gang_task import main_gang
+
+        return main_gang(args["executor_input"] or "")
     given = executor.parse(args["executor_input"]) if args["executor_input"] else None
     values = {**args, **(given.parameters if given else {})}
     values |= {key: int(values[key]) for key in _COUNTS if key in values}

@@ -1,0 +1,126 @@
+"""Stages and control tasks as Kubeflow container components, synthesised from their declarations.
+
+Wrong wiring is refused when a pipeline compiles. Artifacts use KFP's base types and are pointer files (`instar.executor`);
+the configuration crosses as one JSON string, because KFP turns integers inside structured parameters into floats. An output
+that shares its name with an input is called `out_<name>`, since a KFP component has one name space.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, List, Optional  # noqa: UP035 (kfp reads these forms)
+
+from instar import contract
+from instar.artifact import Artifact
+from instar.components.catalog import GATHER, ROLLOUT
+from instar.components.control.pointers import Pointers
+from instar.contract import Stage
+from instar.errors import MissingDependencyError
+
+STAGE: dict[str, type] = {
+    "store": str, "evolution": str, "iteration": int, "plus_iteration": int, "step": int, "plus_step": int,
+    "config": str, "shard": int, "shards": int,
+}  # fmt: skip
+_RUN: dict[str, type] = {"store": str, "evolution": str, "run_id": str}
+CONTROL: dict[str, dict[str, type]] = {
+    "open": {**_RUN, "segment": int, "attempt": int},
+    "gate": {**_RUN, "iteration": int, "plus_iteration": int},
+    "advance": {**_RUN, "segment": int, "iteration": int, "plus_iteration": int},
+    "tick": {**_RUN, "restart": bool},
+}
+Ports = Mapping[str, tuple[type[Artifact], bool]]
+
+
+def component(stage: Stage[Any, Any, Any], image: str) -> Any:
+    """Return the KFP container component of `stage`, run in `image`. Optional inputs stay optional."""
+    return _component(
+        stage.name,
+        ["stage", stage.name],
+        image,
+        STAGE,
+        contract.ports(stage.ins),
+        contract.ports(stage.outs),
+        many=contract.variadic(stage.ins),
+        extra={"metrics": "Metrics"},
+        doc=stage.run.__doc__ or "",
+    )
+
+
+def gang(image: str) -> Any:
+    """Return the component that stands for many shards of a rollout and their gathering."""
+    ins, outs = contract.ports(ROLLOUT.ins), contract.ports(GATHER.outs)
+    parameters = {**STAGE, "pod": str}
+    extra = {"metrics": "Metrics"}
+    return _component(
+        "gang", ["control", "gang"], image, parameters, ins, outs, extra=extra, doc="All shards as one job."
+    )
+
+
+def control(kind: str, image: str, *, ports: bool = True) -> Any:
+    """Return the component of a control task; `open` has no ports at the beginning of an evolution."""
+    outs = contract.ports(Pointers) if ports and kind in ("open", "gate") else {}
+    extra = {"report": "Markdown", "metrics": "Metrics"} if kind == "advance" else {}
+    return _component(
+        kind, ["control", kind], image, CONTROL[kind], {}, outs, extra=extra, doc=f"Control task: {kind}."
+    )
+
+
+def _component(
+    name: str,
+    command: list[str],
+    image: str,
+    parameters: Mapping[str, type],
+    ins: Ports,
+    outs: Ports,
+    *,
+    extra: Mapping[str, str],
+    doc: str,
+    many: frozenset[str] = frozenset(),
+) -> Any:
+    dsl = kfp_dsl()
+
+    def body(*ports: Any) -> Any:
+        del ports
+        return dsl.ContainerSpec(
+            image=image,
+            command=["instar", "supervise", "--", "instar", *command],
+            args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
+        )
+
+    hints: dict[str, Any] = dict(parameters)
+    optional: set[str] = set()
+    for port, (kind, required) in ins.items():
+        base = getattr(dsl, kind.kfp_type)
+        hint = dsl.Input[List[base] if port in many else base]  # type: ignore[valid-type]  # noqa: UP006
+        hints[port] = hint if required else Optional[hint]  # noqa: UP045
+        optional |= set() if required else {port}
+    for port, (kind, _) in outs.items():
+        hints[output_name(port, ins)] = dsl.Output[getattr(dsl, kind.kfp_type)]
+    hints |= {port: dsl.Output[getattr(dsl, base)] for port, base in extra.items()}
+    kind_of = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    absent = inspect.Parameter.empty
+    order = sorted(hints, key=lambda n: n in optional)
+    body.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(n, kind_of, annotation=hints[n], default=None if n in optional else absent) for n in order]
+    )
+    body.__annotations__ = hints
+    body.__name__ = name
+    body.__doc__ = doc
+    return dsl.container_component(body)
+
+
+def output_name(port: str, ins: Mapping[str, Any]) -> str:
+    """Return the KFP name of an output port."""
+    return f"out_{port}" if port in ins or port in STAGE else port
+
+
+def kfp_dsl() -> Any:
+    """Return `kfp.dsl`. `MissingDependencyError` without the `kubeflow` extra."""
+    try:
+        from kfp import dsl  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingDependencyError(
+            expected="kfp", found=str(error), where="compile", action="pip install 'instar[kubeflow]'"
+        ) from error
+    return dsl
