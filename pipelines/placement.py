@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from instar.components.control.segment import HOST
+from instar.components.control.segment import HOST, NAMESPACE, TOKEN
 from instar.pipelines.pools import Pool, Profile
 
 USER, GROUP = 10001, 0
@@ -51,9 +51,8 @@ def environment(kind: str, profile: Profile, threads: int) -> dict[str, str]:
     if threads:
         found["OMP_NUM_THREADS"] = str(threads)
     if kind in ("advance", "tick"):
-        found |= {
-            name: value for name, value in ((HOST, profile.kfp_host), ("MLFLOW_TRACKING_URI", profile.mlflow)) if value
-        }
+        services = {HOST: profile.kfp_host, NAMESPACE: profile.namespace, TOKEN: profile.kfp_token}
+        found |= {name: value for name, value in {**services, "MLFLOW_TRACKING_URI": profile.mlflow}.items() if value}
     return found
 
 

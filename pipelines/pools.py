@@ -74,6 +74,10 @@ class Profile:
     store_secret: str
     store_endpoint: str
     kfp_host: str
+    namespace: str = ""
+    """Namespace of the runs, where Kubeflow Pipelines serves several users."""
+    kfp_token: str = ""
+    """Path in the pod of the token that the API server wants; empty for a server that wants none."""
     mlflow: str
     tasks: dict[str, str]
     pools: dict[str, Pool]

@@ -98,7 +98,7 @@ def _task(
     kind, *words = task.command[4:]
     words += [fill(arg, text, names, task.name) for arg in task.args]
     before = dict(os.environ)
-    os.environ.update({k: v for k, v in task.env.items() if k not in ("INSTAR_S3_ENDPOINT", "INSTAR_KFP_HOST")})
+    os.environ.update({k: v for k, v in task.env.items() if k == "OMP_NUM_THREADS"})
     try:
         code = {"stage": stage_cli.main, "control": control_cli.main}[kind](words)
     finally:

@@ -1,0 +1,33 @@
+"""The policies in the order they are applied. Each is a function from a rendered overlay to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from manifests import network, policy_access, policy_links, policy_pods, policy_pools
+from manifests.objects import Finding, World
+
+Policy = Callable[[World], Iterator[Finding]]
+
+POLICIES: tuple[Policy, ...] = (
+    policy_pods.restricted,
+    policy_pods.bounded,
+    policy_pods.probed,
+    policy_pods.accelerators,
+    policy_access.images,
+    policy_access.no_placeholder,
+    policy_access.no_credential,
+    policy_access.least_rights,
+    network.denied,
+    network.narrow,
+    policy_links.namespaces,
+    policy_links.configuration,
+    policy_links.selectors,
+    policy_links.queues,
+    policy_pools.agreement,
+)
+
+
+def findings(world: World) -> list[Finding]:
+    """Return everything that any policy finds."""
+    return [finding for policy in POLICIES for finding in policy(world)]
