@@ -141,7 +141,7 @@ def promote(directory: Dir, tracking: Annotated[str | None, typer.Option(help="M
 
 @app.command()
 def doctor(
-    store: Annotated[str | None, typer.Option(help="also check this store for conditional writes")] = None,
+    store: Annotated[str | None, typer.Option(help="also run the twenty checks on this store")] = None,
 ) -> None:
     """Say what this machine can run and what is missing for the rest."""
     from instar import doctor as checks

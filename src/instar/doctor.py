@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from instar.errors import MissingDependencyError, StorageError
+from instar.errors import MissingDependencyError
 
 GIB = 2**30
 TINY_EXTRAS = ("llm", "envs", "quality", "report")
@@ -145,31 +145,24 @@ def main(store: str | None) -> int:
 
 
 def check_store(uri: str, console: Console) -> None:
-    """Write, read back and list one object, and check conditional writes. A store that fails raises its named error.
+    """Run the twenty conformance checks and print them; a store that fails one is a `StorageError` with their names.
 
-    Leaves the small object `instar-doctor`.
+    Leaves small objects below `instar-conformance/`.
     """
+    from instar import conformance
     from instar.store import open_store
 
-    opened, began = open_store(uri), time.perf_counter()
-    name, data = "instar-doctor", os.urandom(1 << 16)
-    opened.put_bytes(name, data)
-    good = opened.read(name) == data and opened.size(name) == len(data) and name in opened.list("instar-")
-    if uri.startswith("s3://"):
-        from instar.store_s3 import S3Store
-
-        assert isinstance(opened, S3Store)
-        opened.check_conditional_writes()
-    refused = not opened.create(name, b"second") and opened.read(name) == data
-    if not (good and refused):
-        raise StorageError(
-            expected="a store that keeps what it is given and refuses a second create",
-            found="a second create that succeeded" if good else "other bytes than were written",
-            where=opened.uri,
-            action="use a local folder, or a service with conditional writes",
-        )
-    took = time.perf_counter() - began
-    console.print(f"store {opened.uri}: round trip and conditional write in {took:.2f} s", soft_wrap=True)
+    opened, began, results = open_store(uri), time.perf_counter(), []
+    table = _table("store check", "needed for", "result")
+    with console.status(f"checking {opened.uri}"):
+        for result in conformance.run(opened):
+            verdict = result.detail if result.passed else f"FAILED: {result.detail}"
+            table.add_row(result.name, result.needed_for, verdict, style="" if result.passed else "red")
+            results.append(result)
+    console.print(table)
+    passed, took = sum(result.passed for result in results), time.perf_counter() - began
+    console.print(f"store {opened.uri}: {passed} of {len(results)} checks passed in {took:.1f} s", soft_wrap=True)
+    conformance.require(results, opened.uri)
 
 
 def _torch() -> tuple[str, str, tuple[Gpu, ...]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from instar.errors import ArtifactError, ConfigError, StorageError
@@ -24,6 +26,14 @@ _ADVICE = {
     errno.EPERM: "choose a file system that allows hard links, and grant permission on the folder",
     errno.EIO: "check the disk: it reports input/output errors",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagged:
+    """The bytes of an object and the tag of that version: opaque, on S3 the ETag."""
+
+    data: bytes
+    tag: str
 
 
 def check_name(name: str) -> str:
@@ -67,6 +77,17 @@ def storage_errors(path: Path) -> Iterator[None]:
             where=str(path),
             action=_ADVICE.get(code, "check the path and its file system"),
         ) from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` alone among all threads and processes; it is made when absent and never removed."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fsync_folder(path: Path) -> None:

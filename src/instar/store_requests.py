@@ -149,4 +149,4 @@ def without_query(text: str) -> str:
 
 
 def _is_request_timeout(response: urllib3.HTTPResponse) -> bool:
-    return response.status == 400 and _REQUEST_TIMEOUT in response.data
+    return response.status == 400 and _REQUEST_TIMEOUT in (response.data or b"")

@@ -4,8 +4,7 @@ Objects larger than one part are moved as several requests at a time. What can h
 one, 429, 5xx) is retried by `instar.store_requests` and becomes `UnavailableError` at the deadline; what cannot heal is
 raised at once.
 
-The client cannot send `If-None-Match`, so `create` is a presigned PUT with that header. A repeated `create` whose first
-answer was lost is told apart from a defeat by a nonce in the object's content type.
+`create` and `swap` are conditional PUTs (`instar.store_conditional`).
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ import io
 import itertools
 import os
 import secrets
-import time
-import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import certifi
 import urllib3
@@ -30,62 +28,14 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError
 
-from instar.errors import ArtifactError, ConfigError, StorageError, UnavailableError
-from instar.store_files import check_name, check_prefix, missing, storage_errors
+from instar.errors import ArtifactError, StorageError, UnavailableError
+from instar.store_conditional import ABSENT, conditional_put, new_nonce
+from instar.store_endpoint import Endpoint
+from instar.store_files import Tagged, check_name, check_prefix, missing, storage_errors
 from instar.store_requests import Requests, S3Options, connection_pool, without_query
 
 MIN_UPLOAD_PART_BYTES = 5 << 20
 PROBE = "instar-probe"
-_ABSENT = {"NoSuchKey", "NoSuchObject"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Endpoint:
-    """Where the service is and who asks. The secrets stay out of `repr`."""
-
-    host: str
-    secure: bool
-    region: str
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
-
-
-def endpoint_from_environment() -> Endpoint:
-    """Return the endpoint named by `INSTAR_S3_ENDPOINT` and the `AWS_*` variables; a missing one is a `ConfigError`."""
-    values = {
-        key: os.environ.get(key, "") for key in ("INSTAR_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    }
-    absent = [key for key, value in values.items() if not value]
-    if absent:
-        raise _environment_error(f"no value for {', '.join(absent)}")
-    text = values["INSTAR_S3_ENDPOINT"]
-    parts = urllib.parse.urlsplit(text if "://" in text else f"https://{text}")
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.netloc
-        or "@" in parts.netloc
-        or parts.path.strip("/")
-        or parts.query
-    ):
-        raise _environment_error("an INSTAR_S3_ENDPOINT that is not just scheme, host and port")
-    return Endpoint(
-        host=parts.netloc,
-        secure=parts.scheme == "https",
-        region=os.environ.get("AWS_REGION") or "us-east-1",
-        access_key=values["AWS_ACCESS_KEY_ID"],
-        secret_key=values["AWS_SECRET_ACCESS_KEY"],
-        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
-    )
-
-
-def _environment_error(found: str) -> ConfigError:
-    return ConfigError(
-        expected="INSTAR_S3_ENDPOINT (https://HOST[:PORT]), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        found=found,
-        where="environment",
-        action="set the variables",
-    )
 
 
 class S3Store:
@@ -147,23 +97,23 @@ class S3Store:
 
     def create(self, name: str, data: bytes) -> bool:
         """Store `data` unless the name is taken, by a conditional PUT."""
-        nonce = f"application/octet-stream; creator={secrets.token_hex(12)}"
-        headers = {"If-None-Match": "*", "Content-Type": nonce, "Content-Length": str(len(data))}
-        with self._client("conditional PUT", name) as (client, http):
-            url = client.get_presigned_url("PUT", self.bucket, self._key(name), expires=timedelta(hours=1))
-            response = http.urlopen("PUT", url, body=data, headers=headers)
-            for _ in range(20):
-                if response.status != 409:  # 409: another conditional PUT is in flight, ask again
-                    break
-                time.sleep(self._options.backoff_s)
-                response = http.urlopen("PUT", url, body=data, headers=headers)
-            if response.status in (200, 201, 204):
-                return True
-            if response.status == 412:
-                return bool(client.stat_object(self.bucket, self._key(name)).content_type == nonce)
-            if b"<Error" in response.data:
-                raise S3Error.fromxml(response)
-            raise ServerError(f"HTTP {response.status}", response.status)
+        return self._put_if(name, data, {"If-None-Match": "*"})
+
+    def read_tagged(self, name: str) -> Tagged | None:
+        """Return the bytes of an object with their ETag, from one answer; None when there is no such object."""
+        try:
+            with self._client("GET", name) as (client, _):
+                response = client.get_object(self.bucket, self._key(name))
+        except ArtifactError:
+            return None
+        tag = response.headers.get("ETag", "")
+        if not tag:
+            raise self._refused("an object without an ETag", f"GET {self.uri}/{name}")
+        return Tagged(data=response.data or b"", tag=tag)  # urllib3: None for no bytes
+
+    def swap(self, name: str, data: bytes, tag: str) -> bool:
+        """Replace the object if its ETag is still `tag`, by a conditional PUT."""
+        return self._put_if(name, data, {"If-Match": tag})
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names that begin with `prefix`."""
@@ -172,17 +122,24 @@ class S3Store:
             names = [str(item.object_name)[len(self.prefix) :] for item in found if not item.is_dir]
         return sorted(names)
 
-    def check_conditional_writes(self) -> None:
-        """Raise `StorageError` unless the service refuses to create an object twice. Leaves `instar-probe`."""
-        self.create(PROBE, b"first")
-        if self.create(PROBE, b"second"):
-            raise StorageError(
-                expected="a service that refuses a conditional write (If-None-Match: *) to an existing object",
-                found="a second create that succeeded",
-                where=f"{self.uri} at {self._endpoint.host}",
-                action="use a service with conditional writes (SeaweedFS 4, AWS S3) or a local store: "
-                "without them two runs overwrite each other",
-            )
+    def with_wrong_key(self) -> S3Store:
+        """Return the same store with a wrong secret key: what it still can do, everybody can."""
+        endpoint = replace(self._endpoint, secret_key="0" * 40)
+        return S3Store(self.bucket, self.prefix.rstrip("/"), endpoint=endpoint, options=self._options)
+
+    def _put_if(self, name: str, data: bytes, condition: dict[str, str]) -> bool:
+        with self._client("conditional PUT", name) as (client, http):
+            url = client.get_presigned_url("PUT", self.bucket, self._key(name), expires=timedelta(hours=1))
+            nonce = new_nonce()
+            answer = conditional_put(http, url, data, {**condition, "Content-Type": nonce}, self._options.backoff_s)
+            if answer is not None:
+                return answer
+            try:
+                return bool(client.stat_object(self.bucket, self._key(name)).content_type == nonce)
+            except S3Error as error:
+                if error.code in ABSENT:
+                    return False
+                raise
 
     def _upload(self, name: str, stream: Any, length: int) -> None:
         part = max(self._options.part_bytes, MIN_UPLOAD_PART_BYTES)
@@ -235,7 +192,7 @@ class S3Store:
             if error.code == "InvalidRange" and offset == 0:
                 return b"", 0, ""  # the first byte of an empty object is out of range
             raise
-        data, span = response.data, response.headers.get("Content-Range", "")
+        data, span = response.data or b"", response.headers.get("Content-Range", "")
         total = int(span.rpartition("/")[2]) if response.status == 206 else len(data)
         return data, total, response.headers.get("ETag", "")
 
@@ -270,10 +227,10 @@ class S3Store:
             self._require_bucket(client)
             yield client, http
         except S3Error as error:
-            if error.code in _ABSENT:
+            if error.code in ABSENT:
                 raise missing(name, self.uri) from error
             raise self._refused(f"{error.code}: {error.message}", where) from error
-        except (InvalidResponseError, ServerError, MinioException, HTTPError, ValueError) as error:
+        except (InvalidResponseError, ServerError, MinioException, HTTPError, ParseError, ValueError) as error:
             raise self._refused(f"{type(error).__name__}: {without_query(str(error))[:300]}", where) from error
 
     def _refused(self, found: str, where: str) -> StorageError:

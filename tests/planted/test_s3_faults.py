@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import re
 import socket
@@ -14,9 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from instar.conformance import require_conditional
+from instar.conformance_objects import strangers_refused
+from instar.conformance_tools import Broken
 from instar.errors import ArtifactError, StorageError, UnavailableError
+from instar.store import Tagged
+from instar.store_endpoint import Endpoint
 from instar.store_requests import S3Options, connection_pool, without_query
-from instar.store_s3 import Endpoint, S3Store
+from instar.store_s3 import S3Store
 
 KIB = 1 << 10
 OPTIONS = S3Options(
@@ -33,7 +39,9 @@ class Service:
     objects: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    conditional: bool = True
+    ignored: frozenset[str] = frozenset()  # headers that this service does not know
+    no_match: tuple[int, str] = (404, "NoSuchKey")  # its answer to If-Match when there is no object
+    tagged: bool = True
     complete_answer: str = "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
     parts: dict[int, bytes] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -42,6 +50,10 @@ class Service:
         with self.lock:
             waiting = self.faults.get(method, [])
             return (waiting[0] if waiting[0].endswith("always") else waiting.pop(0)) if waiting else ""
+
+
+def etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -80,6 +92,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.error(int(fault.split()[1]), code)
         if fault.startswith("html"):
             return self.answer(int(fault.split()[1]), b"<html>proxy</html>", "text/html")
+        if fault.startswith("empty"):
+            return self.answer(int(fault.split()[1]))
+        if fault.startswith("garbled"):
+            return self.answer(int(fault.split()[1]), b"<Error><Code>")
         if fault.startswith("stall"):
             time.sleep(float(fault.split()[1]))
         if self.command == "PUT":
@@ -95,15 +111,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with service.lock:
             if "partNumber" in query:
                 service.parts[int(query["partNumber"][0])] = body
-            elif service.conditional and self.headers.get("If-None-Match") == "*" and key in service.objects:
-                return self.error(412, "PreconditionFailed")
+            elif refusal := self.refusal(key):
+                return self.error(*refusal)
             else:
                 service.objects[key] = (body, self.headers.get("Content-Type", ""))
-        if fault.startswith("lost"):  # stored, but the answer never leaves
+        if fault == "overtaken":
+            service.objects[key] = (b"later", "application/octet-stream; creator=another")
+        if fault.startswith(("lost", "overtaken")):  # stored, but the answer never leaves
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return None
-        return self.answer(200, ETag='"e"')
+        return self.answer(200, ETag=etag(body))
+
+    def refusal(self, key: str) -> tuple[int, str] | None:
+        """Return the answer to a conditional PUT whose condition fails."""
+        found, headers = self.service.objects.get(key), self.headers
+        if "If-None-Match" not in self.service.ignored and headers.get("If-None-Match") == "*" and found:
+            return 412, "PreconditionFailed"
+        if "If-Match" in self.service.ignored or "If-Match" not in headers:
+            return None
+        if found is None:
+            return self.service.no_match
+        return None if headers["If-Match"] == etag(found[0]) else (412, "PreconditionFailed")
 
     def post(self, key: str, query: dict[str, list[str]]) -> None:
         service = self.service
@@ -121,7 +150,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         data, kind = self.service.objects[key]
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if self.command == "HEAD" or span is None:
-            return self.answer(200, data, kind, ETag='"e"')
+            return self.answer(200, data, kind, **({"ETag": etag(data)} if self.service.tagged else {}))
         first, last = int(span[1]), min(int(span[2]), len(data) - 1)
         if first > last:
             return self.error(416, "InvalidRange")
@@ -129,12 +158,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault.startswith("other"):
             return self.answer(206, part, kind, ETag='"f"', Content_Range=f"bytes {first}-{last}/{len(data)}")
         if not fault or fault.startswith("stall"):
-            return self.answer(206, part, kind, ETag='"e"', Content_Range=f"bytes {first}-{last}/{len(data)}")
+            return self.answer(206, part, kind, ETag=etag(data), Content_Range=f"bytes {first}-{last}/{len(data)}")
         self.send_response(206)
         for name, value in {
             "Content-Length": f"{len(part)}",
             "Content-Range": f"bytes {first}-{last}/{len(data)}",
-            "ETag": '"e"',
+            "ETag": etag(data),
         }.items():
             self.send_header(name, value)
         self.end_headers()
@@ -273,13 +302,19 @@ def test_permanent_errors_are_raised_at_once(service: Service, store: S3Store, f
     assert (service.requests.count("GET old"), service.requests.count("PUT new")) == (1, 2)
 
 
-def test_a_service_that_ignores_the_condition_is_refused(service: Service, store: S3Store) -> None:
-    store.check_conditional_writes()
-    store.check_conditional_writes()
-    assert service.objects["instar-probe"][0] == b"first"
-    service.conditional = False
-    with pytest.raises(StorageError, match=r"If-None-Match.*second create that succeeded"):
-        store.check_conditional_writes()
+@pytest.mark.parametrize("ignored", ["If-None-Match", "If-Match"])
+def test_a_service_that_ignores_a_condition_is_refused(service: Service, store: S3Store, ignored: str) -> None:
+    for _ in range(2):
+        require_conditional(store)
+    service.ignored = frozenset({ignored})
+    with pytest.raises(StorageError, match=rf"succeeded \({ignored}\)"):
+        require_conditional(store)
+
+
+def test_a_service_that_asks_for_no_key_fails_the_check(service: Service, store: S3Store) -> None:
+    with pytest.raises(Broken, match="a wrong secret key that may write, conditional write, read"):
+        strangers_refused(store)
+    assert service.objects
 
 
 def test_create_whose_answer_was_lost_still_knows_that_it_won(service: Service, store: S3Store) -> None:
@@ -294,6 +329,86 @@ def test_create_retries_a_conflict(service: Service, store: S3Store) -> None:
     service.faults["PUT"] = ["status 409", "status 409"]
     assert store.create("head", b"1") is True
     assert service.requests.count("PUT head") == 3
+
+
+def swapped(store: S3Store, data: bytes = b"new") -> bool:
+    """Read the object `head` and swap it."""
+    seen = store.read_tagged("head")
+    assert seen is not None
+    return store.swap("head", data, seen.tag)
+
+
+def test_swap_takes_the_tag_of_the_version_that_was_read(service: Service, store: S3Store) -> None:
+    service.objects["head"] = (b"old", "")
+    seen = store.read_tagged("head")
+    assert seen is not None and (seen.data, seen.tag) == (b"old", etag(b"old"))
+    assert [store.swap("head", data, seen.tag) for data in (b"new", b"newer")] == [True, False]
+    assert service.objects["head"][0] == b"new"
+    service.objects["head"] = (b"", "")
+    assert store.read_tagged("head") == Tagged(data=b"", tag=etag(b""))
+    assert swapped(store)
+
+
+@pytest.mark.parametrize("answer", [(404, "NoSuchKey"), (412, "PreconditionFailed")])
+def test_swap_of_a_missing_object_is_a_defeat(service: Service, store: S3Store, answer: tuple[int, str]) -> None:
+    service.no_match = answer
+    assert store.read_tagged("head") is None
+    assert store.swap("head", b"new", etag(b"")) is False
+    assert service.objects == {}
+
+
+def test_swap_whose_answer_was_lost_still_knows_that_it_won(service: Service, store: S3Store) -> None:
+    service.objects["head"] = (b"old", "")
+    service.faults["PUT"] = ["status 503", "lost"]
+    assert swapped(store) is True
+    assert (service.requests.count("PUT head"), service.objects["head"][0]) == (3, b"new")
+    service.faults["PUT"] = ["status 503"]
+    assert store.swap("head", b"late", etag(b"old")) is False
+    assert service.objects["head"][0] == b"new"
+
+
+def test_swap_that_was_lost_and_overtaken_reports_that_the_object_moved_on(service: Service, store: S3Store) -> None:
+    service.objects["head"] = (b"old", "")
+    service.faults["PUT"] = ["overtaken"]
+    assert swapped(store) is False
+    assert service.objects["head"][0] == b"later"
+
+
+def test_swap_asks_again_while_another_one_is_in_flight(service: Service, store: S3Store) -> None:
+    service.objects["head"] = (b"old", "")
+    service.faults["PUT"] = ["status 409", "status 409"]
+    assert swapped(store) is True
+    assert service.requests.count("PUT head") == 3
+    service.faults["PUT"] = ["status 409 always"]
+    with pytest.raises(StorageError, match="planted"):
+        swapped(store, b"newer")
+    assert service.requests.count("PUT head") == 3 + 21
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        ("status 404", "NoSuchUpload"),
+        ("html 404", "HTTP 404"),
+        ("html 501", "HTTP 501"),
+        ("empty 403", "HTTP 403"),
+        ("garbled 403", "ParseError"),
+    ],
+)
+def test_an_answer_that_is_no_defeat_is_an_error(service: Service, store: S3Store, fault: str, found: str) -> None:
+    service.objects["head"] = (b"old", "")
+    for call in (lambda: swapped(store), lambda: store.create("other", b"")):
+        service.faults["PUT"] = [fault]
+        with pytest.raises(StorageError, match=found):
+            call()
+    assert service.objects == {"head": (b"old", "")}
+
+
+def test_a_service_without_tags_is_refused(service: Service, store: S3Store) -> None:
+    service.objects["head"] = (b"old", "")
+    service.tagged = False
+    with pytest.raises(StorageError, match="without an ETag"):
+        store.read_tagged("head")
 
 
 def test_object_replaced_while_it_is_read(service: Service, store: S3Store) -> None:

@@ -148,8 +148,8 @@ def test_doctor_checks_a_store(
     monkeypatch.setattr(doctor, "probe", lambda: machine(extras=dict.fromkeys(doctor.extras(), ())))
     for _ in range(2):
         assert call(monkeypatch, "doctor", "--store", str(folder)) == 0
-        assert "conditional write" in capsys.readouterr().out
-    assert [p.name for p in folder.iterdir() if p.is_file()] == ["instar-doctor"]
+        assert "20 of 20 checks passed" in capsys.readouterr().out
+    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {"instar-conformance"}
 
 
 def test_doctor_refuses_a_store_that_overwrites(
@@ -160,4 +160,6 @@ def test_doctor_refuses_a_store_that_overwrites(
     monkeypatch.setattr(doctor, "probe", lambda: machine(extras=dict.fromkeys(doctor.extras(), ())))
     monkeypatch.setattr(LocalStore, "create", lambda self, name, data: self.put_bytes(name, data) or True)
     assert call(monkeypatch, "doctor", "--store", str(tmp_path_factory.mktemp("bad"))) == StorageError.exit_code
-    assert "a second create that succeeded" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out.count("FAILED: ") == 2 and "18 of 20 checks passed" in printed.out
+    assert "2 failed: create once; create, 16 racers" in printed.err

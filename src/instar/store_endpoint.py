@@ -1,0 +1,58 @@
+"""Where an S3-compatible service is and who asks: read from the environment, never from a store's URI."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from dataclasses import dataclass, field
+
+from instar.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """Where the service is and who asks. The secrets stay out of `repr`."""
+
+    host: str
+    secure: bool
+    region: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+def endpoint_from_environment() -> Endpoint:
+    """Return the endpoint named by `INSTAR_S3_ENDPOINT` and the `AWS_*` variables; a missing one is a `ConfigError`."""
+    values = {
+        key: os.environ.get(key, "") for key in ("INSTAR_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }
+    absent = [key for key, value in values.items() if not value]
+    if absent:
+        raise _environment_error(f"no value for {', '.join(absent)}")
+    text = values["INSTAR_S3_ENDPOINT"]
+    parts = urllib.parse.urlsplit(text if "://" in text else f"https://{text}")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or "@" in parts.netloc
+        or parts.path.strip("/")
+        or parts.query
+    ):
+        raise _environment_error("an INSTAR_S3_ENDPOINT that is not just scheme, host and port")
+    return Endpoint(
+        host=parts.netloc,
+        secure=parts.scheme == "https",
+        region=os.environ.get("AWS_REGION") or "us-east-1",
+        access_key=values["AWS_ACCESS_KEY_ID"],
+        secret_key=values["AWS_SECRET_ACCESS_KEY"],
+        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
+    )
+
+
+def _environment_error(found: str) -> ConfigError:
+    return ConfigError(
+        expected="INSTAR_S3_ENDPOINT (https://HOST[:PORT]), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        found=found,
+        where="environment",
+        action="set the variables",
+    )
