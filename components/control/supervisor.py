@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from instar import config as configs
 from instar import errors
 from instar.artifact import Artifact
-from instar.contract import Context, Stage
+from instar.contract import Context, Stage, port_of
 from instar.errors import InstarError, StalledError
 
 if TYPE_CHECKING:
@@ -78,8 +78,9 @@ def run_stage(
     command = [sys.executable, "-m", "instar", "stage", stage.name, "--store", workspace.store_uri]
     command += ["--evolution", ctx.evolution, "--step", str(ctx.step), "--config", configs.dumps(config)]
     command += ["--work", str(workspace.path), "--result", str(result)]
+    command += ["--shard", f"{ctx.shard.number}/{ctx.shard.total}"]
     for name, artifact in inputs.items():
-        command += [f"--{name.replace('_', '-')}", artifact.digest]
+        command += [f"--{port_of(name).replace('_', '-')}", artifact.digest]
     (workspace.path / "heartbeat.json").unlink(missing_ok=True)
     log = workspace.path / "stage.log"
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None

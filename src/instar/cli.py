@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from instar.cli_cluster import register
+from instar.cli_cluster import LOCK, register
 from instar.errors import InstarError
 
 app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
@@ -19,6 +19,7 @@ app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pre
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
 Mode = Literal["inprocess", "subprocess"]
+RunMode = Literal["inprocess", "subprocess", "containers"]
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 Dir = Annotated[Path, typer.Argument(help="evolution directory")]
 ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
@@ -37,7 +38,10 @@ def run(
     model: Annotated[
         str | None, typer.Option(help="base checkpoint: folder or hub id (scales single and paper)")
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="subprocess runs each stage in a process of its own")] = "inprocess",
+    mode: Annotated[
+        RunMode, typer.Option(help="subprocess: each stage in a process of its own; containers: in a Docker container")
+    ] = "inprocess",
+    images: Annotated[Path, typer.Option(help="lock of image digests, for containers")] = LOCK,
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI; default a SQLite file in --out; 'off' for none")
     ] = None,
@@ -47,6 +51,9 @@ def run(
     """Run a recipe: progress here, ledger and report.html in --out. Running it again resumes."""
     from instar import commands
 
+    if mode == "containers":
+        commands.run_in_containers(recipe, scale, seed, out, store, model, images, config, sets or [])
+        return
     commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [])
 
 

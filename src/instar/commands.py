@@ -46,6 +46,32 @@ def run(
     )
 
 
+def run_in_containers(
+    name: str,
+    scale: str,
+    seed: int,
+    out: Path | None,
+    store: str | None,
+    model: str | None,
+    images: Path,
+    file: Path | None,
+    sets: Sequence[str],
+) -> None:
+    """Run a recipe with every task in its own Docker container, from the pipelines that a cluster would get."""
+    from instar.pipelines.container_chain import drive
+    from instar.pipelines.pools import load, load_images
+    from instar.report import write_report
+
+    recipe, lock = resolve(name, scale, model, file, sets), load_images(images)
+    path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
+    with locked(path):
+        workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
+        open_evolution(workspace, recipe, seed)
+        drive(workspace, recipe, load("local"), lock)
+    workspace = open_workspace(path)
+    sys.stdout.write(f"policy {status(workspace)['policy']}\nreport {write_report(workspace, path / 'report.html')}\n")
+
+
 def evolve_in(
     recipe: Recipe,
     directory: Path | str,

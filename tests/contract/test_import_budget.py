@@ -54,4 +54,4 @@ def test_the_probe_sees_a_heavy_import() -> None:
 def test_help_does_not_load_the_engine_of_any_command() -> None:
     code = STATEMENTS["help"] + "\nsys.stderr.write(' '.join(m for m in sys.modules if m.startswith('instar')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stderr.split()) == {"instar", "instar.cli", "instar.errors"}
+    assert set(done.stderr.split()) == {"instar", "instar.cli", "instar.cli_cluster", "instar.errors"}

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +10,7 @@ import pytest
 from instar.tracking import Tracker
 from instar.workspace import Workspace
 from support.browser import chromium
+from support.mlflow_server import free_port, mlflow_server
 from support.written import ITERATIONS, write_evolution
 
 pytest.importorskip("flask", reason="the MLflow server is not installed: pip install 'instar[ui]'")
@@ -25,9 +19,7 @@ pytest.importorskip("mlflow.server", reason="the MLflow server is not installed:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture
@@ -37,41 +29,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def server(port: int, tmp_path: Path) -> Iterator[str]:
-    """The command that a user would run; the whole process group ends with the test."""
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "artifacts"),
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = tmp_path / "server.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
-    try:
-        _wait(f"http://127.0.0.1:{port}/health", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"no answer from {url} in 240 s: {log.read_text()[-2000:]}")
+    with mlflow_server(tmp_path / "mlflow", port) as uri:
+        yield uri
 
 
 def test_server_shows_the_evolution(

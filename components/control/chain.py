@@ -1,0 +1,192 @@
+"""Submit, stop and resume the chain of Kubeflow runs of an evolution: one run per segment, started once.
+
+Who may create a run is settled by a create-only claim in the store. Whether the server has created it is settled by
+looking, never by trust in an answer: a lost one may hide a run. What slips through, a run whose creation was executed
+late, is stopped by the fence in its own first task (`instar.fence.hold`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from instar import head as heads
+from instar.errors import ConfigError, UnavailableError
+from instar.head import ChainConfig, Claim, Head
+from instar.kfp_api import CANCELLED, LIVE, KfpApi, RunSpec
+from instar.store import ObjectStore
+
+Did: TypeAlias = Literal["nothing", "submitted", "adopted", "stopped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """What was done to the chain and why. `run` is the run that was created or found."""
+
+    did: Did
+    reason: str
+    run: str = ""
+
+
+def start(
+    store: ObjectStore, api: KfpApi, head: Head, chain: ChainConfig, owner: str, now: float | None = None
+) -> Action:
+    """Begin an evolution: write `chain.json` and the first head, then submit its first run. Repeatable after a crash.
+
+    `ConfigError` when the experiment holds runs of an earlier evolution of this name: they could be taken for its own.
+    """
+    if heads.read_head(store, head.evolution) is None:
+        name = heads.run_name(head.evolution, head.segment, 1)
+        old = api.find_runs(chain.experiment, name)
+        if old and heads.read_head(store, head.evolution) is None:
+            raise ConfigError(
+                expected=f"no run called '{name}' before the evolution begins",
+                found=f"run {old[0].run_id}",
+                where=f"experiment {chain.experiment}",
+                action="choose another name for the evolution, or delete the runs of the old one",
+            )
+        heads.create_chain(store, head.evolution, chain)
+        heads.create_head(store, head)
+    return submit_current(store, api, head.evolution, owner, now)
+
+
+def submit_current(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: float | None = None) -> Action:
+    """Make sure that the head's segment has its first run; return quietly when somebody else sees to that.
+
+    `owner` names this caller and must be the same when it is retried, so that it can finish what it had begun: the run
+    id of the task. Two processes that live at one time must not share it. `now` is in seconds since the epoch.
+    """
+    found = heads.read_head(store, evolution)
+    if found is None or found[0].status != "running":
+        return Action(did="nothing", reason=found[0].status if found else "no evolution of this name")
+    head = found[0]
+    chain = heads.read_chain(store, evolution)
+    if head.segment > chain.max_segments:
+        return end(store, head, "failed", f"segment {head.segment} is above the limit of {chain.max_segments}")
+    if is_cancelled(api, head.by):
+        return halt(store, api, chain, head, f"run {head.by} was cancelled")
+    latest = heads.latest_claim(store, evolution, head.segment)
+    if latest is None or latest.attempt <= head.base:
+        return submit(store, api, chain, head, head.base + 1, owner, now)
+    if latest.owner == owner:
+        return _create(store, api, chain, head, latest)
+    return Action(did="nothing", reason=f"attempt {latest.attempt} belongs to {latest.owner}")
+
+
+def submit(
+    store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head, attempt: int, owner: str, now: float | None
+) -> Action:
+    """Claim an attempt at the head's segment and create its run, or return quietly when it is taken."""
+    at = time.time() if now is None else now
+    claim = heads.claim(store, head.evolution, head.segment, attempt, owner, at)
+    if claim is None:
+        return Action(did="nothing", reason=f"attempt {attempt} at segment {head.segment} is taken")
+    return _create(store, api, chain, head, claim)
+
+
+def _create(store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head, claim: Claim) -> Action:
+    """Adopt the run of this claim or create it; ask a second time only after a look that finds none."""
+    failure: UnavailableError | None = None
+    for last in (False, False, True):
+        runs = api.find_runs(chain.experiment, claim.run_name)
+        if runs:
+            return Action(did="adopted", reason=f"found {claim.run_name}", run=runs[0].run_id)
+        if last or not _is_wanted(store, head, claim):
+            break
+        try:
+            run = api.create_run(_spec(chain, head, claim))
+            return Action(did="submitted", reason=f"{head.kind}, attempt {claim.attempt}", run=run.run_id)
+        except UnavailableError as error:
+            failure = error
+    if failure is not None:
+        raise failure
+    return Action(did="nothing", reason="the head has moved on")
+
+
+def _is_wanted(store: ObjectStore, head: Head, claim: Claim) -> bool:
+    """Return whether the evolution still waits for this attempt."""
+    found = heads.read_head(store, head.evolution)
+    return found is not None and (
+        (found[0].segment, found[0].status) == (claim.segment, "running") and claim.attempt > found[0].base
+    )
+
+
+def _spec(chain: ChainConfig, head: Head, claim: Claim) -> RunSpec:
+    parameters: dict[str, Any] = {"store": chain.store, "evolution": head.evolution, "segment": head.segment}
+    parameters |= {"attempt": claim.attempt, "iteration": head.iteration, "step": head.step}
+    return RunSpec(
+        name=claim.run_name,
+        experiment=chain.experiment,
+        version=chain.pipelines[head.kind],
+        parameters=parameters,
+        pipeline_root=chain.pipeline_root,
+        service_account=chain.service_account,
+    )
+
+
+def stop(store: ObjectStore, api: KfpApi, evolution: str, reason: str) -> Action:
+    """Stop a running evolution and terminate its live run. Repeat it when the server did not answer."""
+    head = heads.change(
+        store, evolution, lambda h: replace(h, status="stopped", reason=reason) if h.status == "running" else None
+    )
+    terminate_live(store, api, heads.read_chain(store, evolution), head)
+    return Action(did="stopped" if head.status == "stopped" else "nothing", reason=f"{head.status}: {head.reason}")
+
+
+def resume(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: float | None = None) -> Action:
+    """Set a stopped or failed evolution running again, with a fresh count of attempts, and submit its next run.
+
+    Runs of attempts from before are terminated and can no longer take the fence.
+    """
+
+    def decide(head: Head) -> Head | None:
+        if head.status == "done":
+            raise ConfigError(
+                expected="an evolution that is stopped or failed", found="done", where=evolution, action="nothing to do"
+            )
+        if head.status == "running":
+            return None
+        terminate_live(store, api, heads.read_chain(store, evolution), head)
+        latest = heads.latest_claim(store, evolution, head.segment)
+        base = max(head.attempt, latest.attempt if latest else 0)
+        return replace(head, status="running", reason="", run="", by="", attempt=base, base=base)
+
+    heads.change(store, evolution, decide)
+    return submit_current(store, api, evolution, owner, now)
+
+
+def end(store: ObjectStore, head: Head, status: Literal["stopped", "failed"], reason: str) -> Action:
+    """Set the status of a running head unless the head has moved on; then nothing is done."""
+
+    def decide(found: Head) -> Head | None:
+        same = (found.segment, found.base, found.by) == (head.segment, head.base, head.by)
+        return replace(found, status=status, reason=reason) if same and found.status == "running" else None
+
+    stored = heads.change(store, head.evolution, decide)
+    if (stored.status, stored.reason) != (status, reason):
+        return Action(did="nothing", reason="the head has moved on")
+    return Action(did=status, reason=reason)
+
+
+def halt(store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head, reason: str) -> Action:
+    """Stop a running evolution, unless the head has moved on, and terminate what still runs of its segment."""
+    done = end(store, head, "stopped", reason)
+    if done.did == "stopped":
+        terminate_live(store, api, chain, head)
+    return done
+
+
+def terminate_live(store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head) -> None:
+    """Terminate every live run of the head's segment."""
+    latest = heads.latest_claim(store, head.evolution, head.segment)
+    for attempt in range(head.base + 1, (latest.attempt if latest else 0) + 1):
+        for run in api.find_runs(chain.experiment, heads.run_name(head.evolution, head.segment, attempt)):
+            if run.state in LIVE:
+                api.terminate(run.run_id)
+
+
+def is_cancelled(api: KfpApi, run_id: str) -> bool:
+    """Return whether a person has cancelled this run."""
+    run = api.get_run(run_id) if run_id else None
+    return run is not None and run.state in CANCELLED

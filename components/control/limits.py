@@ -1,0 +1,59 @@
+"""How long a stage may run and be silent. Standard library only: PID 1 of every stage container imports this.
+
+Time is the monotonic clock's, so that a corrected wall clock or a suspended machine ends no stage.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from instar.errors import StalledError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """A stage may run for `stage_s` in all and be silent for `stall_s`."""
+
+    stage_s: float = 6 * 3600.0
+    stall_s: float = 1800.0
+    poll_s: float = 0.1
+
+
+class Watch:
+    """Holds a running stage against its limits. A beat is any change of the heartbeat file since the last look."""
+
+    def __init__(self, heartbeat: Path, limits: Limits, where: str) -> None:
+        self.heartbeat, self.limits, self.where = heartbeat, limits, where
+        self._started = self._beat = time.monotonic()
+        self._stamp = self._look()
+
+    def overdue(self) -> StalledError | None:
+        """Return the error to raise when a limit has passed, otherwise None."""
+        now, stamp = time.monotonic(), self._look()
+        if stamp != self._stamp:
+            self._stamp, self._beat = stamp, now
+        silent, running = now - self._beat, now - self._started
+        if running <= self.limits.stage_s and silent <= self.limits.stall_s:
+            return None
+        return StalledError(
+            expected=f"a heartbeat every {self.limits.stall_s:g} s and an end within {self.limits.stage_s:g} s",
+            found=f"{silent:.0f} s of silence after {running:.0f} s; last unit: {self._unit()}",
+            where=self.where,
+            action="resume; if it stalls again, read the stacks",
+        )
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self.heartbeat.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+    def _unit(self) -> str:
+        try:
+            return str(json.loads(self.heartbeat.read_text())["unit"])[:200]
+        except (OSError, ValueError, KeyError, TypeError):
+            return "none"

@@ -1,0 +1,100 @@
+"""An evolution on this machine with every task in its own container: the compiled pipelines, run one segment after another.
+
+What a cluster does with the same packages and images, less the scheduling. The store is the only thing the containers share.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from instar import head as heads
+from instar.errors import ConfigError, LedgerError
+from instar.head import Head
+from instar.pipelines import ir
+from instar.pipelines.containers import Options, run
+from instar.pipelines.kubeflow import compile_graph
+from instar.pipelines.pools import Images, Profile
+from instar.pipelines.program import Program
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.trace import KINDS, trace
+from instar.workspace import Workspace
+
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+PASSED = ("INSTAR_S3_ENDPOINT", "MLFLOW_TRACKING_URI")
+"""Environment of this process that every container gets, beside the secrets it asks for."""
+
+
+def drive(
+    workspace: Workspace, recipe: Recipe, profile: Profile, images: Images, *, unroll: int = 1, docker: Any = None
+) -> Head:
+    """Run segments until the evolution is done, and return its head. Called again after a crash, it goes on.
+
+    Containers share the host's network, as the store of a laptop listens on loopback. Errors are those of the task that failed.
+    """
+    store, evolution = workspace.store, workspace.evolution
+    heads.create_head(store, Head(evolution=evolution, ledger=workspace.ledger.head))
+    programs = _compile(recipe, profile, images, unroll, workspace.path / "pipelines")
+    options = _options(workspace)
+    while (head := _head(workspace)).status == "running":
+        parameters = {"store": workspace.store_uri, "evolution": evolution, "segment": head.segment, "attempt": 0}
+        parameters |= {"iteration": head.iteration, "step": head.step}
+        sys.stdout.write(
+            f"segment {head.segment}: {head.kind}, {head.iteration} of {recipe.iterations} iterations done\n"
+        )
+        run(
+            programs[head.kind],
+            parameters,
+            root=workspace.path / "containers",
+            name=f"{evolution}-{head.segment:06d}",
+            run_id=str(uuid.uuid4()),
+            image_of=_local_image,
+            docker=docker,
+            options=options,
+        )
+    if head.status != "done":
+        raise LedgerError(
+            expected="an evolution that goes on to its end",
+            found=f"{head.status}: {head.reason}",
+            where=heads.path(evolution, "head"),
+            action="resume it where it was started",
+        )
+    return head
+
+
+def _compile(recipe: Recipe, profile: Profile, images: Images, unroll: int, folder: Path) -> dict[str, Program]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        compile_graph(trace(recipe, kind, unroll), profile, images, folder / f"{kind}.yaml")
+    return {kind: ir.load(folder / f"{kind}.yaml") for kind in KINDS}
+
+
+def _head(workspace: Workspace) -> Head:
+    found = heads.read_head(workspace.store, workspace.evolution)
+    assert found is not None
+    return found[0]
+
+
+def _options(workspace: Workspace) -> Options:
+    """Return how containers run: with this process's store and credentials, or with a store that is a directory."""
+    environment = {name: os.environ[name] for name in PASSED if os.environ.get(name)}
+    secrets = {name: os.environ.get(name, "") for name in SECRETS}
+    if workspace.store_uri.startswith("s3://"):
+        missing = sorted(name for name, value in secrets.items() if not value)
+        if missing:
+            raise ConfigError(
+                expected="credentials of the store", found=f"no {missing}", where="environment", action="set them"
+            )
+        return Options(environment=environment, secrets=secrets, network="host")
+    store = Path(workspace.store_uri)
+    store.mkdir(parents=True, exist_ok=True)
+    return replace(Options(environment=environment, secrets=secrets, network="host"), writable=(store,))
+
+
+def _local_image(reference: str) -> str:
+    """Return this engine's name of a reference: there is no registry to resolve another."""
+    return "sha256:" + reference.rpartition("@sha256:")[2]

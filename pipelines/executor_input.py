@@ -1,0 +1,193 @@
+"""What KFP's launcher does around a container: build its executor input, fill placeholders, read back its outputs.
+
+A task has succeeded when every output that it declares is there and sound; its exit code alone says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instar.errors import ConfigError, ContractError
+from instar.pipelines.program import Task, cast
+
+Artifacts = Mapping[str, list[dict[str, Any]]]  # name -> KFP runtime artifacts {name, type, uri, metadata}
+ANY = re.compile(r"\{\{\$(.*?)\}\}")
+KEYED = re.compile(
+    r"\.(inputs)\.(parameters)\['([^']+)'\]"
+    r"|\.(inputs|outputs)\.(artifacts)\['([^']+)'\]\.(?:uri|path)"
+    r"|\.(outputs)\.(parameters)\['([^']+)'\]\.output_file"
+)
+PLAIN = (
+    *("", ".outputs.output_file", ".outputMetadataUri", ".pipeline_job_name", ".pipeline_job_resource_name"),
+    *(".pipeline_job_uuid", ".pipeline_task_name", ".pipeline_task_uuid", ".pipeline_root"),
+)
+PAGES = ("system.HTML", "system.Markdown")  # for people; every other artifact but metrics is a pointer
+METRICS = ("system.Metrics", "system.ClassificationMetrics", "system.SlicedClassificationMetrics")
+LIMIT = 1 << 20  # bytes of one small file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a finished task hands on: parameter values, and runtime artifacts by name."""
+
+    parameters: Mapping[str, Any]
+    artifacts: Artifacts
+
+
+def references(text: str, where: str) -> list[tuple[str, str, str]]:
+    """Return the ports that the placeholders of `text` name, as (inputs|outputs, parameters|artifacts, name).
+
+    Any other use of the placeholder syntax is a `ConfigError`.
+    """
+    found: list[tuple[str, str, str]] = []
+    for inner in ANY.findall(text):
+        match = KEYED.fullmatch(inner)
+        if match:
+            side, kind, name = (group for group in match.groups() if group)
+            found.append((side, kind, name))
+        elif inner not in PLAIN:
+            raise _unknown("{{$" + inner + "}}", where)
+    if "{{$" in ANY.sub("", text) or text.startswith(('{"Concat"', '{"IfPresent"')):
+        raise _unknown(text[:80], where)
+    return found
+
+
+def build(task: Task, parameters: Mapping[str, Any], artifacts: Artifacts, folder: Path) -> dict[str, Any]:
+    """Return the executor input of `task`, whose outputs go to files directly in `folder`."""
+    made = {
+        name: [{"name": name, "type": port.schema(), "uri": str(folder / name), "metadata": {}}]
+        for name, port in task.out_artifacts.items()
+    }
+    return {
+        "inputs": {
+            "parameterValues": dict(parameters),
+            "artifacts": {name: {"artifacts": entries} for name, entries in artifacts.items()},
+        },
+        "outputs": {
+            "artifacts": {name: {"artifacts": entries} for name, entries in made.items()},
+            "parameters": {name: {"outputFile": str(folder / name)} for name in task.out_parameters},
+            "outputFile": str(folder / "executor_output.json"),
+        },
+    }
+
+
+def fill(text: str, executor_input: Mapping[str, Any], names: Mapping[str, str], where: str) -> str:
+    """Replace the placeholders of `text` in one pass, so that inserted text is never read as a placeholder.
+
+    `names` holds the plain ones, for example `.pipeline_job_name`. A list of artifacts has no single place: `ConfigError`.
+    """
+
+    file = str(executor_input["outputs"]["outputFile"])
+    plain = {**names, "": json.dumps(executor_input), ".outputs.output_file": file, ".outputMetadataUri": file}
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] in plain:
+            return plain[match[1]]
+        ((side, kind, name),) = references(match[0], where)
+        if kind == "parameters" and side == "inputs":
+            given = executor_input["inputs"]["parameterValues"][name]
+            return given if isinstance(given, str) else json.dumps(given)
+        if kind == "parameters":
+            return str(executor_input["outputs"]["parameters"][name]["outputFile"])
+        entries = executor_input[side]["artifacts"][name]["artifacts"]
+        if len(entries) != 1:
+            raise _unknown(f"{match[0]} for {len(entries)} artifacts", where)
+        return str(entries[0]["uri"])
+
+    return ANY.sub(value, text)
+
+
+def read_outputs(task: Task, executor_input: Mapping[str, Any]) -> Outputs:
+    """Return what a container that ended with exit code 0 wrote; `ContractError` for anything missing or unsound."""
+    file = Path(executor_input["outputs"]["outputFile"])
+    if not task.out_parameters and not task.out_artifacts:
+        return Outputs(parameters={}, artifacts={})
+    said = _json(file, file.parent, task.name)
+    written, metas = said.get("parameterValues", {}), said.get("artifacts", {})
+    parameters = {}
+    for name, kind in task.out_parameters.items():
+        if name in written:
+            parameters[name] = cast(written[name], kind, f"{task.name}.{name}")
+        else:
+            text = _read(Path(executor_input["outputs"]["parameters"][name]["outputFile"]), file.parent, task.name)
+            parameters[name] = (
+                text if kind == "STRING" else cast(_parsed(text, name, task.name), kind, f"{task.name}.{name}")
+            )
+    artifacts: dict[str, list[dict[str, Any]]] = {}
+    for name in task.out_artifacts:
+        (given,) = executor_input["outputs"]["artifacts"][name]["artifacts"]
+        entries = metas.get(name, {}).get("artifacts", [])
+        if len(entries) != 1 or entries[0].get("uri", given["uri"]) != given["uri"]:
+            raise _broken(
+                f"one artifact '{name}' at its given place in executor_output.json", f"{len(entries)}", task.name
+            )
+        metadata = entries[0].get("metadata", {})
+        _check_file(given, metadata, file.parent, task.name)
+        artifacts[name] = [{**given, "metadata": metadata}]
+    return Outputs(parameters=parameters, artifacts=artifacts)
+
+
+def _check_file(given: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, task: str) -> None:
+    path, title = Path(given["uri"]), given["type"]["schemaTitle"]
+    if "instar.type" not in metadata and title in METRICS:
+        return  # KFP metrics are their metadata
+    text = _read(path, folder, task)
+    if "instar.type" not in metadata and title in PAGES:
+        return
+    pointer = _parsed(text, given["name"], task)
+    sound = isinstance(pointer, dict) and isinstance(pointer.get("type"), str)
+    if not sound or not re.fullmatch(
+        r"(sha256:[0-9a-f]{64})?", str(pointer.get("digest"))
+    ):  # empty: an absent artifact
+        found = f"{len(text)} other characters in {path.name}"
+        raise _broken('a pointer {"digest": "sha256:...", "type": ...}', found, task)
+    if metadata.get("instar.digest", pointer["digest"]) != pointer["digest"]:
+        raise _broken("one digest in pointer and metadata", f"two for '{given['name']}'", task)
+
+
+def _json(path: Path, folder: Path, task: str) -> dict[str, Any]:
+    value = _parsed(_read(path, folder, task), path.name, task)
+    if not isinstance(value, dict):
+        raise _broken(f"a mapping in {path.name}", type(value).__name__, task)
+    return value
+
+
+def _read(path: Path, folder: Path, task: str) -> str:
+    """Return the text of a small regular file; a link may lead out of the folder, so it is refused."""
+    if path.is_symlink() or not path.is_file() or path.resolve().parent != folder.resolve():
+        raise _broken(f"file {path.name}", "a link or folder" if path.is_symlink() or path.exists() else "none", task)
+    data = path.read_bytes() if path.stat().st_size <= LIMIT else None
+    try:
+        return (data if data is not None else b"\xff").decode()
+    except UnicodeDecodeError:
+        raise _broken(f"at most {LIMIT} bytes of UTF-8 in {path.name}", f"{path.stat().st_size} bytes", task) from None
+
+
+def _parsed(text: str, name: str, task: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise _broken(f"JSON in {name}", f"{len(text)} other characters", task) from None
+
+
+def _unknown(found: str, where: str) -> ConfigError:
+    return ConfigError(
+        expected="a placeholder this runner knows",
+        found=found,
+        where=where,
+        action="use the executor input {{$}} instead",
+    )
+
+
+def _broken(expected: str, found: str, task: str) -> ContractError:
+    return ContractError(
+        expected=expected,
+        found=found,
+        where=f"task {task}",
+        action="write every declared output, then executor_output.json",
+    )

@@ -1,0 +1,168 @@
+"""What instar asks of Kubeflow Pipelines: an interface small enough to fake, and the reconciliation of a recurring run.
+
+`open_kfp` returns the client that speaks to a real API server. The interface carries ids and states only, so that the
+chain's rules (`instar.components.control.chain`) can be read and tested without the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from instar.errors import ConfigError
+
+LIVE = frozenset({"", "RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED", "CANCELING"})
+CANCELLED = frozenset({"CANCELING", "CANCELED"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of an uploaded pipeline."""
+
+    pipeline_id: str
+    version_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """A run to create. `parameters` must name inputs of the pipeline exactly: the server refuses an unknown one."""
+
+    name: str
+    experiment: str
+    version: Version
+    parameters: Mapping[str, Any]
+    pipeline_root: str
+    service_account: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A run as the server reports it. `state` is one of its runtime states, or empty just after creation."""
+
+    run_id: str
+    name: str
+    state: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A recurring run. `schedule_id` and `enabled` are the server's and do not count when two are compared."""
+
+    name: str
+    experiment: str
+    version: Version
+    cron: str
+    parameters: Mapping[str, Any]
+    pipeline_root: str = ""
+    service_account: str = ""
+    max_concurrency: int = 1
+    no_catchup: bool = True
+    enabled: bool = field(default=True, compare=False)
+    schedule_id: str = field(default="", compare=False)
+
+
+class KfpApi(Protocol):
+    """Calls raise `UnavailableError` for what trying again can cure and `ConfigError` for a request that was refused.
+
+    `create_run` and `create_schedule` are sent once: after an error the caller looks before it asks again.
+    """
+
+    def ensure_experiment(self, name: str) -> str:
+        """Return the id of the experiment of this name, which is created when there is none."""
+        ...
+
+    def upload(self, pipeline: str, version: str, package: Path) -> Version:
+        """Return the ids of a pipeline version, uploaded unless a version of this name exists already."""
+        ...
+
+    def find_runs(self, experiment: str, name: str) -> list[RunInfo]:
+        """Return every run of this name in the experiment, oldest first; archived ones too."""
+        ...
+
+    def get_run(self, run_id: str) -> RunInfo | None:
+        """Return one run, or None when it was deleted."""
+        ...
+
+    def create_run(self, spec: RunSpec) -> RunInfo:
+        """Create a run. The server accepts several runs of one name."""
+        ...
+
+    def terminate(self, run_id: str) -> None:
+        """Ask the server to stop a run; one that has ended already is left alone."""
+        ...
+
+    def find_schedules(self, experiment: str, name: str) -> list[Schedule]:
+        """Return the recurring runs of this name, oldest first."""
+        ...
+
+    def create_schedule(self, schedule: Schedule) -> str:
+        """Create a recurring run and return its id."""
+        ...
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a recurring run; one that is gone already is no error."""
+        ...
+
+    def disable_schedule(self, schedule_id: str) -> None:
+        """Keep a recurring run from starting further runs."""
+        ...
+
+
+def open_kfp(
+    host: str, token_file: Path | None = None, namespace: str = "", certificates: Path | None = None
+) -> KfpApi:
+    """Return a client of the API server at the URL `host`.
+
+    The token is read from `token_file` for every call, because a projected service account token rotates.
+    `certificates` is a CA bundle. `MissingDependencyError` without the `cluster` extra.
+    """
+    from instar.kfp_client import KfpClient
+
+    return KfpClient(host, token_file=token_file, namespace=namespace, certificates=certificates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciled:
+    """What `reconcile_schedule` did. `enabled` is False when somebody has disabled the schedule that was kept."""
+
+    kept: str = ""
+    created: str = ""
+    deleted: tuple[str, ...] = ()
+    enabled: bool = True
+
+
+def reconcile_schedule(api: KfpApi, wanted: Schedule) -> Reconciled:
+    """Leave exactly one recurring run of this name, equal to `wanted`.
+
+    The server cannot update one, so a different one is replaced: the new one is created before the old ones are deleted,
+    and a crash in between leaves two, of which the next call keeps one. One that a person disabled stays disabled.
+    """
+    check_cron(wanted.cron)
+    found = api.find_schedules(wanted.experiment, wanted.name)
+    equal = [s for s in found if s == wanted]
+    kept = next((s for s in equal if s.enabled), equal[0] if equal else None)
+    created = "" if kept else api.create_schedule(wanted)
+    surplus = tuple(s.schedule_id for s in found if s is not kept)
+    for schedule_id in surplus:
+        api.delete_schedule(schedule_id)
+    return Reconciled(
+        kept=kept.schedule_id if kept else "",
+        created=created,
+        deleted=surplus,
+        enabled=kept.enabled if kept else True,
+    )
+
+
+def check_cron(cron: str) -> None:
+    """Refuse a cron expression that is not six fields (seconds first) or a `@` shorthand, as the server reads it."""
+    if cron.startswith("@") or len(cron.split()) == 6:
+        return
+    raise ConfigError(
+        expected="six cron fields, seconds first",
+        found=f"{len(cron.split())} fields in '{cron}'",
+        where="--cron",
+        action="write for example '0 0 3 * * *' for three o'clock every night",
+    )

@@ -1,0 +1,155 @@
+"""Requests through the library `kfp_server_api`, with the strictness that the generated client lacks.
+
+Every request has a timeout. Reads are repeated until a deadline; everything else is sent once, because the server has no
+key by which it could recognise a repetition. Answers are read as JSON here: the generated models turn the HTML of a
+login page into an empty list, which would look like "there is no such run".
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instar.errors import ConfigError, InstarError, MissingDependencyError, UnavailableError
+
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_REFUSED = "Invalid input error"  # the server wraps a refused parameter in status 500
+_PAGE = 100
+_BACKOFF_MAX_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KfpOptions:
+    """Times in seconds. `deadline_s` bounds a read with its repetitions."""
+
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 30.0
+    deadline_s: float = 60.0
+    backoff_s: float = 0.5
+
+
+class KfpHttp:
+    """Calls methods of the generated API classes, which share `client`."""
+
+    def __init__(self, host: str, token_file: Path | None, certificates: Path | None, options: KfpOptions) -> None:
+        try:
+            import kfp_server_api as kfp  # type: ignore[import-untyped]
+            import urllib3
+        except ImportError as error:
+            raise MissingDependencyError(
+                expected="package kfp-server-api", found="nothing", where=host, action="pip install 'instar[cluster]'"
+            ) from error
+        self._kfp, self._host, self._options, self._token_file = kfp, host, options, token_file
+        settings: Any = kfp.Configuration(host=host)
+        settings.retries = urllib3.Retry(total=0, raise_on_redirect=False)
+        settings.ssl_ca_cert = str(certificates) if certificates else None
+        settings.api_key_prefix["authorization"] = "Bearer"
+        settings.refresh_api_key_hook = self._refresh
+        if token_file:
+            self._refresh(settings)  # the hook is asked only when there is a key
+        self.client = kfp.ApiClient(settings)
+
+    def list(self, call: Callable[..., Any], key: str, name: str, *args: Any, **query: Any) -> list[dict[str, Any]]:
+        """Return every item whose display name is `name`, over all pages."""
+        predicate = {"operation": "EQUALS", "key": "display_name", "string_value": name}
+        query |= {"filter": json.dumps({"predicates": [predicate]}), "page_size": _PAGE}
+        found: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            page = self.read(call, *args, page_token=token, **query)
+            found += [item for item in page.get(key) or [] if item.get("display_name") == name]
+            token = page.get("next_page_token") or ""
+            if not token:
+                return found
+
+    def read(self, call: Callable[..., Any], *args: Any, absent: Any = None, **query: Any) -> Any:
+        """Send a read until it is answered or the deadline has passed."""
+        stop, pause = time.monotonic() + self._options.deadline_s, self._options.backoff_s
+        while True:
+            try:
+                return self.once(call, *args, absent=absent, **query)
+            except UnavailableError:
+                if time.monotonic() + pause > stop:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _BACKOFF_MAX_S)
+
+    def once(self, call: Callable[..., Any], *args: Any, absent: Any = None, **query: Any) -> Any:
+        """Send one request and return its answer as JSON. `absent` is the answer to give for a 404."""
+        import urllib3
+
+        where = f"{self._host} {call.__name__}"
+        timeout = (self._options.connect_timeout_s, self._options.read_timeout_s)
+        given = {key: value for key, value in query.items() if value is not None}
+        try:
+            response = call(*args, _request_timeout=timeout, _preload_content=False, **given)
+            data = response.data
+        except self._kfp.ApiException as error:
+            if error.status == 404 and absent is not None:
+                return absent
+            raise _refusal(error.status, _text(error.body), where) from None
+        except UnicodeDecodeError as error:  # the library decodes the body of a refusal, which may be any gateway's page
+            status = getattr(error.__context__, "status", 0)
+            raise _refusal(status, _text(error.object), where) from None
+        except urllib3.exceptions.LocationValueError as error:
+            raise _config("the URL of an API server", str(error), where, "correct --host") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise _unreachable(error, where) from error
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            action = "check the URL and the token: a login page answers like this"
+            raise _config("a JSON object", repr(_text(data)[:120]), where, action)
+        return answer
+
+    def _refresh(self, settings: Any) -> None:
+        """Called by the library before it signs a request: read the token file again."""
+        if self._token_file is None:
+            return
+        try:
+            settings.api_key["authorization"] = self._token_file.read_text().strip()
+        except OSError as error:
+            raise _config("a readable token file", str(error), str(self._token_file), "mount the token") from error
+
+
+def _refusal(status: int, body: str, where: str) -> InstarError:
+    """Return the named error of an HTTP status; a refused parameter inside a 500 is a refusal."""
+    found = f"HTTP {status}: {body[:600]}"
+    if status in _TRANSIENT and _REFUSED not in body:
+        return UnavailableError(
+            expected="an answer", found=found, where=where, action="run the same command again; see the server's log"
+        )
+    action = {
+        401: "renew the token",
+        403: "grant the account the right named above",
+        404: "check that the object still exists",
+    }.get(status, "correct the request; a redirect means that a login page stands before the server")
+    return _config("an accepted request", found, where, action)
+
+
+def _unreachable(error: Exception, where: str) -> InstarError:
+    import urllib3
+
+    reason = getattr(error, "reason", None) or error
+    if isinstance(reason, urllib3.exceptions.SSLError) and any(
+        isinstance(a, ssl.SSLCertVerificationError) for a in reason.args
+    ):
+        return _config("a certificate that verifies", str(reason), where, "pass the CA bundle of the server")
+    return UnavailableError(
+        expected="an answer", found=f"{type(reason).__name__}", where=where, action="check that the server is reachable"
+    )
+
+
+def _config(expected: str, found: str, where: str, action: str) -> ConfigError:
+    return ConfigError(expected=expected, found=found, where=where, action=action)
+
+
+def _text(body: Any) -> str:
+    return body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")

@@ -1,0 +1,242 @@
+"""Stories of broken chains: whatever breaks, a segment has one run that works and one that moves the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from instar.components.control import chain
+from instar.errors import ConfigError, LockedError
+from instar.head import Head
+from instar.store import LocalStore, open_store
+from support.chain_scenes import moved, only, opened, second_attempt
+from support.chain_world import EVOLUTION, World, quietly
+from support.fake_kfp import FakeKfp
+
+
+def test_late_creation_wakes_after_its_successor_and_does_no_work(make: Callable[..., World]) -> None:
+    world = make()
+    world.late = True
+    world.kfp.fault("create_run", "late", "refuse")
+    assert quietly(world.start) is not None
+    world.now += world.chain.grace_s + 1
+    assert world.tick().did == "submitted"
+    second = only(world, "000000-2")
+    world.step(second)
+    world.kfp.release()
+    zombie = only(world, "000000-1")
+    with pytest.raises(LockedError, match="attempt 1 to be the newest"):
+        world.open(zombie)
+    world.step(second)
+    with pytest.raises(LockedError, match="segment 0 to be next"):
+        world.open(zombie)
+    world.ended.add(zombie)
+    world.finish()
+
+
+def test_lost_response_is_found_by_name(make: Callable[..., World]) -> None:
+    for fault in ("drop", "503 after"):
+        world = make()
+        world.kfp.fault("create_run", fault)
+        assert world.start().did == "adopted"
+        only(world, "000000-1")
+
+
+def test_refused_creation_is_repeated_once_then_left_to_the_tick(make: Callable[..., World]) -> None:
+    world = make()
+    world.kfp.fault("create_run", "503")
+    assert world.start().did == "submitted"
+    world = make()
+    world.kfp.fault("create_run", "503", "429")
+    assert quietly(world.start) is not None
+    assert world.kfp.requests.count("create_run") == 2 and not world.kfp.runs
+    assert world.tick().reason.startswith("attempt 1 was claimed")
+    world.finish()
+
+
+def test_a_retried_task_finishes_the_submission_it_had_claimed(make: Callable[..., World]) -> None:
+    world = make()
+    moved(world)
+    first = only(world, "000000-1")
+    world.advance(first)
+    only(world, "000001-1")
+    assert world.newest_attempt() == 1, "the retry must not use up an attempt"
+
+
+def test_a_name_that_was_used_before_is_refused(make: Callable[..., World]) -> None:
+    world = make()
+    world.start()
+    fresh = LocalStore(world.store.root / "fresh", durable=False)
+    error = quietly(lambda: chain.start(fresh, world.api, Head(evolution=EVOLUTION), world.chain, "cli", world.now))
+    assert isinstance(error, ConfigError) and "choose another name" in error.action
+    assert fresh.list("") == []
+
+
+def test_stop_can_be_repeated_until_the_server_answers(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    first = only(world, "000000-1")
+    world.kfp.fault("terminate_run", "503")
+    assert quietly(lambda: chain.stop(world.store, world.api, EVOLUTION, "enough")) is not None
+    assert world.head().status == "stopped" and world.kfp.runs[first]["state"] == "RUNNING"
+    chain.stop(world.store, world.api, EVOLUTION, "again")
+    assert world.kfp.runs[first]["state"] == "CANCELED" and world.head().reason == "enough"
+
+
+def test_done_is_done(make: Callable[..., World]) -> None:
+    world = make(segments=1)
+    world.start()
+    world.finish()
+    assert world.tick().did == "nothing"
+    assert chain.stop(world.store, world.api, EVOLUTION, "late").reason == "done: "
+    with pytest.raises(ConfigError, match="stopped or failed"):
+        chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    assert len(world.kfp.runs) == 1
+
+
+def test_no_evolution_no_action(make: Callable[..., World]) -> None:
+    world = make()
+    assert world.tick().reason == "no evolution of this name"
+    assert chain.submit_current(world.store, world.api, EVOLUTION, "me").did == "nothing"
+    assert world.kfp.requests == ["list_experiments", "create_experiment"]
+
+
+def test_cancel_between_commit_and_submit_is_respected(make: Callable[..., World]) -> None:
+    world = make()
+    moved(world)
+    world.kfp.set_state(only(world, "000000-1"), "CANCELED")
+    world.now += world.chain.grace_s + 1
+    assert world.tick().did == "stopped"
+    assert world.head().segment == 1 and len(world.kfp.runs) == 1
+    world.finish()
+
+
+def test_cancel_of_the_committing_run_stops_its_successor_too(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    first = only(world, "000000-1")
+    world.kfp.set_state(first, "CANCELING")
+    world.advance(first)
+    assert world.head().status == "stopped" and len(world.kfp.runs) == 1
+    world.check()
+    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    assert world.head().status == "running"
+    only(world, "000001-1")
+    assert world.tick().did == "nothing", "an old cancel must not stop what a person resumed"
+
+
+def test_failures_end_at_the_cap_and_resume_counts_anew(make: Callable[..., World]) -> None:
+    world = make(max_attempts=2)
+    world.start()
+    for attempt in (1, 2):
+        world.end(only(world, f"000000-{attempt}"), "FAILED", "exit code 11")
+        action = world.tick()
+    assert action.did == "failed" and "exit code 11" in action.reason
+    assert world.tick().did == "nothing" and len(world.kfp.runs) == 2
+    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    only(world, "000000-3")
+    for attempt in (3, 4):
+        world.end(only(world, f"000000-{attempt}"), "FAILED")
+        action = world.tick()
+    assert action.did == "failed"
+    world.finish()
+
+
+def test_segments_have_a_hard_cap(make: Callable[..., World]) -> None:
+    world = make(segments=9)
+    world.chain = world.chain.__class__(**{**vars(world.chain), "max_segments": 1})
+    world.start()
+    for name in ("000000-1", "000001-1"):
+        world.step(only(world, name))
+        world.step(only(world, name))
+    assert world.head().status == "failed" and "limit of 1" in world.head().reason
+    assert len(world.kfp.runs) == 2
+
+
+def test_deleted_run_is_replaced_after_the_grace(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    world.kfp.runs.clear()
+    assert world.tick().did == "nothing"
+    world.now += world.chain.grace_s + 1
+    assert world.tick().did == "submitted"
+    world.finish()
+
+
+def test_stop_terminates_and_a_stopped_run_cannot_commit(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    first = only(world, "000000-1")
+    assert chain.stop(world.store, world.api, EVOLUTION, "enough").did == "stopped"
+    assert world.kfp.runs[first]["state"] == "CANCELED"
+    with pytest.raises(LockedError, match="stopped: enough"):
+        world.advance(first)
+    world.now += 10 * world.chain.grace_s
+    assert world.tick().did == "nothing" and len(world.kfp.runs) == 1
+    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    with pytest.raises(LockedError, match="no holder after attempt 1"):
+        world.advance(first)
+    with pytest.raises(LockedError, match="no holder after attempt 1"):
+        world.open(first)
+
+
+def test_an_unclaimed_run_is_refused(make: Callable[..., World]) -> None:
+    world = make()
+    world.start()
+    clone = dict(world.kfp.runs[only(world, "000000-1")], run_id="clone", display_name="Clone of it")
+    clone["runtime_config"] = {"parameters": {"segment": 0, "attempt": 7}}
+    world.kfp.runs["clone"] = clone
+    with pytest.raises(LockedError, match="a claim of attempt 7"):
+        world.open("clone")
+
+
+def test_on_seaweedfs(kfp: FakeKfp, seaweed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in seaweed.environment().items():
+        monkeypatch.setenv(key, value)
+    world = World(kfp, open_store("s3://instar-test/chain-faults"))
+    second_attempt(world)
+    world.open(only(world, "000000-2"))
+    world.check()
+    with pytest.raises(LockedError):
+        world.open(only(world, "000000-1"))
+    with pytest.raises(LockedError):
+        world.advance(only(world, "000000-1"))
+    world.ended.add(only(world, "000000-1"))
+    world.finish()
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_a_verdict_on_a_head_that_has_moved_has_no_effect(make: Callable[..., World], max_attempts: int) -> None:
+    """The server called the run failed, yet its process commits while the watchdog is looking."""
+    world = make(max_attempts=max_attempts)
+    opened(world)
+    first = only(world, "000000-1")
+    world.kfp.set_state(first, "FAILED")
+
+    def commit(name: str, after: bool) -> None:
+        if (name, after) == ("find_runs", True) and world.head().segment == 0:
+            world.advance(first)
+            world.check()
+
+    assert world.tick(commit).reason == "the head has moved on"
+    assert (world.head().segment, world.head().status) == (1, "running")
+    assert [run["display_name"] for run in world.kfp.runs.values()] == ["evo-000000-1", "evo-000001-1"]
+
+
+def test_a_cancel_that_a_person_has_answered_meanwhile_does_not_stop_again(make: Callable[..., World]) -> None:
+    world = make()
+    moved(world)
+    world.kfp.set_state(only(world, "000000-1"), "CANCELED")
+
+    def answer(name: str, after: bool) -> None:
+        if (name, after) == ("get_run", True):
+            chain.stop(world.store, world.api, EVOLUTION, "looking into it")
+            chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+
+    world.end(only(world, "000000-1"), "CANCELED")
+    world.now += world.chain.grace_s + 1
+    assert world.tick(answer).reason == "the head has moved on"
+    assert world.head().status == "running"
+    world.finish()
