@@ -24,7 +24,7 @@ demo: setup
 	@echo "report: $(DEMO)/report.html (one file, opens offline)"
 
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile -m "not containers"
 
 check: setup
 	.venv/bin/ruff check

@@ -6,11 +6,14 @@ sampler disagree; the batch is then saved in the scratch folder.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
 from instar.components.update.config import Config
 from instar.contract import Context, Metrics, Stage
+from instar.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     from instar.components import policy_io
     from instar.components.update import experience, inputs, learner, memory, metrics, stats, trainer
 
+    check_alone(os.environ)
     inputs.check(ins.policy, ins.trainer, ins.reference, config, ctx)
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
     data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
@@ -58,6 +62,18 @@ def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     else:
         policy_io.copy_policy(ins.policy, outs.policy)
     return {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
+
+
+def check_alone(environment: Mapping[str, str]) -> None:
+    """Raise `ConfigError` in one of several processes that a launcher started: each of them would train the whole batch."""
+    for name in ("WORLD_SIZE", "PET_NNODES"):
+        if environment.get(name, "1") not in ("", "1"):
+            raise ConfigError(
+                expected="one process for an update",
+                found=f"{name}={environment[name]}",
+                where="update",
+                action="run the update on one node without torchrun; training is not data-parallel",
+            )
 
 
 STAGE = Stage("update", Ins, Outs, Config, update)

@@ -11,6 +11,7 @@ import pytest
 
 from instar.report import write_report
 from instar.report.data import Cost, Data, Gate, gather
+from instar.timeline import Elapsed
 from instar.workspace import Workspace, create_workspace
 from support.written import CORRECT, EVIL, INNER, ITERATIONS, ROLLOUTS, TASKS, write_evolution
 
@@ -73,6 +74,30 @@ def test_steps_arms_and_costs(workspace: Workspace) -> None:
         assert page.overhead(data.costs) == pytest.approx(0.5 / 2.5)
     assert sum(wall for wall, _ in totals.values()) == pytest.approx(2.5 * entries)
     assert sum(cpu for _, cpu in totals.values()) == pytest.approx(3.0 * entries)
+
+
+def test_goodput_is_in_the_summary_and_beside_the_costs(workspace: Workspace) -> None:
+    """Iteration 0 has three stages, the others nine (rounds) or two (fused): 2 s of work, or 1.6 in a fused one, every 3 s."""
+    data = gather(workspace)
+    rounds = "fused" not in {e.body["stage"] for e in workspace.ledger.of("stage")}
+    elapsed_s, work_s = (9 + 4 * 27, 6 + 4 * 18) if rounds else (9 + 4 * 6, 6 + 4 * 3.6)
+    whole = page.spent(data.elapsed)
+    assert whole is not None and (whole.elapsed_s, whole.work_s) == pytest.approx((elapsed_s, work_s))
+    goodput, overhead = ("66.7%", "33.3%") if rounds else ("61.8%", "38.2%")
+    tile = next(t for t in page.tiles(data) if t["label"] == "goodput")
+    assert tile["value"] == goodput and overhead in tile["note"]
+    text = re.sub(r"<script.*?</script>|\s+", " ", page.render(data), flags=re.DOTALL)
+    most = "33.3%" if rounds else "40.0%"
+    assert f"Goodput {goodput}: in" in text and f"overhead: {overhead}, and per iteration at most {most}." in text
+    assert "Idle" not in text
+
+
+def test_idle_time_is_named_on_the_page() -> None:
+    spent = [Elapsed(iteration=0, at=0.0, elapsed_s=7265.0, work_s=60.0, idle_s=7200.0)]
+    costs = [Cost(iteration=0, stage="fused", wall_s=60.0, cpu_s=60.0)]
+    data = Data(evolution="e", opened={}, status="", reason="", head="", costs=costs, elapsed=spent)
+    text = re.sub(r"\s+", " ", page.render(data))
+    assert "Goodput 92.3%: in 65 s" in text and "Idle, and not counted: 2 h." in text
 
 
 def test_samples_show_what_changed_and_what_is_still_wrong(workspace: Workspace) -> None:

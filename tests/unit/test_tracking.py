@@ -118,6 +118,20 @@ def test_everything_arrives(workspace: Workspace) -> None:
     assert tracker.perf["perf/tracking_s"] > 0 and tracker.perf["perf/tracking_failures"] == 0
 
 
+def test_overhead_of_every_iteration(workspace: Workspace) -> None:
+    """Stages of 2 s (four of 0.4 s in a fused one) stand 3 s apart, and a gate follows at once."""
+    Tracker(None, workspace).sync()
+    runs = snapshot(workspace)["runs"]
+    rounds = "fused" not in {e.body["stage"] for e in workspace.ledger.of("stage")}
+    share = 1 / 3 if rounds else 1 - (4 * 0.4 + 2) / 6
+    per_step = {2 * k: (1 / 3 if k == 0 else share) for k in range(ITERATIONS + 1)}
+    found = runs["sec-tiny-seed7"][3]
+    assert {step: v for step, _, v in found["overhead_share"]} == pytest.approx(per_step)
+    assert {step: v for step, _, v in found["goodput"]} == pytest.approx({s: 1 - v for s, v in per_step.items()})
+    assert {v for _, _, v in found["idle_s"]} == {0.0}
+    assert [(step, v) for step, _, v in runs["sec-tiny-seed7 3"][3]["overhead_share"]] == [(6, pytest.approx(share))]
+
+
 def test_second_sync_sends_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     Tracker(None, workspace).sync()
     before = snapshot(workspace)

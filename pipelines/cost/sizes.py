@@ -1,0 +1,82 @@
+"""How large every artifact of a plan is, and which ones a task moves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from instar import contract
+from instar.components.dataset_prep.config import ArmConfig
+from instar.components.evaluate.config import Config as EvaluateConfig
+from instar.contract import Stage
+from instar.pipelines.cost.case import Case
+from instar.pipelines.trace import Graph, Task
+
+STATE = ("Policy", "TrainerState")
+"""Classes whose size grows with the model."""
+
+
+def read(task: Task, case: Case) -> list[tuple[str, float]]:
+    """Return class and bytes of every artifact that a stage task fetches; the stage function may use fewer."""
+    kinds = _classes(task.stage)[0] if task.stage else {}
+    parts = {ref: name for name, ref in task.inputs.items()}  # the same artifact on two ports is fetched once
+    ports = [contract.port_of(name) for name in parts.values()]
+    shards = {"parts": case.recipe.rollout.shards}
+    return [(kinds[port], _size(kinds[port], port == "reference", case) / shards.get(port, 1)) for port in ports]
+
+
+def written(task: Task, case: Case) -> list[tuple[str, float]]:
+    """Return class and bytes of every artifact that a stage task stores."""
+    kinds = _classes(task.stage)[1] if task.stage else {}
+    shards = task.shard.total if task.shard else 1
+    return [(kind, _size(kind, task.kind == "dataset_prep", case) / shards) for kind in kinds.values()]
+
+
+@cache
+def _classes(stage: Stage[Any, Any, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the artifact classes of the input and of the output ports by name."""
+    ins, outs = contract.ports(stage.ins), contract.ports(stage.outs)
+    return {port: kind.__name__ for port, (kind, _) in ins.items()}, {p: kind.__name__ for p, (kind, _) in outs.items()}
+
+
+def _size(kind: str, base: bool, case: Case) -> float:
+    c, r = case.constants, case.recipe
+    rollouts = r.curriculum.slots * r.curriculum.group_size
+    words = answers(r.evaluate, r.dataset_prep.pools.arms) * r.evaluate.max_new_tokens * c.length_share
+    sizes = {
+        "Policy": case.params * (c.base_bytes if base else c.policy_bytes),
+        "TrainerState": case.params * (c.policy_bytes if r.update.lora else c.trainer_bytes),  # LoRA: plain weights
+        "Rollouts": rollouts * r.rollout.max_new_tokens * c.length_share * c.rollout_bytes,
+        "Scores": rollouts * c.score_bytes,
+        "Batch": r.curriculum.slots * c.slot_bytes,
+        "Tasks": sum(a.train + a.val + a.test for a in r.dataset_prep.pools.arms) * c.task_bytes,
+        "Evaluation": words * c.answer_bytes,
+    }
+    return sizes.get(kind, c.small_bytes)
+
+
+def answers(config: EvaluateConfig, arms: Sequence[ArmConfig]) -> int:
+    """Return how many answers an evaluation samples."""
+    pools = {"val": [a.val for a in arms], "id": [0 if a.ood else a.test for a in arms]}
+    pools["ood"] = [a.test if a.ood else 0 for a in arms]
+    most = config.tasks_per_arm or max(max(p) for p in pools.values())
+    num_tasks = sum(min(most, n) for split in config.splits for n in pools[split])
+    return num_tasks * (config.samples + config.greedy)
+
+
+def traffic(graph: Graph, case: Case) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the bytes that an iteration stores and those that its pods read, by class."""
+    c = case.constants
+    stored: Counter[str] = Counter()
+    pulled: Counter[str] = Counter()
+    for task in graph.tasks:
+        for kind, size in written(task, case):
+            stored[kind] += round(size)
+        for kind, size in read(task, case):
+            pulled[kind] += round(size) * (case.gang(task) if kind == "Policy" else 1)
+        stored["ledger"] += round(c.record_bytes)
+        stored["pointers"] += round(c.pointer_bytes) * len(written(task, case))
+        pulled["pointers"] += round(c.pointer_bytes) * len(task.inputs)
+    return dict(stored), dict(pulled)

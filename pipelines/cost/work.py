@@ -1,0 +1,46 @@
+"""How long the stages of a plan compute: a throughput model for sampling, arithmetic for updates."""
+
+from __future__ import annotations
+
+from instar.pipelines.cost.case import Case
+from instar.pipelines.cost.sizes import answers
+from instar.pipelines.trace import Task
+
+
+def work_s(task: Task, case: Case) -> float:
+    """Return the seconds of work of a stage, times `case.scale`. Curriculum, reward and gathering are taken as 0."""
+    return case.scale * _predicted_s(task, case)
+
+
+def _predicted_s(task: Task, case: Case) -> float:
+    r = case.recipe
+    if task.kind == "rollout":
+        return _rollout_s(case)  # shards sample side by side
+    if task.kind == "update":
+        return _update_s(case)
+    if task.kind == "fused":
+        return r.inner_steps * (_rollout_s(case) + _update_s(case))
+    if task.kind == "evaluate":
+        node = min(case.gpus or 1, case.constants.gpus_per_node)
+        return _sampling_s(answers(task.config, r.dataset_prep.pools.arms), task.config.max_new_tokens, node, case)
+    return 0.0
+
+
+def _rollout_s(case: Case) -> float:
+    drawn = case.recipe.curriculum.slots * case.recipe.curriculum.group_size
+    return _sampling_s(drawn, case.recipe.rollout.max_new_tokens, case.gpus or 1, case)
+
+
+def _sampling_s(num_answers: int, max_tokens: int, gpus: int, case: Case) -> float:
+    c, smaller = case.constants, 8e9 / case.params
+    throughput = num_answers * max_tokens * c.length_share / (c.rollout_tokens_per_s * smaller * gpus)
+    return max(throughput, max_tokens / (c.answer_tokens_per_s * smaller))
+
+
+def _update_s(case: Case) -> float:
+    """Forward and backward are 6 FLOP per parameter and token; checkpointing and a reference add a forward pass each."""
+    c, r = case.constants, case.recipe
+    drawn = r.curriculum.slots * r.curriculum.group_size
+    tokens = drawn * r.rollout.max_new_tokens * c.length_share * r.update.epochs
+    passes = 6 + 2 * r.update.gradient_checkpointing + 2 * (r.update.kl.place != "none")
+    return passes * case.params * tokens / (c.mfu * c.flops * max(case.gpus, 1))

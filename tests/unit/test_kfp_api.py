@@ -1,0 +1,286 @@
+"""The client of Kubeflow Pipelines against a server on loopback, and the reconciliation of recurring runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from instar.errors import ConfigError, InstarError, UnavailableError
+from instar.kfp_api import Reconciled, RunSpec, Schedule, Version, check_cron, open_kfp, reconcile_schedule
+from instar.kfp_client import KfpClient
+from instar.kfp_http import KfpOptions
+from support.fake_kfp import FakeKfp
+
+FAST = KfpOptions(connect_timeout_s=1.0, read_timeout_s=0.3, deadline_s=0.2, backoff_s=0.02)
+PACKAGE = """
+pipelineInfo: {name: p}
+root:
+  inputDefinitions:
+    parameters:
+      store: {parameterType: STRING}
+      segment: {parameterType: NUMBER_INTEGER}
+---
+platforms: {}
+"""
+
+
+@pytest.fixture
+def kfp() -> Iterator[FakeKfp]:
+    server = FakeKfp().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def api(kfp: FakeKfp) -> KfpClient:
+    return KfpClient(kfp.url + "/", options=FAST)
+
+
+@pytest.fixture
+def spec(api: KfpClient, kfp: FakeKfp) -> RunSpec:
+    pipeline, version = kfp.add_version()
+    return RunSpec(
+        name="evo-000000-1",
+        experiment=api.ensure_experiment("evo"),
+        version=Version(pipeline_id=pipeline, version_id=version),
+        parameters={"segment": 3, "store": "s3://b"},
+        pipeline_root="s3://b/root",
+        service_account="instar-submitter",
+    )
+
+
+def test_a_run_is_created_as_specified_and_found_by_name(api: KfpClient, kfp: FakeKfp, spec: RunSpec) -> None:
+    created = api.create_run(spec)
+    assert (created.name, created.state) == ("evo-000000-1", "PENDING")
+    raw = kfp.runs[created.run_id]
+    assert raw["runtime_config"] == {"parameters": {"segment": 3, "store": "s3://b"}, "pipeline_root": "s3://b/root"}
+    assert raw["service_account"] == "instar-submitter" and raw["experiment_id"] == spec.experiment
+    api.create_run(replace(spec, name="evo-000000-10"))
+    assert api.find_runs(spec.experiment, "evo-000000-1") == [created]
+    assert api.find_runs(api.ensure_experiment("other"), "evo-000000-1") == []
+    kfp.set_state(created.run_id, "FAILED", "exit code 11")
+    found = api.get_run(created.run_id)
+    assert found is not None and (found.state, found.error) == ("FAILED", "exit code 11")
+    assert api.get_run("nobody") is None
+
+
+def test_every_page_is_read(api: KfpClient, spec: RunSpec) -> None:
+    ids = [api.create_run(spec).run_id for _ in range(203)]
+    assert [run.run_id for run in api.find_runs(spec.experiment, spec.name)] == ids
+
+
+def test_terminate_stops_a_live_run_and_leaves_an_ended_one(api: KfpClient, kfp: FakeKfp, spec: RunSpec) -> None:
+    run = api.create_run(spec).run_id
+    api.terminate(run)
+    assert kfp.runs[run]["state"] == "CANCELED"
+    api.terminate(run)
+    kfp.fault("terminate_run", "403")
+    kfp.set_state(run, "RUNNING")
+    with pytest.raises(ConfigError, match="403"):
+        api.terminate(run)
+
+
+def test_experiments_and_uploads_are_idempotent(api: KfpClient, kfp: FakeKfp, tmp_path: Path) -> None:
+    package = tmp_path / "p.yaml"
+    package.write_text(PACKAGE)
+    kfp.fault("create_experiment", "drop")
+    kfp.fault("create_pipeline", "drop")
+    kfp.fault("upload_version", "503 after")
+    assert api.ensure_experiment("evo") == api.ensure_experiment("evo")
+    version = api.upload("instar-sec-tiny-begin", "sha-1", package)
+    assert api.upload("instar-sec-tiny-begin", "sha-1", package) == version
+    other = api.upload("instar-sec-tiny-begin", "sha-2", package)
+    assert other.pipeline_id == version.pipeline_id and other.version_id != version.version_id
+    assert (len(kfp.experiments), len(kfp.pipelines), len(kfp.versions)) == (1, 1, 2)
+    assert kfp.versions[version.version_id]["documents"][0]["pipelineInfo"] == {"name": "p"}
+    kfp.fault("upload_version", "503")
+    with pytest.raises(UnavailableError):
+        api.upload("instar-sec-tiny-begin", "sha-3", package)
+
+
+def test_an_unknown_parameter_is_a_refusal_although_the_server_says_500(
+    api: KfpClient, spec: RunSpec, tmp_path: Path
+) -> None:
+    package = tmp_path / "p.yaml"
+    package.write_text(PACKAGE)
+    version = api.upload("p", "v1", package)
+    api.create_run(replace(spec, version=version))
+    for parameters in ({"store": "s", "segment": 1, "sgement": 1}, {"store": "s"}):
+        with pytest.raises(ConfigError, match="Invalid input error"):
+            api.create_run(replace(spec, version=version, parameters=parameters))
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "text"),
+    [
+        ("503", UnavailableError, "HTTP 503"),
+        ("429", UnavailableError, "HTTP 429"),
+        ("500", UnavailableError, "HTTP 500"),
+        ("drop", UnavailableError, "ProtocolError"),
+        ("hang", UnavailableError, "ReadTimeoutError"),
+        ("401", ConfigError, "renew the token"),
+        ("400", ConfigError, "HTTP 400"),
+        ("html", ConfigError, "please log in"),
+        ("redirect", ConfigError, "HTTP 302"),
+        ("latin", UnavailableError, "HTTP 502"),
+    ],
+)
+def test_every_failure_has_its_named_error_and_a_post_is_sent_once(
+    api: KfpClient, kfp: FakeKfp, spec: RunSpec, fault: str, error: type[InstarError], text: str
+) -> None:
+    kfp.requests.clear()
+    kfp.fault("create_run", fault)
+    with pytest.raises(error, match=text) as raised:
+        api.create_run(spec)
+    assert kfp.requests == ["create_run"]
+    assert all((raised.value.expected, raised.value.found, raised.value.where, raised.value.action))
+
+
+def test_reads_are_repeated_until_the_deadline(api: KfpClient, kfp: FakeKfp, spec: RunSpec) -> None:
+    run = api.create_run(spec)
+    kfp.fault("get_run", "503", "drop", "429")
+    patient = KfpClient(kfp.url, options=replace(FAST, deadline_s=20.0))
+    assert patient.get_run(run.run_id) == run
+    kfp.requests.clear()
+    kfp.fault("list_runs", *["503"] * 100)
+    with pytest.raises(UnavailableError):
+        api.find_runs(spec.experiment, spec.name)
+    assert 2 <= len(kfp.requests) <= 6
+
+
+def test_a_refused_read_is_not_repeated(api: KfpClient, kfp: FakeKfp) -> None:
+    kfp.fault("get_run", "403")
+    with pytest.raises(ConfigError, match="grant the account"):
+        api.get_run("run")
+    assert kfp.requests == ["get_run"]
+
+
+def test_no_server_and_no_url(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="NewConnectionError"):
+        KfpClient("http://127.0.0.1:9", options=FAST).get_run("run")
+    with pytest.raises(ConfigError, match="correct --host"):
+        KfpClient("http://", options=FAST).get_run("run")
+    with pytest.raises(ConfigError, match="token file"):
+        open_kfp("http://127.0.0.1:9", tmp_path / "absent")
+
+
+def test_the_token_is_read_for_every_call_and_never_logged(
+    kfp: FakeKfp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    token = tmp_path / "token"
+    token.write_text("first-secret\n")
+    api = KfpClient(kfp.url, token_file=token, options=FAST)
+    api.get_run("run")
+    token.write_text("second-secret\n")
+    kfp.fault("get_run", "401")
+    with pytest.raises(ConfigError) as raised:
+        api.get_run("run")
+    assert kfp.tokens == ["Bearer first-secret", "Bearer second-secret"]
+    assert "secret" not in caplog.text and "secret" not in str(raised.value)
+
+
+# --- recurring runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wanted(spec: RunSpec) -> Schedule:
+    return Schedule(
+        name="instar-tick",
+        experiment=spec.experiment,
+        version=spec.version,
+        cron="0 */30 * * * *",
+        parameters={"evolution": "evo", "limit": 2},
+        service_account="instar-submitter",
+    )
+
+
+def test_a_schedule_is_created_once_pinned_and_one_at_a_time(api: KfpClient, kfp: FakeKfp, wanted: Schedule) -> None:
+    done = reconcile_schedule(api, wanted)
+    assert done.created and not done.kept
+    (raw,) = kfp.schedules.values()
+    assert raw["max_concurrency"] == "1" and raw["no_catchup"] is True and raw["status"] == "ENABLED"
+    assert raw["pipeline_version_reference"]["pipeline_version_id"] == wanted.version.version_id
+    assert reconcile_schedule(api, wanted) == Reconciled(kept=done.created)
+    assert kfp.requests.count("create_schedule") == 1 and kfp.requests.count("delete_schedule") == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cron": "0 0 3 * * *"},
+        {"parameters": {"evolution": "evo", "limit": 3}},
+        {"max_concurrency": 2},
+        {"no_catchup": False},
+        {"service_account": "other"},
+        {"pipeline_root": "s3://other"},
+    ],
+)
+def test_a_different_schedule_is_replaced_new_before_old(
+    api: KfpClient, kfp: FakeKfp, wanted: Schedule, change: dict[str, object]
+) -> None:
+    old = reconcile_schedule(api, replace(wanted, **change)).created  # type: ignore[arg-type]
+    kfp.requests.clear()
+    done = reconcile_schedule(api, wanted)
+    assert done.deleted == (old,) and list(kfp.schedules) == [done.created]
+    assert [r for r in kfp.requests if r != "list_schedules"] == ["create_schedule", "delete_schedule"]
+
+
+def test_a_crash_between_create_and_delete_is_repaired(api: KfpClient, kfp: FakeKfp, wanted: Schedule) -> None:
+    reconcile_schedule(api, replace(wanted, cron="0 0 3 * * *"))
+    kfp.fault("delete_schedule", "503")
+    with pytest.raises(UnavailableError):
+        reconcile_schedule(api, wanted)
+    assert len(kfp.schedules) == 2
+    done = reconcile_schedule(api, wanted)
+    assert list(kfp.schedules) == [done.kept] and len(done.deleted) == 1
+
+
+def test_duplicates_are_removed_and_the_enabled_one_stays(api: KfpClient, wanted: Schedule) -> None:
+    ids = [api.create_schedule(wanted) for _ in range(3)]
+    api.disable_schedule(ids[0])
+    assert reconcile_schedule(api, wanted) == Reconciled(kept=ids[1], deleted=(ids[0], ids[2]))
+
+
+def test_a_schedule_that_a_person_disabled_stays_disabled(api: KfpClient, kfp: FakeKfp, wanted: Schedule) -> None:
+    kept = reconcile_schedule(api, wanted).created
+    api.disable_schedule(kept)
+    assert reconcile_schedule(api, wanted) == Reconciled(kept=kept, enabled=False)
+    api.delete_schedule(kept)
+    api.delete_schedule(kept)
+    assert not kfp.schedules
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * *", "", "0 0 3 * * * 2026"])
+def test_a_cron_that_is_not_six_fields_is_refused_before_any_call(
+    api: KfpClient, kfp: FakeKfp, wanted: Schedule, cron: str
+) -> None:
+    kfp.requests.clear()
+    with pytest.raises(ConfigError, match="six cron fields"):
+        reconcile_schedule(api, replace(wanted, cron=cron))
+    assert kfp.requests == []
+    check_cron("@every 30m")
+
+
+def test_one_client_serves_several_threads(kfp: FakeKfp, spec: RunSpec) -> None:
+    api = KfpClient(kfp.url, options=replace(FAST, read_timeout_s=10.0))
+    found: list[int] = []
+
+    def work(number: int) -> None:
+        run = api.create_run(replace(spec, name=f"n-{number}"))
+        found.append(int(api.find_runs(spec.experiment, f"n-{number}")[0].run_id == run.run_id))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == [1] * 8
