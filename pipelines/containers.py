@@ -134,9 +134,8 @@ def _loop(loop: Loop, done: Mapping[str, Outputs], this: _Run) -> Outputs:
 
 
 def _task(task: Task, item: Any, done: Mapping[str, Outputs], this: _Run, label: str) -> Outputs:
-    limit_s = min(
-        task.machine.timeout_s or this.options.timeout_s, this.options.timeout_s, this.deadline - time.monotonic()
-    )
+    longest = this.options.timeout_s
+    limit_s = min(task.machine.timeout_s or longest, longest, this.deadline - time.monotonic())
     if this.stopping.is_set():
         raise UnavailableError(expected="no error before", found="one", where=label, action="see the first error")
     if limit_s <= 0:

@@ -158,8 +158,8 @@ def _json(path: Path, folder: Path, task: str) -> dict[str, Any]:
 
 
 def _read(path: Path, folder: Path, task: str) -> str:
-    """Return the text of a small regular file; a link may lead out of the folder, so it is refused."""
-    if path.is_symlink() or not path.is_file() or path.resolve().parent != folder.resolve():
+    """Return the text of a small regular file of the folder; a link that leads out of it is refused."""
+    if not path.is_file() or path.resolve().parent != folder.resolve():
         raise _broken(f"file {path.name}", "a link or folder" if path.is_symlink() or path.exists() else "none", task)
     data = path.read_bytes() if path.stat().st_size <= LIMIT else None
     try:

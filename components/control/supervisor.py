@@ -11,27 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instar import config as configs
 from instar import errors
 from instar.artifact import Artifact
+from instar.components.control.limits import Limits, Watch
 from instar.contract import Context, Stage, port_of
 from instar.errors import InstarError, StalledError
 
 if TYPE_CHECKING:
     from instar.workspace import Workspace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """A stage may run for `stage_s` in all and be silent for `stall_s`."""
-
-    stage_s: float = 6 * 3600.0
-    stall_s: float = 1800.0
-    poll_s: float = 0.1
 
 
 class Heartbeat:
@@ -97,28 +88,14 @@ def run_stage(
 
 def wait(child: subprocess.Popen[bytes], stage: str, heartbeat: Path, limits: Limits) -> int:
     """Return the exit code of `child`; raise `StalledError`, with its stacks in its log, when it passes a limit."""
-    started = time.time()
+    watch = Watch(heartbeat, limits, f"stage {stage} (stacks in stage.log)")
     while (code := child.poll()) is None:
-        now = time.time()
-        last = max(started, heartbeat.stat().st_mtime if heartbeat.exists() else 0.0)
-        if now - started > limits.stage_s or now - last > limits.stall_s:
+        if (stalled := watch.overdue()) is not None:
             child.send_signal(signal.SIGUSR1)  # the child dumps its stacks (instar.stage_cli)
             time.sleep(1.0)
-            raise StalledError(
-                expected=f"a heartbeat every {limits.stall_s:g} s and an end within {limits.stage_s:g} s",
-                found=f"{now - last:.0f} s of silence after {now - started:.0f} s; last unit: {_last_unit(heartbeat)}",
-                where=f"stage {stage} (stacks in stage.log)",
-                action="resume; if it stalls again, read the stacks",
-            )
+            raise stalled
         time.sleep(limits.poll_s)
     return code
-
-
-def _last_unit(heartbeat: Path) -> str:
-    try:
-        return str(json.loads(heartbeat.read_text())["unit"])
-    except (OSError, ValueError, KeyError):
-        return "none"
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:

@@ -130,12 +130,13 @@ def evaluate(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI of the registry; default the one inside the evolution directory")
     ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="also write a page for people to this file")] = None,
     sets: Sets = None,
 ) -> None:
     """Compare two policies on the same tasks. Exit code 0 better or equal, 3 worse, 2 could not tell."""
     from instar import commands
 
-    raise typer.Exit(commands.evaluate(policy, against, suite, scale, seed, tracking, sets or []))
+    raise typer.Exit(commands.evaluate(policy, against, suite, scale, seed, tracking, sets or [], markdown))
 
 
 @app.command()

@@ -162,18 +162,30 @@ def promote(directory: Path, tracking: str | None) -> None:
 
 
 def evaluate(
-    policy: Path, against: str, suite: str, scale: str, seed: int, tracking: str | None, sets: Sequence[str]
+    policy: Path,
+    against: str,
+    suite: str,
+    scale: str,
+    seed: int,
+    tracking: str | None,
+    sets: Sequence[str],
+    markdown: Path | None = None,
 ) -> int:
     """Evaluate two policies on the tasks of `suite` and return the exit code of the comparison."""
-    from instar.pipelines.evaluation import compare_policies, registry_side, side
+    from instar.pipelines.evaluation import Page, compare_policies, registry_side, side
+    from instar.tracking_server import scrub
 
     recipe = resolve(suite, scale, None, None, sets)
+    command = ["instar", "evaluate", str(policy), "--against", against, "--suite", suite, "--scale", scale]
+    command += ["--seed", str(seed), *(["--tracking", scrub(tracking)] if tracking else [])]
+    command += [word for value in sets for word in ("--set", value)]
+    page = Page(path=markdown, seed=seed, command=tuple(command)) if markdown else None
     with tempfile.TemporaryDirectory(prefix="instar-evaluate-") as temporary:
         if against == "champion":
             champion = registry_side(tracking or _embedded_registry(policy), suite, Path(temporary))
         else:
             champion = side(Path(against))
-        return compare_policies(side(policy), champion, recipe, f"{suite}-{scale}-seed{seed}", Path(temporary))
+        return compare_policies(side(policy), champion, recipe, f"{suite}-{scale}-seed{seed}", Path(temporary), page)
 
 
 def _embedded_registry(directory: Path) -> str:

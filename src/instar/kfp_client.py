@@ -24,7 +24,7 @@ class KfpClient:
         options: KfpOptions | None = None,
     ) -> None:
         self._http = KfpHttp(host.rstrip("/"), token_file, certificates, options or KfpOptions())
-        import kfp_server_api as kfp  # type: ignore[import-untyped]
+        import kfp_server_api as kfp
 
         client = self._http.client
         self._kfp, self._namespace = kfp, namespace

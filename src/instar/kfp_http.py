@@ -38,7 +38,7 @@ class KfpHttp:
 
     def __init__(self, host: str, token_file: Path | None, certificates: Path | None, options: KfpOptions) -> None:
         try:
-            import kfp_server_api as kfp  # type: ignore[import-untyped]
+            import kfp_server_api as kfp
             import urllib3
         except ImportError as error:
             raise MissingDependencyError(
@@ -93,7 +93,7 @@ class KfpHttp:
             if error.status == 404 and absent is not None:
                 return absent
             raise _refusal(error.status, _text(error.body), where) from None
-        except UnicodeDecodeError as error:  # the library decodes the body of a refusal, which may be any gateway's page
+        except UnicodeDecodeError as error:  # the library decodes a refusal's body, which may be any gateway's page
             status = getattr(error.__context__, "status", 0)
             raise _refusal(status, _text(error.object), where) from None
         except urllib3.exceptions.LocationValueError as error:

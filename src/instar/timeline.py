@@ -1,12 +1,14 @@
 """The ledger as measurements over time: one point per stage and inner step, with the same names under both clocks.
 
 Under `rounds` a stage entry is one point. Under `fused` a segment's entry holds means, and its `history`, which is read
-here, a line per inner step. Names are `<stage>/<metric>`, measurements of the machine `perf/<stage>/<metric>`.
+here, a line per inner step. Names are `<stage>/<metric>`, measurements of the machine `perf/<stage>/<metric>`. `elapsed` says how
+much of an iteration's wall time was work.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,31 @@ from instar.contract import PERF
 from instar.errors import ArtifactError
 from instar.ledger import Entry, Ledger
 from instar.workspace import Workspace
+
+IDLE_S = 600.0
+"""A longer gap without any stage is idle: stopped and resumed later, or queued. Shorter ones count as overhead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elapsed:
+    """Wall time of an iteration: from the gate before it to its own, in seconds."""
+
+    iteration: int
+    at: float
+    elapsed_s: float
+    work_s: float
+    """In which at least one stage worked."""
+    idle_s: float
+
+    @property
+    def overhead_share(self) -> float:
+        """Share of the time that was not idle in which no stage worked; goodput is the rest."""
+        busy = self.elapsed_s - self.idle_s
+        return 1.0 - self.work_s / busy if busy > 0 else 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is tracked per iteration."""
+        return {"overhead_share": self.overhead_share, "goodput": 1.0 - self.overhead_share, "idle_s": self.idle_s}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +100,66 @@ def inner_steps(ledger: Ledger) -> int:
 def clock(entry: Entry) -> float:
     """Return the time at which an entry was written, in seconds since 1970."""
     return float(entry.time.get("ended", entry.time.get("at", 0.0)))
+
+
+def elapsed(entries: Sequence[Entry]) -> list[Elapsed]:
+    """Return the wall time of every iteration that has a gate, in order. The first counts from the opening of the ledger.
+
+    What comes after the last gate (the test of the champion) belongs to no iteration. Stages that overlap, such as shards,
+    count once: their intervals are united.
+    """
+    found: list[Elapsed] = []
+    start: float | None = None
+    stages: list[Entry] = []
+    for entry in entries:
+        if entry.kind == "stage":
+            stages.append(entry)
+        elif entry.kind == "gate":
+            end = max(clock(entry), *map(clock, stages)) if stages else clock(entry)
+            begin = end if start is None else start
+            found.append(_elapsed(int(entry.body["iteration"]), clock(entry), begin, end, stages))
+            start, stages = end, []
+        elif start is None:
+            start = clock(entry)
+    return found
+
+
+def _elapsed(iteration: int, at: float, begin: float, end: float, stages: Sequence[Entry]) -> Elapsed:
+    """A stage occupies `started` to `ended`, and works for the length of its function from `started` on."""
+    occupied = union([(_started(e), clock(e)) for e in stages], begin, end)
+    edges = [begin, *(edge for interval in occupied for edge in interval), end]
+    gaps = [after - before for before, after in zip(edges[::2], edges[1::2], strict=True)]
+    worked = union([(_started(e), _started(e) + _worked(e)) for e in stages], begin, end)
+    return Elapsed(
+        iteration=iteration,
+        at=at,
+        elapsed_s=end - begin,
+        work_s=sum(stop - start for start, stop in worked),
+        idle_s=sum((gap for gap in gaps if gap > IDLE_S), 0.0),
+    )
+
+
+def union(intervals: Iterable[tuple[float, float]], begin: float, end: float) -> list[tuple[float, float]]:
+    """Return disjoint intervals in order that cover the same times between `begin` and `end`."""
+    found: list[tuple[float, float]] = []
+    for start, stop in sorted((max(begin, start), min(end, stop)) for start, stop in intervals):
+        if start >= stop:
+            continue
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], stop)
+        else:
+            found.append((start, stop))
+    return found
+
+
+def _started(entry: Entry) -> float:
+    return float(entry.time.get("started", clock(entry)))
+
+
+def _worked(entry: Entry) -> float:
+    """Return the seconds of a stage's function; of a fused segment, those of the stages inside, which follow each other."""
+    inner = [v for k, v in _perf(entry).items() if k.count("/") == 2 and k.endswith("/wall_s")]
+    return sum(inner) if entry.body["stage"] == "fused" and inner else _perf(entry).get(f"{PERF}wall_s", 0.0)
 
 
 def _perf(entry: Entry) -> dict[str, float]:

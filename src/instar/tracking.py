@@ -18,7 +18,7 @@ from typing import Any
 
 from instar.errors import LedgerError, UnavailableError
 from instar.ledger import Entry
-from instar.timeline import Point, clock, points, summary
+from instar.timeline import Point, clock, elapsed, inner_steps, points, summary
 from instar.tracking_server import POLICY, STORE, Server, check_uri, failures, scrub
 from instar.workspace import Workspace
 
@@ -73,7 +73,10 @@ class Tracker:
                 self._server.client.update_run(self._parent, status="FAILED")
 
     def promote(self, policy: str) -> str:
-        """Point the `champion` alias at `policy` and return its version. Refused unless the gate passed it."""
+        """Point the `champion` alias at `policy` and return its version.
+
+        Refused unless the evolution is finished and its gate passed this policy against the one it began with.
+        """
         gate = self._passed(policy)
         try:
             with self._timed():
@@ -158,10 +161,17 @@ class Tracker:
             else:
                 decision = entry.body["decision"]
                 tags |= {"instar.gate": decision["action"], "instar.gate_reason": decision["reason"]}
-        server.log(run.info.run_id, metrics, tags)
         gate = next((e for e in entries if e.kind == "gate"), None)
+        server.log(run.info.run_id, metrics + self._elapsed([gate] if gate else []), tags)
         if gate is not None:
             server.finish(run.info.run_id, clock(gate))
+
+    def _elapsed(self, gates: Sequence[Entry]) -> list[Point]:
+        """Return how the wall time of the iterations that these gates end was spent."""
+        ledger, wanted = self.workspace.ledger, {int(gate.body["iteration"]) for gate in gates}
+        found = [e for e in elapsed(ledger.entries) if e.iteration in wanted] if wanted else []
+        steps = inner_steps(ledger)
+        return [Point(iteration=e.iteration, step=e.iteration * steps, at=e.at, metrics=e.metrics()) for e in found]
 
     def _thinned(self, entry: Entry) -> list[Point]:
         """Return the points of an entry. Of a segment, numbers per arm (most of them) are sent once, as means."""
@@ -176,7 +186,7 @@ class Tracker:
         return found
 
     def _send_parent(self, server: Server, new: Sequence[Entry]) -> None:
-        """Log a summary per stage, how much time tracking takes, and last of all how far the ledger was sent."""
+        """Log a summary per stage, the overhead per iteration, the time tracking takes, and last how far the ledger was sent."""
         share = self.perf["perf/tracking_s"] / max(1e-9, time.monotonic() - self._created)
         metrics = [summary(self.workspace.ledger, entry) for entry in new if entry.kind == "stage"]
         for point in metrics:
@@ -184,6 +194,7 @@ class Tracker:
                 del point.metrics[name]
         if metrics:
             metrics[-1].metrics.update({**self.perf, "perf/tracking_share": share})
+        metrics += self._elapsed([entry for entry in new if entry.kind == "gate"])
         tags = {SEQ: str(new[-1].seq), HEAD: new[-1].digest}
         for entry in new:
             if entry.kind == "close":
@@ -208,10 +219,19 @@ class Tracker:
         )
 
     def _passed(self, policy: str) -> Entry:
-        """Return the last gate entry that promoted `policy`."""
-        gates = [e for e in self.workspace.ledger.of("gate") if e.body["decision"]["promote"]]
+        """Return the last gate entry that promoted `policy`, never the one of iteration 0, which compares with nothing."""
+        ledger = self.workspace.ledger
+        if next(ledger.of("close"), None) is None:
+            raise LedgerError(
+                expected="a finished evolution",
+                found="a ledger without its last entry",
+                where=ledger.prefix,
+                action="resume the evolution to its end, then promote",
+            )
+        first = next(ledger.of("gate"), None)
+        gates = [e for e in ledger.of("gate") if e.body["decision"]["promote"] and int(e.body["iteration"]) > 0]
         for gate in reversed(gates):
-            if self._policy_of(gate) == policy:
+            if self._policy_of(gate) == policy and (first is None or self._policy_of(first) != policy):
                 return gate
         raise LedgerError(
             expected=f"a gate that passed policy {policy or '(none)'}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SKIP = 77
-"""Exit code of engine.sh on a machine that cannot run an engine."""
+"""Exit code of engine.sh on a machine that cannot run an engine: no reason to fail there, but CI has one."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +32,7 @@ def engine() -> Iterator[str]:
     script = str(ROOT / "images/engine.sh")
     started = subprocess.run([script, "start", str(folder)], capture_output=True, text=True, check=False)
     try:
-        if started.returncode == SKIP:
+        if started.returncode == SKIP and not os.environ.get("CI"):
             pytest.skip(started.stderr.strip())
         assert started.returncode == 0, started.stderr
         yield from published(started.stdout.strip())
@@ -67,6 +68,7 @@ def answers(host: str) -> bool:
 
     try:
         client: Any = docker.DockerClient(base_url=host, timeout=5)
-        return bool(client.ping())
+        with contextlib.closing(client):
+            return bool(client.ping())
     except DockerException:
         return False

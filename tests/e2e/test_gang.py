@@ -81,7 +81,7 @@ class World:
 
 
 def recipe() -> Any:
-    base = micro(iterations=1, inner_steps=1)
+    base = micro(iterations=1, inner_steps=1, clock="rounds")
     return dataclasses.replace(base, rollout=dataclasses.replace(base.rollout, shards=SHARDS))
 
 
@@ -151,7 +151,7 @@ def test_a_permanent_failure_of_one_shard_is_the_failure_of_the_task(world: Worl
     argument = world.executor_input()
     for attempt in range(3):
         world.pods.broken[2, attempt] = {"JOB_COMPLETION_INDEX": "7"}  # shard 7 of 3
-    with pytest.raises(ConfigError, match="0 <= i < n|exit code 10") as caught:
+    with pytest.raises(ConfigError, match="exit code 10") as caught:
         main_gang(argument)
     assert "index 2" in caught.value.where
     assert world.pods.started == [(0, 0), (1, 0), (2, 0)], "no second try after a permanent code"
@@ -196,7 +196,7 @@ def test_namespace_and_workflow_come_from_the_environment_too(world: World, monk
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
 def test_another_number_of_shards_than_the_configuration_says_is_refused(world: World, shards: int) -> None:
-    with pytest.raises(ConfigError, match="rollout.shards"):
+    with pytest.raises(ConfigError, match=r"rollout\.shards"):
         main_gang(world.executor_input(shards=shards))
 
 

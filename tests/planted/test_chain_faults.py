@@ -74,57 +74,11 @@ def test_a_name_that_was_used_before_is_refused(make: Callable[..., World]) -> N
     assert fresh.list("") == []
 
 
-def test_stop_can_be_repeated_until_the_server_answers(make: Callable[..., World]) -> None:
-    world = make()
-    opened(world)
-    first = only(world, "000000-1")
-    world.kfp.fault("terminate_run", "503")
-    assert quietly(lambda: chain.stop(world.store, world.api, EVOLUTION, "enough")) is not None
-    assert world.head().status == "stopped" and world.kfp.runs[first]["state"] == "RUNNING"
-    chain.stop(world.store, world.api, EVOLUTION, "again")
-    assert world.kfp.runs[first]["state"] == "CANCELED" and world.head().reason == "enough"
-
-
-def test_done_is_done(make: Callable[..., World]) -> None:
-    world = make(segments=1)
-    world.start()
-    world.finish()
-    assert world.tick().did == "nothing"
-    assert chain.stop(world.store, world.api, EVOLUTION, "late").reason == "done: "
-    with pytest.raises(ConfigError, match="stopped or failed"):
-        chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
-    assert len(world.kfp.runs) == 1
-
-
 def test_no_evolution_no_action(make: Callable[..., World]) -> None:
     world = make()
     assert world.tick().reason == "no evolution of this name"
     assert chain.submit_current(world.store, world.api, EVOLUTION, "me").did == "nothing"
     assert world.kfp.requests == ["list_experiments", "create_experiment"]
-
-
-def test_cancel_between_commit_and_submit_is_respected(make: Callable[..., World]) -> None:
-    world = make()
-    moved(world)
-    world.kfp.set_state(only(world, "000000-1"), "CANCELED")
-    world.now += world.chain.grace_s + 1
-    assert world.tick().did == "stopped"
-    assert world.head().segment == 1 and len(world.kfp.runs) == 1
-    world.finish()
-
-
-def test_cancel_of_the_committing_run_stops_its_successor_too(make: Callable[..., World]) -> None:
-    world = make()
-    opened(world)
-    first = only(world, "000000-1")
-    world.kfp.set_state(first, "CANCELING")
-    world.advance(first)
-    assert world.head().status == "stopped" and len(world.kfp.runs) == 1
-    world.check()
-    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
-    assert world.head().status == "running"
-    only(world, "000001-1")
-    assert world.tick().did == "nothing", "an old cancel must not stop what a person resumed"
 
 
 def test_failures_end_at_the_cap_and_resume_counts_anew(make: Callable[..., World]) -> None:
@@ -163,23 +117,6 @@ def test_deleted_run_is_replaced_after_the_grace(make: Callable[..., World]) -> 
     world.now += world.chain.grace_s + 1
     assert world.tick().did == "submitted"
     world.finish()
-
-
-def test_stop_terminates_and_a_stopped_run_cannot_commit(make: Callable[..., World]) -> None:
-    world = make()
-    opened(world)
-    first = only(world, "000000-1")
-    assert chain.stop(world.store, world.api, EVOLUTION, "enough").did == "stopped"
-    assert world.kfp.runs[first]["state"] == "CANCELED"
-    with pytest.raises(LockedError, match="stopped: enough"):
-        world.advance(first)
-    world.now += 10 * world.chain.grace_s
-    assert world.tick().did == "nothing" and len(world.kfp.runs) == 1
-    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
-    with pytest.raises(LockedError, match="no holder after attempt 1"):
-        world.advance(first)
-    with pytest.raises(LockedError, match="no holder after attempt 1"):
-        world.open(first)
 
 
 def test_an_unclaimed_run_is_refused(make: Callable[..., World]) -> None:
@@ -223,20 +160,3 @@ def test_a_verdict_on_a_head_that_has_moved_has_no_effect(make: Callable[..., Wo
     assert world.tick(commit).reason == "the head has moved on"
     assert (world.head().segment, world.head().status) == (1, "running")
     assert [run["display_name"] for run in world.kfp.runs.values()] == ["evo-000000-1", "evo-000001-1"]
-
-
-def test_a_cancel_that_a_person_has_answered_meanwhile_does_not_stop_again(make: Callable[..., World]) -> None:
-    world = make()
-    moved(world)
-    world.kfp.set_state(only(world, "000000-1"), "CANCELED")
-
-    def answer(name: str, after: bool) -> None:
-        if (name, after) == ("get_run", True):
-            chain.stop(world.store, world.api, EVOLUTION, "looking into it")
-            chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
-
-    world.end(only(world, "000000-1"), "CANCELED")
-    world.now += world.chain.grace_s + 1
-    assert world.tick(answer).reason == "the head has moved on"
-    assert world.head().status == "running"
-    world.finish()

@@ -234,7 +234,7 @@ def test_what_an_attempt_leaves_behind_is_killed_before_the_next(folder: Path) -
 @pytest.mark.parametrize("limit", ["--stall-s", "--stage-s"])
 def test_a_stalled_command_writes_its_stacks_and_is_tried_again(folder: Path, limit: str) -> None:
     text = "the_place_where_it_hangs()"
-    run = Supervised(folder, python(text), limit, "1.5", "--retries", "1", "--backoff-s", "0.05")
+    run = Supervised(folder, python(text), limit, "2.5", "--retries", "1", "--backoff-s", "0.05")
     assert run.end() == 76
     assert run.out.read_text().count("hanging") == 2
     assert run.err.read_text().count("in the_place_where_it_hangs") >= 2
@@ -244,24 +244,24 @@ def test_a_stalled_command_writes_its_stacks_and_is_tried_again(folder: Path, li
 
 def test_a_command_that_beats_is_left_alone_and_its_last_unit_is_named(folder: Path) -> None:
     text = """
-from pathlib import Path
-from instar.components.control.supervisor import Heartbeat
-beat = Heartbeat(Path(os.environ["INSTAR_HEARTBEAT"]), "rollout", lambda unit, metrics: None)
-for unit in range(8):
-    beat(f"rollout {unit}", {})
+path = os.environ["INSTAR_HEARTBEAT"]
+for unit in range(10):
+    with open(path + ".new", "w") as stream:
+        stream.write('{"unit": "rollout %d"}' % unit)
+    os.replace(path + ".new", path)
     time.sleep(0.5)
 print("worked", flush=True)
 time.sleep(600)
 """
-    run = Supervised(folder, python(text), "--stall-s", "2.5", "--retries", "0")
+    run = Supervised(folder, python(text), "--stall-s", "3", "--retries", "0")
     assert run.end() == 76
-    assert run.out.read_text() == "worked\n", "four seconds of work with beats outlast a limit of 2.5"
-    assert "last unit: rollout 7" in str(run.reason()["found"])
+    assert run.out.read_text() == "worked\n", "five seconds of work with beats outlast a limit of three"
+    assert "last unit: rollout 9" in str(run.reason()["found"])
 
 
 def test_a_stop_during_the_dump_of_stacks_wins(folder: Path) -> None:
     text = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\nthe_place_where_it_hangs()"
-    run = Supervised(folder, python(text), "--stall-s", "1.5", "--backoff-s", "0.05")
+    run = Supervised(folder, python(text), "--stall-s", "2.5", "--backoff-s", "0.05")
     run.until("the_place_where_it_hangs", err=True)
     assert run.end(signal.SIGTERM) == 9
     assert run.reason()["attempts"] == 1

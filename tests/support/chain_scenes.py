@@ -34,11 +34,11 @@ def second_attempt(world: World) -> None:
     world.tick()
 
 
-def moved(world: World) -> None:
-    """Segment 0 is committed and its run died before it could submit."""
+def moved(world: World, at: str = "create_run") -> None:
+    """Segment 0 is committed and its run died before it could submit: at the creation, or at the claim (`create`)."""
     opened(world)
     run = only(world, "000000-1")
-    error = quietly(lambda: world.advance(run, lambda name, after: crash_on(name, after, "create_run")))
+    error = quietly(lambda: world.advance(run, lambda name, after: crash_on(name, after, at)))
     assert isinstance(error, Crash)
     world.check()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,7 +72,13 @@ class Pods:
         variables = {entry["name"]: _value(entry, index) for entry in box["env"]}
         variables |= self.broken.get((index, attempt), {})
         command = [*box["command"], *(expanded(argument, variables) for argument in box["args"])]
-        env = {"PATH": os.environ["PATH"], "INSTAR_TERMINATION_LOG": str(said), **variables, "HOME": str(self.folder)}
+        env = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "INSTAR_TERMINATION_LOG": str(said),
+            **variables,
+            "HOME": str(self.folder),
+        }
+        command[0] = shutil.which(command[0], path=env["PATH"]) or command[0]
         with (self.folder / f"log-{index}-{attempt}").open("wb") as log:
             code = subprocess.run(command, env=env, stdout=log, stderr=log, check=False, timeout=300).returncode
         ended = {"exitCode": code, "message": said.read_text()}

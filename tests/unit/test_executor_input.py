@@ -82,9 +82,9 @@ def _other_place(folder: Path) -> None:
 
 
 def _link(folder: Path) -> None:
-    (folder / "secret").write_text("top secret")
-    (folder / "made").unlink()
-    (folder / "made").symlink_to(folder / "secret")
+    outside = folder.with_name(folder.name + "-outside")
+    (folder / "made").rename(outside)
+    (folder / "made").symlink_to(outside)
 
 
 @pytest.mark.parametrize(

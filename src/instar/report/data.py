@@ -16,7 +16,7 @@ from instar.contract import PERF
 from instar.errors import InstarError
 from instar.ledger import Entry
 from instar.report.samples import Sample, pick_samples
-from instar.timeline import points
+from instar.timeline import Elapsed, elapsed, points
 from instar.workspace import Workspace
 
 SPLIT = "val"
@@ -61,7 +61,7 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of one stage (or `overhead`: committing, loading, the loop) in one iteration."""
+    """Seconds of one stage (or `overhead`: reading inputs and committing outputs) in one iteration."""
 
     iteration: int
     stage: str
@@ -86,6 +86,8 @@ class Data:
     """Inner step -> metric -> value, learning stages only."""
     gates: list[Gate] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
+    elapsed: list[Elapsed] = field(default_factory=list)
+    """Wall time of every iteration that has a gate, between the stages as well as in them."""
     samples: list[Sample] = field(default_factory=list)
     champion: int = 0
     """Iteration whose policy is the champion."""
@@ -142,6 +144,7 @@ def gather(workspace: Workspace) -> Data:
         steps=_steps(workspace, stages, notes),
         gates=gates,
         costs=[c for e in stages for c in _costs(e)],
+        elapsed=elapsed(ledger.entries),
         samples=samples,
         champion=promoted[-1] if promoted else 0,
         notes=notes,

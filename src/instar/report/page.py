@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from instar.report.charts import Chart, draw
 from instar.report.data import MASTERED, SPLIT, Cost, Data
+from instar.timeline import Elapsed
 
 SPLITS = {"val": "validation", "id": "test", "ood": "harder tests"}
 
@@ -37,6 +38,8 @@ def render(data: Data) -> str:
         lineage=lineage(data),
         overhead=overhead(data.costs),
         stages=stage_totals(data.costs),
+        spent=spent(data.elapsed),
+        most=max((e.overhead_share for e in data.elapsed), default=0.0),
         macro={g.iteration: data.macro(g.iteration) for g in data.gates},
         mastered=MASTERED,
         config=json.dumps(data.opened.get("recipe", {}), indent=2, sort_keys=True),
@@ -74,6 +77,11 @@ def tiles(data: Data) -> list[dict[str, str]]:
     out.append(_tile("iterations", f"{done} of {planned}", f"{len(data.steps)} inner steps, champion: {data.champion}"))
     if data.rollouts:
         out.append(_tile("rollouts", f"{data.rollouts:,}", "sampled for training"))
+    whole = spent(data.elapsed)
+    if whole is not None:
+        out.append(
+            _tile("goodput", f"{1 - whole.overhead_share:.1%}", f"a stage worked; overhead {whole.overhead_share:.1%}")
+        )
     cpu = sum(c.cpu_s for c in data.costs)
     out.append(
         _tile("CPU time", duration(cpu), f"{duration(sum(c.wall_s for c in data.costs))} of wall time in stages")
@@ -105,6 +113,19 @@ def overhead(costs: list[Cost]) -> float | None:
     """Return the share of wall time that no stage function used, or None before the first stage."""
     total = sum(c.wall_s for c in costs)
     return sum(c.wall_s for c in costs if c.stage == "overhead") / total if total else None
+
+
+def spent(iterations: list[Elapsed]) -> Elapsed | None:
+    """Return the wall time of all iterations together, or None before the first gate."""
+    if not iterations:
+        return None
+    return Elapsed(
+        iteration=iterations[-1].iteration,
+        at=iterations[-1].at,
+        elapsed_s=sum(e.elapsed_s for e in iterations),
+        work_s=sum(e.work_s for e in iterations),
+        idle_s=sum(e.idle_s for e in iterations),
+    )
 
 
 def stage_totals(costs: list[Cost]) -> list[tuple[str, float, float]]:

@@ -1,0 +1,121 @@
+"""A person stops, cancels and resumes a chain of runs: no machine overrules it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from instar.components.control import chain
+from instar.errors import ConfigError, LockedError
+from support.chain_scenes import crash_on, moved, only, opened, stopped
+from support.chain_world import EVOLUTION, Crash, World, quietly
+
+
+def test_stop_can_be_repeated_until_the_server_answers(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    first = only(world, "000000-1")
+    world.kfp.fault("terminate_run", "503")
+    assert quietly(lambda: chain.stop(world.store, world.api, EVOLUTION, "enough")) is not None
+    assert world.head().status == "stopped" and world.kfp.runs[first]["state"] == "RUNNING"
+    chain.stop(world.store, world.api, EVOLUTION, "again")
+    assert world.kfp.runs[first]["state"] == "CANCELED" and world.head().reason == "enough"
+
+
+def test_done_is_done(make: Callable[..., World]) -> None:
+    world = make(segments=1)
+    world.start()
+    world.finish()
+    assert world.tick().did == "nothing"
+    assert chain.stop(world.store, world.api, EVOLUTION, "late").reason == "done: "
+    with pytest.raises(ConfigError, match="stopped or failed"):
+        chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    assert len(world.kfp.runs) == 1
+
+
+def test_cancel_between_commit_and_submit_is_respected(make: Callable[..., World]) -> None:
+    world = make()
+    moved(world)
+    world.kfp.set_state(only(world, "000000-1"), "CANCELED")
+    world.now += world.chain.grace_s + 1
+    assert world.tick().did == "stopped"
+    assert world.head().segment == 1 and len(world.kfp.runs) == 1
+    world.finish()
+
+
+def test_cancel_of_the_committing_run_stops_its_successor_too(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    first = only(world, "000000-1")
+    world.kfp.set_state(first, "CANCELING")
+    world.advance(first)
+    assert world.head().status == "stopped" and len(world.kfp.runs) == 1
+    world.check()
+    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    assert world.head().status == "running"
+    only(world, "000001-1")
+    assert world.tick().did == "nothing", "an old cancel must not stop what a person resumed"
+
+
+def test_stop_terminates_and_a_stopped_run_cannot_commit(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    first = only(world, "000000-1")
+    assert chain.stop(world.store, world.api, EVOLUTION, "enough").did == "stopped"
+    assert world.kfp.runs[first]["state"] == "CANCELED"
+    with pytest.raises(LockedError, match="stopped: enough"):
+        world.advance(first)
+    world.now += 10 * world.chain.grace_s
+    assert world.tick().did == "nothing" and len(world.kfp.runs) == 1
+    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    with pytest.raises(LockedError, match="no holder after attempt 1"):
+        world.advance(first)
+    with pytest.raises(LockedError, match="no holder after attempt 1"):
+        world.open(first)
+
+
+@pytest.mark.parametrize(("at", "resumed"), [("create_run", "000001-2"), ("create", "000001-1")])
+def test_a_cancel_that_a_person_has_answered_meanwhile_does_not_stop_again(
+    make: Callable[..., World], at: str, resumed: str
+) -> None:
+    world = make()
+    moved(world, at)
+    world.kfp.set_state(only(world, "000000-1"), "CANCELED")
+
+    def answer(name: str, after: bool) -> None:
+        if (name, after) == ("get_run", True):
+            chain.stop(world.store, world.api, EVOLUTION, "looking into it")
+            chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+
+    world.end(only(world, "000000-1"), "CANCELED")
+    world.now += world.chain.grace_s + 1
+    assert world.tick(answer).reason == "the head has moved on"
+    assert world.head().status == "running"
+    assert world.kfp.runs[only(world, resumed)]["state"] == "PENDING", "the resumed run was terminated"
+    world.finish()
+
+
+def test_a_resume_that_crashed_before_its_claim_is_carried_on(make: Callable[..., World]) -> None:
+    world = make()
+    stopped(world)
+    tap = partial(crash_on, wanted="create")
+    assert isinstance(quietly(lambda: chain.resume(*world.tapped(tap), EVOLUTION, "person", world.now)), Crash)
+    assert world.tick().did == "submitted"
+    only(world, "000000-2")
+
+
+def test_cancel_of_a_working_late_run_stops_its_pending_successor(make: Callable[..., World]) -> None:
+    world = make()
+    world.late = True
+    world.kfp.fault("create_run", "late", "refuse")
+    quietly(world.start)
+    world.now += world.chain.grace_s + 1
+    world.tick()
+    world.kfp.release()
+    late = only(world, "000000-1")
+    world.open(late)
+    world.kfp.set_state(late, "CANCELED")
+    assert world.tick().did == "stopped"
+    assert world.kfp.runs[only(world, "000000-2")]["state"] == "CANCELED"
