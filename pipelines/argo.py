@@ -18,7 +18,7 @@ from instar.errors import ContractError, MissingDependencyError
 from instar.pipelines.placement import GROUP, USER, environment
 from instar.pipelines.pools import Images, Pool, Profile, Toleration
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.trace import Graph, Task, trace
+from instar.pipelines.trace import KINDS, Graph, Task, trace
 
 OUTPUTS = "/tmp/outputs"
 COUNTERS = ("segment", "iteration", "step")
@@ -51,7 +51,7 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
         pod_gc=models.PodGC(strategy="OnPodSuccess"),
         ttl_strategy=models.TTLStrategy(seconds_after_completion=7 * 86400),
     ) as workflow:  # fmt: skip
-        graphs = {kind: trace(recipe, kind) for kind in ("begin", "iterate", "finish")}  # type: ignore[arg-type]
+        graphs = {kind: trace(recipe, kind) for kind in KINDS}
         for graph in graphs.values():
             _add_graph(graph, profile, images)
         prepare = ["begin", "--recipe", configs.dumps(recipe), "--seed", "{{workflow.parameters.seed}}"]

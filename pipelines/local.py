@@ -15,6 +15,7 @@ from typing import Any, Literal
 from instar import contract
 from instar.code import code_version
 from instar.components.control import supervisor
+from instar.components.control.limits import Limits
 from instar.contract import Context
 from instar.events import Listener, Unit, silent
 from instar.ledger import Entry
@@ -33,12 +34,12 @@ class LocalRunner(LedgerRunner):
         workspace: Workspace,
         mode: Mode = "inprocess",
         listener: Listener = silent,
-        limits: supervisor.Limits | None = None,
+        limits: Limits | None = None,
         threads: int = 0,
     ) -> None:
         super().__init__(workspace, listener)
         self.mode, self.threads = mode, threads
-        self.limits = limits or supervisor.Limits()
+        self.limits = limits or Limits()
         self.resident: dict[Any, Any] = {}
 
     def produce(self, job: Job) -> Entry:

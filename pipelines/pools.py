@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from instar import config as configs
 from instar.errors import ConfigError, nearest
@@ -20,9 +20,9 @@ class Toleration:
     """A taint that pods of the pool accept; fields as in Kubernetes."""
 
     key: str
-    operator: str = "Exists"
+    operator: Literal["Exists", "Equal"] = "Exists"
     value: str = ""
-    effect: str = "NoSchedule"
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
 
 
 @dataclass(frozen=True, kw_only=True)

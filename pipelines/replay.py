@@ -53,9 +53,8 @@ def standing(workspace: Workspace, iteration: int, *, commit: bool) -> Standing:
     """Replay up to `iteration`, or to an earlier end."""
     recipe = stored_recipe(workspace)
     check_code(workspace, accept=False)
-    for lineage in lineages(Replay(workspace, commit=commit), recipe):
-        if lineage.iteration == iteration or lineage.stopped:
-            break
+    stands = lineages(Replay(workspace, commit=commit), recipe)
+    lineage = next(lineage for lineage in stands if lineage.iteration == iteration or lineage.stopped)
     done = f"all {recipe.iterations} iterations done" if lineage.iteration == recipe.iterations else ""
     return Standing(recipe=recipe, lineage=lineage, ended=lineage.stopped or done)
 

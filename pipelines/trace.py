@@ -25,7 +25,9 @@ from instar.pipelines.recipe import Recipe
 Kind: TypeAlias = Literal["begin", "iterate", "finish"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_UNROLL = 8
-"""Iterations in one run. A graph of about 56 tasks outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
+"""Iterations in one run."""
+MAX_TASKS = 50
+"""Tasks in one run: a graph of about 56 outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
 MAX_FAN_OUT = 16
 """Shards as pods of the pipeline: each costs three pods. More of them run as one gang job."""
 _REF = re.compile(r"@([a-z0-9_-]+)/([a-z_]+)")
@@ -98,6 +100,14 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
         else:
             evolution.finish(tracer, recipe, lineage)
             tracer.advance()
+    pods = sum(task.shard is None or task.shard.number == 0 for task in tracer.tasks)
+    if pods > MAX_TASKS:
+        raise ConfigError(
+            expected=f"at most {MAX_TASKS} tasks in one run",
+            found=f"{pods} ({unroll} iterations of {recipe.inner_steps} inner steps, clock {recipe.clock})",
+            where=f"segment {kind}",
+            action="choose the fused clock, or fewer inner steps or iterations for one run",
+        )
     return Graph(recipe=recipe, kind=kind, unroll=unroll, tasks=tuple(tracer.tasks))
 
 

@@ -50,7 +50,7 @@ class ChainConfig:
     """How the chain runs. `experiment` is the id; `pipelines` maps a segment's kind to the version that runs it.
 
     `grace_s`: how long a claim without a run is given. `max_attempts`: runs of one segment between two resumes.
-    `max_segments`: the highest segment that is ever started. `max_stage_hours`: a budget, 0 for none.
+    `max_segments`: the highest segment that is ever started.
     """
 
     experiment: str
@@ -61,7 +61,6 @@ class ChainConfig:
     max_segments: int
     max_attempts: int = 3
     grace_s: float = 900.0
-    max_stage_hours: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

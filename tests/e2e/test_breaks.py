@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from instar.lifecycle import open_evolution
 from instar.errors import ArtifactError, LedgerError, StorageError, UnavailableError
 from instar.events import Event, StageStarted
+from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
 from instar.store_requests import S3Options

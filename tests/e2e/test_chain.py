@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.seaweed import Seaweed
 
 from instar import cluster, head
-from instar.artifact import Policy
 from instar.cluster import Server, Target
 from instar.pipelines.pools import Images, load
 from instar.pipelines.recipe import Recipe
 from instar.store import open_store
-from instar.workspace import create_workspace, open_workspace
+from instar.workspace import open_workspace
 from support.fake_kfp import FakeKfp
 from support.inline_engine import Engine
 from support.micro import EVOLUTION, micro, open_and_run
-from tests.seaweed import Seaweed
 
 PROFILE = dataclasses.replace(load("kind-dev"), mlflow="")
 TARGET = Target(profile=PROFILE, images=Images(digests={"instar-cpu": "sha256:" + "a" * 64}))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from instar.components.control import supervisor
-from instar.components.control.supervisor import Heartbeat, Limits
+from instar.components.control.limits import Limits
+from instar.components.control.supervisor import Heartbeat
 from instar.errors import InstarError, NumericsError, StalledError
 
 HANG = """

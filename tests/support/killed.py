@@ -23,8 +23,8 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from instar.lifecycle import open_evolution
 from instar.events import Event, StageDone, StageStarted
+from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
 from instar.quality import run_gate
