@@ -53,8 +53,9 @@ def standing(workspace: Workspace, iteration: int, *, commit: bool) -> Standing:
     """Replay up to `iteration`, or to an earlier end."""
     recipe = stored_recipe(workspace)
     check_code(workspace, accept=False)
+    last = min(iteration, recipe.iterations)  # an unrolled run may be longer than what is left
     stands = lineages(Replay(workspace, commit=commit), recipe)
-    lineage = next(lineage for lineage in stands if lineage.iteration == iteration or lineage.stopped)
+    lineage = next(lineage for lineage in stands if lineage.iteration == last or lineage.stopped)
     done = f"all {recipe.iterations} iterations done" if lineage.iteration == recipe.iterations else ""
     return Standing(recipe=recipe, lineage=lineage, ended=lineage.stopped or done)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.seaweed import Seaweed
 
 from instar import cluster, head
 from instar.cluster import Server, Target
+from instar.components.control.generations import tick_newest
+from instar.errors import ConfigError, LockedError
 from instar.pipelines.pools import Images, load
 from instar.pipelines.recipe import Recipe
 from instar.store import open_store
@@ -43,8 +48,11 @@ def environment(seaweed: Seaweed, kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch)
     torch.set_num_threads(before)
 
 
-def sharded(**changes: object) -> Recipe:
-    return micro(clock="rounds", rollout=dataclasses.replace(micro().rollout, shards=2), **changes)
+RECIPES: dict[str, Recipe] = {
+    "fused": micro(),
+    "rounds": micro(clock="rounds", inner_steps=1, rollout=dataclasses.replace(micro().rollout, shards=2)),
+    "unrolled": micro(iterations=3),
+}
 
 
 def submit(recipe: Recipe, tmp_path: Path, kfp: FakeKfp, where: Target = TARGET) -> tuple[Path, str]:
@@ -54,19 +62,132 @@ def submit(recipe: Recipe, tmp_path: Path, kfp: FakeKfp, where: Target = TARGET)
     return handle, store
 
 
-@pytest.mark.parametrize("kind", ["rounds", "fused", "unrolled"])
-def test_a_chain_of_runs_writes_the_ledger_of_one_process(kind: str, kfp: FakeKfp, tmp_path: Path) -> None:
-    recipe = micro(clock="fused", iterations=3) if kind == "unrolled" else sharded() if kind == "rounds" else micro()
-    open_and_run(tmp_path / "local", recipe)
+def tick(store: str, kfp: FakeKfp, restart: bool = False) -> str:
+    """Run the task of the recurring run, as its pod does, long after the last claim."""
+    opened, api = open_store(store), Server(host=kfp.url).open()
+    return tick_newest(opened, api, EVOLUTION, restart, time.time() + 3600.0, secrets.token_hex(4)).did
+
+
+def entries(path: Path) -> list[Any]:
+    return [(e.kind, e.body) for e in open_workspace(path).ledger.entries]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """The entries of the same evolutions in one process."""
+    import torch
+
+    torch.set_num_threads(1)
+    found = {}
+    for kind, recipe in RECIPES.items():
+        path = tmp_path_factory.mktemp(kind)
+        open_and_run(path, recipe)
+        found[kind] = entries(path)
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(RECIPES))
+def test_a_chain_of_runs_writes_the_ledger_of_one_process(
+    kind: str, local: dict[str, list[Any]], kfp: FakeKfp, tmp_path: Path
+) -> None:
     engine = Engine(kfp, tmp_path)
     where = dataclasses.replace(TARGET, unroll=2) if kind == "unrolled" else TARGET
-    handle, store = submit(recipe, tmp_path, kfp, where)
+    handle, store = submit(RECIPES[kind], tmp_path, kfp, where)
     engine.drain()
     found = head.read_head(open_store(store), EVOLUTION)
     assert found is not None and found[0].status == "done"
-    runs = {"rounds": 4, "fused": 4, "unrolled": 4}[kind]
-    assert [state for _, state in engine.done] == ["SUCCEEDED"] * runs
-    local, chained = open_workspace(tmp_path / "local").ledger, open_workspace(handle).ledger
-    stages = [(e.kind, e.body) for e in local.entries]
-    assert [(e.kind, e.body) for e in chained.entries[: len(stages)]] == stages
-    assert chained.entries[-1].kind == "close"
+    assert [state for _, state in engine.done] == ["SUCCEEDED"] * 4
+    chained = entries(handle)
+    assert chained[:-1] == local[kind] and chained[-1][0] == "close"
+
+
+def test_runs_that_die_anywhere_are_repaired_without_computing_twice(
+    local: dict[str, list[Any]], kfp: FakeKfp, tmp_path: Path
+) -> None:
+    engine = Engine(kfp, tmp_path)
+    engine.kill_before = ["dataset-prep", "advance", "open", "rollout.1", "gather", "update", "evaluate", "advance"]
+    handle, store = submit(RECIPES["rounds"], tmp_path, kfp)
+    repaired = 0
+    for _ in range(30):
+        engine.drain()
+        if not engine.kill_before and head.read_head(open_store(store), EVOLUTION)[0].status == "done":  # type: ignore[index]
+            break
+        did = tick(store, kfp)
+        assert did in ("submitted", "failed"), did
+        if did == "failed":  # three attempts at one segment: a person looks, and resumes
+            cluster.resume(handle)
+        repaired += 1
+    assert repaired == 8
+    assert entries(handle)[:-1] == local["rounds"]
+    recorded = [e for e in local["rounds"] if e[0] == "stage"]
+    assert len(open_store(store).list(f"evolutions/{EVOLUTION}/records/")) == len(recorded)
+
+
+def test_a_run_that_was_created_twice_does_no_work(kfp: FakeKfp, tmp_path: Path) -> None:
+    engine = Engine(kfp, tmp_path)
+    _, store = submit(RECIPES["fused"], tmp_path, kfp)
+    twin = kfp.work("create_run", (), {}, dict(engine.waiting[0]))
+    engine.step()
+    assert engine.done == [(engine.done[0][0], "SUCCEEDED")] and len(engine.waiting) == 2
+    assert engine.waiting[0]["run_id"] == twin["run_id"]
+    with pytest.raises(LockedError, match="segment 0"):
+        engine.step()
+    engine.drain()
+    assert head.read_head(open_store(store), EVOLUTION)[0].status == "done"  # type: ignore[index]
+
+
+def test_a_person_stops_and_resumes(local: dict[str, list[Any]], kfp: FakeKfp, tmp_path: Path) -> None:
+    engine = Engine(kfp, tmp_path)
+    handle, store = submit(RECIPES["fused"], tmp_path, kfp)
+    engine.step()
+    waiting = engine.waiting.pop()
+    kfp.set_state(waiting["run_id"], "CANCELED")  # Terminate in the UI
+    assert tick(store, kfp) == "stopped"
+    assert tick(store, kfp) == "nothing" and not engine.waiting
+    assert cluster.status(handle)["status"] == "stopped"
+    assert cluster.resume(handle).did == "submitted"
+    engine.drain()
+    assert entries(handle)[:-1] == local["fused"]
+
+
+def test_submitting_again_changes_nothing(kfp: FakeKfp, tmp_path: Path) -> None:
+    engine = Engine(kfp, tmp_path)
+    submit(RECIPES["fused"], tmp_path, kfp)
+    submit(RECIPES["fused"], tmp_path, kfp)
+    assert len(engine.waiting) == 1
+    with pytest.raises(ConfigError, match="another --out"):
+        submit(dataclasses.replace(RECIPES["fused"], iterations=3), tmp_path, kfp)
+
+
+def test_a_schedule_retrains_when_the_evolution_is_done(kfp: FakeKfp, tmp_path: Path) -> None:
+    engine = Engine(kfp, tmp_path)
+    recipe = dataclasses.replace(RECIPES["fused"], iterations=1)
+    _, store = submit(recipe, tmp_path, kfp)
+    for _ in range(2):
+        lines = cluster.schedule(store, EVOLUTION, Server(host=kfp.url), "0 0 3 * * *")
+    assert all("kept" in line for line in lines) and len(kfp.schedules) == 2
+    assert cluster.schedule(store, EVOLUTION, Server(host=kfp.url), "0 0 4 * * *")[1].endswith("created, 1 deleted")
+    assert all(s["no_catchup"] and s["max_concurrency"] == "1" for s in kfp.schedules.values())
+    assert tick(store, kfp, restart=True) == "nothing"  # it runs: one generation at a time
+    engine.drain()
+    assert tick(store, kfp) == "nothing"
+    assert tick(store, kfp, restart=True) == "submitted"
+    engine.drain()
+    found = head.read_head(open_store(store), f"{EVOLUTION}-g0002")
+    assert found is not None and found[0].status == "done"
+
+
+def test_a_store_on_this_machine_is_refused(kfp: FakeKfp, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="s3://"):
+        cluster.submit(RECIPES["fused"], tmp_path, EVOLUTION, str(tmp_path), Server(host=kfp.url), TARGET)
+
+
+def test_a_server_that_fails_loses_nothing(kfp: FakeKfp, tmp_path: Path) -> None:
+    kfp.fault("create_run", "503")
+    engine = Engine(kfp, tmp_path)
+    _, store = submit(RECIPES["fused"], tmp_path, kfp)
+    assert len(engine.waiting) == 1  # looked, found none, asked again
+    kfp.fault("create_run", "drop")
+    engine.step()
+    assert len(engine.waiting) == 1  # the answer was lost, the run was found
+    assert head.read_head(open_store(store), EVOLUTION)[0].segment == 1  # type: ignore[index]
