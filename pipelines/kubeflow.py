@@ -17,7 +17,7 @@ from instar.errors import ConfigError
 from instar.pipelines import placement
 from instar.pipelines.kubeflow_components import CONTROL, component, control, gang, kfp_dsl, output_name
 from instar.pipelines.pools import Images, Profile
-from instar.pipelines.trace import MAX_FAN_OUT, Graph, Ref, Task
+from instar.pipelines.trace import MAX_FAN_OUT, Graph, Ref, Task, check_size
 
 PARAMETERS: dict[str, type] = {
     "store": str,
@@ -33,7 +33,8 @@ MAX_TEXT = 10_000
 
 
 def pipeline(graph: Graph, profile: Profile, images: Images) -> Any:
-    """Return the KFP pipeline of a segment. Its parameters are `PARAMETERS`."""
+    """Return the KFP pipeline of a segment. Its parameters are `PARAMETERS`. `ConfigError` when it is too large."""
+    check_size(graph)
     dsl = kfp_dsl()
 
     def body(*parameters: Any) -> None:

@@ -100,15 +100,20 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
         else:
             evolution.finish(tracer, recipe, lineage)
             tracer.advance()
-    pods = sum(task.shard is None or task.shard.number == 0 for task in tracer.tasks)
-    if pods > MAX_TASKS:
+    return Graph(recipe=recipe, kind=kind, unroll=unroll, tasks=tuple(tracer.tasks))
+
+
+def check_size(graph: Graph) -> None:
+    """Refuse a graph that Kubernetes cannot hold. The shards of one rollout are one loop."""
+    tasks = sum(task.shard is None or task.shard.number == 0 for task in graph.tasks)
+    if tasks > MAX_TASKS:
+        recipe = graph.recipe
         raise ConfigError(
             expected=f"at most {MAX_TASKS} tasks in one run",
-            found=f"{pods} ({unroll} iterations of {recipe.inner_steps} inner steps, clock {recipe.clock})",
-            where=f"segment {kind}",
+            found=f"{tasks} ({graph.unroll} iterations of {recipe.inner_steps} inner steps, clock {recipe.clock})",
+            where=f"segment {graph.kind}",
             action="choose the fused clock, or fewer inner steps or iterations for one run",
         )
-    return Graph(recipe=recipe, kind=kind, unroll=unroll, tasks=tuple(tracer.tasks))
 
 
 class _Tracer:

@@ -15,8 +15,8 @@ from instar.errors import ConfigError, InstarError, MissingDependencyError, Unav
 
 Object = dict[str, Any]
 _TIMEOUT = (5.0, 30.0)
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_GONE = 410
+_TRANSIENT = frozenset({408, 410, 429, 500, 502, 503, 504})
+"""410 says that a watch began at a version which the server no longer knows."""
 _PLURALS = {"JobSet": "jobsets", "TrainJob": "trainjobs", "Workflow": "workflows"}
 _JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 """Label of the pods; a TrainJob makes a JobSet of its own name."""
@@ -65,7 +65,7 @@ class GangApi:
         """Yield the job now and after each change, None once it is gone; end after about `seconds`.
 
         Each call begins with what the server holds, so that a caller who calls again after any end has missed nothing
-        that still matters: also after a dropped connection or when the server no longer knows the version (410).
+        that still matters: also after a dropped connection and a 410 (both `UnavailableError`).
         """
         call, kind = self._jobs.list_namespaced_custom_object, self._kind(manifest)
         only = f"metadata.name={manifest['metadata']['name']}"
@@ -95,8 +95,6 @@ class GangApi:
                 event = _object(line, where)
                 if event.get("type") == "ERROR":
                     status = event.get("object", {})
-                    if status.get("code") == _GONE:
-                        return
                     raise _refusal(int(status.get("code") or 500), json.dumps(status), where)
                 yield None if event.get("type") == "DELETED" else event["object"]
         except urllib3.exceptions.HTTPError as error:
@@ -170,7 +168,7 @@ def _object(text: str, where: str) -> Object:
 
 def _refusal(status: int, body: str, where: str) -> InstarError:
     found = f"HTTP {status}: {body[:600]}"
-    if status in _TRANSIENT or status == _GONE:
+    if status in _TRANSIENT:
         return UnavailableError(expected="an answer", found=found, where=where, action="try again later")
     action = {
         401: "renew the token",

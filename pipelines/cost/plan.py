@@ -19,12 +19,10 @@ from instar.pipelines.cost.constants import Constants
 from instar.pipelines.cost.segment import Segment, segment
 from instar.pipelines.cost.sizes import traffic
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.trace import KINDS, MAX_UNROLL, trace
+from instar.pipelines.trace import KINDS, MAX_TASKS, MAX_UNROLL, trace
 
 LIMIT = 0.05
 """Largest predicted overhead share that is not an error."""
-MOST_TASKS = 55
-"""Larger graphs are not proposed: Kubernetes cannot hold them (kubeflow/pipelines #13738, reported at about 56)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +115,7 @@ def remedy(made: Plan) -> str:
 def _unroll_needed(case: Case) -> int | None:
     one, two = (segment(case, "iterate", unroll) for unroll in (1, 2))
     found = _smallest(one, two)
-    if found is None or found > MAX_UNROLL or one.tasks + (found - 1) * (two.tasks - one.tasks) > MOST_TASKS:
+    if found is None or found > MAX_UNROLL or one.tasks + (found - 1) * (two.tasks - one.tasks) > MAX_TASKS:
         return None
     return found
 

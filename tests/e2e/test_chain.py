@@ -163,9 +163,9 @@ def test_a_schedule_retrains_when_the_evolution_is_done(kfp: FakeKfp, tmp_path: 
     engine = Engine(kfp, tmp_path)
     recipe = dataclasses.replace(RECIPES["fused"], iterations=1)
     _, store = submit(recipe, tmp_path, kfp)
-    for _ in range(2):
-        lines = cluster.schedule(store, EVOLUTION, Server(host=kfp.url), "0 0 3 * * *")
-    assert all("kept" in line for line in lines) and len(kfp.schedules) == 2
+    made, kept = (cluster.schedule(store, EVOLUTION, Server(host=kfp.url), "0 0 3 * * *") for _ in range(2))
+    assert all("created" in line for line in made) and all("kept" in line for line in kept)
+    assert len(kfp.schedules) == 2
     assert cluster.schedule(store, EVOLUTION, Server(host=kfp.url), "0 0 4 * * *")[1].endswith("created, 1 deleted")
     assert all(s["no_catchup"] and s["max_concurrency"] == "1" for s in kfp.schedules.values())
     assert tick(store, kfp, restart=True) == "nothing"  # it runs: one generation at a time

@@ -131,8 +131,8 @@ def test_a_second_writer_of_the_ledger_is_refused(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_changed_code(unbroken: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from instar import commands
+    from instar import lifecycle
 
-    monkeypatch.setattr(commands, "code_version", lambda: "0.0.0+other")
+    monkeypatch.setattr(lifecycle, "code_version", lambda: "0.0.0+other")
     with pytest.raises(LedgerError, match="accept-code"):
         open_and_run(unbroken["rounds"], micro(clock="rounds"))

@@ -147,7 +147,7 @@ def test_a_shard_that_is_recorded_is_not_sampled_again_and_a_transient_failure_i
 
 
 def test_a_permanent_failure_of_one_shard_is_the_failure_of_the_task(world: World) -> None:
-    """One pod gets another batch; what the others recorded is used when the task is repeated."""
+    """A pod asks for a shard that does not exist; what the others recorded is used when the task is repeated."""
     argument = world.executor_input()
     for attempt in range(3):
         world.pods.broken[2, attempt] = {"JOB_COMPLETION_INDEX": "7"}  # shard 7 of 3
@@ -190,6 +190,7 @@ def test_namespace_and_workflow_come_from_the_environment_too(world: World, monk
     monkeypatch.setenv("INSTAR_NAMESPACE", NAMESPACE)
     monkeypatch.setenv("INSTAR_WORKFLOW", "sec-run-1")
     monkeypatch.setattr(gang_task, "QUEUE_S", -(10**9))
+    world.kube.on_create = lambda job: None
     with pytest.raises(StalledError, match="deadline"):
         main_gang(json.dumps(raw))
 
