@@ -14,6 +14,7 @@ from typing import Any
 from instar import config as configs
 from instar import contract
 from instar.components.control.pointers import Pointers
+from instar.components.control.segment import API
 from instar.errors import ContractError, MissingDependencyError
 from instar.pipelines.placement import GROUP, USER, environment
 from instar.pipelines.pools import Images, Pool, Profile, Toleration
@@ -172,7 +173,8 @@ def _container(
 def _environment(kind: str, profile: Profile, threads: int) -> Iterator[Any]:
     hera = _hera()
     for name, value in environment(kind, profile, threads).items():
-        yield hera.Env(name=name, value=value)
+        if name not in API:  # the workflow itself starts the next segment
+            yield hera.Env(name=name, value=value)
     for name, key in (("AWS_ACCESS_KEY_ID", "accesskey"), ("AWS_SECRET_ACCESS_KEY", "secretkey")):
         yield hera.SecretEnv(name=name, secret_name=profile.store_secret, secret_key=key)
 

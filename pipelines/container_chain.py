@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,8 @@ def _options(workspace: Workspace) -> Options:
         return Options(environment=environment, secrets=secrets, network="host")
     store = Path(workspace.store_uri)
     store.mkdir(parents=True, exist_ok=True)
-    return replace(Options(environment=environment, secrets=secrets, network="host"), writable=(store,))
+    owner = f"{os.getuid()}:{os.getgid()}"  # the store belongs to the caller
+    return Options(environment=environment, secrets=secrets, network="host", user=owner, writable=(store,))
 
 
 def _local_image(reference: str) -> str:

@@ -131,7 +131,7 @@ def stop(store: ObjectStore, api: KfpApi, evolution: str, reason: str) -> Action
         store, evolution, lambda h: replace(h, status="stopped", reason=reason) if h.status == "running" else None
     )
     terminate_live(store, api, heads.read_chain(store, evolution), head)
-    return Action(did="stopped" if head.status == "stopped" else "nothing", reason=f"{head.status}: {head.reason}")
+    return Action(did="stopped" if head.status == "stopped" else "nothing", reason=head.reason)
 
 
 def resume(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: float | None = None) -> Action:

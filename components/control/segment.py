@@ -23,7 +23,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.replay import Standing, finished, standing
 from instar.workspace import Workspace
 
-HOST, TOKEN, NAMESPACE = "INSTAR_KFP_HOST", "INSTAR_KFP_TOKEN_FILE", "INSTAR_KFP_NAMESPACE"
+API = HOST, TOKEN, NAMESPACE = "INSTAR_KFP_HOST", "INSTAR_KFP_TOKEN_FILE", "INSTAR_KFP_NAMESPACE"
 """Environment of the last task: API server (empty: somebody else starts the next segment), token file, namespace."""
 
 

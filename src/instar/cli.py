@@ -52,7 +52,7 @@ def run(
     from instar import commands
 
     if mode == "containers":
-        commands.run_in_containers(recipe, scale, seed, out, store, model, images, config, sets or [])
+        commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets or [])
         return
     commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [])
 

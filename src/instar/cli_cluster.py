@@ -19,7 +19,9 @@ PoolsOption = Annotated[Path | None, typer.Option(help="your own pools file")]
 ImagesOption = Annotated[Path, typer.Option(help="lock of image digests, written by `make images`")]
 UnrollOption = Annotated[int, typer.Option(min=1, max=8, help="iterations in one run")]
 HostOption = Annotated[str, typer.Option(envvar="INSTAR_KFP_HOST", help="URL of the pipelines API server")]
-NamespaceOption = Annotated[str, typer.Option(help="profile namespace, where Kubeflow has several users")]
+NamespaceOption = Annotated[
+    str, typer.Option(envvar="INSTAR_KFP_NAMESPACE", help="namespace of the runs; default the one of the pool profile")
+]
 StoreOption = Annotated[str, typer.Option(help="s3://bucket/prefix that the pods reach")]
 Dir = Annotated[Path, typer.Argument(help="directory of an evolution that was submitted")]
 LOCK = Path("build/images/images.lock")
@@ -71,7 +73,8 @@ def submit(
 
     resolved = commands.resolve(recipe, scale, model, config, sets or [])
     evolution = name or f"{recipe}-{scale}-seed{seed}".replace("_", "-")
-    server, where = cluster.Server(host=host, namespace=namespace), cluster.target(profile, pools, images, unroll)
+    where = cluster.target(profile, pools, images, unroll)
+    server = cluster.Server(host=host, namespace=namespace or where.profile.namespace)
     directory = out or Path("runs") / evolution
     cluster.say(cluster.submit(resolved, directory, evolution, store, server, where, seed=seed))
     if cron:
@@ -116,7 +119,7 @@ def stop(directory: Dir, reason: Annotated[str, typer.Option(help="kept in the h
 
 def plan(
     recipe: Annotated[str, typer.Argument(help="recipe name")],
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the rollout and update pools")],
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of a segment; 0 for CPU pods, which need --work-s")],
     model_size: Annotated[float, typer.Option(help="parameters in billions")],
     scale: ScaleOption = "paper",
     work_s: Annotated[float | None, typer.Option(help="seconds of work per iteration, if you have measured it")] = None,

@@ -91,13 +91,13 @@ def submit(
     require_conditional(open_store(store))
     with locked(directory):
         workspace = create_workspace(directory, name, store)
-        (directory / "cluster.json").write_text(json.dumps({"host": server.host, "namespace": server.namespace}) + "\n")
+        owner = _write_handle(directory, server)
         open_evolution(workspace, recipe, seed)
         api = server.open()
         found = heads.read_head(workspace.store, name)
         settings = heads.read_chain(workspace.store, name) if found else _chain(recipe, workspace, api, where)
         head = Head(evolution=name, ledger=workspace.ledger.head)
-        return chain.start(workspace.store, api, head, settings, _owner())
+        return chain.start(workspace.store, api, head, settings, owner)
 
 
 def _chain(recipe: Recipe, workspace: Workspace, api: KfpApi, where: Target) -> ChainConfig:
@@ -172,7 +172,9 @@ def stop(directory: Path, reason: str) -> Action:
 def resume(directory: Path) -> Action:
     """Set a stopped or failed evolution running again; a running one gets a run if it has none."""
     workspace = open_workspace(directory)
-    return chain.resume(workspace.store, server_of(directory).open(), workspace.evolution, _owner())
+    with locked(directory):
+        owner = _write_handle(directory, server_of(directory))
+        return chain.resume(workspace.store, server_of(directory).open(), workspace.evolution, owner)
 
 
 def server_of(directory: Path) -> Server:
@@ -195,6 +197,11 @@ def say(action: Action) -> None:
     sys.stdout.write(f"{action.did}: {action.reason}{run}\n")
 
 
-def _owner() -> str:
-    """Return a name for this process: a claim that it made must not be taken for another's."""
-    return f"cli-{secrets.token_hex(6)}"
+def _write_handle(directory: Path, server: Server) -> str:
+    """Write `cluster.json` and return the name under which this handle claims: what it has begun it can then finish."""
+    path = directory / "cluster.json"
+    owner = json.loads(path.read_text())["owner"] if path.exists() else f"cli-{secrets.token_hex(6)}"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"host": server.host, "namespace": server.namespace, "owner": owner}) + "\n")
+    temporary.replace(path)
+    return str(owner)

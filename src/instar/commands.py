@@ -54,6 +54,7 @@ def run_in_containers(
     store: str | None,
     model: str | None,
     images: Path,
+    tracking: str | None,
     file: Path | None,
     sets: Sequence[str],
 ) -> None:
@@ -61,6 +62,7 @@ def run_in_containers(
     from instar.pipelines.container_chain import drive
     from instar.pipelines.pools import load, load_images
     from instar.report import write_report
+    from instar.tracking import open_tracker
 
     recipe, lock = resolve(name, scale, model, file, sets), load_images(images)
     path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
@@ -69,6 +71,7 @@ def run_in_containers(
         open_evolution(workspace, recipe, seed)
         drive(workspace, recipe, load("local"), lock)
     workspace = open_workspace(path)
+    open_tracker(tracking, workspace).sync(force=True)
     sys.stdout.write(f"policy {status(workspace)['policy']}\nreport {write_report(workspace, path / 'report.html')}\n")
 
 
@@ -99,6 +102,8 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
     if (directory / "cluster.json").exists():
         from instar import cluster
 
+        if accept_code:
+            check_code(open_workspace(directory), accept=True)
         cluster.say(cluster.resume(directory))
         return None
     with locked(directory):

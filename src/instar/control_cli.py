@@ -91,7 +91,8 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
     head = segment.advance(workspace, run, iteration)
     did = segment.start_next(workspace, head, run.run_id)
     _track(workspace)
-    sys.stdout.write(f"segment {run.segment} committed; {head.kind} is next, {head.status}; {did}\n")
+    following = f"next is {head.kind}; {did}" if head.status == "running" else head.status
+    sys.stdout.write(f"segment {run.segment} committed; {following}\n")
     return {}, _summary(workspace), {"next": head.kind if head.status == "running" else head.status}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,14 @@ class Argo:
             fill(w, scope).replace("/tmp/outputs", str(outputs)) for w in (*container["command"], *container["args"])
         ]
         assert words[:4] == ["instar", "supervise", "--", "instar"]
-        assert {"stage": stage_cli.main, "control": control_cli.main}[words[4]](words[5:]) == 0
+        before = dict(os.environ)
+        plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+        os.environ.update({n: v for n, v in plain.items() if n not in ("INSTAR_S3_ENDPOINT", "MLFLOW_TRACKING_URI")})
+        try:
+            assert {"stage": stage_cli.main, "control": control_cli.main}[words[4]](words[5:]) == 0
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
         made = template.get("outputs", {}).get("parameters", [])
         return {p["name"]: (outputs / Path(p["valueFrom"]["path"]).name).read_text() for p in made}
 
