@@ -12,7 +12,7 @@ from typing import Any
 
 from instar import config as configs
 from instar import contract
-from instar.components.control.gang_pod import PodSettings
+from instar.components.control.gang.pod import PodSettings
 from instar.errors import ConfigError
 from instar.pipelines import placement
 from instar.pipelines.kubeflow_components import CONTROL, component, control, gang, kfp_dsl, output_name

@@ -11,7 +11,7 @@ USER, GROUP = 10001, 0
 """The images run as any user; the group owns what they write."""
 _RETRIES = 2
 GANG_WAIT_S = 3 * 86400
-"""Waiting for a queue and for the job itself (`instar.components.control.gang_task`)."""
+"""Waiting for a queue and for the job itself (`instar.components.control.gang.task`)."""
 WHERE = {
     "INSTAR_NAMESPACE": "metadata.namespace",
     "INSTAR_WORKFLOW": "metadata.labels['workflows.argoproj.io/workflow']",

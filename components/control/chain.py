@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from instar import head as heads
 from instar.errors import ConfigError, UnavailableError
 from instar.head import ChainConfig, Claim, Head
-from instar.kfp_api import CANCELLED, LIVE, KfpApi, RunSpec
+from instar.kfp.api import CANCELLED, LIVE, KfpApi, RunSpec
 from instar.store import ObjectStore
 
 Did: TypeAlias = Literal["nothing", "submitted", "adopted", "stopped", "failed"]

@@ -13,7 +13,7 @@ from instar import head as heads
 from instar.components.control.chain import Action, start
 from instar.components.control.tick import tick
 from instar.head import Head
-from instar.kfp_api import KfpApi
+from instar.kfp.api import KfpApi
 from instar.lifecycle import open_evolution, stored_recipe
 from instar.store import ObjectStore
 from instar.workspace import Workspace

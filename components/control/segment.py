@@ -17,7 +17,7 @@ from instar.components.control import chain
 from instar.errors import LockedError
 from instar.fence import advance_head, check_held, hold
 from instar.head import Head, Kind, claim, create_head, latest_claim
-from instar.kfp_api import KfpApi, open_kfp
+from instar.kfp.api import KfpApi, open_kfp
 from instar.lifecycle import open_evolution
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.replay import Standing, finished, standing

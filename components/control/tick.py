@@ -13,7 +13,7 @@ from typing import Literal
 from instar import head as heads
 from instar.components.control.chain import Action, end, halt, is_cancelled, submit, submit_current
 from instar.head import ChainConfig, Claim, Head
-from instar.kfp_api import LIVE, KfpApi, RunInfo
+from instar.kfp.api import LIVE, KfpApi, RunInfo
 from instar.store import ObjectStore
 
 

@@ -23,7 +23,7 @@ from instar.components.control.segment import TOKEN
 from instar.conformance import require_conditional
 from instar.errors import ConfigError
 from instar.head import ChainConfig, Head
-from instar.kfp_api import KfpApi, Schedule, Version, open_kfp, reconcile_schedule
+from instar.kfp.api import KfpApi, Schedule, Version, open_kfp, reconcile_schedule
 from instar.lifecycle import open_evolution
 from instar.pipelines.pools import Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe

@@ -59,7 +59,7 @@ def run_in_containers(
     sets: Sequence[str],
 ) -> None:
     """Run a recipe with every task in its own Docker container, from the pipelines that a cluster would get."""
-    from instar.pipelines.container_chain import drive
+    from instar.pipelines.containers.chain import drive
     from instar.pipelines.pools import load, load_images
     from instar.report import write_report
     from instar.tracking import open_tracker

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         )
     args = vars(_parser(name).parse_args(argv[1:]))
     if name == "gang":
-        from instar.components.control.gang_task import main_gang
+        from instar.components.control.gang.task import main_gang
 
         return main_gang(args["executor_input"] or "")
     given = executor.parse(args["executor_input"]) if args["executor_input"] else None

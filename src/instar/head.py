@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from instar import config as configs
 from instar.errors import ArtifactError, ConfigError, LedgerError, UnavailableError
-from instar.kfp_api import Version
+from instar.kfp.api import Version
 from instar.store import ObjectStore
 
 Kind: TypeAlias = Literal["begin", "iterate", "finish"]

@@ -20,9 +20,9 @@ from tests.seaweed import Seaweed
 from instar import head as heads
 from instar.head import Head
 from instar.lifecycle import open_evolution
-from instar.pipelines import ir
-from instar.pipelines.containers import Options, run
-from instar.pipelines.docker_task import connect, open_folder
+from instar.pipelines.containers import ir
+from instar.pipelines.containers.engine import connect, open_folder
+from instar.pipelines.containers.run import Options, run
 from instar.pipelines.evolution import lineages
 from instar.pipelines.kubeflow import compile_graph
 from instar.pipelines.local import LocalRunner

@@ -18,9 +18,10 @@ from kfp.dsl import Dataset, Input, Model, Output
 
 from instar import errors
 from instar.errors import ConfigError, ContractError, InstarError, StalledError, UnavailableError
-from instar.pipelines import containers, ir
-from instar.pipelines.containers import Options
-from instar.pipelines.docker_task import RUN
+from instar.pipelines.containers import ir
+from instar.pipelines.containers.engine import RUN
+from instar.pipelines.containers.run import Options
+from instar.pipelines.containers.run import run as run_program
 from support.python_image import HELP, IMAGE, PYTHON, rootfs
 
 pytestmark = pytest.mark.containers
@@ -75,7 +76,7 @@ def run(client: Any, tmp_path: Path) -> Runner:
             what = dsl.pipeline(name="one")(body)
         path = tmp_path / "p.yaml"
         package(what, path)
-        return containers.run(
+        return run_program(
             ir.load(path),
             {},
             root=tmp_path / "runs",
@@ -301,7 +302,7 @@ def test_what_cannot_run_here_is_refused_before_anything_runs(run: Runner, clien
 
     package(one, tmp_path / "p.yaml")
     with pytest.raises(ConfigError, match="registry/py"):
-        containers.run(ir.load(tmp_path / "p.yaml"), {}, root=tmp_path, name="t-none", docker=client)
+        run_program(ir.load(tmp_path / "p.yaml"), {}, root=tmp_path, name="t-none", docker=client)
     assert not (tmp_path / "runs").exists() and not (tmp_path / "t-none").exists()
 
 
@@ -316,7 +317,7 @@ def test_a_program_that_the_image_lacks_is_permanent(client: Any, tmp_path: Path
 
     package(one, tmp_path / "p.yaml")
     with pytest.raises(ConfigError, match="nothing"):
-        containers.run(ir.load(tmp_path / "p.yaml"), {}, root=tmp_path, name="t-lost", docker=client)
+        run_program(ir.load(tmp_path / "p.yaml"), {}, root=tmp_path, name="t-lost", docker=client)
 
 
 def test_what_an_earlier_run_left_is_removed_first(run: Runner, client: Any, tmp_path: Path) -> None:
@@ -341,7 +342,7 @@ def test_sigterm_removes_the_running_container(client: Any, tmp_path: Path) -> N
     package(one, tmp_path / "p.yaml")
     code = (
         "import sys; from pathlib import Path; from instar.pipelines import containers, ir\n"
-        "containers.run(ir.load(Path(sys.argv[1]) / 'p.yaml'), {}, root=Path(sys.argv[1]), name=sys.argv[2],"
+        "run_program(ir.load(Path(sys.argv[1]) / 'p.yaml'), {}, root=Path(sys.argv[1]), name=sys.argv[2],"
         f" image_of=lambda image: {IMAGE!r})"
     )
     started = threading.Event()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from instar import config as configs
-from instar.components.control import gang_task, launch
-from instar.components.control.gang_task import main_gang
+from instar.components.control.gang import launch, task
+from instar.components.control.gang.task import main_gang
 from instar.errors import ConfigError, ContractError, LedgerError, StalledError
 from instar.executor import Pointer
 from instar.ledger import Entry
@@ -189,7 +189,7 @@ def test_namespace_and_workflow_come_from_the_environment_too(world: World, monk
         main_gang(json.dumps(raw))
     monkeypatch.setenv("INSTAR_NAMESPACE", NAMESPACE)
     monkeypatch.setenv("INSTAR_WORKFLOW", "sec-run-1")
-    monkeypatch.setattr(gang_task, "QUEUE_S", -(10**9))
+    monkeypatch.setattr(task, "QUEUE_S", -(10**9))
     world.kube.on_create = lambda job: None
     with pytest.raises(StalledError, match="deadline"):
         main_gang(json.dumps(raw))

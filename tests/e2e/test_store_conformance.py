@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from instar.conformance import CHECKS, require_conditional, run
-from instar.conformance_conditional import swap_right_tag
-from instar.conformance_objects import read_your_write
-from instar.conformance_tools import Broken
+from instar.conformance.conditional import swap_right_tag
+from instar.conformance.objects import read_your_write
+from instar.conformance.tools import Broken
 from instar.errors import StorageError
 from instar.store import ObjectStore, open_store
 

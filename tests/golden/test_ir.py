@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from instar.errors import ConfigError, ContractError
-from instar.pipelines import ir
 from instar.pipelines.argo import write_workflow
+from instar.pipelines.containers import ir
 from instar.pipelines.kubeflow import compile_graph, compile_tick
 from instar.pipelines.kubeflow_components import component
 from instar.pipelines.pools import Images, load, load_images

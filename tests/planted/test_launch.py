@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from instar import errors
-from instar.components.control import gang_adopt, launch
-from instar.components.control.gang import SPEC_DIGEST, Owner, rollout_jobset
-from instar.components.control.gang_api import GangApi, open_api
-from instar.components.control.launch import run_gang
+from instar.components.control.gang import adopt, launch
+from instar.components.control.gang.api import GangApi, open_api
+from instar.components.control.gang.launch import run_gang
+from instar.components.control.gang.manifests import SPEC_DIGEST, Owner, rollout_jobset
 from instar.errors import ConfigError, InstarError, StalledError, UnavailableError
 from support.fake_kube import FakeKube, Object
 from support.fake_pods import INDEX
@@ -314,14 +314,14 @@ def test_a_missing_controller_is_named(kube: FakeKube, api: GangApi) -> None:
 
 def test_a_job_of_somebody_else_is_not_removed(kube: FakeKube, api: GangApi) -> None:
     api.create(rollout_jobset(rollout_job(pod=pod("kind-dev"), parallelism=3)))
-    assert gang_adopt.remove(api, jobset()) is False and kube.only()
-    assert gang_adopt.remove(api, rollout_jobset(rollout_job(evolution="none"))) is False
+    assert adopt.remove(api, jobset()) is False and kube.only()
+    assert adopt.remove(api, rollout_jobset(rollout_job(evolution="none"))) is False
 
 
 LAUNCHER = """
 import json, sys
-from instar.components.control.gang_api import open_api
-from instar.components.control.launch import run_gang
+from instar.components.control.gang.api import open_api
+from instar.components.control.gang.launch import run_gang
 run_gang(open_api("instar"), json.load(open(sys.argv[1])), deadline_s=60.0)
 """
 
@@ -372,7 +372,7 @@ def test_the_kubeconfig_is_named_when_there_is_no_way_to_a_server(
 
 
 def test_importing_the_launcher_loads_no_cluster_library() -> None:
-    code = "import sys, instar.components.control.launch as _; print({'kubernetes', 'kfp', 'yaml'} & set(sys.modules))"
+    code = "import sys, instar.components.control.gang.launch as _; print({'kubernetes', 'kfp', 'yaml'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from instar.conformance import require_conditional
-from instar.conformance_objects import strangers_refused
-from instar.conformance_tools import Broken
+from instar.conformance.objects import strangers_refused
+from instar.conformance.tools import Broken
 from instar.errors import ArtifactError, StorageError, UnavailableError
 from instar.store import Tagged
 from instar.store_endpoint import Endpoint

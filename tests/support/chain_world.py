@@ -16,9 +16,9 @@ from instar.components.control import chain
 from instar.components.control.tick import tick
 from instar.errors import InstarError, LockedError, UnavailableError
 from instar.head import ChainConfig, Head
-from instar.kfp_api import Version
-from instar.kfp_client import KfpClient
-from instar.kfp_http import KfpOptions
+from instar.kfp.api import Version
+from instar.kfp.client import KfpClient
+from instar.kfp.http import KfpOptions
 from support.fake_kfp import FakeKfp
 from support.fake_kfp_objects import ENDED
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from instar.components.catalog import ROLLOUT
-from instar.components.control.gang import GangJob, Owner
-from instar.components.control.gang_pod import PodSettings
+from instar.components.control.gang.manifests import GangJob, Owner
+from instar.components.control.gang.pod import PodSettings
 from instar.components.rollout.config import Config
 from instar.pipelines import pools
 

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from instar import control_cli, stage_cli
-from instar.pipelines.executor_input import Outputs, build, fill, read_outputs
-from instar.pipelines.ir import load
-from instar.pipelines.program import Loop, Output, Program, Task
-from instar.pipelines.task_values import given_values, task_values
+from instar.pipelines.containers.ir import load
+from instar.pipelines.containers.launcher import Outputs, build, fill, read_outputs
+from instar.pipelines.containers.program import Loop, Output, Program, Task
+from instar.pipelines.containers.values import given_values, task_values
 from support.fake_kfp import FakeKfp
 
 

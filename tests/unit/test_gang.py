@@ -19,9 +19,17 @@ from hypothesis import strategies as st
 from instar import config as configs
 from instar import contract, errors
 from instar.components.catalog import ROLLOUT, UPDATE
-from instar.components.control import gang, gang_pod
-from instar.components.control.gang import RUNTIME, SPEC_DIGEST, GangJob, Owner, rollout_jobset, update_trainjob
-from instar.components.control.gang_pod import PodSettings
+from instar.components.control.gang import manifests
+from instar.components.control.gang import pod as pods
+from instar.components.control.gang.manifests import (
+    RUNTIME,
+    SPEC_DIGEST,
+    GangJob,
+    Owner,
+    rollout_jobset,
+    update_trainjob,
+)
+from instar.components.control.gang.pod import PodSettings
 from instar.components.rollout.config import Config
 from instar.components.update.stage import check_alone
 from instar.contract import Inputs, Shard
@@ -186,7 +194,7 @@ def test_failures_follow_the_exit_codes_of_instar() -> None:
     assert failing["action"] == "FailJob" and codes == sorted(set(codes))
     assert set(range(10, 21)) <= set(codes)
     assert not {errors.UnavailableError.exit_code, errors.StalledError.exit_code, 0, 1, 137, 143} & set(codes)
-    assert spec["backoffLimitPerIndex"] == gang.RETRIES and "maxFailedIndexes" not in spec
+    assert spec["backoffLimitPerIndex"] == manifests.RETRIES and "maxFailedIndexes" not in spec
 
 
 @pytest.mark.parametrize(("shards", "at_once", "turns"), [(24, 0, 1), (24, 24, 1), (24, 5, 5), (24, 8, 3), (24, 1, 24)])
@@ -261,7 +269,7 @@ def test_manifests_do_not_share_state() -> None:
     job_spec(first)["template"]["spec"]["nodeSelector"]["x"] = "y"
     first["metadata"]["labels"]["x"] = "y"
     assert rollout_jobset(job) == kept
-    assert gang_pod.literal("$(A)") == "$$(A)"
+    assert pods.literal("$(A)") == "$$(A)"
 
 
 def _box(manifest: Object) -> Object:

@@ -30,7 +30,7 @@ from instar.head import (
     read_head,
     run_name,
 )
-from instar.kfp_api import RunInfo, Version
+from instar.kfp.api import RunInfo, Version
 from instar.store import LocalStore
 
 HEAD = Head(evolution="evo", ledger="0" * 64)

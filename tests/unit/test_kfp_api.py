@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from instar.errors import ConfigError, InstarError, UnavailableError
-from instar.kfp_api import Reconciled, RunSpec, Schedule, Version, check_cron, open_kfp, reconcile_schedule
-from instar.kfp_client import KfpClient
-from instar.kfp_http import KfpOptions
+from instar.kfp.api import Reconciled, RunSpec, Schedule, Version, check_cron, open_kfp, reconcile_schedule
+from instar.kfp.client import KfpClient
+from instar.kfp.http import KfpOptions
 from support.fake_kfp import FakeKfp
 
 FAST = KfpOptions(connect_timeout_s=1.0, read_timeout_s=0.3, deadline_s=0.2, backoff_s=0.02)

@@ -149,7 +149,7 @@ def test_the_schedule_is_a_command_of_ours(overlay: Overlay, name: str) -> None:
 
 
 def test_the_runtime_is_the_one_that_jobs_name(overlay: Overlay) -> None:
-    from instar.components.control.gang import RUNTIME
+    from instar.components.control.gang.manifests import RUNTIME
 
     assert [o["metadata"]["name"] for o in overlay("gpu-prod").of("TrainingRuntime")] == [RUNTIME]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 
-from instar.conformance_tools import FOLDER, RACERS, expect, fresh, tagged, together
+from instar.conformance.tools import FOLDER, RACERS, expect, fresh, tagged, together
 from instar.store import ObjectStore
 
 WRONG_TAG = '"00000000000000000000000000000000"'

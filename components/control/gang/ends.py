@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, TypeAlias
 
-from instar.components.control.gang_api import Object
+from instar.components.control.gang.api import Object
 from instar.components.control.pid1 import CLASSES
 from instar.errors import InstarError, StalledError
 

@@ -11,9 +11,8 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from instar import conformance_conditional as conditional
-from instar import conformance_objects as objects
-from instar.conformance_tools import FOLDER, Broken
+from instar.conformance import conditional, objects
+from instar.conformance.tools import FOLDER, Broken
 from instar.errors import InstarError, StorageError, UnavailableError
 from instar.store import ObjectStore
 

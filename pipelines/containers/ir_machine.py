@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from instar.errors import ConfigError
-from instar.pipelines.program import Machine
+from instar.pipelines.containers.program import Machine
 
 # The runner's own restrictions are stricter than any security context.
 PLACEMENT = (

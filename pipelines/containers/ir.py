@@ -13,9 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from instar.errors import MissingDependencyError
-from instar.pipelines.ir_machine import only, refused
-from instar.pipelines.ir_task import Raw, Reader, artifact, checked, made, malformed, parameter, read_task
-from instar.pipelines.program import Constant, Item, Loop, Output, Parameter, Port, Program, Source, Task, cast
+from instar.pipelines.containers.ir_machine import only, refused
+from instar.pipelines.containers.ir_task import Raw, Reader, artifact, checked, made, malformed, parameter, read_task
+from instar.pipelines.containers.program import (
+    Constant,
+    Item,
+    Loop,
+    Output,
+    Parameter,
+    Port,
+    Program,
+    Source,
+    Task,
+    cast,
+)
 
 # KFP retries a task whose node is lost; a stage that fails is tried again by the supervisor in its image.
 KEYS = ("taskInfo", "inputs", "dependentTasks", "cachingOptions", "componentRef", "retryPolicy")

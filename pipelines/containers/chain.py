@@ -14,11 +14,11 @@ from typing import Any
 from instar import head as heads
 from instar.errors import ConfigError, LedgerError
 from instar.head import Head
-from instar.pipelines import ir
-from instar.pipelines.containers import Options, run
+from instar.pipelines.containers import ir
+from instar.pipelines.containers.program import Program
+from instar.pipelines.containers.run import Options, run
 from instar.pipelines.kubeflow import compile_graph
 from instar.pipelines.pools import Images, Profile
-from instar.pipelines.program import Program
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, trace
 from instar.workspace import Workspace

@@ -2,7 +2,7 @@
 
 Pure functions that return plain dicts. Names are hashes of what the job has to make, so that a launcher that is started again
 finds the job of its predecessor. Fields as in JobSet v0.12 (`jobset.x-k8s.io/v1alpha2`) and Kubeflow Trainer v2.3
-(`trainer.kubeflow.org/v1alpha1`); the pods are described in `gang_pod`.
+(`trainer.kubeflow.org/v1alpha1`); the pods are described in `pod`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from instar import config as configs
-from instar.components.control import gang_pod
-from instar.components.control.gang_pod import PodSettings, Work
+from instar.components.control.gang import pod as pods
+from instar.components.control.gang.pod import PodSettings, Work
 from instar.components.control.pid1 import CLASSES
 from instar.contract import WHOLE, Shard, Stage
 from instar.errors import ConfigError
@@ -132,8 +132,8 @@ def update_trainjob(job: GangJob, nodes: int) -> dict[str, Any]:
             where="TrainJob",
             action="run an update on one node as a task of the pipeline",
         )
-    box = gang_pod.container(job.work, job.pod)
-    placed = {"nodeSelector": dict(job.pod.pool.node_selector), "tolerations": gang_pod.tolerations(job.pod)}
+    box = pods.container(job.work, job.pod)
+    placed = {"nodeSelector": dict(job.pod.pool.node_selector), "tolerations": pods.tolerations(job.pod)}
     replicated = [{"name": "node", "template": {"spec": {"template": {"spec": placed}}}}]
     patch = {"template": {"spec": {"replicatedJobs": replicated}}}
     spec: dict[str, Any] = {
@@ -171,12 +171,12 @@ def _indexed_job(job: GangJob) -> dict[str, Any]:
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": rules},
         "activeDeadlineSeconds": job.deadline_s,
-        "template": gang_pod.template(job.work, job.pod),
+        "template": pods.template(job.work, job.pod),
     }
 
 
 def _manifest(version: str, kind: str, job: GangJob, spec: dict[str, Any]) -> dict[str, Any]:
-    labels = gang_pod.labels(job.stage.name)
+    labels = pods.labels(job.stage.name)
     if queue := job.pod.pool.queue:
         labels[QUEUE] = queue
         spec = {**spec, "suspend": True}  # Kueue starts it when there is room for all of it

@@ -18,9 +18,9 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-from instar.components.control import gang_end
-from instar.components.control.gang_adopt import adopt, remove
-from instar.components.control.gang_api import GangApi, Object
+from instar.components.control.gang import ends
+from instar.components.control.gang.adopt import adopt, remove
+from instar.components.control.gang.api import GangApi, Object
 from instar.errors import StalledError, UnavailableError
 
 BACKOFF_S, BACKOFF_CAP_S = 0.5, 30.0
@@ -116,9 +116,9 @@ def _wait(gang: _Gang, uid: str, beat: Callable[[], None]) -> None:
                 where=f"namespace {gang.api.namespace}",
                 action="run again: shards that are recorded are not computed twice",
             )
-        end = gang_end.of(state)
+        end = ends.of(state)
         if end == "failed":
-            raise gang_end.error_of(state, gang.api.pods(state["metadata"]["name"]))
+            raise ends.error_of(state, gang.api.pods(state["metadata"]["name"]))
         if end == "succeeded":
             return
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from instar.conformance_tools import FOLDER, RACERS, Broken, expect, fresh, is_refused, tagged, through_files, together
+from instar.conformance.tools import FOLDER, RACERS, Broken, expect, fresh, is_refused, tagged, through_files, together
 from instar.errors import ArtifactError
 from instar.store import LocalStore, ObjectStore
 

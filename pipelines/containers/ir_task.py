@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from instar.errors import ConfigError
-from instar.pipelines.executor_input import references
-from instar.pipelines.ir_machine import machine, only, refused
-from instar.pipelines.program import Constant, Output, Port, Source, Task, cast
+from instar.pipelines.containers.ir_machine import machine, only, refused
+from instar.pipelines.containers.launcher import references
+from instar.pipelines.containers.program import Constant, Output, Port, Source, Task, cast
 
 Raw = Mapping[str, Any]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # names become file names

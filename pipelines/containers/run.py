@@ -1,7 +1,7 @@
 """Run a compiled pipeline on one machine, each task in its own Docker container.
 
 The same images and the same executor input as on a cluster. A task has succeeded when its outputs are there and sound
-(`instar.pipelines.executor_input`), never because an engine says so. Nothing is cached: a stage records its own result.
+(`instar.pipelines.containers.launcher`), never because an engine says so. Nothing is cached: a stage records its own result.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from instar.errors import ConfigError, InstarError, StalledError, UnavailableError
-from instar.pipelines.docker_task import Job, Options, clear, connect, open_folder, reported, run_container
-from instar.pipelines.executor_input import Outputs, build, fill, read_outputs
-from instar.pipelines.program import Loop, Output, Program, Task, cast
-from instar.pipelines.task_values import given_values, task_values, value_of
+from instar.pipelines.containers.engine import Job, Options, clear, connect, open_folder, reported, run_container
+from instar.pipelines.containers.launcher import Outputs, build, fill, read_outputs
+from instar.pipelines.containers.program import Loop, Output, Program, Task, cast
+from instar.pipelines.containers.values import given_values, task_values, value_of
 
 __all__ = ["Options", "run"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from instar.components.control import gang_end
-from instar.components.control.gang import QUEUE, SPEC_DIGEST
-from instar.components.control.gang_api import GangApi, Object
+from instar.components.control.gang import ends
+from instar.components.control.gang.api import GangApi, Object
+from instar.components.control.gang.manifests import QUEUE, SPEC_DIGEST
 from instar.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ def adopt(api: GangApi, manifest: Object) -> str:
             where=f"namespace {api.namespace}",
             action="delete it if no run works with it: its pods were described otherwise, by other images or pools",
         )
-    if gang_end.of(found) == "failed":
+    if ends.of(found) == "failed":
         api.delete(found, meta["uid"])
         return ""
     ours = manifest["metadata"]["ownerReferences"]

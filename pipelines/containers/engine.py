@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from instar.errors import ConfigError, InstarError, MissingDependencyError, UnavailableError
-from instar.pipelines.container_end import copy_log, failed, masked
-from instar.pipelines.program import Machine
+from instar.pipelines.containers.ends import copy_log, failed, masked
+from instar.pipelines.containers.program import Machine
 
 GONE = (404, 409)  # the container is not there, or is being removed
 RUN = "instar.run"  # label of every container of a run

@@ -119,7 +119,7 @@ def open_kfp(
     The token is read from `token_file` for every call, because a projected service account token rotates.
     `certificates` is a CA bundle. `MissingDependencyError` without the `cluster` extra.
     """
-    from instar.kfp_client import KfpClient
+    from instar.kfp.client import KfpClient
 
     return KfpClient(host, token_file=token_file, namespace=namespace, certificates=certificates)
 

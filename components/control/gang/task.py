@@ -15,10 +15,10 @@ from typing import Any
 from instar import config as configs
 from instar import contract, executor
 from instar.components.catalog import GATHER, ROLLOUT
-from instar.components.control.gang import GangJob, Owner, rollout_jobset
-from instar.components.control.gang_api import GangApi, open_api
-from instar.components.control.gang_pod import PodSettings
-from instar.components.control.launch import run_gang
+from instar.components.control.gang.api import GangApi, open_api
+from instar.components.control.gang.launch import run_gang
+from instar.components.control.gang.manifests import GangJob, Owner, rollout_jobset
+from instar.components.control.gang.pod import PodSettings
 from instar.components.control.supervisor import Heartbeat
 from instar.errors import ConfigError, ContractError, LedgerError
 from instar.executor import ExecutorInput, Pointer

@@ -14,9 +14,10 @@ from kfp import compiler, dsl, kubernetes
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
 from instar.errors import ConfigError
-from instar.pipelines import executor_input, ir, task_values
-from instar.pipelines.program import Constant, Item, Loop, Machine, Parameter, Port, Program, Task
-from instar.pipelines.program import Output as From
+from instar.pipelines.containers import ir, launcher
+from instar.pipelines.containers import values as filling
+from instar.pipelines.containers.program import Constant, Item, Loop, Machine, Parameter, Port, Program, Task
+from instar.pipelines.containers.program import Output as From
 
 DATASET = Port(title="system.Dataset", version="0.0.1")
 
@@ -119,18 +120,18 @@ def test_a_program_says_all_that_a_runner_needs(documents: list[dict[str, Any]],
 
 def test_constants_are_typed_and_their_placeholders_filled(documents: list[dict[str, Any]], tmp_path: Path) -> None:
     program = read(documents, tmp_path)
-    given_values = task_values.given_values(program, {"store": "s3://b", "rate": 2})
+    given_values = filling.given_values(program, {"store": "s3://b", "rate": 2})
     assert given_values == {"store": "s3://b", "rate": 2.0, "steps": 4}
     loop, last = program.tasks[1], program.tasks[2]
     assert isinstance(loop, Loop) and isinstance(last, Task)
-    values = task_values.task_values(loop.tasks[1], 5, given_values, {}, {})
+    values = filling.task_values(loop.tasks[1], 5, given_values, {}, {})
     assert values["store"] == "s3://b/x" and values["shard"] == 7 and type(values["shard"]) is int
-    made = executor_input.Outputs(parameters={"label": "{{$.pipeline_job_name}}"}, artifacts={})
-    values = task_values.task_values(last, None, given_values, {"make": made}, {".pipeline_job_uuid": "u-1"})
+    made = launcher.Outputs(parameters={"label": "{{$.pipeline_job_name}}"}, artifacts={})
+    values = filling.task_values(last, None, given_values, {"make": made}, {".pipeline_job_uuid": "u-1"})
     assert values == {"label": "{{$.pipeline_job_name}}", "run": "u-1"}, "only constants are templates"
     for wrong in ({}, {"store": "x", "stroe": "y"}, {"store": 3}, {"store": "x", "steps": 1.5}):
         with pytest.raises(ConfigError):
-            task_values.given_values(program, wrong)
+            filling.given_values(program, wrong)
 
 
 @dsl.container_component

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from instar.errors import ConfigError, ContractError
-from instar.pipelines.program import Task, cast
+from instar.pipelines.containers.program import Task, cast
 
 Artifacts = Mapping[str, list[dict[str, Any]]]  # name -> KFP runtime artifacts {name, type, uri, metadata}
 ANY = re.compile(r"\{\{\$(.*?)\}\}")

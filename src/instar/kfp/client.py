@@ -1,4 +1,4 @@
-"""`KfpApi` over the v2beta1 REST API of Kubeflow Pipelines. How requests are sent and repeated is in `instar.kfp_http`."""
+"""`KfpApi` over the v2beta1 REST API of Kubeflow Pipelines. How requests are sent and repeated is in `instar.kfp.http`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from instar.errors import ConfigError, InstarError
-from instar.kfp_api import LIVE, RunInfo, RunSpec, Schedule, Version
-from instar.kfp_http import KfpHttp, KfpOptions
+from instar.kfp.api import LIVE, RunInfo, RunSpec, Schedule, Version
+from instar.kfp.http import KfpHttp, KfpOptions
 
 
 class KfpClient:
-    """See `instar.kfp_api.KfpApi` for the methods."""
+    """See `instar.kfp.api.KfpApi` for the methods."""
 
     def __init__(
         self,

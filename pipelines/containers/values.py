@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from instar.errors import ConfigError, nearest
-from instar.pipelines.executor_input import Outputs, fill
-from instar.pipelines.program import Constant, Item, Parameter, Program, Source, Task, cast
+from instar.pipelines.containers.launcher import Outputs, fill
+from instar.pipelines.containers.program import Constant, Item, Parameter, Program, Source, Task, cast
 
 Given = Mapping[str, Any]
 
