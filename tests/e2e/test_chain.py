@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tests.seaweed import Seaweed
 
-from instar import cluster, head
+from instar import cluster, commands, head
 from instar.cluster import Server, Target
 from instar.components.control.generations import tick_newest
-from instar.errors import ConfigError, LockedError
+from instar.errors import ConfigError, LedgerError, LockedError
 from instar.pipelines.pools import Images, load
 from instar.pipelines.recipe import Recipe
 from instar.store import open_store
@@ -157,6 +157,32 @@ def test_submitting_again_changes_nothing(kfp: FakeKfp, tmp_path: Path) -> None:
     assert len(engine.waiting) == 1
     with pytest.raises(ConfigError, match="another --out"):
         submit(dataclasses.replace(RECIPES["fused"], iterations=3), tmp_path, kfp)
+
+
+def test_a_refused_first_run_is_made_by_the_next_submit(kfp: FakeKfp, tmp_path: Path) -> None:
+    engine = Engine(kfp, tmp_path)
+    kfp.fault("create_run", "403")
+    with pytest.raises(ConfigError):
+        submit(RECIPES["fused"], tmp_path, kfp)
+    assert not engine.waiting
+    submit(RECIPES["fused"], tmp_path, kfp)
+    assert len(engine.waiting) == 1
+
+
+def test_other_code_is_refused_until_a_person_accepts_it(
+    kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(kfp, tmp_path)
+    handle, _ = submit(RECIPES["fused"], tmp_path, kfp)
+    engine.step()
+    monkeypatch.setattr("instar.lifecycle.code_version", lambda: "0.0.0+other")
+    with pytest.raises(LedgerError, match="accept-code"):
+        engine.step()
+    commands.resume(handle, "inprocess", None, accept_code=True)
+    assert [e.body["code"] for e in open_workspace(handle).ledger.of("accept_code")] == ["0.0.0+other"]
+    tick(open_workspace(handle).store_uri, kfp)
+    engine.drain()
+    assert cluster.status(handle)["status"] == "done"
 
 
 def test_a_schedule_retrains_when_the_evolution_is_done(kfp: FakeKfp, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from instar.pipelines.argo import write_workflow
 from instar.pipelines.containers import ir
 from instar.pipelines.kubeflow import compile_graph, compile_tick
 from instar.pipelines.kubeflow_components import component
-from instar.pipelines.pools import Images, load, load_images
+from instar.pipelines.pools import DEFAULT, Images, load, load_images
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.pipelines.trace import MAX_FAN_OUT, trace
@@ -188,7 +188,7 @@ def test_an_image_without_a_digest_is_refused(text: str, match: str, tmp_path: P
 
 
 def test_a_gpu_pool_without_its_toleration_is_refused(tmp_path: Path) -> None:
-    text = Path(ir.__file__).with_name("pools.toml").read_text()
+    text = DEFAULT.read_text()
     lines = [line for line in text.splitlines() if not line.startswith("tolerations")]
     (tmp_path / "pools.toml").write_text("\n".join(lines))
     with pytest.raises(ConfigError, match="toleration"):

@@ -97,7 +97,7 @@ def test_a_command_in_a_sentence_exists(page: Path) -> None:
     "line",
     [
         "frobnicate",
-        "plan sec --gpus 0 --model-size 3",
+        "plan sec --gpus -1 --model-size 3",
         "plan sec --gpus 8",
         "submit sec --store s3://b/p --host http://x --crom x",
         "run sec --mode containres",
