@@ -88,6 +88,13 @@ class Cas:
         with storage_errors(self.cache), _Scratch(self.cache) as scratch:
             self._fetch_all(digest, manifest, scratch, link=False)
 
+    def has(self, digest: str) -> bool:
+        """Return whether the store holds an artifact: its manifest, and every file in its size. Nothing is downloaded."""
+        if not self.store.exists(manifest_name(digest)):
+            return False
+        files = self.manifest(digest).files.values()
+        return all(_parallel(lambda e: self.store.size(blob_name(e.sha256)) == e.size, files))
+
     def _put_blob(self, path: Path) -> FileEntry:
         before = path.stat()
         sha256 = file_sha256(path)

@@ -26,7 +26,7 @@ from instar.code import code_version
 from instar.components.catalog import STAGES
 from instar.components.control.supervisor import Heartbeat
 from instar.contract import Context, Shard, Stage
-from instar.errors import ConfigError, ContractError, InstarError, nearest
+from instar.errors import ConfigError, ContractError, InstarError, LedgerError, nearest
 from instar.executor import ExecutorInput, Pointer
 from instar.ledger import memo_key
 from instar.records import Records
@@ -115,20 +115,31 @@ def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str
         step=step,
         shard=shard,
     )
-    records = Records(store, args["evolution"])
-    found = records.get(key) if record else None
-    if found is None:
-        started = time.time()
-        with tempfile.TemporaryDirectory(prefix="instar-") as temporary:
-            done = _produce(
-                stage, config, args, step, shard, digests, Cas(store, Path(args["work"] or temporary) / "cache")
-            )
+    with tempfile.TemporaryDirectory(prefix="instar-") as temporary:
+        cas = Cas(store, Path(args["work"] or temporary) / "cache")
         if not record:
-            return done
-        timing = {"started": started, "ended": time.time(), **done["perf"]}
-        found = {"outputs": done["outputs"], "metrics": done["metrics"], "code": code_version(), "time": timing}
-        found = records.put(key, found)
+            return _produce(stage, config, args, step, shard, digests, cas)
+        found = Records(store, args["evolution"]).get(key)
+        if found is None or not all(map(cas.has, found["outputs"].values())):
+            started = time.time()
+            done = _produce(stage, config, args, step, shard, digests, cas)
+            timing = {"started": started, "ended": time.time(), **done["perf"]}
+            made = {"outputs": done["outputs"], "metrics": done["metrics"], "code": code_version(), "time": timing}
+            found = Records(store, args["evolution"]).put(key, made)
+            _check_stands(found, made, key, cas)
     return {"outputs": found["outputs"], "metrics": found["metrics"], "perf": found["time"]}
+
+
+def _check_stands(standing: Mapping[str, Any], made: Mapping[str, Any], key: str, cas: Cas) -> None:
+    """Raise `LedgerError` when the record that stands names bytes that are gone and were not made again."""
+    lost = sorted(n for n, d in standing["outputs"].items() if d != made["outputs"].get(n) and not cas.has(d))
+    if lost:
+        raise LedgerError(
+            expected=f"the recorded {lost[0]} {standing['outputs'][lost[0]]} in {cas.store.uri}",
+            found="none, and a second run of the stage made another one",
+            where=f"record {key[:16]}",
+            action="restore the store from a copy, or delete the record if nothing was built on it",
+        )
 
 
 def _produce(

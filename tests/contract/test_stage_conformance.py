@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 from instar import component_docs, contract, stage_cli
 from instar.components.catalog import STAGES
 from instar.components.rollout.gather import GatherConfig
-from instar.errors import ConfigError, ContractError
+from instar.errors import ConfigError, ContractError, LedgerError
 from instar.ledger import Entry
+from instar.manifest import blob_name
 from instar.pipelines.recipe import Recipe
 from instar.workspace import Workspace, open_workspace
 from support.micro import EVOLUTION, micro, open_and_run
@@ -108,6 +110,41 @@ def test_executor_input_equals_call(stage: str, evolution: tuple[Path, Recipe], 
     for name in outputs:
         pointer = json.loads((tmp_path / "out" / name).read_text())
         assert pointer["digest"] == found[name.removeprefix("out_")]
+
+
+def test_a_recorded_result_is_not_computed_again_unless_its_bytes_are_gone(
+    evolution: tuple[Path, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, recipe = evolution
+    workspace, entry = called(path, "curriculum")
+    copy = tmp_path / "store"
+    shutil.copytree(path / "store", copy)
+    words = [*command(workspace, entry, recipe), "--record", "--result", str(tmp_path / "done.json")]
+    words[words.index("--store") + 1] = str(copy)
+    assert stage_cli.main(words) == 0
+
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"computed again: {args[0]}")
+
+    produce = stage_cli._produce
+    monkeypatch.setattr(stage_cli, "_produce", refuse)
+    assert stage_cli.main(words) == 0
+    assert json.loads((tmp_path / "done.json").read_text())["outputs"] == entry.body["outputs"]
+    blob = copy / blob_name(next(iter(workspace.cas.manifest(entry.body["outputs"]["batch"]).files.values())).sha256)
+    blob.unlink()
+    with pytest.raises(AssertionError, match="computed again"):
+        stage_cli.main(words)
+    monkeypatch.setattr(stage_cli, "_produce", produce)
+    assert stage_cli.main(words) == 0 and blob.exists()
+    blob.unlink()
+
+    def other(*args: Any) -> dict[str, Any]:
+        outputs = dict.fromkeys(entry.body["outputs"], "sha256:" + "0" * 64)
+        return {"outputs": outputs, "metrics": {}, "perf": {}}
+
+    monkeypatch.setattr(stage_cli, "_produce", other)
+    with pytest.raises(LedgerError, match="another one"):
+        stage_cli.main(words)
 
 
 def test_wrong_wiring_is_refused(evolution: tuple[Path, Recipe], tmp_path: Path) -> None:
