@@ -138,7 +138,7 @@ def test_a_recorded_result_is_not_computed_again_unless_its_bytes_are_gone(
     assert stage_cli.main(words) == 0 and blob.exists()
     blob.unlink()
 
-    def other(*args: Any) -> dict[str, Any]:
+    def other(*_: Any) -> dict[str, Any]:
         outputs = dict.fromkeys(entry.body["outputs"], "sha256:" + "0" * 64)
         return {"outputs": outputs, "metrics": {}, "perf": {}}
 
