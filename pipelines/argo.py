@@ -16,10 +16,10 @@ from instar import contract
 from instar.components.control.pointers import Pointers
 from instar.components.control.segment import API
 from instar.errors import ContractError, MissingDependencyError
-from instar.pipelines.placement import GROUP, USER, environment
-from instar.pipelines.pools import Images, Pool, Profile, Toleration
+from instar.pipelines.placement import environment
+from instar.pipelines.pools import GROUP, USER, Images, Pool, Profile, Toleration
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.trace import KINDS, Graph, Task, trace
+from instar.pipelines.trace import KINDS, Graph, Task, check_size, config_text, trace
 
 OUTPUTS = "/tmp/outputs"
 COUNTERS = ("segment", "iteration", "step")
@@ -37,14 +37,14 @@ def write_workflow(recipe: Recipe, profile: Profile, images: Images, out: Path) 
 
 
 def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
-    """Return the hera workflow. Its parameters: `store`, `evolution` and `seed`."""
+    """Return the hera workflow. Its parameters: `store` and `evolution`, whose name keys every random number."""
     hera = _hera()
     models = hera.models
     with hera.Workflow(
         generate_name=f"instar-{recipe.name}-{recipe.scale}-".replace("_", "-"),
         entrypoint="evolution",
         service_account_name=profile.service_account,
-        arguments=[hera.Parameter(name="store"), hera.Parameter(name="evolution"), hera.Parameter(name="seed", value="0")],
+        arguments=[hera.Parameter(name="store"), hera.Parameter(name="evolution")],
         security_context=models.PodSecurityContext(
             run_as_non_root=True, run_as_user=USER, run_as_group=GROUP, fs_group=GROUP,
             seccomp_profile=models.SeccompProfile(type="RuntimeDefault"),
@@ -55,13 +55,17 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
         graphs = {kind: trace(recipe, kind) for kind in KINDS}
         for graph in graphs.values():
             _add_graph(graph, profile, images)
-        prepare = ["begin", "--recipe", configs.dumps(recipe), "--seed", "{{workflow.parameters.seed}}"]
-        _container("prepare", "begin", ["control", *prepare], [], [], recipe.threads, profile, images)
+        prepare = ["control", "begin", "--recipe", configs.dumps(recipe)]
+        _container("prepare", "begin", prepare, [], ["next", *COUNTERS], recipe.threads, profile, images)
         with hera.Steps(name="evolution"):
             hera.Step(name="prepare", template="prepare")
-            hera.Step(name="begin", template="begin", arguments=dict.fromkeys(COUNTERS, "0"))
-            first = {"segment": "1", "iteration": "0", "step": "0"}
-            _branch("{{steps.begin.outputs.parameters.next}}", first)
+            stands = {n: f"{{{{steps.prepare.outputs.parameters.{n}}}}}" for n in COUNTERS}
+            _branch("{{steps.prepare.outputs.parameters.next}}", stands, first="start")
+        with hera.Steps(name="start", inputs=[hera.Parameter(name=n) for n in COUNTERS]):
+            hera.Step(
+                name="segment", template="begin", arguments={n: f"{{{{inputs.parameters.{n}}}}}" for n in COUNTERS}
+            )
+            _branch(_NEXT, {"segment": "1", "iteration": "0", "step": "0"})
         with hera.Steps(name="iterations", inputs=[hera.Parameter(name=n) for n in COUNTERS]):
             hera.Step(
                 name="segment", template="iterate", arguments={n: f"{{{{inputs.parameters.{n}}}}}" for n in COUNTERS}
@@ -71,16 +75,19 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
     return workflow
 
 
-def _branch(decision: str, following: dict[str, str]) -> None:
-    """Add the step that goes on or tests the champion, as the gate has decided."""
+def _branch(decision: str, following: dict[str, str], first: str = "") -> None:
+    """Add the steps of which the head's next segment chooses one; a workflow that is submitted again goes on there."""
     hera = _hera()
     with hera.Parallel():
+        if first:
+            hera.Step(name="first", template=first, arguments=following, when=f"{decision} == begin")
         hera.Step(name="again", template="iterations", arguments=following, when=f"{decision} == iterate")
         hera.Step(name="finish", template="finish", arguments=following, when=f"{decision} == finish")
 
 
 def _add_graph(graph: Graph, profile: Profile, images: Images) -> None:
     """Add a template per task and the DAG that connects them."""
+    check_size(graph)
     hera = _hera()
     for task in graph.tasks:
         _task_template(task, graph, profile, images)
@@ -114,7 +121,7 @@ def _task_template(task: Task, graph: Graph, profile: Profile, images: Images) -
         outs = list(contract.ports(Pointers)) if opens else ["next"] if task.kind == "advance" else []
     else:
         outs = list(contract.ports(task.stage.outs))
-        words = ["stage", task.kind, "--record", "--config", configs.dumps(task.config)]
+        words = ["stage", task.kind, "--record", "--config", config_text(task)]
         if task.step is not None:
             words += ["--step", "{{inputs.parameters.step}}", "--plus-step", str(task.step)]
         if task.shard:

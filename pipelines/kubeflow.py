@@ -13,11 +13,10 @@ from typing import Any
 from instar import config as configs
 from instar import contract
 from instar.components.control.gang.pod import PodSettings
-from instar.errors import ConfigError
 from instar.pipelines import placement
 from instar.pipelines.kubeflow_components import CONTROL, component, control, gang, kfp_dsl, output_name
 from instar.pipelines.pools import Images, Profile
-from instar.pipelines.trace import MAX_FAN_OUT, Graph, Ref, Task, check_size
+from instar.pipelines.trace import MAX_FAN_OUT, Graph, Ref, Task, check_size, config_text
 
 PARAMETERS: dict[str, type] = {
     "store": str,
@@ -28,8 +27,6 @@ PARAMETERS: dict[str, type] = {
     "step": int,
 }
 """Parameters of a run."""
-MAX_TEXT = 10_000
-"""Characters of a parameter (kubeflow/pipelines #12510)."""
 
 
 def pipeline(graph: Graph, profile: Profile, images: Images) -> Any:
@@ -108,14 +105,6 @@ class _Builder:
         return {name: given[name] for name in CONTROL[task.kind]}
 
     def _stage(self, task: Task, shard: Any) -> dict[str, Any]:
-        text = configs.dumps(task.config)
-        if len(text) > MAX_TEXT:
-            raise ConfigError(
-                expected=f"a configuration of at most {MAX_TEXT} characters",
-                found=f"{len(text)}",
-                where=f"{task.name}.config",
-                action="move what is long into a file and name it in the configuration",
-            )
         return {
             "store": self.parameters["store"],
             "evolution": self.parameters["evolution"],
@@ -123,7 +112,7 @@ class _Builder:
             "plus_iteration": task.iteration,
             "step": 0 if task.step is None else self.parameters["step"],
             "plus_step": task.step or 0,
-            "config": text,
+            "config": config_text(task),
             "shard": shard,
             "shards": task.shard.total if task.shard else 1,
         }

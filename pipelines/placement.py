@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from instar.components.control.segment import HOST, NAMESPACE, TOKEN
-from instar.pipelines.pools import Pool, Profile
+from instar.pipelines.pools import GROUP, MARGIN_S, USER, Pool, Profile
 
-USER, GROUP = 10001, 0
-"""The images run as any user; the group owns what they write."""
 _RETRIES = 2
-GANG_WAIT_S = 3 * 86400
-"""Waiting for a queue and for the job itself (`instar.components.control.gang.task`)."""
 WHERE = {
     "INSTAR_NAMESPACE": "metadata.namespace",
     "INSTAR_WORKFLOW": "metadata.labels['workflows.argoproj.io/workflow']",
@@ -43,19 +39,13 @@ def place(task: Any, kind: str, profile: Profile, threads: int) -> None:
     if pool.queue:
         kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", pool.queue)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=GROUP, run_as_non_root=True)
-    kubernetes.set_timeout(task, timeout_s(kind, profile))
+    kubernetes.set_timeout(task, profile.timeout_s(kind))
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
-
-
-def timeout_s(kind: str, profile: Profile) -> int:
-    """Return the seconds a pod may take. The task that starts a gang also waits for the gang's nodes."""
-    own = profile.pool(kind).timeout_s
-    return own if kind != "gang" else own + GANG_WAIT_S
 
 
 def environment(kind: str, profile: Profile, threads: int) -> dict[str, str]:
     """Return the plain environment of a task; only tasks that speak to the API server or to MLflow know where they are."""
-    found = {"INSTAR_S3_ENDPOINT": profile.store_endpoint, "INSTAR_STAGE_S": str(timeout_s(kind, profile))}
+    found = {"INSTAR_S3_ENDPOINT": profile.store_endpoint, "INSTAR_STAGE_S": str(profile.timeout_s(kind) - MARGIN_S)}
     if threads:
         found["OMP_NUM_THREADS"] = str(threads)
     if kind in ("advance", "tick"):

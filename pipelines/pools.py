@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instar import config as configs
+from instar.components.catalog import STAGES
 from instar.errors import ConfigError, nearest
 
 DEFAULT = Path(__file__).with_name("pools.toml")
+TASKS = frozenset({"default", "begin", "open", "gate", "advance", "gang", "tick", *STAGES})
+USER, GROUP = 10001, 0
+"""The images run as any user; the group owns what they write."""
+QUEUE_S = 86400
+"""Longest wait of a gang for its nodes."""
+MAX_WAVES = 8
+"""Rounds in which the shards of a gang may come, each as long as its pool allows."""
+MARGIN_S = 60
+"""`instar supervise` stops a stage this long before its pod's deadline, so that stacks and a reason are left."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -27,7 +37,8 @@ class Toleration:
 
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
-    """Ephemeral disk at `/tmp`. `class` names a storage class; without one it is an emptyDir."""
+    """Ephemeral disk at `/tmp`: an emptyDir, or a volume of a storage class (`class`), whose volumes any user must be able
+    to write to, since Kubeflow Pipelines sets no fsGroup."""
 
     size: str
     class_: str = ""
@@ -49,6 +60,8 @@ class Pool:
     tolerations: tuple[Toleration, ...] = ()
     queue: str = ""
     """Kueue queue of the pods."""
+    parallelism: int = 0
+    """Pods of one gang at a time, within the queue's quota; 0 for all at once."""
     timeout_s: int
 
     def __post_init__(self) -> None:
@@ -83,6 +96,14 @@ class Profile:
     pools: dict[str, Pool]
 
     def __post_init__(self) -> None:
+        unknown = sorted(set(self.tasks) - TASKS)
+        if unknown:
+            raise ConfigError(
+                expected="stages and control tasks",
+                found=f"'{unknown[0]}'",
+                where="pools.tasks",
+                action=nearest(unknown[0], TASKS),
+            )
         wrong = sorted(pool for pool in self.tasks.values() if pool not in self.pools)
         if wrong or "default" not in self.tasks:
             raise ConfigError(
@@ -91,6 +112,11 @@ class Profile:
                 where="pools.tasks",
                 action=nearest(wrong[0], self.pools) if wrong else "add tasks.default",
             )
+
+    def timeout_s(self, task: str) -> int:
+        """Return the seconds that a pod of a task may take. The one that starts a gang waits for its nodes and its pods."""
+        own = self.pool(task).timeout_s
+        return own if task != "gang" else own + QUEUE_S + MAX_WAVES * self.pool("rollout").timeout_s
 
     def pool(self, task: str) -> Pool:
         """Return the pool of a stage or control task."""

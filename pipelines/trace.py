@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from instar import config as configs
 from instar import contract
 from instar.components.control.gate import GateConfig
 from instar.components.control.pointers import Pointers, lineage_of
@@ -30,6 +31,8 @@ MAX_TASKS = 50
 """Tasks in one run: a graph of about 56 outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
 MAX_FAN_OUT = 16
 """Shards as pods of the pipeline: each costs three pods. More of them run as one gang job."""
+MAX_TEXT = 10_000
+"""Characters of a parameter (kubeflow/pipelines #12510)."""
 _REF = re.compile(r"@([a-z0-9_-]+)/([a-z_]+)")
 
 
@@ -101,6 +104,20 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
             evolution.finish(tracer, recipe, lineage)
             tracer.advance()
     return Graph(recipe=recipe, kind=kind, unroll=unroll, tasks=tuple(tracer.tasks))
+
+
+def config_text(task: Task) -> str:
+    """Return a stage's configuration as it crosses into a container; what a cluster would change on the way is refused."""
+    text = configs.dumps(task.config)
+    changed = next((mark for mark in ("{{", "$(", "$$") if mark in text), "")
+    if changed or len(text) > MAX_TEXT:
+        raise ConfigError(
+            expected=f"at most {MAX_TEXT} characters, without '{{{{', '$(' and '$$', which clusters replace",
+            found=f"'{changed}'" if changed else f"{len(text)} characters",
+            where=f"{task.name}.config",
+            action="move it into a file and name that in the configuration",
+        )
+    return text
 
 
 def check_size(graph: Graph) -> None:

@@ -5,7 +5,6 @@ A generation is an evolution of its own: own ledger, own head, own random number
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -24,16 +23,21 @@ def tick_newest(store: ObjectStore, api: KfpApi, evolution: str, restart: bool, 
     name, number = newest(store, evolution)
     found = heads.read_head(store, name)
     if restart and found is not None and found[0].status == "done":
-        return begin(store, api, name, f"{evolution}-g{number + 1:04d}", now, owner)
+        return begin(store, api, name, generation(evolution, number + 1), now, owner)
     return tick(store, api, name, now, owner)
 
 
 def newest(store: ObjectStore, evolution: str) -> tuple[str, int]:
     """Return name and number of the newest generation. The first has the evolution's own name."""
-    pattern = re.compile(rf"evolutions/({re.escape(evolution)}-g(\d{{4,}}))/head\.json")
-    found = [pattern.fullmatch(name) for name in store.list(f"evolutions/{evolution}-g")]
-    last = max((m for m in found if m), key=lambda m: int(m[2]), default=None)
-    return (last[1], int(last[2])) if last else (evolution, 1)
+    number = 1
+    while store.exists(heads.path(generation(evolution, number + 1), "head")):
+        number += 1
+    return generation(evolution, number), number
+
+
+def generation(evolution: str, number: int) -> str:
+    """Return the name of a generation."""
+    return evolution if number == 1 else f"{evolution}-g{number:04d}"
 
 
 def begin(store: ObjectStore, api: KfpApi, previous: str, following: str, now: float, owner: str) -> Action:

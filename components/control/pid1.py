@@ -15,8 +15,9 @@ import math
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,7 +34,11 @@ CLASSES = {e.exit_code: e for e in vars(errors).values() if isinstance(e, type) 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to run and how patiently. `limits` hold for each attempt; `retries` are the attempts after the first."""
+    """What to run and how patiently. `retries` are the attempts after the first.
+
+    Of `limits`, `stall_s` holds for each attempt; `stage_s` for all attempts and the pauses between them together, as the
+    deadline of the pod does, so that a stage set to less than that deadline always leaves its reason.
+    """
 
     command: tuple[str, ...]
     retries: int
@@ -64,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         end, attempts = _supervise(options, Path(folder) / "heartbeat.json")
     log = Path(os.environ.get("INSTAR_TERMINATION_LOG", TERMINATION_LOG))
     if log.exists() and os.access(log, os.W_OK):
-        log.write_bytes(_reason(end, attempts)[:TERMINATION_BYTES])
+        log.write_bytes(_reason(end, attempts))
     if end.error is not None:
         _say(end.error.render())
     return end.code
@@ -100,23 +105,30 @@ def backoff(first_s: float, attempt: int, host: str) -> float:
 
 
 def _supervise(options: Options, heartbeat: Path) -> tuple[End, int]:
-    """Try until it ends for good; return the end and the number of attempts."""
+    """Try until it ends for good or there is no time for another attempt; return the end and the number of attempts."""
+    began = time.monotonic()
     for attempt in itertools.count(1):
         heartbeat.unlink(missing_ok=True)
-        end = _attempt(options, heartbeat, attempt)
+        end = _attempt(options, heartbeat, attempt, time.monotonic() - began)
         if not end.again or attempt > options.retries:
             return end, attempt
         wait_s = backoff(options.backoff_s, attempt, os.environ.get("HOSTNAME", ""))
-        _say(f"supervise: attempt {attempt} of {options.retries + 1}: {end.error}; next attempt in {wait_s:.1f} s")
+        said = f"supervise: attempt {attempt} of {options.retries + 1}: {end.error}; "
+        if time.monotonic() - began + wait_s >= options.limits.stage_s:
+            _say(f"{said}no time for another one within the {options.limits.stage_s:g} s of the stage")
+            return end, attempt
+        _say(f"{said}next attempt in {wait_s:.1f} s")
         if number := pause(wait_s):
             return _end(options, 128 + number, f"signal {number} before attempt {attempt + 1}", again=False), attempt
     raise AssertionError
 
 
-def _attempt(options: Options, heartbeat: Path, attempt: int) -> End:
-    where = f"{options.name} (stacks above)"
+def _attempt(options: Options, heartbeat: Path, attempt: int, spent_s: float) -> End:
+    limits = replace(options.limits, stage_s=options.limits.stage_s - spent_s)
+    earlier = f"; {spent_s:.1f} s of {options.limits.stage_s:g} s went to earlier attempts" if attempt > 1 else ""
+    where = f"{options.name} (stacks above{earlier})"
     try:
-        child = Child(options.command, heartbeat, options.limits, options.grace_s, where)
+        child = Child(options.command, heartbeat, limits, options.grace_s, where)
     except OSError as error:
         code = 126 if isinstance(error, PermissionError) else 127
         return _end(options, code, f"{error.strerror}: the command did not start", again=False)
@@ -142,11 +154,18 @@ def _end(options: Options, code: int, found: str, *, again: bool) -> End:
 
 
 def _reason(end: End, attempts: int) -> bytes:
-    fields: dict[str, object] = {"code": end.code, "attempts": attempts}
-    if end.error is not None:
-        fields["class"] = type(end.error).__name__
-        fields |= {k: str(getattr(end.error, k))[:400] for k in ("expected", "found", "where", "action")}
-    return json.dumps(fields).encode() + b"\n"
+    """Return one line of JSON that fits the termination log whole; what is too long is cut inside its field."""
+    told = {k: str(getattr(end.error, k)) for k in ("expected", "found", "where", "action")} if end.error else {}
+    room = TERMINATION_BYTES
+    while len(line := _line(end, attempts, {k: text[:room] for k, text in told.items()})) > TERMINATION_BYTES:
+        room = room * 3 // 4
+    return line
+
+
+def _line(end: End, attempts: int, told: dict[str, str]) -> bytes:
+    kind = {"class": type(end.error).__name__} if end.error else {}
+    fields = {"code": end.code, "attempts": attempts, **kind, **told}
+    return json.dumps(fields, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def _say(text: str) -> None:

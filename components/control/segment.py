@@ -16,7 +16,7 @@ from instar import config as configs
 from instar.components.control import chain
 from instar.errors import LockedError
 from instar.fence import advance_head, check_held, hold
-from instar.head import Head, Kind, claim, create_head, latest_claim
+from instar.head import Head, Kind, claim, create_head, latest_claim, read_head
 from instar.kfp.api import KfpApi, open_kfp
 from instar.lifecycle import open_evolution
 from instar.pipelines.recipe import Recipe
@@ -36,11 +36,14 @@ class Run:
     attempt: int
 
 
-def begin(workspace: Workspace, recipe: Mapping[str, Any], seed: int) -> None:
-    """Open an evolution whose segments another engine than `submit` starts. Repeating it changes nothing."""
+def begin(workspace: Workspace, recipe: Mapping[str, Any]) -> Head:
+    """Open an evolution whose segments another engine than `submit` starts, and return its head. Repeatable."""
     resolved: Recipe = configs.from_dict(Recipe, recipe, where="--recipe")
-    open_evolution(workspace, resolved, seed)
+    open_evolution(workspace, resolved, 0)
     create_head(workspace.store, Head(evolution=workspace.evolution, ledger=workspace.ledger.head))
+    found = read_head(workspace.store, workspace.evolution)
+    assert found is not None
+    return found[0]
 
 
 def open_segment(workspace: Workspace, run: Run) -> Standing | None:
@@ -69,8 +72,9 @@ def _claim_next(workspace: Workspace, run: Run) -> int:
     return attempt
 
 
-def gate(workspace: Workspace, iteration: int) -> Standing:
+def gate(workspace: Workspace, run: Run, iteration: int) -> Standing:
     """Commit the records up to `iteration`, decide, and return where the loop stands."""
+    check_held(workspace.store, workspace.evolution, run.run_id)
     return standing(workspace, iteration, commit=True)
 
 

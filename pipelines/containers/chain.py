@@ -21,6 +21,7 @@ from instar.pipelines.kubeflow import compile_graph
 from instar.pipelines.pools import Images, Profile
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, trace
+from instar.store import LocalStore
 from instar.workspace import Workspace
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -89,7 +90,8 @@ def _options(workspace: Workspace) -> Options:
                 expected="credentials of the store", found=f"no {missing}", where="environment", action="set them"
             )
         return Options(environment=environment, secrets=secrets, network="host")
-    store = Path(workspace.store_uri)
+    assert isinstance(workspace.store, LocalStore)
+    store = workspace.store.root
     store.mkdir(parents=True, exist_ok=True)
     owner = f"{os.getuid()}:{os.getgid()}"  # the store belongs to the caller
     return Options(environment=environment, secrets=secrets, network="host", user=owner, writable=(store,))

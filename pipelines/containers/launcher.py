@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from instar.errors import ConfigError, ContractError
+from instar.executor import DIGEST
 from instar.pipelines.containers.program import Task, cast
 
 Artifacts = Mapping[str, list[dict[str, Any]]]  # name -> KFP runtime artifacts {name, type, uri, metadata}
@@ -141,9 +142,7 @@ def _check_file(given: Mapping[str, Any], metadata: Mapping[str, Any], folder: P
         return
     pointer = _parsed(text, given["name"], task)
     sound = isinstance(pointer, dict) and isinstance(pointer.get("type"), str)
-    if not sound or not re.fullmatch(
-        r"(sha256:[0-9a-f]{64})?", str(pointer.get("digest"))
-    ):  # empty: an absent artifact
+    if not sound or not DIGEST.fullmatch(str(pointer.get("digest"))):
         found = f"{len(text)} other characters in {path.name}"
         raise _broken('a pointer {"digest": "sha256:...", "type": ...}', found, task)
     if metadata.get("instar.digest", pointer["digest"]) != pointer["digest"]:

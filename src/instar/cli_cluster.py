@@ -53,8 +53,11 @@ def submit(
     store: StoreOption,
     host: HostOption,
     scale: ScaleOption = "tiny",
-    seed: Annotated[int, typer.Option(min=0, help="keys every random number of the run")] = 0,
-    name: Annotated[str | None, typer.Option(help="name of the evolution; default RECIPE-SCALE-seedN")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="part of the default name")] = 0,
+    name: Annotated[
+        str | None,
+        typer.Option(help="name of the evolution, which keys every random number; default RECIPE-SCALE-seedN"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="handle for later commands; default runs/<name>")] = None,
     namespace: NamespaceOption = "",
     profile: ProfileOption = "kind-dev",

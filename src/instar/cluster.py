@@ -179,15 +179,20 @@ def resume(directory: Path) -> Action:
 
 def server_of(directory: Path) -> Server:
     """Return the API server of a handle."""
+    raw = _read_handle(directory)
+    return Server(host=raw["host"], namespace=raw["namespace"])
+
+
+def _read_handle(directory: Path) -> dict[str, str]:
     try:
         raw = json.loads((directory / "cluster.json").read_text())
-        return Server(host=raw["host"], namespace=raw["namespace"])
-    except (OSError, ValueError, KeyError) as error:
+        return {name: str(raw[name]) for name in ("host", "namespace", "owner")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             expected="the directory of an evolution on a cluster, with cluster.json",
             found=f"{type(error).__name__}",
             where=str(directory),
-            action="name the --out of `instar submit`",
+            action="name the --out of `instar submit`; if the file is damaged, delete it and submit again",
         ) from error
 
 
@@ -200,7 +205,7 @@ def say(action: Action) -> None:
 def _write_handle(directory: Path, server: Server) -> str:
     """Write `cluster.json` and return the name under which this handle claims: what it has begun it can then finish."""
     path = directory / "cluster.json"
-    owner = json.loads(path.read_text())["owner"] if path.exists() else f"cli-{secrets.token_hex(6)}"
+    owner = _read_handle(directory)["owner"] if path.exists() else f"cli-{secrets.token_hex(6)}"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"host": server.host, "namespace": server.namespace, "owner": owner}) + "\n")
     temporary.replace(path)

@@ -21,6 +21,7 @@ from instar.components.control.pointers import Pointers, pointers_of
 from instar.components.control.segment import Run
 from instar.errors import ConfigError, nearest
 from instar.executor import ExecutorInput, Pointer
+from instar.head import Head
 from instar.pipelines.replay import Standing
 from instar.workspace import Workspace
 
@@ -67,7 +68,6 @@ def _parser(name: str) -> argparse.ArgumentParser:
         "--plus-iteration", dest="plus_iteration", type=int, default=0, help="iterations of the segment so far"
     )
     out.add_argument("--recipe", default="", help="begin: the resolved recipe in JSON")
-    out.add_argument("--seed", type=int, default=0, help="begin: keys every random number")
     out.add_argument("--restart", default="false", help="tick: begin the next generation when the newest is done")
     out.add_argument("--outputs", help="folder for one file per output")
     out.add_argument("--executor-input", help="KFP executor input in JSON, instead of the options above")
@@ -82,18 +82,23 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
     run = Run(run_id=values["run_id"], segment=values["segment"], attempt=values["attempt"])
     iteration = values["iteration"] + values["plus_iteration"]
     if name == "begin":
-        segment.begin(workspace, json.loads(values["recipe"]), values["seed"])
-        return {}, {}, {}
+        head = segment.begin(workspace, json.loads(values["recipe"]))
+        counters = {"segment": head.segment, "iteration": head.iteration, "step": head.step}
+        return {}, {}, {"next": following(head), **{n: str(v) for n, v in counters.items()}}
     if name == "open":
         return _pointers(segment.open_segment(workspace, run), ends=False), {}, {}
     if name == "gate":
-        return _pointers(segment.gate(workspace, iteration), ends=True), {}, {}
+        return _pointers(segment.gate(workspace, run, iteration), ends=True), {}, {}
     head = segment.advance(workspace, run, iteration)
     did = segment.start_next(workspace, head, run.run_id)
     _track(workspace)
-    following = f"next is {head.kind}; {did}" if head.status == "running" else head.status
-    sys.stdout.write(f"segment {run.segment} committed; {following}\n")
-    return {}, _summary(workspace), {"next": head.kind if head.status == "running" else head.status}
+    sys.stdout.write(f"segment {run.segment} committed; next: {following(head)}; {did}\n")
+    return {}, _summary(workspace), {"next": following(head)}
+
+
+def following(head: Head) -> str:
+    """Return what comes next: the kind of the next segment, or how the evolution ended."""
+    return head.kind if head.status == "running" else head.status
 
 
 def _pointers(standing: Standing | None, ends: bool) -> dict[str, Pointer]:

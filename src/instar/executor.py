@@ -8,6 +8,7 @@ that receives one passes it on and does nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 from instar.errors import ContractError
 
+DIGEST = re.compile(r"(sha256:[0-9a-f]{64})?")
+"""What a pointer may name: an artifact, or nothing."""
 MOUNTS = {"s3": "s3", "minio": "minio", "gs": "gcs"}
 """Where KFP's launcher mounts remote artifacts."""
 
@@ -86,7 +89,14 @@ def _pointer(uri: str) -> Pointer:
     path = Path(local_path(uri))
     try:
         raw = json.loads(path.read_text())
-        return Pointer(digest=raw["digest"], type=raw.get("type", ""), stopped=raw.get("stopped", ""))
+        pointer = Pointer(digest=raw["digest"], type=raw.get("type", ""), stopped=raw.get("stopped", ""))
+        if (
+            not DIGEST.fullmatch(pointer.digest)
+            or not isinstance(pointer.type, str)
+            or not isinstance(pointer.stopped, str)
+        ):
+            raise ValueError("not a digest")
+        return pointer
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ContractError(
             expected="a pointer file with a digest",

@@ -36,6 +36,13 @@ def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
         workspace.ledger.append("open", {**body, "code": code_version()}, {"at": time.time()})
+    elif opened.body["seed"] != seed:
+        raise ConfigError(
+            expected=f"seed {opened.body['seed']}, with which this evolution was opened",
+            found=f"{seed}",
+            where=str(workspace.path),
+            action="give another --out or --name for another seed",
+        )
     elif configs.dumps(opened.body["recipe"]) != configs.dumps(body["recipe"]):
         raise ConfigError(
             expected="the recipe this evolution was opened with",

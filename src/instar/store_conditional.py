@@ -12,6 +12,7 @@ import time
 
 from minio.error import S3Error, ServerError
 
+from instar.errors import UnavailableError
 from instar.store_requests import Requests
 
 ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
@@ -40,6 +41,13 @@ def conditional_put(http: Requests, url: str, data: bytes, headers: dict[str, st
         return True
     if response.status == 412:
         return None
+    if response.status == 409:
+        raise UnavailableError(
+            expected="the service to settle conditional writes to one object",
+            found=f"{_CONFLICTS + 1} answers of 409 in a row",
+            where=url.partition("?")[0],
+            action="run the same command again",
+        )
     if b"<Error" not in (response.data or b""):
         raise ServerError(f"HTTP {response.status}", response.status)
     error = S3Error.fromxml(response)

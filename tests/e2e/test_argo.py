@@ -49,6 +49,25 @@ def test_the_workflow_does_what_one_process_does(stops: bool, tmp_path: Path) ->
     assert argo.calls[-1] == "finish-advance"
 
 
+def test_a_workflow_that_died_is_submitted_again(tmp_path: Path) -> None:
+    recipe = micro(iterations=1, inner_steps=1)
+    open_and_run(tmp_path / "local", recipe)
+    write_workflow(recipe, load("kind-dev"), IMAGES, tmp_path / "argo.yaml")
+    workflow = yaml.safe_load((tmp_path / "argo.yaml").read_text())
+    given = {"store": str(tmp_path / "store"), "evolution": EVOLUTION}
+    for number, victim in enumerate(("begin-evaluate", "iterate-evaluate", "finish-advance")):
+        argo = Argo(workflow, given, tmp_path / f"outputs-{number}", f"uid-{number}", victim)
+        with pytest.raises(InterruptedError, match=victim):
+            argo.run("evolution", {})
+    argo = Argo(workflow, given, tmp_path / "outputs", "uid-last")
+    argo.run("evolution", {})
+    assert argo.calls == ["prepare", "finish-open", "finish-evaluate", "finish-advance"]
+    local = [(e.kind, e.body) for e in open_workspace(tmp_path / "local").ledger.entries]
+    made = Workspace(tmp_path / "w", EVOLUTION, given["store"]).ledger.entries
+    assert [(e.kind, e.body) for e in made[:-1]] == local
+    Argo(workflow, given, tmp_path / "outputs-done", "uid-done").run("evolution", {})  # nothing is left to do
+
+
 @pytest.mark.parametrize("profile", ["kind-dev", "gpu-prod"])
 def test_no_field_is_lost_and_the_bytes_are_stable(profile: str, tmp_path: Path) -> None:
     for name in ("a", "b"):

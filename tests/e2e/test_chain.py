@@ -157,6 +157,12 @@ def test_submitting_again_changes_nothing(kfp: FakeKfp, tmp_path: Path) -> None:
     assert len(engine.waiting) == 1
     with pytest.raises(ConfigError, match="another --out"):
         submit(dataclasses.replace(RECIPES["fused"], iterations=3), tmp_path, kfp)
+    store, server = f"s3://instar-test/{tmp_path.name}", Server(host=kfp.url)
+    with pytest.raises(ConfigError, match="another seed"):
+        cluster.submit(RECIPES["fused"], tmp_path / "handle", EVOLUTION, store, server, TARGET, seed=7)
+    (tmp_path / "handle" / "cluster.json").write_text('{"host": 1')
+    with pytest.raises(ConfigError, match=r"cluster\.json"):
+        submit(RECIPES["fused"], tmp_path, kfp)
 
 
 def test_a_refused_first_run_is_made_by_the_next_submit(kfp: FakeKfp, tmp_path: Path) -> None:
@@ -193,6 +199,11 @@ def test_a_schedule_retrains_when_the_evolution_is_done(kfp: FakeKfp, tmp_path: 
     assert all("created" in line for line in made) and all("kept" in line for line in kept)
     assert len(kfp.schedules) == 2
     assert cluster.schedule(store, EVOLUTION, Server(host=kfp.url), "0 0 4 * * *")[1].endswith("created, 1 deleted")
+    for found in kfp.schedules.values():
+        found["status"] = "DISABLED"
+    changed = cluster.schedule(store, EVOLUTION, Server(host=kfp.url), "0 0 5 * * *")
+    assert all(line.endswith("disabled by a person") for line in changed)
+    assert {s["status"] for s in kfp.schedules.values()} == {"DISABLED"}
     assert all(s["no_catchup"] and s["max_concurrency"] == "1" for s in kfp.schedules.values())
     assert tick(store, kfp, restart=True) == "nothing"  # it runs: one generation at a time
     engine.drain()

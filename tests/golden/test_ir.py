@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from instar.components.control.gang.pod import PodSettings, Work, template
 from instar.errors import ConfigError, ContractError
 from instar.pipelines.argo import write_workflow
 from instar.pipelines.containers import ir
 from instar.pipelines.kubeflow import compile_graph, compile_tick
 from instar.pipelines.kubeflow_components import component
-from instar.pipelines.pools import DEFAULT, Images, load, load_images
+from instar.pipelines.placement import environment
+from instar.pipelines.pools import DEFAULT, QUEUE_S, TASKS, Images, Profile, Scratch, load, load_images
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.pipelines.trace import MAX_FAN_OUT, trace
@@ -163,6 +165,54 @@ def test_more_shards_than_pods_run_as_one_gang(tmp_path: Path) -> None:
     compile_graph(trace(sharded(MAX_FAN_OUT + 1), "iterate"), load("gpu-prod"), IMAGES, tmp_path / "gang.yaml")
     tasks = {task.name for task in ir.load(tmp_path / "gang.yaml").tasks}
     assert "gang" in tasks and "gather" not in tasks
+
+
+def test_a_storage_class_becomes_an_ephemeral_volume(tmp_path: Path) -> None:
+    profile = load("kind-dev")
+    scratch = Scratch(size="9Gi", class_="local-nvme")
+    pools = {name: dataclasses.replace(pool, scratch=scratch) for name, pool in profile.pools.items()}
+    profile = dataclasses.replace(profile, pools=pools)
+    compile_graph(trace(build("sec", "tiny"), "finish"), profile, IMAGES, tmp_path / "kfp.yaml")
+    placed = documents(tmp_path / "kfp.yaml")[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in placed.values():
+        (volume,) = executor["genericEphemeralVolume"]
+        assert (volume["mountPath"], volume["size"], volume["storageClassName"]) == ("/tmp", "9Gi", "local-nvme")
+    write_workflow(build("sec", "tiny"), profile, IMAGES, tmp_path / "argo.yaml")
+    templates = yaml.safe_load((tmp_path / "argo.yaml").read_text())["spec"]["templates"]
+    volume = next(t["volumes"][0] for t in templates if t["name"] == "finish-open")
+    assert volume["ephemeral"]["volumeClaimTemplate"]["spec"]["storageClassName"] == "local-nvme"
+    manifest = template(Work(stage="rollout", arguments=(), shards=2), settings(profile))
+    assert any("ephemeral" in v for v in manifest["spec"]["volumes"])
+
+
+def settings(profile: Profile) -> PodSettings:
+    image = IMAGES.reference("instar-cpu", "")
+    return PodSettings(image=image, pool=profile.pool("rollout"), secret="s", endpoint="e", service_account="a")
+
+
+@pytest.mark.parametrize("mark", ["{{", "$(", "$$"])
+def test_a_configuration_that_a_cluster_would_change_is_refused(mark: str, tmp_path: Path) -> None:
+    tiny = build("sec", "tiny")
+    graph = trace(tiny, "iterate")
+    tasks = tuple(dataclasses.replace(t, config={"text": f"a{mark}b"}) if t.stage else t for t in graph.tasks)
+    with pytest.raises(ConfigError, match="clusters replace"):
+        compile_graph(dataclasses.replace(graph, tasks=tasks), load("kind-dev"), IMAGES, tmp_path / "x.yaml")
+
+
+def test_a_misspelt_task_of_a_profile_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pools.toml").write_text(DEFAULT.read_text().replace('rollout = "gpu"', 'rolout = "gpu"'))
+    with pytest.raises(ConfigError, match="rollout"):
+        load("kind-dev", tmp_path / "pools.toml")
+
+
+@pytest.mark.parametrize("profile", ["kind-dev", "gpu-prod", "local"])
+def test_the_supervisor_acts_before_the_deadline_of_its_pod(profile: str) -> None:
+    found = load(profile)
+    for task in sorted(TASKS):
+        inside = int(environment(task, found, 1)["INSTAR_STAGE_S"])
+        assert 0 < inside <= found.timeout_s(task) - 60
+    rollout = found.pool("rollout")
+    assert found.timeout_s("gang") > QUEUE_S + rollout.timeout_s
 
 
 def test_a_graph_that_kubernetes_cannot_hold_is_refused(tmp_path: Path) -> None:

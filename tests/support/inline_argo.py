@@ -9,19 +9,26 @@ from typing import Any
 
 from instar import control_cli, stage_cli
 
-UID = "0f9d6c1e"
 _ADD = re.compile(r"\{\{=asInt\(inputs\.parameters\.(\w+)\) \+ (\d+)\}\}")
 _PLAIN = re.compile(r"\{\{([\w.-]+)\}\}")
 
 
 class Argo:
-    """Runs a workflow. `calls` lists the container templates in the order in which they ran."""
+    """Runs a workflow. `calls` lists the container templates that ran; `dies_before` names one before which all stops."""
 
-    def __init__(self, workflow: dict[str, Any], parameters: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        workflow: dict[str, Any],
+        parameters: dict[str, str],
+        folder: Path,
+        uid: str = "0f9d6c1e",
+        dies_before: str = "",
+    ) -> None:
+        self.dies_before = dies_before
         self.templates = {t["name"]: t for t in workflow["spec"]["templates"]}
         given = {p["name"]: p.get("value", "") for p in workflow["spec"]["arguments"]["parameters"]}
         self.globals = {f"workflow.parameters.{n}": v for n, v in {**given, **parameters}.items()} | {
-            "workflow.uid": UID
+            "workflow.uid": uid
         }
         self.folder, self.calls, self.depth = folder, list[str](), 0
 
@@ -57,6 +64,8 @@ class Argo:
         return {p["name"]: fill(p["valueFrom"]["parameter"], scope) for p in template["outputs"]["parameters"]}
 
     def _container(self, template: dict[str, Any], scope: dict[str, str]) -> dict[str, str]:
+        if template["name"] == self.dies_before:
+            raise InterruptedError(self.dies_before)
         self.calls.append(template["name"])
         outputs = self.folder / f"{len(self.calls):04d}"
         container = template["container"]

@@ -176,7 +176,7 @@ def test_the_pod_is_restricted_and_placed_as_its_pool_says() -> None:
     mounts = {m["mountPath"]: m["name"] for m in box["volumeMounts"]}
     volumes = {v["name"]: v for v in spec["volumes"]}
     assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "32Gi"}
-    assert volumes[mounts["/tmp"]]["ephemeral"]["volumeClaimTemplate"]["spec"]["storageClassName"] == "local-nvme"
+    assert volumes[mounts["/tmp"]]["emptyDir"] == {"sizeLimit": "1Ti"}
     assert box["image"] == gang_jobs.IMAGE and spec["restartPolicy"] == "Never"
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from instar.errors import ConfigError
-from instar.pipelines.placement import GROUP, USER
-from instar.pipelines.pools import Pool
+from instar.pipelines.pools import GROUP, MARGIN_S, USER, Pool
 
 INDEX = "JOB_COMPLETION_INDEX"
 _INDEX_FIELD = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -61,7 +60,7 @@ def template(work: Work, pod: PodSettings) -> dict[str, Any]:
             "runAsNonRoot": True,
             "runAsUser": USER,
             "runAsGroup": GROUP,
-            "fsGroup": USER,
+            "fsGroup": GROUP,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "nodeSelector": dict(pool.node_selector),
@@ -107,7 +106,7 @@ def tolerations(pod: PodSettings) -> list[dict[str, str]]:
 
 
 def _environment(pod: PodSettings, *, indexed: bool) -> list[dict[str, Any]]:
-    plain = {"HOME": "/tmp", "INSTAR_S3_ENDPOINT": pod.endpoint, "INSTAR_STAGE_S": str(pod.pool.timeout_s)}
+    plain = {"HOME": "/tmp", "INSTAR_S3_ENDPOINT": pod.endpoint, "INSTAR_STAGE_S": str(pod.pool.timeout_s - MARGIN_S)}
     plain |= {"OMP_NUM_THREADS": str(pod.threads)} if pod.threads else {}
     secret = {"AWS_ACCESS_KEY_ID": "accesskey", "AWS_SECRET_ACCESS_KEY": "secretkey"}
     return [

@@ -22,18 +22,17 @@ from instar.components.control.gang.pod import PodSettings
 from instar.components.control.supervisor import Heartbeat
 from instar.errors import ConfigError, ContractError, LedgerError
 from instar.executor import ExecutorInput, Pointer
+from instar.pipelines.pools import QUEUE_S
 from instar.records import Records
 from instar.store import open_store
 
-QUEUE_S = 24 * 3600
-"""Longest wait beyond the time that the job itself may take."""
 POLL_S = 60.0
 
 
 def main_gang(executor_input: str) -> int:
     """Have all shards of a rollout recorded, gather them and write the outputs; return the exit code.
 
-    Parameters: those of a rollout, and `shards`, `pod` (JSON of `PodSettings`); optional `parallelism`. Inputs `policy`,
+    Parameters: those of a rollout, and `shards`, `pod` (JSON of `PodSettings`). Inputs `policy`,
     `tasks`, `batch`; outputs those of `gather`. `INSTAR_NAMESPACE` and `INSTAR_WORKFLOW` (or parameters `namespace` and
     `workflow`) name the run's namespace and its Workflow object, which will own the job.
     """
@@ -96,6 +95,7 @@ def _job(given: ExecutorInput, api: GangApi) -> GangJob:
             where="gang.shards",
             action="compile the pipeline again",
         )
+    pod = configs.from_dict(PodSettings, json.loads(values["pod"]), where="gang.pod")
     return GangJob(
         stage=ROLLOUT,
         config=config,
@@ -104,8 +104,8 @@ def _job(given: ExecutorInput, api: GangApi) -> GangJob:
         step=int(values["step"]) + int(values["plus_step"]),
         inputs=inputs,
         shards=shards,
-        parallelism=int(values.get("parallelism", 0)),
-        pod=configs.from_dict(PodSettings, json.loads(values["pod"]), where="gang.pod"),
+        parallelism=min(pod.pool.parallelism or shards, shards),
+        pod=pod,
         namespace=api.namespace,
         owner=_owner(api, _named(given, "workflow")),
     )

@@ -7,7 +7,7 @@ chain's rules (`instar.components.control.chain`) can be read and tested without
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -144,7 +144,8 @@ def reconcile_schedule(api: KfpApi, wanted: Schedule) -> Reconciled:
     found = api.find_schedules(wanted.experiment, wanted.name)
     equal = [s for s in found if s == wanted]
     kept = next((s for s in equal if s.enabled), equal[0] if equal else None)
-    created = "" if kept else api.create_schedule(wanted)
+    enabled = not found or any(s.enabled for s in found)
+    created = "" if kept else api.create_schedule(replace(wanted, enabled=enabled))
     surplus = tuple(s.schedule_id for s in found if s is not kept)
     for schedule_id in surplus:
         api.delete_schedule(schedule_id)
@@ -152,7 +153,7 @@ def reconcile_schedule(api: KfpApi, wanted: Schedule) -> Reconciled:
         kept=kept.schedule_id if kept else "",
         created=created,
         deleted=surplus,
-        enabled=kept.enabled if kept else True,
+        enabled=kept.enabled if kept else enabled,
     )
 
 
