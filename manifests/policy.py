@@ -25,6 +25,7 @@ POLICIES: tuple[Policy, ...] = (
     policy_links.selectors,
     policy_links.queues,
     policy_pools.agreement,
+    policy_pools.covered,
 )
 
 

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 from instar.pipelines.pools import Pool, Profile
 from manifests.credentials import SECRETS
-from manifests.objects import Finding, World
+from manifests.objects import Finding, Object, World, where
 from manifests.policy_pods import quantity
 
 RUNS = "instar"
 
 
 def agreement(world: World) -> Iterator[Finding]:
-    """Account, secret, endpoints and queues of the profile exist; every pool is admitted by its queue and quota."""
+    """Account, secret, endpoints and queues of the profile exist; pools, gangs among them, fit queue and quota."""
     profile = world.profile
     if profile is None:
         return
@@ -24,13 +24,34 @@ def agreement(world: World) -> Iterator[Finding]:
     quota = {k: v for o in world.of("ResourceQuota") if o["metadata"]["namespace"] == RUNS for k, v in _hard(o).items()}
     for name, pool in profile.pools.items():
         for resource, amount in _needs(pool).items():
-            hard = quota.get(f"requests.{resource}")
-            if hard is not None and quantity(amount) > quantity(hard):
-                yield _fault(
-                    f"at most {hard} {resource}", amount, f"pools.{name}", "raise the quota or shrink the pool"
-                )
+            for side in ("requests", "limits"):
+                hard = quota.get(f"{side}.{resource}")
+                if hard is not None and _width(pool) * quantity(amount) > quantity(hard):
+                    said = f"{_width(pool)} x {amount}"
+                    yield _fault(
+                        f"at most {hard} {resource}", said, f"pools.{name}", "raise the quota or shrink the pool"
+                    )
         if pool.queue:
             yield from _queue(world, name, pool)
+
+
+def covered(world: World) -> Iterator[Finding]:
+    """A queue covers whatever its pods request: what pools ask for, and what a LimitRange gives to those that do not ask.
+
+    Kueue admits no pod with a request that the queue does not cover.
+    """
+    limits = [x for o in world.of("LimitRange") if o["metadata"]["namespace"] == RUNS for x in o["spec"]["limits"]]
+    given = {
+        r for x in limits if x["type"] == "Container" for side in ("default", "defaultRequest") for r in x.get(side, {})
+    }
+    pools = world.profile.pools.values() if world.profile else ()
+    for local in (o for o in world.of("LocalQueue") if o["metadata"]["namespace"] == RUNS):
+        asked = {r for pool in pools if pool.queue == local["metadata"]["name"] for r in _needs(pool)}
+        for queue in _cluster_queues(world, local):
+            held = {r for group in queue["spec"]["resourceGroups"] for r in group["coveredResources"]}
+            for resource in sorted((given | asked) - held):
+                place = where(queue, "coveredResources")
+                yield _fault(f"{resource}, which its pods request", str(sorted(held)), place, "add it with a quota")
 
 
 def _identities(world: World, profile: Profile) -> Iterator[Finding]:
@@ -66,16 +87,21 @@ def _queue(world: World, name: str, pool: Pool) -> Iterator[Finding]:
     if pool.queue not in local:
         yield _fault(f"one of {sorted(local)}", pool.queue, f"{place}.queue", "mend the name")
         return
-    cluster = local[pool.queue]["spec"]["clusterQueue"]
-    queue = next(o for o in world.of("ClusterQueue") if o["metadata"]["name"] == cluster)
     flavors = {o["metadata"]["name"]: o["spec"] for o in world.of("ResourceFlavor")}
     reasons = []
-    for flavor in (f for group in queue["spec"]["resourceGroups"] for f in group["flavors"]):
+    groups = (group for queue in _cluster_queues(world, local[pool.queue]) for group in queue["spec"]["resourceGroups"])
+    for flavor in (f for group in groups for f in group["flavors"] if f["name"] in flavors):
         reason = _refusal(pool, flavors[flavor["name"]], {r["name"]: r for r in flavor["resources"]})
         if reason is None:
             return
         reasons.append(f"{flavor['name']}: {reason}")
-    yield _fault(f"a flavour of {cluster} for the pool", "; ".join(reasons), place, "mend the flavour or the pool")
+    said = "; ".join(reasons) or "no flavour"
+    yield _fault(f"a flavour of queue {pool.queue} for the pool", said, place, "mend the flavour or the pool")
+
+
+def _cluster_queues(world: World, local: Object) -> list[Object]:
+    """Return the ClusterQueue of a LocalQueue; none when there is no such one, which `policy_links.queues` finds."""
+    return [o for o in world.of("ClusterQueue") if o["metadata"]["name"] == local["spec"]["clusterQueue"]]
 
 
 def _refusal(pool: Pool, flavor: Mapping[str, Any], quotas: Mapping[str, Mapping[str, str]]) -> str | None:
@@ -96,14 +122,21 @@ def _refusal(pool: Pool, flavor: Mapping[str, Any], quotas: Mapping[str, Mapping
         if quota is None:
             return f"no quota for {resource}"
         most = quantity(quota["nominalQuota"]) + quantity(quota.get("borrowingLimit", "0"))
-        if quantity(amount) > most:
-            return f"{amount} {resource} is more than it may ever hold"
+        if _width(pool) * quantity(amount) > most:
+            return f"{_width(pool)} x {amount} {resource} is more than it may ever hold"
     return None
 
 
 def _needs(pool: Pool) -> dict[str, str]:
-    needs = {"cpu": pool.cpu, "memory": pool.memory}
+    """Return what one pod of the pool requests; disk of a storage class is a claim, beside it a little for logs."""
+    disk = "1Gi" if pool.scratch.class_ else pool.scratch.size
+    needs = {"cpu": pool.cpu, "memory": pool.memory, "ephemeral-storage": disk}
     return needs | {pool.accelerator: str(pool.count)} if pool.accelerator else needs
+
+
+def _width(pool: Pool) -> int:
+    """Return how many pods of a gang are admitted together."""
+    return max(1, pool.parallelism)
 
 
 def _hard(item: Mapping[str, Any]) -> dict[str, str]:

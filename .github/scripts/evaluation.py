@@ -1,6 +1,6 @@
 """The two ends of the workflow `evaluate`: who may ask, and what is answered. Standard library only.
 
-    python evaluation.py authorize     event -> sha, number, suite as outputs of the step; ends with 1 when refused
+    python evaluation.py authorize     event -> sha, number, suite as outputs of the step; none for a comment that is refused
     python evaluation.py report        exit code and page -> check run, and one comment that is kept up to date
 
 Everything that somebody else wrote is read from the event's file or an artifact, never from a command line.
@@ -25,7 +25,10 @@ PAGE_CHARS = 60_000
 
 
 def authorize() -> int:
-    """Find out what is to be evaluated. A comment counts only when its author may write to the repository."""
+    """Find out what is to be evaluated. A comment counts only when its author may write to the repository.
+
+    Return 0 for any other comment, too: whoever may comment must not be able to fail a run. The outputs are then empty.
+    """
     event, repository = json.loads(Path(env("GITHUB_EVENT_PATH")).read_text()), env("GITHUB_REPOSITORY")
     if "comment" not in event:
         suite = (event.get("inputs") or {}).get("suite") or "sec"
@@ -37,7 +40,8 @@ def authorize() -> int:
     if "pull_request" not in event["issue"]:
         return refuse("the comment is not on a pull request")
     name = urllib.parse.quote(login, safe="")
-    permission = call("GET", f"/repos/{repository}/collaborators/{name}/permission")["permission"]
+    nobody = {"permission": "none"}
+    permission = call("GET", f"/repos/{repository}/collaborators/{name}/permission", unknown=nobody)["permission"]
     if permission not in ("admin", "write"):
         return refuse(f"the author's permission is {permission!r}, not 'write'")
     number = str(int(event["issue"]["number"]))
@@ -79,20 +83,20 @@ def comment(repository: str, number: str, body: str) -> None:
 def outputs(*, sha: str, number: str, suite: str) -> int:
     """Write the step's outputs; refuse values that could be anything but what they are called."""
     if not re.fullmatch(r"[0-9a-f]{40}", sha) or not re.fullmatch(r"[a-z0-9_]{1,40}", suite):
-        return refuse(f"not a commit and a suite: {sha!r}, {suite!r}")
+        raise SystemExit(f"not a commit and a suite: {sha!r}, {suite!r}")
     with Path(env("GITHUB_OUTPUT")).open("a") as stream:
         stream.write(f"sha={sha}\nnumber={number}\nsuite={suite}\n")
     return 0
 
 
 def refuse(reason: str) -> int:
-    """Say why nothing is evaluated."""
+    """Say why nothing is evaluated; the step ends well, without outputs."""
     sys.stderr.write(f"refused: {reason}\n")
-    return 1
+    return 0
 
 
-def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Call the GitHub API; its errors end the process with its own message."""
+def call(method: str, path: str, body: dict[str, Any] | None = None, *, unknown: Any = None) -> Any:
+    """Call the GitHub API; its errors end the process with its own message, but 404 is `unknown` where that is given."""
     headers = {"Authorization": f"Bearer {env('GITHUB_TOKEN')}", "Accept": "application/vnd.github+json"}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(env("GITHUB_API_URL") + path, data=data, method=method, headers=headers)
@@ -100,6 +104,8 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
+        if error.code == 404 and unknown is not None:
+            return unknown
         raise SystemExit(f"{method} {path}: {error.code} {error.read(300).decode(errors='replace')}") from error
 
 

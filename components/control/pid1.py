@@ -34,11 +34,8 @@ CLASSES = {e.exit_code: e for e in vars(errors).values() if isinstance(e, type) 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to run and how patiently. `retries` are the attempts after the first.
-
-    Of `limits`, `stall_s` holds for each attempt; `stage_s` for all attempts and the pauses between them together, as the
-    deadline of the pod does, so that a stage set to less than that deadline always leaves its reason.
-    """
+    """What to run and how patiently. `retries` are the attempts after the first. `limits.stall_s` holds for each attempt,
+    `limits.stage_s` for all of them and the pauses between, as the pod's deadline does."""
 
     command: tuple[str, ...]
     retries: int
@@ -155,17 +152,14 @@ def _end(options: Options, code: int, found: str, *, again: bool) -> End:
 
 def _reason(end: End, attempts: int) -> bytes:
     """Return one line of JSON that fits the termination log whole; what is too long is cut inside its field."""
+    fields: dict[str, object] = {"code": end.code, "attempts": attempts}
+    fields |= {"class": type(end.error).__name__} if end.error else {}
     told = {k: str(getattr(end.error, k)) for k in ("expected", "found", "where", "action")} if end.error else {}
-    room = TERMINATION_BYTES
-    while len(line := _line(end, attempts, {k: text[:room] for k, text in told.items()})) > TERMINATION_BYTES:
-        room = room * 3 // 4
+    line, room = b"", TERMINATION_BYTES
+    while not line or len(line) > TERMINATION_BYTES:
+        fields |= {k: text[:room] for k, text in told.items()}
+        line, room = json.dumps(fields, ensure_ascii=False).encode(errors="replace") + b"\n", room * 3 // 4
     return line
-
-
-def _line(end: End, attempts: int, told: dict[str, str]) -> bytes:
-    kind = {"class": type(end.error).__name__} if end.error else {}
-    fields = {"code": end.code, "attempts": attempts, **kind, **told}
-    return json.dumps(fields, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def _say(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.components.control import pid1
-from instar.errors import ConfigError
+from instar.errors import ConfigError, StalledError
 
 SUPERVISE = [sys.executable, "-m", "instar.components.control.pid1"]
 STAGE = """
@@ -231,15 +232,64 @@ def test_what_an_attempt_leaves_behind_is_killed_before_the_next(folder: Path) -
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-@pytest.mark.parametrize("limit", ["--stall-s", "--stage-s"])
-def test_a_stalled_command_writes_its_stacks_and_is_tried_again(folder: Path, limit: str) -> None:
+def test_a_stalled_command_writes_its_stacks_and_is_tried_again(folder: Path) -> None:
     text = "the_place_where_it_hangs()"
-    run = Supervised(folder, python(text), limit, "2.5", "--retries", "1", "--backoff-s", "0.05")
+    run = Supervised(folder, python(text), "--stall-s", "2.5", "--retries", "1", "--backoff-s", "0.05")
     assert run.end() == 76
     assert run.out.read_text().count("hanging") == 2
     assert run.err.read_text().count("in the_place_where_it_hangs") >= 2
     found = run.reason()
     assert (found["class"], found["attempts"]) == ("StalledError", 2)
+
+
+def test_a_command_that_takes_the_whole_time_of_the_stage_is_not_tried_again(folder: Path) -> None:
+    run = Supervised(folder, python("the_place_where_it_hangs()"), "--stage-s", "2.5", "--backoff-s", "0.05")
+    assert run.end() == 76
+    assert run.out.read_text().count("hanging") == 1
+    assert "in the_place_where_it_hangs" in run.err.read_text()
+    assert (run.reason()["class"], run.reason()["attempts"]) == ("StalledError", 1)
+    assert "no time for another one within the 2.5 s" in run.err.read_text()
+
+
+def test_the_time_of_a_stage_holds_over_all_attempts(folder: Path) -> None:
+    first = f"mkdir {folder}/seen && echo try && sleep 2 && exit 75; echo try; exec sleep 600"
+    run = Supervised(folder, shell(first), "--stage-s", "6", "--backoff-s", "0.05")
+    assert run.end() == 76
+    assert run.out.read_text() == "try\ntry\n"
+    found = run.reason()
+    within = re.search(r"an end within ([\d.]+) s", str(found["expected"]))
+    assert within and float(within[1]) <= 4.0, "the second attempt has what the first one left"
+    assert "of 6 s went to earlier attempts" in str(found["where"])
+
+
+def test_no_pause_is_begun_that_outlasts_the_stage(folder: Path) -> None:
+    run = Supervised(folder, shell("echo try; exit 75"), "--stage-s", "60", "--backoff-s", "200")
+    assert run.end() == 75
+    assert run.out.read_text() == "try\n"
+    assert (run.reason()["class"], run.reason()["attempts"]) == ("UnavailableError", 1)
+
+
+def test_the_reason_of_a_command_in_another_script_is_whole(folder: Path) -> None:
+    unit = "\U0001f9ea" * 3000
+    beat = f'printf \'{{"unit": "%s"}}\' {unit} > $INSTAR_HEARTBEAT; exec sleep 600'
+    run = Supervised(folder, shell(f": {unit}; {beat}"), "--stall-s", "1.5", "--retries", "0")
+    assert run.end() == 76
+    found = run.reason()
+    assert (found["code"], found["class"], found["attempts"]) == (76, "StalledError", 1)
+    assert "\U0001f9ea" * 100 in str(found["where"]) and "\U0001f9ea" * 100 in str(found["found"])
+
+
+@given(st.text(max_size=40), st.sampled_from(["x", "é", "漢", "\U0001f9ea", "\0", '"', "\udcff"]), st.integers(0, 3000))
+def test_a_reason_of_any_length_fits_and_parses(start: str, letter: str, count: int) -> None:
+    text = start + letter * count
+    error = StalledError(expected=text, found=text, where=text, action=text)
+    line = pid1._reason(pid1.End(code=76, again=True, error=error), 2)
+    assert len(line) <= pid1.TERMINATION_BYTES and line.endswith(b"\n")
+    found = json.loads(line)
+    assert (found["code"], found["class"], found["attempts"]) == (76, "StalledError", 2)
+    assert set(found) == {"code", "attempts", "class", "expected", "found", "where", "action"}
+    if len(line) < pid1.TERMINATION_BYTES // 2:
+        assert found["found"] == text.encode(errors="replace").decode(), "cut without need"
 
 
 def test_a_command_that_beats_is_left_alone_and_its_last_unit_is_named(folder: Path) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from instar.pipelines.pools import load_images
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / ".github/scripts"
 FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -153,6 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         assert self.headers["Authorization"] == "Bearer t0ken"
         path, _, query = self.path.partition("?")
         if match := re.fullmatch(r"/repos/o/r/collaborators/([^/]+)/permission", path):
+            if match[1] == "broken":
+                return self.answer(500, {"message": "try again"})
             level = self.api.permissions.get(match[1])
             return self.answer(200, {"permission": level}) if level else self.answer(404, {"message": "Not Found"})
         if path == "/repos/o/r/pulls/7":
@@ -232,21 +236,45 @@ def test_who_may_ask(api: Api, tmp_path: Path, event: dict[str, Any], wanted: tu
     ("event", "reason"),
     [
         (comment("/evaluate", "reader"), "permission is 'read'"),
-        (comment("/evaluate", "stranger"), "404"),
-        (comment("/evaluate", "../../orgs/o"), "404"),
+        (comment("/evaluate", "stranger"), "permission is 'none'"),
+        (comment("/evaluate", "../../orgs/o"), "permission is 'none'"),
         (comment("/evaluate $(id)"), "not `/evaluate`"),
         (comment("/evaluate sec sha=1"), "not `/evaluate`"),
         (comment(""), "not `/evaluate`"),
         (comment("/evaluated"), "not `/evaluate`"),
         (comment("thanks\n/evaluate"), "not `/evaluate`"),
         (comment("/evaluate") | {"issue": {"number": 7}}, "not on a pull request"),
-        ({"inputs": {"suite": "sec\nsha=0", "promote": ""}}, "not a commit and a suite"),
     ],
 )
-def test_who_may_not_ask(api: Api, tmp_path: Path, event: dict[str, Any], reason: str) -> None:
+def test_who_may_not_ask_gets_no_output_and_fails_no_run(
+    api: Api, tmp_path: Path, event: dict[str, Any], reason: str
+) -> None:
+    code, output, error = authorize(api, tmp_path, event)
+    assert (code, output) == (0, "")
+    assert reason in error.partition("refused: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ({"inputs": {"suite": "sec\nsha=0", "promote": ""}}, "not a commit and a suite"),
+        (comment("/evaluate") | {"issue": {"number": 8, "pull_request": {}}}, "pulls/8: 404"),
+        (comment("/evaluate", "broken"), "permission: 500"),
+    ],
+)
+def test_an_error_is_not_taken_for_a_refusal(api: Api, tmp_path: Path, event: dict[str, Any], reason: str) -> None:
     code, output, error = authorize(api, tmp_path, event)
     assert (code, output) == (1, "")
     assert reason in error
+
+
+def test_without_an_authorized_commit_no_later_job_runs() -> None:
+    found = jobs(ROOT / ".github/workflows/evaluate.yml")
+    assert found["authorize"]["outputs"]["sha"] == "${{ steps.who.outputs.sha }}"
+    later = {name: job for name, job in found.items() if "authorize" in job.get("needs", [])}
+    assert set(later) == {"train", "evaluate", "report"} == set(found) - {"authorize", "promote"}
+    for name, job in later.items():
+        assert "needs.authorize.outputs.sha != ''" in job["if"].split(" && "), name
 
 
 @pytest.mark.parametrize(
@@ -386,6 +414,70 @@ def test_a_bad_distribution_is_refused(dists: tuple[Path, Path], tmp_path: Path,
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert {"payload": "as in RECORD", "version": "version 9.9.9", "second": "one *.whl"}[plant] in done.stderr
+
+
+RECORDER = """#!/bin/sh
+printf '%s\\n' "$(basename "$0") $*" >> "$RECORD"
+case "$1" in
+  login) cat > "$RECORD.stdin" ;;
+  inspect) printf '%s\\n' "$DIGESTS" ;;
+esac
+"""
+LOCAL, PUSHED = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+
+def push(folder: Path, digests: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run push_images.sh with docker and cosign that only record; `digests` are the image's in all registries."""
+    for name in ("docker", "cosign"):
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(RECORDER)
+        program.chmod(0o755)
+    out = folder / "images"
+    out.mkdir()
+    (out / "images.lock").write_text(json.dumps({"instar-cpu": {"image": "instar-cpu", "digest": LOCAL}}))
+    (out / "instar-cpu.spdx.json").write_text("{}")
+    env = {
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin", "RECORD": str(folder / "record"), "DIGESTS": digests, "TAG": "v1.2.3",
+        "GITHUB_OUTPUT": str(folder / "output"), "REGISTRY": "registry.test:5000/team", "REGISTRY_USER": "pusher",
+        "REGISTRY_PASSWORD": "hunter2-of-the-test",
+    }  # fmt: skip
+    command = ["bash", str(SCRIPTS / "push_images.sh"), str(out)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return done, (folder / "record").read_text().splitlines()
+
+
+def test_the_lock_of_a_release_holds_the_digest_of_the_registry(tmp_path: Path) -> None:
+    image = "registry.test:5000/team/instar-cpu"
+    done, record = push(tmp_path, f"other.test/instar-cpu@{LOCAL}\n{image}@{PUSHED}")
+    assert done.returncode == 0, done.stderr
+    images = load_images(tmp_path / "images/registry.lock.json")
+    assert images.reference("instar-cpu", "registry.test:5000/team") == f"{image}@{PUSHED}"
+    assert set(images.digests) == {"instar-cpu"}
+    assert (tmp_path / "output").read_text() == f"digest={PUSHED}\n"
+    assert record.index(f"docker push {image}:v1.2.3") < record.index(f"cosign sign --yes {image}@{PUSHED}")
+    assert [line for line in record if "attest" in line] == [
+        f"cosign attest --yes --type spdxjson --predicate {tmp_path}/images/instar-cpu.spdx.json {image}@{PUSHED}"
+    ]
+    assert (tmp_path / "record.stdin").read_text() == "hunter2-of-the-test"
+    assert "hunter2" not in "".join([*record, done.stdout, done.stderr]), "a password on a command line or in the log"
+
+
+@pytest.mark.parametrize("digests", ["", f"other.test/instar-cpu@{LOCAL}", "registry.test:5000/team/instar-cpu@latest"])
+def test_without_a_digest_of_the_registry_there_is_no_lock(tmp_path: Path, digests: str) -> None:
+    done, record = push(tmp_path, digests)
+    assert done.returncode != 0
+    assert not [line for line in record if line.startswith("cosign")]
+    assert not (tmp_path / "images/registry.lock.json").exists()
+
+
+def test_the_release_publishes_the_lock_of_the_registry_only() -> None:
+    steps = jobs(ROOT / ".github/workflows/release.yml")["publish"]["steps"]
+    (publish,) = [step["run"] for step in steps if "gh release create" in step.get("run", "")]
+    assert "build/images/registry.lock.json" in publish.split()
+    assert "images.lock" not in publish and "*.json" not in publish.replace("*.spdx.json", "")
+    attested = [step["with"].get("subject-path", "") for step in steps if "attest-build" in step.get("uses", "")]
+    assert "build/images/registry.lock.json" in "".join(attested).split()
 
 
 def rewrite(wheel: Path, name: str, data: bytes) -> None:

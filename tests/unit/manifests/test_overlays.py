@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +113,17 @@ def test_both_ends_of_the_pipelines_api_name_one_audience() -> None:
     audience = "https://kubernetes.default.svc.cluster.local"
     assert f"TOKEN_REVIEW_AUDIENCE, value: {audience}}}" in (FOLDER / "kfp" / "configuration.yaml").read_text()
     assert f"audience: {audience}," in (FOLDER / "components" / "schedule" / "cronjob.yaml").read_text()
+
+
+def test_every_module_that_somebody_is_told_to_run_exists() -> None:
+    root = FOLDER.parent
+    told: dict[str, str] = {}
+    for path in (p for folder in (FOLDER, root / "docs", root / "README.md") for p in (*folder.rglob("*"), folder)):
+        if path.is_file() and path.suffix in (".md", ".py", ".toml", ".txt", ".yaml"):
+            found = re.findall(r"python3? -m (\w+(?:\.\w+)*)", path.read_text())
+            told |= dict.fromkeys(found, str(path.relative_to(root)))
+    assert {"manifests.pin", "manifests.check", "manifests.credentials"} <= set(told)
+    assert not {module: file for module, file in told.items() if importlib.util.find_spec(module) is None}
 
 
 def test_images_toml_names_what_the_overlays_use(overlay: Callable[[str], World]) -> None:

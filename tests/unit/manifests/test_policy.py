@@ -51,7 +51,13 @@ def node(path: str, value: Any) -> Fault:
     return at("TrainingRuntime", "instar-update", f"{inside}/{path}", value)
 
 
+def quota(resource: str, nominal: str, borrowed: str) -> dict[str, str]:
+    return {"name": resource, "nominalQuota": nominal, "borrowingLimit": borrowed}
+
+
 LAST = "flavors/0/resources/2/nominalQuota"
+DISK = quota("ephemeral-storage", "3Ti", "1023Gi")
+WIDE = "spec/resourceGroups/0/flavors/0/resources"
 BOX, GROUP, NONE = "containers/0/securityContext", "spec/resourceGroups/0", {"selects": "nothing"}
 FAULTS: list[tuple[str, Policy, Fault]] = [
     ("runAsNonRoot", policy_pods.restricted, pod("securityContext/runAsNonRoot", False)),
@@ -130,6 +136,16 @@ FAULTS: list[tuple[str, Policy, Fault]] = [
     ("flavour's taint", policy_pools.agreement, at("ResourceFlavor", "instar-h100", "spec/nodeTaints/0/key", "other")),
     ("queue too small", policy_pools.agreement, at("ClusterQueue", "instar-train", f"{GROUP}/{LAST}", "4")),
     ("quota too small", policy_pools.agreement, at("ResourceQuota", "runs", "spec/hard/requests.nvidia.com~gpu", "4")),
+    ("gang above the queue", policy_pools.agreement, at("ClusterQueue", "instar-rollout", f"{WIDE}/2/borrowingLimit", "7")),
+    ("gang's memory", policy_pools.agreement, at("ClusterQueue", "instar-rollout", f"{WIDE}/1", quota("memory", "480Gi", "479Gi"))),
+    ("gang's disk", policy_pools.agreement, at("ClusterQueue", "instar-rollout", f"{WIDE}/3", DISK)),
+    ("gang above the quota", policy_pools.agreement, at("ResourceQuota", "runs", "spec/hard/requests.nvidia.com~gpu", "15")),
+    ("gang's limits", policy_pools.agreement, at("ResourceQuota", "runs", "spec/hard/limits.memory", "959Gi")),
+    ("queue of a pool gone", policy_pools.agreement, at("LocalQueue", "train", "spec/clusterQueue", "gone")),
+    ("disk not covered", policy_pools.covered, at("ClusterQueue", "instar-train", f"{GROUP}/coveredResources/3", None)),
+    ("GPU not covered", policy_pools.covered, at("ClusterQueue", "instar-eval", f"{GROUP}/coveredResources/2", None)),
+    ("default not covered", policy_pools.covered, at("LimitRange", "runs", "spec/limits/0/defaultRequest/instar.dev~x", "1")),
+    ("limit not covered", policy_pools.covered, at("LimitRange", "runs", "spec/limits/0/default/instar.dev~x", "1")),
 ]  # fmt: skip
 
 
