@@ -17,6 +17,7 @@ from instar.pipelines import placement
 from instar.pipelines.kubeflow_components import CONTROL, component, control, gang, kfp_dsl, output_name
 from instar.pipelines.pools import Images, Profile
 from instar.pipelines.trace import MAX_FAN_OUT, Graph, Ref, Task, check_size, config_text
+from instar.store_files import storage_errors
 
 PARAMETERS: dict[str, type] = {
     "store": str,
@@ -163,6 +164,10 @@ def compile_tick(profile: Profile, images: Images, out: Path) -> None:
 def _compile(pipeline: Any, out: Path) -> None:
     from kfp import compiler  # pyright: ignore[reportMissingImports]
 
-    temporary = out.with_name(f".{out.name}.yaml")
-    compiler.Compiler().compile(pipeline, str(temporary))
-    temporary.replace(out)
+    temporary = out.with_name(f".{out.name}.yaml")  # kfp wants the suffix
+    with storage_errors(out):
+        try:
+            compiler.Compiler().compile(pipeline, str(temporary))
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -23,6 +23,11 @@ MAX_WAVES = 8
 MARGIN_S = 60
 """`instar supervise` stops a stage this long before its pod's deadline, so that stacks and a reason are left."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CPU = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?m?")
+_BYTES = re.compile(r"(?=.*[1-9])[0-9]+([KMGTPE]i|[MGTPE])?")
+"""Quantities above zero that Kubernetes and Kubeflow Pipelines both read."""
+_NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REGISTRY = re.compile(rf"({_NAME}(:[0-9]{{1,5}})?(/{_NAME})*/?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,9 @@ class Scratch:
 
     size: str
     class_: str = ""
+
+    def __post_init__(self) -> None:
+        _check(_BYTES.fullmatch(self.size), "scratch.size", "a quantity as 8Gi", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,10 @@ class Pool:
     timeout_s: int
 
     def __post_init__(self) -> None:
+        _check(_CPU.fullmatch(self.cpu), "cpu", "a quantity as 4 or 500m", self.cpu)
+        _check(_BYTES.fullmatch(self.memory), "memory", "a quantity as 16Gi", self.memory)
+        _check(not self.shm or _BYTES.fullmatch(self.shm), "shm", "a quantity as 1Gi, or none", self.shm)
+        _check(self.timeout_s > MARGIN_S, "timeout_s", f"more than {MARGIN_S} seconds", self.timeout_s)
         gpu = bool(self.accelerator)
         if gpu != (self.count > 0) or (gpu and not (self.tolerations and self.shm)):
             raise ConfigError(
@@ -96,6 +108,9 @@ class Profile:
     pools: dict[str, Pool]
 
     def __post_init__(self) -> None:
+        for key in ("store_secret", "service_account", "store_endpoint"):
+            _check(getattr(self, key).strip(), key, "a name, not nothing", getattr(self, key))
+        _check(_REGISTRY.fullmatch(self.registry), "registry", "HOST[:PORT][/PREFIX] in lower case", self.registry)
         unknown = sorted(set(self.tasks) - TASKS)
         if unknown:
             raise ConfigError(
@@ -134,6 +149,11 @@ def load(name: str, path: Path | None = None) -> Profile:
     return profile
 
 
+def _check(holds: Any, key: str, expected: str, found: Any) -> None:
+    if not holds:
+        raise ConfigError(expected=expected, found=repr(found), where=f"pools: {key}", action="correct the pools file")
+
+
 def _renamed(raw: Any) -> Any:
     """Return the table with `class`, a word of Python, spelled as the field."""
     if isinstance(raw, dict):
@@ -165,7 +185,7 @@ class Images:
 def load_images(path: Path) -> Images:
     """Read the lock. Only digests count: a tag can be moved under a pipeline."""
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         digests = {str(name): str(entry["digest"]) for name, entry in raw.items()}
     except FileNotFoundError as error:
         raise ConfigError(
@@ -174,7 +194,14 @@ def load_images(path: Path) -> Images:
             where=str(path),
             action="`make images` builds the images and writes it; or name another one with --images",
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            expected="a file that can be read",
+            found=f"{error.strerror}",
+            where=str(path),
+            action="name the lock itself",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             expected="image name -> digest", found=f"{error}", where=str(path), action="build the images again"
         ) from error

@@ -6,9 +6,11 @@ from the ledger and, when they commit, from the records: entries, order and gate
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from instar.errors import LedgerError
+from instar import contract
+from instar.errors import ArtifactError, LedgerError
 from instar.ledger import Entry
 from instar.lifecycle import check_code, close, stored_recipe
 from instar.pipelines.evolution import Lineage, Outcome, finish, lineages
@@ -27,7 +29,8 @@ class Replay(LedgerRunner):
         workspace.ledger.adopt = commit
 
     def produce(self, job: Job) -> Entry:
-        """Append the recorded result of a job. `LedgerError` when there is none."""
+        """Append the recorded result of a job. `LedgerError` when there is none or it is not one of the job's stage,
+        `ArtifactError` when the store lacks an output; then nothing is appended."""
         record = self.records.get(job.key) if self.commit else None
         if record is None:
             raise LedgerError(
@@ -36,8 +39,28 @@ class Replay(LedgerRunner):
                 where=f"{self.workspace.ledger.prefix}, memo key {job.key[:16]}",
                 action="run the segment again: what it recorded is not computed twice",
             )
+        self._check_outputs(job, record["outputs"])
         body = job.body(record["outputs"], record["metrics"], record["code"])
         return self.workspace.ledger.append("stage", body, record["time"])
+
+    def _check_outputs(self, job: Job, outputs: Mapping[str, str]) -> None:
+        ports, where = contract.ports(job.stage.outs), f"{self.records.prefix}{job.key}.json"
+        required = {name for name, (_, needed) in ports.items() if needed}
+        if not required <= set(outputs) <= set(ports):
+            raise LedgerError(
+                expected=f"the outputs of {job.stage.name}: {', '.join(sorted(ports))}",
+                found=", ".join(sorted(outputs)) or "none",
+                where=where,
+                action="delete this record and run the segment again",
+            )
+        lost = sorted(name for name, digest in outputs.items() if not self.workspace.cas.has(digest))
+        if lost:
+            raise ArtifactError(
+                expected=f"{lost[0]} {outputs[lost[0]]} in {self.workspace.store.uri}",
+                found="no manifest, or a file is missing or has another size",
+                where=where,
+                action="restore the store from a copy, or run the segment again",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from instar import head as heads
 from instar.errors import ConfigError, UnavailableError
 from instar.head import ChainConfig, Claim, Head
-from instar.kfp.api import CANCELLED, LIVE, KfpApi, RunSpec
+from instar.kfp.api import CANCELLED, LIVE, KfpApi, RunInfo, RunSpec
 from instar.store import ObjectStore
 
 Did: TypeAlias = Literal["nothing", "submitted", "adopted", "stopped", "failed"]
@@ -52,7 +52,8 @@ def start(
 
 
 def submit_current(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: float | None = None) -> Action:
-    """Make sure that the head's segment has its first run; return quietly when somebody else sees to that.
+    """Make sure that the head's segment has its run: adopt somebody else's, or take over a claim that is older than
+    `grace_s` and never became one.
 
     `owner` names this caller and must be the same when it is retried, so that it can finish what it had begun: the run
     id of the task. Two processes that live at one time must not share it. `now` is in seconds since the epoch.
@@ -64,14 +65,53 @@ def submit_current(store: ObjectStore, api: KfpApi, evolution: str, owner: str, 
     chain = heads.read_chain(store, evolution)
     if head.segment > chain.max_segments:
         return end(store, head, "failed", f"segment {head.segment} is above the limit of {chain.max_segments}")
-    if is_cancelled(api, head.by):
-        return halt(store, api, chain, head, f"run {head.by} was cancelled")
+    for run_id in (head.by, head.run):
+        if is_cancelled(api, run_id):
+            return halt(store, api, chain, head, f"run {run_id} was cancelled")
     latest = heads.latest_claim(store, evolution, head.segment)
     if latest is None or latest.attempt <= head.base:
         return submit(store, api, chain, head, head.base + 1, owner, now)
     if latest.owner == owner:
         return _create(store, api, chain, head, latest)
-    return Action(did="nothing", reason=f"attempt {latest.attempt} belongs to {latest.owner}")
+    run = _run_of(api, chain, head, latest)
+    if run is not None:
+        return Action(
+            did="adopted", reason=f"run {run.run_id} of {latest.owner} is {run.state or 'new'}", run=run.run_id
+        )
+    age = (time.time() if now is None else now) - latest.at
+    if abs(age) >= chain.grace_s:
+        reason = f"attempt {latest.attempt} never became a run"
+        return again(store, api, chain, head, latest, reason, owner, now)
+    return Action(
+        did="nothing",
+        reason=f"attempt {latest.attempt} was claimed {age:.0f} s ago by {latest.owner} and has no run yet; "
+        f"in {chain.grace_s - age:.0f} s the tick, or this command again, makes the next attempt",
+    )
+
+
+def _run_of(api: KfpApi, chain: ChainConfig, head: Head, latest: Claim) -> RunInfo | None:
+    """Return the run of the newest attempt; without one, the holder of the fence if it is live."""
+    runs = api.find_runs(chain.experiment, latest.run_name)
+    if runs:
+        return next((run for run in runs if run.state in LIVE), runs[0])
+    holder = api.get_run(head.run) if head.run else None
+    return holder if holder is not None and holder.state in LIVE else None
+
+
+def again(
+    store: ObjectStore,
+    api: KfpApi,
+    chain: ChainConfig,
+    head: Head,
+    latest: Claim,
+    reason: str,
+    owner: str,
+    now: float | None,
+) -> Action:
+    """Submit the attempt after `latest`, or end the evolution as failed for this reason when it has used them up."""
+    if latest.attempt - head.base >= chain.max_attempts:
+        return end(store, head, "failed", f"{chain.max_attempts} attempts at segment {head.segment}: {reason}")
+    return submit(store, api, chain, head, latest.attempt + 1, owner, now)
 
 
 def submit(
@@ -131,13 +171,16 @@ def stop(store: ObjectStore, api: KfpApi, evolution: str, reason: str) -> Action
         store, evolution, lambda h: replace(h, status="stopped", reason=reason) if h.status == "running" else None
     )
     terminate_live(store, api, heads.read_chain(store, evolution), head)
-    return Action(did="stopped" if head.status == "stopped" else "nothing", reason=head.reason)
+    if head.status != "stopped":
+        return Action(did="nothing", reason=f"{head.status}: {head.reason}")
+    return Action(did="stopped", reason=head.reason)
 
 
 def resume(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: float | None = None) -> Action:
     """Set a stopped or failed evolution running again, with a fresh count of attempts, and submit its next run.
 
-    Runs of attempts from before are terminated and can no longer take the fence.
+    Runs of attempts from before are terminated and can no longer take the fence. A running evolution is left as it is,
+    unless its newest attempt is somebody else's and has no run: then the next attempt is made at once.
     """
 
     def decide(head: Head) -> Head | None:
@@ -145,10 +188,14 @@ def resume(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: flo
             raise ConfigError(
                 expected="an evolution that is stopped or failed", found="done", where=evolution, action="nothing to do"
             )
+        chain, latest = heads.read_chain(store, evolution), heads.latest_claim(store, evolution, head.segment)
         if head.status == "running":
-            return None
-        terminate_live(store, api, heads.read_chain(store, evolution), head)
-        latest = heads.latest_claim(store, evolution, head.segment)
+            if latest is None or latest.attempt <= head.base or latest.owner == owner:
+                return None
+            if is_cancelled(api, head.run) or _run_of(api, chain, head, latest) is not None:
+                return None
+            return replace(head, run="", attempt=latest.attempt, base=latest.attempt)
+        terminate_live(store, api, chain, head)
         base = max(head.attempt, latest.attempt if latest else 0)
         return replace(head, status="running", reason="", run="", by="", attempt=base, base=base)
 

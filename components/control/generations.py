@@ -5,12 +5,14 @@ A generation is an evolution of its own: own ledger, own head, own random number
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
 from instar import head as heads
 from instar.components.control.chain import Action, start
 from instar.components.control.tick import tick
+from instar.errors import LedgerError
 from instar.head import Head
 from instar.kfp.api import KfpApi
 from instar.lifecycle import open_evolution, stored_recipe
@@ -19,10 +21,20 @@ from instar.workspace import Workspace
 
 
 def tick_newest(store: ObjectStore, api: KfpApi, evolution: str, restart: bool, now: float, owner: str) -> Action:
-    """Repair the newest generation; with `restart`, begin the next one when it is done. `now`: seconds since the epoch."""
+    """Repair the newest generation; with `restart`, begin the next one when it is done. `now`: seconds since the epoch.
+
+    `LedgerError` when the store has no such evolution: a schedule with a misspelled name must not look healthy.
+    """
     name, number = newest(store, evolution)
     found = heads.read_head(store, name)
-    if restart and found is not None and found[0].status == "done":
+    if found is None:
+        raise LedgerError(
+            expected=f"the head of evolution '{evolution}'",
+            found="nothing",
+            where=f"{store.uri}, {heads.path(evolution, 'head')}",
+            action="correct the name or the store of the schedule, or delete it",
+        )
+    if restart and found[0].status == "done":
         return begin(store, api, name, generation(evolution, number + 1), now, owner)
     return tick(store, api, name, now, owner)
 
@@ -38,6 +50,11 @@ def newest(store: ObjectStore, evolution: str) -> tuple[str, int]:
 def generation(evolution: str, number: int) -> str:
     """Return the name of a generation."""
     return evolution if number == 1 else f"{evolution}-g{number:04d}"
+
+
+def is_generation(evolution: str) -> bool:
+    """Return whether a name is that of a later generation."""
+    return re.search(r"-g\d{4,}$", evolution) is not None
 
 
 def begin(store: ObjectStore, api: KfpApi, previous: str, following: str, now: float, owner: str) -> Action:

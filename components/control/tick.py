@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instar import head as heads
-from instar.components.control.chain import Action, end, halt, is_cancelled, submit, submit_current
+from instar.components.control.chain import Action, again, halt, is_cancelled, submit_current
 from instar.head import ChainConfig, Claim, Head
 from instar.kfp.api import LIVE, KfpApi, RunInfo
 from instar.store import ObjectStore
@@ -43,9 +43,7 @@ def tick(store: ObjectStore, api: KfpApi, evolution: str, now: float, owner: str
         return Action(did="nothing", reason=verdict.reason)
     if verdict.what == "stop":
         return halt(store, api, chain, head, verdict.reason)
-    if latest.attempt - head.base >= chain.max_attempts:
-        return end(store, head, "failed", f"{chain.max_attempts} attempts at segment {head.segment}: {verdict.reason}")
-    return submit(store, api, chain, head, latest.attempt + 1, owner, now)
+    return again(store, api, chain, head, latest, verdict.reason, owner, now)
 
 
 def _look(api: KfpApi, chain: ChainConfig, head: Head, latest: Claim, now: float) -> Verdict:

@@ -15,6 +15,7 @@ from instar import head as heads
 from instar.errors import ConfigError, LedgerError
 from instar.head import Head
 from instar.pipelines.containers import ir
+from instar.pipelines.containers.engine import connect
 from instar.pipelines.containers.program import Program
 from instar.pipelines.containers.run import Options, run
 from instar.pipelines.kubeflow import compile_graph
@@ -37,6 +38,7 @@ def drive(
     Containers share the host's network, as the store of a laptop listens on loopback. Errors are those of the task that failed.
     """
     store, evolution = workspace.store, workspace.evolution
+    engine = docker or connect()
     heads.create_head(store, Head(evolution=evolution, ledger=workspace.ledger.head))
     programs = _compile(recipe, profile, images, unroll, workspace.path / "pipelines")
     options = _options(workspace)
@@ -53,7 +55,7 @@ def drive(
             name=f"{evolution}-{head.segment:06d}",
             run_id=str(uuid.uuid4()),
             image_of=_local_image,
-            docker=docker,
+            docker=engine,
             options=options,
         )
     if head.status != "done":

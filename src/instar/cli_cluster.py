@@ -73,11 +73,14 @@ def submit(
 ) -> None:
     """Start an evolution on Kubeflow: one run per segment, each submits the next. Repeating it is safe."""
     from instar import cluster, commands
+    from instar.kfp.api import check_cron
 
     resolved = commands.resolve(recipe, scale, model, config, sets or [])
-    evolution = name or f"{recipe}-{scale}-seed{seed}".replace("_", "-")
+    evolution = name if name is not None else f"{recipe}-{scale}-seed{seed}".replace("_", "-")
     where = cluster.target(profile, pools, images, unroll)
     server = cluster.Server(host=host, namespace=namespace or where.profile.namespace)
+    if cron is not None:
+        check_cron(cron)
     directory = out or Path("runs") / evolution
     cluster.say(cluster.submit(resolved, directory, evolution, store, server, where, seed=seed))
     if cron:

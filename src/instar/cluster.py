@@ -19,16 +19,18 @@ from instar import config as configs
 from instar import head as heads
 from instar.components.control import chain
 from instar.components.control.chain import Action
+from instar.components.control.generations import is_generation
 from instar.components.control.segment import TOKEN
 from instar.conformance import require_conditional
 from instar.errors import ConfigError
 from instar.head import ChainConfig, Head
-from instar.kfp.api import KfpApi, Schedule, Version, open_kfp, reconcile_schedule
+from instar.kfp.api import KfpApi, Schedule, Version, check_cron, open_kfp, reconcile_schedule
 from instar.lifecycle import open_evolution
 from instar.pipelines.pools import Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, MAX_FAN_OUT, pipeline_name, trace
 from instar.store import open_store
+from instar.store_files import storage_errors
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 TICK = "0 */30 * * * *"
@@ -65,6 +67,13 @@ def target(profile: str, pools: Path | None, images: Path, unroll: int) -> Targe
 def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: str) -> None:
     """Write one segment as a Kubeflow package, or the whole loop as an Argo workflow."""
     if engine == "argo":
+        if kind != "iterate" or where.unroll != 1:
+            raise ConfigError(
+                expected="neither --segment nor --unroll with --engine argo",
+                found=f"segment {kind}, unroll {where.unroll}",
+                where="compile",
+                action="leave them out: the workflow holds all segments and calls itself",
+            )
         from instar.pipelines.argo import write_workflow
 
         write_workflow(recipe, where.profile, where.images, out)
@@ -92,18 +101,40 @@ def submit(
     with locked(directory):
         workspace = create_workspace(directory, name, store)
         owner = _write_handle(directory, server)
+        if is_generation(name):
+            return _adopt_generation(workspace)
         open_evolution(workspace, recipe, seed)
         api = server.open()
-        found = heads.read_head(workspace.store, name)
-        settings = heads.read_chain(workspace.store, name) if found else _chain(recipe, workspace, api, where)
+        settings = _chain(recipe, workspace, api, where)
+        if heads.read_head(workspace.store, name) is not None and heads.read_chain(workspace.store, name) != settings:
+            raise ConfigError(
+                expected="the images, profile, --unroll and API server that this evolution was started with",
+                found="others",
+                where=heads.path(name, "chain"),
+                action="choose another --name for the new ones, or repeat the command as it was",
+            )
         head = Head(evolution=name, ledger=workspace.ledger.head)
         return chain.start(workspace.store, api, head, settings, owner)
+
+
+def _adopt_generation(workspace: Workspace) -> Action:
+    """Make the handle of a generation, which only a schedule begins."""
+    found = heads.read_head(workspace.store, workspace.evolution)
+    if found is None:
+        raise ConfigError(
+            expected="a generation that its schedule has begun",
+            found="no evolution of this name",
+            where=workspace.evolution,
+            action="choose a name that does not end like a generation's",
+        )
+    return Action(did="nothing", reason=f"the handle of a generation, {found[0].status}")
 
 
 def _chain(recipe: Recipe, workspace: Workspace, api: KfpApi, where: Target) -> ChainConfig:
     """Compile and upload the pipelines; equal ones are uploaded once, under a version named by their content."""
     folder = workspace.path / "pipelines"
-    folder.mkdir(exist_ok=True)
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
     versions: dict[str, Version] = {}
     for kind in (*KINDS, "tick"):
         package = folder / f"{kind}.yaml"
@@ -129,6 +160,8 @@ def _account(recipe: Recipe, profile: Profile) -> str:
 
 def schedule(store: str, evolution: str, server: Server, cron: str, tick: str = TICK) -> list[str]:
     """Leave exactly two recurring runs: one repairs a broken chain, one begins the next generation when one is done."""
+    check_cron(cron)
+    check_cron(tick, "--tick")
     opened = open_store(store)
     settings, api = heads.read_chain(opened, evolution), server.open()
     lines = []
@@ -205,8 +238,20 @@ def say(action: Action) -> None:
 def _write_handle(directory: Path, server: Server) -> str:
     """Write `cluster.json` and return the name under which this handle claims: what it has begun it can then finish."""
     path = directory / "cluster.json"
-    owner = _read_handle(directory)["owner"] if path.exists() else f"cli-{secrets.token_hex(6)}"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"host": server.host, "namespace": server.namespace, "owner": owner}) + "\n")
-    temporary.replace(path)
-    return str(owner)
+    wanted = {"host": server.host, "namespace": server.namespace}
+    if path.exists():
+        found = _read_handle(directory)
+        if {**found, **wanted} != found:
+            raise ConfigError(
+                expected=f"the API server of this handle, {found['host']} (namespace '{found['namespace']}')",
+                found=f"{server.host} (namespace '{server.namespace}')",
+                where=str(path),
+                action="correct --host and --namespace; delete the file if the same server has a new address",
+            )
+        return found["owner"]
+    owner = f"cli-{secrets.token_hex(6)}"
+    with storage_errors(path):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({**wanted, "owner": owner}) + "\n")
+        temporary.replace(path)
+    return owner

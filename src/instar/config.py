@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,7 @@ def from_dict(kind: Any, data: Any, where: str = "config") -> Any:
 
 
 def _scalar(kind: Any, data: Any, where: str) -> Any:
+    _check_finite(data, where)
     if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
         return float(data)
     if kind is int and isinstance(data, float) and data.is_integer():
@@ -84,6 +86,16 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
     if kind is Any or (isinstance(data, kind) and not (kind is int and isinstance(data, bool))):
         return data
     raise _wrong(kind.__name__, data, where)
+
+
+def _check_finite(data: Any, where: str) -> None:
+    """Refuse inf and nan, which canonical JSON cannot hold, and integers that no float holds."""
+    try:
+        finite = not isinstance(data, int | float) or math.isfinite(data)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise _wrong("a finite number", data if isinstance(data, float) else "an integer beyond 1e308", where)
 
 
 def _from_mapping(kind: Any, data: Any, where: str) -> Any:
@@ -112,6 +124,7 @@ def _from_union(kind: Any, data: Any, where: str) -> Any:
         if len(options) == 1:
             return from_dict(options[0], data, where)
         if type(data) in options:
+            _check_finite(data, where)
             return data
         raise _wrong(" or ".join(getattr(o, "__name__", str(o)) for o in options), data, where)
     if len(options) == 1:
@@ -186,8 +199,8 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
 def load_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file of differences."""
     try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise _wrong("a TOML file", "nothing", str(path), "check the path") from error
-    except tomllib.TOMLDecodeError as error:
-        raise _wrong("valid TOML", str(error), str(path)) from error
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _wrong("a TOML file that can be read", error.strerror, str(path), "check the path") from error
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise _wrong("valid TOML in UTF-8", str(error), str(path)) from error

@@ -27,6 +27,7 @@ from instar.workspace import Workspace
 
 TASKS = ("begin", "open", "gate", "advance", "gang", "tick")
 _COUNTS = ("segment", "attempt", "iteration", "plus_iteration")
+_TEXTS = ("store", "evolution", "run_id")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
         return main_gang(args["executor_input"] or "")
     given = executor.parse(args["executor_input"]) if args["executor_input"] else None
     values = {**args, **(given.parameters if given else {})}
-    values |= {key: int(values[key]) for key in _COUNTS if key in values}
+    values |= {key: executor.integer(values, key) for key in _COUNTS}
+    values |= {key: executor.text(values, key) for key in _TEXTS}
     if name == "tick":
         return _tick(values)
     with tempfile.TemporaryDirectory(prefix="instar-") as folder:
@@ -82,7 +84,7 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
     run = Run(run_id=values["run_id"], segment=values["segment"], attempt=values["attempt"])
     iteration = values["iteration"] + values["plus_iteration"]
     if name == "begin":
-        head = segment.begin(workspace, json.loads(values["recipe"]))
+        head = segment.begin(workspace, executor.document(values, "recipe"))
         counters = {"segment": head.segment, "iteration": head.iteration, "step": head.step}
         return {}, {}, {"next": following(head), **{n: str(v) for n, v in counters.items()}}
     if name == "open":
@@ -154,7 +156,7 @@ def _tick(values: Mapping[str, Any]) -> int:
             where="environment",
             action="set it in the pool profile",
         )
-    restart = str(values["restart"]).lower() == "true"
+    restart = executor.flag(values, "restart")
     done = tick_newest(open_store(values["store"]), api, values["evolution"], restart, time.time(), values["run_id"])
     sys.stdout.write(f"{done.did}: {done.reason}\n")
     return 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from instar.errors import ContractError
+from instar.errors import ConfigError, ContractError
 
 DIGEST = re.compile(r"(sha256:[0-9a-f]{64})?")
 """What a pointer may name: an artifact, or nothing."""
@@ -61,13 +61,16 @@ class ExecutorInput:
         return next((p.stopped for pointers in self.pointers.values() for p in pointers if p.stopped), "")
 
 
-def parse(text: str) -> ExecutorInput:
+def parse(given: str) -> ExecutorInput:
     """Parse executor input; anything else is a `ContractError`."""
     try:
-        raw = json.loads(text)
+        raw = json.loads(given)
         inputs, outputs = raw.get("inputs", {}), raw["outputs"]
+        parameters = inputs.get("parameterValues", {})
+        if not isinstance(parameters, dict):
+            raise TypeError("parameterValues is not an object")
         return ExecutorInput(
-            parameters=dict(inputs.get("parameterValues", {})),
+            parameters=parameters,
             pointers={
                 name: [_pointer(item["uri"]) for item in declared["artifacts"]]
                 for name, declared in inputs.get("artifacts", {}).items()
@@ -76,13 +79,54 @@ def parse(text: str) -> ExecutorInput:
             output_file=Path(outputs["outputFile"]),
             parameter_files={n: Path(d["outputFile"]) for n, d in outputs.get("parameters", {}).items()},
         )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ContractError(
             expected="KFP executor input in JSON",
             found=f"{type(error).__name__}: {error}",
             where="--executor-input",
             action="pass the placeholder {{$}} as one argument",
         ) from error
+
+
+def integer(values: Mapping[str, Any], key: str) -> int:
+    """Return a count: an integer, an integral float (what KFP sends) or digits, from 0 to 2^53; else `ConfigError`."""
+    value = values.get(key)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = whole or (isinstance(value, float) and value.is_integer())
+    whole = whole or (isinstance(value, str) and re.fullmatch(r"[0-9]{1,16}", value) is not None)
+    number = int(value) if whole and value is not None else -1
+    if not 0 <= number <= 2**53:
+        raise _wrong("an integer of at least 0, which JSON holds exactly", value, key)
+    return number
+
+
+def text(values: Mapping[str, Any], key: str) -> str:
+    """Return a text parameter; `ConfigError` for anything else."""
+    value = values.get(key)
+    if not isinstance(value, str) or "\0" in value:
+        raise _wrong("a text", value, key)
+    return value
+
+
+def flag(values: Mapping[str, Any], key: str) -> bool:
+    """Return a parameter that is true or false, in JSON or as a word; `ConfigError` for anything else."""
+    word = str(values.get(key)).lower()
+    if word not in ("true", "false"):
+        raise _wrong("true or false", values.get(key), key)
+    return word == "true"
+
+
+def document(values: Mapping[str, Any], key: str) -> Any:
+    """Return what a text parameter says in JSON; `ConfigError` when it is not JSON."""
+    try:
+        return json.loads(text(values, key))
+    except (ValueError, RecursionError) as error:
+        raise _wrong("JSON", values[key], key) from error
+
+
+def _wrong(expected: str, value: Any, key: str) -> ConfigError:
+    found = "nothing" if value is None else repr(value)[:200]
+    return ConfigError(expected=expected, found=found, where=f"parameter {key}", action="correct the parameter")
 
 
 def _pointer(uri: str) -> Pointer:
@@ -122,14 +166,14 @@ def write(
     for name, declared in given.outputs.items():
         if name in pointers:
             pointer = pointers[name]
-            text, extra = pointer.dump(), {"instar.type": pointer.type, "instar.digest": pointer.digest}
+            content, extra = pointer.dump(), {"instar.type": pointer.type, "instar.digest": pointer.digest}
             extra |= {f"instar.{key}": value for key, value in metadata.items()}
         else:
-            text, found = files[name]
+            content, found = files[name]
             extra = dict(found)
         target = Path(local_path(declared["uri"]))
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+        target.write_text(content)
         artifacts[name] = {"artifacts": [{**declared, "metadata": extra}]}
     values = {name: value for name, value in (parameters or {}).items() if name in given.parameter_files}
     for name, value in values.items():

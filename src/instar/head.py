@@ -20,6 +20,7 @@ from instar.store import ObjectStore
 Kind: TypeAlias = Literal["begin", "iterate", "finish"]
 Status: TypeAlias = Literal["running", "stopped", "done", "failed"]
 _TRIES = 20
+_COUNTS = ("segment", "iteration", "step", "attempt", "base", "revision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,16 @@ class Head:
     base: int = 0
     by: str = ""
     revision: int = 0
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            if getattr(self, name) < 0:
+                raise LedgerError(
+                    expected=f"'{name}' to be 0 or more",
+                    found=str(getattr(self, name)),
+                    where=path(self.evolution, "head"),
+                    action="restore the object from a copy",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +117,24 @@ def create_head(store: ObjectStore, head: Head) -> bool:
 
 
 def read_head(store: ObjectStore, evolution: str) -> tuple[Head, str] | None:
-    """Return the head and the tag that `move` needs, or None when the evolution was never started."""
+    """Return the head and the tag that `move` needs, or None when the evolution was never started.
+
+    `LedgerError` when the head is another evolution's: a copy below this name must not be worked on.
+    """
     name = path(evolution, "head")
     found = store.read_tagged(name)
-    return None if found is None else (_parse(Head, found.data, name), found.tag)
+    if found is None:
+        return None
+    head: Head = _parse(Head, found.data, name)
+    _refuse_foreign(f"the head of evolution '{evolution}'", head.evolution, evolution, name)
+    return head, found.tag
 
 
-def move(store: ObjectStore, tag: str, new: Head) -> bool:
+def move(store: ObjectStore, evolution: str, tag: str, new: Head) -> bool:
     """Replace the head that was read with `tag`. False when somebody else has changed it since."""
-    return store.swap(path(new.evolution, "head"), configs.dumps(new).encode(), tag)
+    name = path(evolution, "head")
+    _refuse_foreign(f"a head of evolution '{evolution}' to write", new.evolution, evolution, name)
+    return store.swap(name, configs.dumps(new).encode(), tag)
 
 
 def change(store: ObjectStore, evolution: str, decide: Callable[[Head], Head | None]) -> Head:
@@ -136,7 +156,7 @@ def change(store: ObjectStore, evolution: str, decide: Callable[[Head], Head | N
         if wanted is None:
             return head
         new = replace(wanted, revision=head.revision + 1)
-        if move(store, tag, new):
+        if move(store, evolution, tag, new):
             return new
     raise UnavailableError(
         expected="to change the head",
@@ -154,12 +174,15 @@ def claim(store: ObjectStore, evolution: str, segment: int, attempt: int, owner:
 
 
 def latest_claim(store: ObjectStore, evolution: str, segment: int) -> Claim | None:
-    """Return the claim of the highest attempt at a segment."""
+    """Return the claim of the highest attempt at a segment. `LedgerError` when it is the copy of another claim."""
     names = store.list(f"evolutions/{evolution}/claims/{segment:06d}-")
     if not names:
         return None
     newest = max(names, key=lambda name: (len(name), name))
     found: Claim = _parse(Claim, store.read(newest), newest)
+    _refuse_foreign("the claim of its file name", claim_path(evolution, found.segment, found.attempt), newest, newest)
+    wanted = run_name(evolution, found.segment, found.attempt)
+    _refuse_foreign(f"the claim of run '{wanted}'", found.run_name, wanted, newest)
     return found
 
 
@@ -171,6 +194,16 @@ def path(evolution: str, what: str) -> str:
 def claim_path(evolution: str, segment: int, attempt: int) -> str:
     """Return the name of a claim in the store."""
     return f"evolutions/{evolution}/claims/{segment:06d}-{attempt:03d}.json"
+
+
+def _refuse_foreign(expected: str, found: str, wanted: str, name: str) -> None:
+    if found != wanted:
+        raise LedgerError(
+            expected=expected,
+            found=f"that of '{found}'",
+            where=name,
+            action="remove what was copied here, or restore the object from a copy of this evolution",
+        )
 
 
 def _parse(kind: type[Any], data: bytes, name: str) -> Any:

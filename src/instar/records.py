@@ -8,6 +8,8 @@ result stands.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ from instar.errors import LedgerError
 from instar.store import ObjectStore
 
 FIELDS = frozenset({"outputs", "metrics", "code", "time"})
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Records:
@@ -25,7 +28,10 @@ class Records:
         self.store, self.prefix = store, f"evolutions/{evolution}/records/"
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the record of a memo key: `outputs` (digests), `metrics`, `code`, `time`; None when there is none."""
+        """Return the record of a memo key: `outputs` (digests), `metrics`, `code`, `time`; None when there is none.
+
+        `LedgerError` for anything that `put` would not have written.
+        """
         name = f"{self.prefix}{key}.json"
         if not self.store.exists(name):
             return None
@@ -35,6 +41,9 @@ class Records:
             raise _broken(f"{error}", name) from error
         if not isinstance(record, dict) or set(record) != FIELDS:
             raise _broken(f"{sorted(record) if isinstance(record, dict) else type(record).__name__}", name)
+        wrong = sorted(field for field in FIELDS if not _is_valid(field, record[field]))
+        if wrong:
+            raise _broken(f"{wrong[0]} {repr(record[wrong[0]])[:200]}", f"{name}:{wrong[0]}")
         return record
 
     def put(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,9 +55,25 @@ class Records:
         return standing
 
 
+def _is_valid(field: str, value: Any) -> bool:
+    if field == "code":
+        return isinstance(value, str)
+    if not isinstance(value, dict):
+        return False
+    if field == "outputs":
+        return all(isinstance(v, str) and _DIGEST.fullmatch(v) for v in value.values())
+    return all(map(_is_finite, value.values()))
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
 def _broken(found: str, where: str) -> LedgerError:
     return LedgerError(
-        expected=f"a record with {sorted(FIELDS)}",
+        expected="a record with outputs (port to digest), metrics and time (name to finite number) and code (text)",
         found=found,
         where=where,
         action="delete this record and run the stage again",

@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -103,8 +104,8 @@ def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str
         raise ConfigError(
             expected="--store URI", found="nothing", where="instar stage", action="name the store of the inputs"
         )
-    config = configs.from_dict(stage.config, json.loads(args["config"]), where=f"{stage.name}.config")
-    step, shard = args["step"] + args["plus_step"], _shard(args["shard"])
+    step, shard = executor.integer(args, "step") + executor.integer(args, "plus_step"), _shard(args["shard"])
+    config = configs.from_dict(stage.config, executor.document(args, "config"), where=f"{stage.name}.config")
     store = open_store(args["store"])
     key = memo_key(
         stage=stage.name,
@@ -168,7 +169,25 @@ def _produce(
 
 def _fetch(stage: Stage[Any, Any, Any], name: str, digest: str, cas: Cas) -> Artifact:
     """Return an input artifact; a digest of another artifact class is refused."""
-    kind, found = contract.ports(stage.ins)[contract.port_of(name)][0], cas.manifest(digest).type
+    kind = _kind(stage, name)
+    _check_kind(stage, name, kind, cas.manifest(digest).type)
+    return kind(cas.get(digest), digest)
+
+
+def _kind(stage: Stage[Any, Any, Any], name: str) -> type[Artifact]:
+    """Return the artifact class of an input; a name that is no port is refused."""
+    ports = contract.ports(stage.ins)
+    if contract.port_of(name) not in ports:
+        raise ContractError(
+            expected=f"an input of {stage.name}",
+            found=f"'{name}'",
+            where=f"{stage.name}.{name}",
+            action=nearest(contract.port_of(name), ports),
+        )
+    return ports[contract.port_of(name)][0]
+
+
+def _check_kind(stage: Stage[Any, Any, Any], name: str, kind: type[Artifact], found: str) -> None:
     if found != kind.__name__:
         raise ContractError(
             expected=kind.__name__,
@@ -176,27 +195,30 @@ def _fetch(stage: Stage[Any, Any, Any], name: str, digest: str, cas: Cas) -> Art
             where=f"{stage.name}.{name}",
             action="pass the digest of the right artifact",
         )
-    return kind(cas.get(digest), digest)
 
 
 def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> dict[str, Any]:
     """Read parameters and pointer files, run, write output pointers and `executor_output.json`."""
     given = executor.parse(args["executor_input"])
+    for port, pointers_in in given.pointers.items():
+        kind_in = _kind(stage, port)
+        for pointer in pointers_in:
+            _check_kind(stage, port, kind_in, pointer.type or kind_in.__name__)
     kinds = {name: contract.ports(stage.outs)[port_name(stage, name)][0].__name__ for name in _pointers(stage, given)}
     if given.stopped:
         pointers = {n: Pointer(digest="", type=kind, stopped=given.stopped) for n, kind in kinds.items()}
         executor.write(given, pointers, {}, _metrics(given, {}))
         return {"outputs": {}, "metrics": {}, "perf": {}}
-    values = given.parameters
-    args = {**args, **{k: values[k] for k in ("store", "evolution", "config") if k in values}}
-    args |= {k: int(values[k]) for k in ("step", "plus_step") if k in values}
-    args["shard"] = f"{int(values.get('shard', 0))}/{int(values.get('shards', 1))}"
+    values = {"iteration": 0, "plus_iteration": 0, "shard": 0, "shards": 1, **given.parameters}
+    args = {**args, **{k: executor.text(values, k) for k in ("store", "evolution", "config") if k in values}}
+    args |= {k: executor.integer(values, k) for k in ("step", "plus_step") if k in values}
+    args["shard"] = f"{executor.integer(values, 'shard')}/{executor.integer(values, 'shards')}"
+    iteration = executor.integer(values, "iteration") + executor.integer(values, "plus_iteration")
     digests = given.digests()
     for port in contract.variadic(stage.ins) & set(digests):  # a list of one
         digests[f"{port}.0"] = digests.pop(port)
     done = _run(stage, args, digests, record=True)
     pointers = {n: Pointer(digest=done["outputs"][port_name(stage, n)], type=kind) for n, kind in kinds.items()}
-    iteration = int(values.get("iteration", 0)) + int(values.get("plus_iteration", 0))
     metadata = {"schema": 1, "iteration": iteration, "policy_id": digests.get("policy", "")}
     executor.write(given, pointers, metadata, _metrics(given, done["metrics"]))
     return done
@@ -217,9 +239,9 @@ def _metrics(given: ExecutorInput, metrics: Mapping[str, float]) -> dict[str, tu
 
 
 def _shard(text: str) -> Shard:
-    index, _, count = text.partition("/")
-    if index.isdigit() and count.isdigit() and int(index) < int(count):
-        return Shard(int(index), int(count))
+    found = re.fullmatch(r"([0-9]{1,16})/([0-9]{1,16})", text)
+    if found and int(found[1]) < int(found[2]):
+        return Shard(int(found[1]), int(found[2]))
     raise ConfigError(expected="i/n with 0 <= i < n", found=repr(text), where="--shard", action="correct the shard")
 
 

@@ -29,16 +29,11 @@ def endpoint_from_environment() -> Endpoint:
     absent = [key for key, value in values.items() if not value]
     if absent:
         raise _environment_error(f"no value for {', '.join(absent)}")
-    text = values["INSTAR_S3_ENDPOINT"]
-    parts = urllib.parse.urlsplit(text if "://" in text else f"https://{text}")
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.netloc
-        or "@" in parts.netloc
-        or parts.path.strip("/")
-        or parts.query
-    ):
-        raise _environment_error("an INSTAR_S3_ENDPOINT that is not just scheme, host and port")
+    given = {**values, **{key: os.environ.get(key, "") for key in ("AWS_SESSION_TOKEN", "AWS_REGION")}}
+    unclean = [key for key, value in given.items() if not (value.isascii() and value.isprintable())]
+    if unclean:  # a header cannot carry it; the value itself is not shown
+        raise _environment_error(f"control characters, line ends or non-ASCII text in {', '.join(unclean)}")
+    parts = _split(values["INSTAR_S3_ENDPOINT"])
     return Endpoint(
         host=parts.netloc,
         secure=parts.scheme == "https",
@@ -47,6 +42,18 @@ def endpoint_from_environment() -> Endpoint:
         secret_key=values["AWS_SECRET_ACCESS_KEY"],
         session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
     )
+
+
+def _split(text: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(text if "://" in text else f"https://{text}")
+        port = parts.port  # None when the URL names none
+    except ValueError as error:
+        raise _environment_error("an INSTAR_S3_ENDPOINT whose host or port is not valid") from error
+    bare = not ("@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not bare or port == 0:
+        raise _environment_error("an INSTAR_S3_ENDPOINT that is not just scheme, host and port")
+    return parts
 
 
 def _environment_error(found: str) -> ConfigError:

@@ -89,7 +89,9 @@ def open_workspace(path: Path) -> Workspace:
     try:
         raw = json.loads((path / "evolution.json").read_text())
         name, stored = raw["evolution"], raw["store"]
-    except (OSError, ValueError, KeyError) as error:
+        if not isinstance(name, str) or not isinstance(stored, str):
+            raise TypeError("not text")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(
             expected="an evolution directory with evolution.json",
             found=f"{type(error).__name__}",
@@ -117,8 +119,9 @@ def locked(path: Path) -> Iterator[None]:
             action="wait for it or stop it, then resume",
         ) from error
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        with _storage(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(handle)

@@ -160,6 +160,10 @@ def test_submitting_again_changes_nothing(kfp: FakeKfp, tmp_path: Path) -> None:
     store, server = f"s3://instar-test/{tmp_path.name}", Server(host=kfp.url)
     with pytest.raises(ConfigError, match="another seed"):
         cluster.submit(RECIPES["fused"], tmp_path / "handle", EVOLUTION, store, server, TARGET, seed=7)
+    with pytest.raises(ConfigError, match="unroll"):
+        submit(RECIPES["fused"], tmp_path, kfp, dataclasses.replace(TARGET, unroll=2))
+    with pytest.raises(ConfigError, match="of this handle"):
+        cluster.submit(RECIPES["fused"], tmp_path / "handle", EVOLUTION, store, Server(host="http://other"), TARGET)
     (tmp_path / "handle" / "cluster.json").write_text('{"host": 1')
     with pytest.raises(ConfigError, match=r"cluster\.json"):
         submit(RECIPES["fused"], tmp_path, kfp)
@@ -212,11 +216,21 @@ def test_a_schedule_retrains_when_the_evolution_is_done(kfp: FakeKfp, tmp_path: 
     engine.drain()
     found = head.read_head(open_store(store), f"{EVOLUTION}-g0002")
     assert found is not None and found[0].status == "done"
+    handle, name = tmp_path / "second", f"{EVOLUTION}-g0002"
+    assert cluster.submit(recipe, handle, name, store, Server(host=kfp.url), TARGET).did == "nothing"
+    assert cluster.status(handle)["status"] == "done" and not engine.waiting
 
 
 def test_a_store_on_this_machine_is_refused(kfp: FakeKfp, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="s3://"):
         cluster.submit(RECIPES["fused"], tmp_path, EVOLUTION, str(tmp_path), Server(host=kfp.url), TARGET)
+
+
+def test_only_a_schedule_begins_a_generation(kfp: FakeKfp, tmp_path: Path) -> None:
+    name, store = f"{EVOLUTION}-g0002", f"s3://instar-test/{tmp_path.name}"
+    with pytest.raises(ConfigError, match="schedule"):
+        cluster.submit(RECIPES["fused"], tmp_path / "a", name, store, Server(host=kfp.url), TARGET)
+    assert not kfp.runs
 
 
 def test_a_server_that_fails_loses_nothing(kfp: FakeKfp, tmp_path: Path) -> None:

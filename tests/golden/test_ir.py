@@ -228,6 +228,7 @@ def test_a_graph_that_kubernetes_cannot_hold_is_refused(tmp_path: Path) -> None:
         ("{}", "instar-cpu"),
         ('{"instar-cpu": {"digest": "latest"}}', "sha256"),
         ("[1]", "digest"),
+        ("{", "digest"),
     ],
 )
 def test_an_image_without_a_digest_is_refused(text: str, match: str, tmp_path: Path) -> None:
@@ -243,3 +244,58 @@ def test_a_gpu_pool_without_its_toleration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pools.toml").write_text("\n".join(lines))
     with pytest.raises(ConfigError, match="toleration"):
         load("gpu-prod", tmp_path / "pools.toml")
+
+
+@pytest.mark.parametrize("spoil", ["folder", "latin-1"])
+def test_an_image_lock_that_cannot_be_read_is_named(spoil: str, tmp_path: Path) -> None:
+    path = tmp_path / "images.lock"
+    if spoil == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b'{"\xe9": {}}')
+    with pytest.raises(ConfigError) as caught:
+        load_images(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ('cpu = "1"', 'cpu = "one"', "cpu"),
+        ('cpu = "1"', 'cpu = "-1"', "cpu"),
+        ('cpu = "1"', 'cpu = "0"', "cpu"),
+        ('memory = "4Gi"', 'memory = "4 GB"', "memory"),
+        ('memory = "4Gi"', 'memory = ""', "memory"),
+        ('memory = "4Gi"', 'memory = "0Gi"', "memory"),
+        ('shm = "1Gi"', 'shm = "1GiB"', "shm"),
+        ('size = "8Gi"', 'size = "big"', "scratch.size"),
+        ("timeout_s = 3600", "timeout_s = 60", "timeout_s"),
+        ("timeout_s = 3600", "timeout_s = -1", "timeout_s"),
+        ('store_secret = "instar-store"', 'store_secret = ""', "store_secret"),
+        ('service_account = "instar-stage"', 'service_account = " "', "service_account"),
+        ('store_endpoint = "http://seaweedfs.instar-system:8333"', 'store_endpoint = ""', "store_endpoint"),
+        ('registry = ""', 'registry = "Registry.internal/x"', "registry"),
+        ('registry = ""', 'registry = "https://registry.internal"', "registry"),
+        ('registry = ""', 'registry = "a b"', "registry"),
+    ],
+)
+def test_a_profile_that_no_cluster_would_accept_is_refused(before: str, after: str, key: str, tmp_path: Path) -> None:
+    text = DEFAULT.read_text()
+    assert before in text
+    (tmp_path / "pools.toml").write_text(text.replace(before, after, 1))
+    with pytest.raises(ConfigError) as caught:
+        load("kind-dev", tmp_path / "pools.toml")
+    assert caught.value.where == f"pools: {key}"
+
+
+@pytest.mark.parametrize("registry", ["", "registry.internal/instar", "localhost:5000", "a-b.c:443/x/y__z/"])
+def test_registries_that_are_valid(registry: str) -> None:
+    assert dataclasses.replace(load("kind-dev"), registry=registry).registry == registry
+
+
+@pytest.mark.parametrize(("cpu", "memory"), [("500m", "512Mi"), ("0.5", "1000000000"), ("4", "2Ti"), ("10", "16G")])
+def test_quantities_that_are_valid_compile(cpu: str, memory: str, tmp_path: Path) -> None:
+    profile = load("kind-dev")
+    pools = {name: dataclasses.replace(pool, cpu=cpu, memory=memory) for name, pool in profile.pools.items()}
+    profile = dataclasses.replace(profile, pools=pools)
+    compile_graph(trace(build("sec", "tiny"), "finish"), profile, IMAGES, tmp_path / "kfp.yaml")

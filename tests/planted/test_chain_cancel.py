@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from instar import head as heads
 from instar.components.control import chain
 from instar.errors import ConfigError, LockedError
 from support.chain_scenes import crash_on, moved, only, opened, stopped
@@ -119,3 +120,49 @@ def test_cancel_of_a_working_late_run_stops_its_pending_successor(make: Callable
     world.kfp.set_state(late, "CANCELED")
     assert world.tick().did == "stopped"
     assert world.kfp.runs[only(world, "000000-2")]["state"] == "CANCELED"
+
+
+def resume_as(world: World, owner: str) -> chain.Action:
+    return chain.resume(world.store, world.api, EVOLUTION, owner, world.now)
+
+
+def test_a_person_need_not_wait_for_a_claim_without_a_run(make: Callable[..., World]) -> None:
+    world = make(max_attempts=1)
+    moved(world)
+    assert resume_as(world, "person").did == "submitted"
+    assert (world.head().attempt, world.head().base) == (1, 1)
+    run = only(world, "000001-2")
+    assert resume_as(world, "person").run == resume_as(world, "other").run == run, "one resume is enough"
+    world.check()
+    world.finish()
+
+
+def test_a_resume_leaves_a_running_evolution_with_a_run_as_it_is(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    before, run = world.head(), only(world, "000000-1")
+    assert resume_as(world, "person").run == run and world.head() == before
+    heads.claim(world.store, EVOLUTION, 0, 2, "tick-dead", world.now)
+    assert resume_as(world, "person").run == run, "the holder of the fence works: nothing is voided"
+    assert world.head() == before and len(world.kfp.runs) == 1
+    world.finish()
+
+
+def test_a_resume_that_crashed_after_its_claim_is_carried_on_by_its_owner(make: Callable[..., World]) -> None:
+    world = make()
+    moved(world)
+    tap = partial(crash_on, wanted="create_run")
+    assert isinstance(quietly(lambda: chain.resume(*world.tapped(tap), EVOLUTION, "person", world.now)), Crash)
+    assert resume_as(world, "person").did == "submitted"
+    only(world, "000001-2")
+    assert world.newest_attempt() == 2
+
+
+def test_taking_over_does_not_overrule_a_cancel(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    world.kfp.set_state(only(world, "000000-1"), "CANCELED")
+    heads.claim(world.store, EVOLUTION, 0, 2, "tick-dead", world.now)
+    world.now += world.chain.grace_s + 1
+    assert chain.submit_current(world.store, world.api, EVOLUTION, "other", world.now).did == "stopped"
+    assert world.newest_attempt() == 2 and len(world.kfp.runs) == 1

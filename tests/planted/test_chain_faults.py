@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from instar.components.control import chain
-from instar.errors import ConfigError, LockedError
+from instar.components.control.generations import tick_newest
+from instar.errors import ConfigError, LedgerError, LockedError
 from instar.head import Head
 from instar.store import LocalStore, open_store
 from support.chain_scenes import moved, only, opened, second_attempt
@@ -79,6 +80,55 @@ def test_no_evolution_no_action(make: Callable[..., World]) -> None:
     assert world.tick().reason == "no evolution of this name"
     assert chain.submit_current(world.store, world.api, EVOLUTION, "me").did == "nothing"
     assert world.kfp.requests == ["list_experiments", "create_experiment"]
+
+
+def test_a_schedule_of_an_evolution_that_is_not_there_fails(make: Callable[..., World]) -> None:
+    world = make()
+    world.start()
+    with pytest.raises(LedgerError, match="'ebo'") as refused:
+        tick_newest(world.store, world.api, "ebo", True, world.now, "tick")
+    assert world.store.uri in refused.value.where
+    assert tick_newest(world.store, world.api, EVOLUTION, True, world.now, "tick").did == "nothing"
+
+
+def submit_as(world: World, owner: str) -> chain.Action:
+    return chain.submit_current(world.store, world.api, EVOLUTION, owner, world.now)
+
+
+def test_a_claim_of_another_that_never_became_a_run_is_taken_over_after_the_grace(make: Callable[..., World]) -> None:
+    world = make()
+    moved(world)
+    world.now += 100
+    waiting = submit_as(world, "other")
+    assert waiting.did == "nothing"
+    assert "claimed 100 s ago" in waiting.reason and "in 800 s the tick" in waiting.reason
+    assert world.newest_attempt() == 1
+    world.now += 800
+    assert submit_as(world, "other").did == "submitted"
+    assert submit_as(world, "third").run == only(world, "000001-2")
+    world.finish()
+
+
+def test_a_run_of_another_is_adopted_in_whatever_state(make: Callable[..., World]) -> None:
+    world = make()
+    opened(world)
+    run = only(world, "000000-1")
+    for state in ("RUNNING", "FAILED"):
+        world.kfp.set_state(run, state)
+        world.now += world.chain.grace_s + 1
+        action = submit_as(world, "other")
+        assert (action.did, action.run) == ("adopted", run) and state in action.reason
+    assert world.newest_attempt() == 1 and len(world.kfp.runs) == 1
+
+
+def test_taking_over_ends_at_the_cap_as_the_tick_does(make: Callable[..., World]) -> None:
+    world = make(max_attempts=1)
+    moved(world)
+    world.now += world.chain.grace_s + 1
+    action = submit_as(world, "other")
+    assert action.did == "failed" and "never became a run" in action.reason
+    assert world.head().status == "failed" and world.newest_attempt() == 1
+    world.finish()
 
 
 def test_failures_end_at_the_cap_and_resume_counts_anew(make: Callable[..., World]) -> None:

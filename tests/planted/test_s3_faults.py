@@ -380,7 +380,7 @@ def test_swap_asks_again_while_another_one_is_in_flight(service: Service, store:
     assert swapped(store) is True
     assert service.requests.count("PUT head") == 3
     service.faults["PUT"] = ["status 409 always"]
-    with pytest.raises(StorageError, match="planted"):
+    with pytest.raises(UnavailableError, match="409"):
         swapped(store, b"newer")
     assert service.requests.count("PUT head") == 3 + 21
 

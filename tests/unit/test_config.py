@@ -102,6 +102,12 @@ def test_set_leaves_everything_else() -> None:
         ("update.lr=true", "demo.update.lr", "float"),
         ("update.lr=fast", "demo.update.lr", "float"),
         ("update.lr=none", "demo.update.lr", "None"),
+        ("update.lr=inf", "demo.update.lr", "a finite number"),
+        ("update.lr=-inf", "demo.update.lr", "a finite number"),
+        ("update.lr=nan", "demo.update.lr", "a finite number"),
+        (f"update.lr=1{'0' * 400}", "demo.update.lr", "a finite number"),
+        ("update.betas=[0.9, inf]", "demo.update.betas[1]", "a finite number"),
+        ("target=nan", "demo.target", "a finite number"),
         ("update.amsgrad=1", "demo.update.amsgrad", "bool"),
         ("update.betas=[0.9]", "demo.update.betas", "2 items"),
         ("update.betas=0.9", "demo.update.betas", "a list"),
@@ -110,7 +116,7 @@ def test_set_leaves_everything_else() -> None:
         ("name=3", "demo.name", "str"),
         ("sizes.a=x", "demo.sizes.a", "int"),
     ],
-    ids=lambda v: str(v),
+    ids=lambda v: str(v)[:40],
 )
 def test_wrong_values_name_the_place(assignment: str, where: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -175,6 +181,18 @@ def test_toml_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'tau'") as caught:
         configs.merge(Run(), configs.load_toml(path), where=str(path))
     assert caught.value.where == f"{path}.curriculum.tua"
+
+
+@pytest.mark.parametrize("spoil", ["folder", "latin-1", "inf"])
+def test_a_toml_file_that_cannot_be_used_is_named(spoil: str, tmp_path: Path) -> None:
+    path = tmp_path / "changes.toml"
+    if spoil == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b'name = "\xe9"' if spoil == "latin-1" else b"target = inf")
+    with pytest.raises(ConfigError) as caught:
+        configs.merge(Run(), configs.load_toml(path), where=str(path))
+    assert caught.value.where.startswith(str(path))
 
 
 @given(

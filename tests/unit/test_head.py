@@ -88,8 +88,8 @@ def test_a_tag_is_good_for_one_move(store: LocalStore) -> None:
     create_head(store, HEAD)
     found = read_head(store, "evo")
     assert found is not None
-    assert move(store, found[1], replace(HEAD, revision=1))
-    assert not move(store, found[1], replace(HEAD, revision=2, status="done"))
+    assert move(store, "evo", found[1], replace(HEAD, revision=1))
+    assert not move(store, "evo", found[1], replace(HEAD, revision=2, status="done"))
     assert current(store).status == "running"
 
 
@@ -135,6 +135,42 @@ def test_a_torn_or_foreign_head_is_refused(store: LocalStore) -> None:
     store.put_bytes(path("evo", "head"), b'{"evolution": "evo", "status": "paused"}')
     with pytest.raises(ConfigError, match="running"):
         read_head(store, "evo")
+
+
+def test_a_head_of_another_evolution_is_neither_read_nor_written(store: LocalStore) -> None:
+    create_head(store, HEAD)
+    store.put_bytes(path("other", "head"), store.read(path("evo", "head")))
+    with pytest.raises(LedgerError, match="the head of evolution 'other'; found that of 'evo'"):
+        read_head(store, "other")
+    with pytest.raises(LedgerError, match="found that of 'evo'"):
+        change(store, "other", lambda head: replace(head, status="stopped"))
+    with pytest.raises(LedgerError, match="to write; found that of 'other'"):
+        change(store, "evo", lambda head: replace(head, evolution="other"))
+    assert current(store) == HEAD
+
+
+@pytest.mark.parametrize("name", ["segment", "iteration", "step", "attempt", "base", "revision"])
+def test_a_head_does_not_count_below_zero(store: LocalStore, name: str) -> None:
+    store.put_bytes(path("evo", "head"), json.dumps({"evolution": "evo", name: -1}).encode())
+    with pytest.raises(LedgerError, match=f"'{name}' to be 0 or more; found -1; at evolutions/evo/head.json"):
+        read_head(store, "evo")
+
+
+@pytest.mark.parametrize(
+    ("copy", "found"),
+    [
+        ("evolutions/evo/claims/000003-001.json", "evolutions/evo/claims/000002-001.json"),
+        ("evolutions/evo/claims/000002-007.json", "evolutions/evo/claims/000002-001.json"),
+        ("evolutions/other/claims/000002-001.json", "evo-000002-1"),
+    ],
+)
+def test_a_claim_under_another_name_is_refused(store: LocalStore, copy: str, found: str) -> None:
+    claim(store, "evo", 2, 1, "ann", 1.0)
+    store.put_bytes(copy, store.read("evolutions/evo/claims/000002-001.json"))
+    _, evolution, _, name = copy.split("/")
+    with pytest.raises(LedgerError, match=found) as refused:
+        latest_claim(store, evolution, int(name[:6]))
+    assert refused.value.where == copy
 
 
 def test_chain_settings_are_fixed(store: LocalStore) -> None:

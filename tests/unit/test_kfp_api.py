@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,27 @@ def test_the_token_is_read_for_every_call_and_never_logged(
     assert "secret" not in caplog.text and "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b" \n", b"hidden\xff", b"hidden\nhidden2\n", b"hidden\x07", b"hidden two", "hidden\u00e9".encode()]
+)
+def test_a_token_file_that_holds_no_token_is_refused_and_not_shown(
+    content: bytes, kfp: FakeKfp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        KfpClient(kfp.url, token_file=token, options=FAST)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert raised.value.where == str(token) and "hidden" not in shown + caplog.text
+    token.write_bytes(b"first\n")
+    api = KfpClient(kfp.url, token_file=token, options=FAST)
+    token.write_bytes(content)
+    with pytest.raises(ConfigError, match="one token"):
+        api.get_run("run")
+    assert kfp.requests == []
+
+
 # --- recurring runs -----------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +289,39 @@ def test_a_cron_that_is_not_six_fields_is_refused_before_any_call(
     with pytest.raises(ConfigError, match="six cron fields"):
         reconcile_schedule(api, replace(wanted, cron=cron))
     assert kfp.requests == []
-    check_cron("@every 30m")
+
+
+@pytest.mark.parametrize(
+    "cron",
+    ["0 0 3 * * *", "0 */30 * * * ?", "59 59 23 31 12 6", "0 0 1,13 1-15/2 JAN-mar,Dec SUN-SAT", "5/10 * * ? * mon",
+     "@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly",
+     "@every 30m", "@every 1h30m", "@every 1.5h", "@every .5h10s"],
+)  # fmt: skip
+def test_a_cron_that_the_server_reads_is_accepted(cron: str) -> None:
+    check_cron(cron)
+
+
+@pytest.mark.parametrize(
+    ("cron", "field"),
+    [("60 0 3 * * *", "seconds"), ("0 60 3 * * *", "minutes"), ("0 0 24 * * *", "hours"), ("0 0 3 0 * *", "day"),
+     ("0 0 3 32 * *", "day"), ("0 0 3 * 13 *", "month"), ("0 0 3 * 0 *", "month"), ("0 0 3 * * 7", "weekday"),
+     ("0 0 3 * JAM *", "month"), ("0 0 3 * SUN *", "month"), ("0 0 3 * * JAN", "weekday"), ("0 0 JAN * * *", "hours"),
+     ("0 0 5-3 * * *", "hours"), ("0 0 1-2-3 * * *", "hours"), ("0 */0 * * * *", "minutes"), ("0 0 3, * * *", "hours"),
+     ("0 0 *-5 * * *", "hours"), ("0 0 -1 * * *", "hours"), ("0 0 x * * *", "hours"), ("0 0 3 L * *", "day"),
+     ("0 0 \u0663 * * *", "hours"), ("0 0 3 * * FRI-MON", "weekday"), ("0 1/2/3 * * * *", "minutes")],
+)  # fmt: skip
+def test_a_cron_field_out_of_range_is_named(cron: str, field: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected {field} from") as refused:
+        check_cron(cron, "--tick")
+    assert refused.value.where == "--tick" and cron in refused.value.found
+
+
+@pytest.mark.parametrize(
+    "cron", ["@nightly", "@Daily", "@", "@every", "@every 30", "@every 3 h", "@every 0s", "@every -1h", "@every 1d"]
+)
+def test_an_unknown_shorthand_is_refused(cron: str) -> None:
+    with pytest.raises(ConfigError, match="@midnight"):
+        check_cron(cron)
 
 
 def test_one_client_serves_several_threads(kfp: FakeKfp, spec: RunSpec) -> None:

@@ -79,8 +79,8 @@ def _parts(given: ExecutorInput, folder: Path) -> list[Path]:
 
 def _job(given: ExecutorInput, api: GangApi) -> GangJob:
     values = given.parameters
-    config = configs.from_dict(ROLLOUT.config, json.loads(values["config"]), where="rollout.config")
-    shards, inputs = int(values["shards"]), given.digests()
+    config = configs.from_dict(ROLLOUT.config, executor.document(values, "config"), where="rollout.config")
+    shards, inputs = executor.integer(values, "shards"), given.digests()
     if set(inputs) != set(contract.ports(ROLLOUT.ins)):
         raise ContractError(
             expected=f"the inputs {', '.join(contract.ports(ROLLOUT.ins))}",
@@ -95,13 +95,13 @@ def _job(given: ExecutorInput, api: GangApi) -> GangJob:
             where="gang.shards",
             action="compile the pipeline again",
         )
-    pod = configs.from_dict(PodSettings, json.loads(values["pod"]), where="gang.pod")
+    pod = configs.from_dict(PodSettings, executor.document(values, "pod"), where="gang.pod")
     return GangJob(
         stage=ROLLOUT,
         config=config,
         store=values["store"],
         evolution=values["evolution"],
-        step=int(values["step"]) + int(values["plus_step"]),
+        step=executor.integer(values, "step") + executor.integer(values, "plus_step"),
         inputs=inputs,
         shards=shards,
         parallelism=min(pod.pool.parallelism or shards, shards),

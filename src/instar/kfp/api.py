@@ -6,6 +6,7 @@ chain's rules (`instar.components.control.chain`) can be read and tested without
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,19 @@ from instar.errors import ConfigError
 
 LIVE = frozenset({"", "RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED", "CANCELING"})
 CANCELLED = frozenset({"CANCELING", "CANCELED"})
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_CRON: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
+    ("seconds", 0, 59, ()),
+    ("minutes", 0, 59, ()),
+    ("hours", 0, 23, ()),
+    ("day", 1, 31, ()),
+    ("month", 1, 12, _MONTHS),
+    ("weekday", 0, 6, _DAYS),
+)
+_SHORT = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+_EVERY = re.compile(r"@every ((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+")
+_RANGE = re.compile(r"(?:[*?]|([0-9]{1,2}|[A-Z]{3})(?:-([0-9]{1,2}|[A-Z]{3}))?)(?:/([0-9]{1,2}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +171,40 @@ def reconcile_schedule(api: KfpApi, wanted: Schedule) -> Reconciled:
     )
 
 
-def check_cron(cron: str) -> None:
-    """Refuse a cron expression that is not six fields (seconds first) or a `@` shorthand, as the server reads it."""
-    if cron.startswith("@") or len(cron.split()) == 6:
-        return
-    raise ConfigError(
-        expected="six cron fields, seconds first",
-        found=f"{len(cron.split())} fields in '{cron}'",
-        where="--cron",
+def check_cron(cron: str, where: str = "--cron") -> None:
+    """Refuse what the server would refuse or take for another time (github.com/robfig/cron, seconds first).
+
+    Accepted: six fields of `*`, `?`, numbers, names (JAN-DEC, SUN-SAT), ranges, steps and lists; the `@` words;
+    `@every` with a Go duration above zero. `ConfigError` names `where` and the field.
+    """
+    if cron.startswith("@"):
+        if cron in _SHORT or (_EVERY.fullmatch(cron) and re.search("[1-9]", cron)):
+            return
+        raise _not_cron(f"one of {', '.join(_SHORT)}, or '@every' with a duration such as 1h30m", f"'{cron}'", where)
+    fields = cron.split()
+    if len(fields) != len(_CRON):
+        raise _not_cron("six cron fields, seconds first", f"{len(fields)} fields in '{cron}'", where)
+    for text, (name, low, high, words) in zip(fields, _CRON, strict=True):
+        if not all(_is_range(part, low, high, words) for part in text.split(",")):
+            named = f", {words[0]}-{words[-1]}" if words else ""
+            expected = f"{name} from {low} to {high}{named}: values, ranges a-b, steps /n, lists, or *"
+            raise _not_cron(expected, f"'{text}' in '{cron}'", where)
+
+
+def _is_range(text: str, low: int, high: int, words: tuple[str, ...]) -> bool:
+    """Return whether this is one item of a cron field: everything, a value or a range, each with or without a step."""
+    found = _RANGE.fullmatch(text)
+    if found is None or (found[3] is not None and int(found[3]) == 0):
+        return False
+    known = {word: low + index for index, word in enumerate(words)}
+    ends = [int(end) if end.isdigit() else known.get(end.upper(), -1) for end in found.group(1, 2) if end]
+    return all(low <= end <= high for end in ends) and ends == sorted(ends)
+
+
+def _not_cron(expected: str, found: str, where: str) -> ConfigError:
+    return ConfigError(
+        expected=expected,
+        found=found,
+        where=where,
         action="write for example '0 0 3 * * *' for three o'clock every night",
     )

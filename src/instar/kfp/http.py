@@ -8,6 +8,7 @@ login page into an empty list, which would look like "there is no such run".
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _REFUSED = "Invalid input error"  # the server wraps a refused parameter in status 500
 _PAGE = 100
 _BACKOFF_MAX_S = 10.0
+_TOKEN = re.compile(r"[!-~]+")  # printable ASCII without blanks: what a header can carry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +116,13 @@ class KfpHttp:
         if self._token_file is None:
             return
         try:
-            settings.api_key["authorization"] = self._token_file.read_text().strip()
+            token = self._token_file.read_bytes().decode(errors="replace").strip()
         except OSError as error:
             raise _config("a readable token file", str(error), str(self._token_file), "mount the token") from error
+        if not _TOKEN.fullmatch(token):  # what was found is a secret, or part of one
+            found = "blanks, line ends or characters that are not printable ASCII" if token else "an empty file"
+            raise _config("a token file with one token on one line", found, str(self._token_file), "mount the token")
+        settings.api_key["authorization"] = token
 
 
 def _refusal(status: int, body: str, where: str) -> InstarError:

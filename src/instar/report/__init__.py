@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from instar.errors import MissingDependencyError
+from instar.store_files import storage_errors
 from instar.workspace import Workspace
 
 
@@ -24,7 +25,9 @@ def write_report(workspace: Workspace, out: Path) -> Path:
         ) from error
     from instar.report.data import gather
 
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(render(gather(workspace)), encoding="utf-8")
-    temporary.replace(out)
+    text = render(gather(workspace))
+    with storage_errors(out):
+        temporary = out.with_name(f".{out.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out)
     return out
