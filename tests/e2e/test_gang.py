@@ -48,7 +48,7 @@ class World:
         for port in ("policy", "tasks", "batch"):
             path = self.folder / f"{port}.json"
             digest = "" if stopped else self.rollout.body["inputs"][port]
-            path.write_text(Pointer(digest=digest, type=port, stopped=stopped).dump())
+            path.write_text(Pointer(digest=digest, type=port.capitalize(), stopped=stopped).dump())
             pointers[port] = {"artifacts": [{"name": port, "uri": str(path)}]}
         parameters = {
             "store": self.workspace.store_uri,
