@@ -444,7 +444,7 @@ def test_upload_that_the_service_forgot_is_started_again(service: Service, store
 def test_failed_parts_end_the_upload_within_one_deadline(service: Service, store: S3Store) -> None:
     service.faults = {"PUT": ["status 503 always"], "DELETE": ["status 503 always"]}
     started = time.monotonic()
-    with pytest.raises(UnavailableError, match="HTTP 503"):
+    with pytest.raises(UnavailableError, match=r"HTTP 503|Read timed out"):
         store.put_bytes("big", b"x" * (24 << 20))
     assert time.monotonic() - started < 2.5
 
