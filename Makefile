@@ -15,7 +15,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet $(TORCH) uv
-	.venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -e '.[text,store,ui,kubeflow,argo,cluster,containers]' --group test --group check
+	.venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -e '.[text,offline,mujoco,store,ui,kubeflow,argo,cluster,containers]' --group test --group bench --group check
 	.venv/bin/python -c "from manifests.tools import kubectl; kubectl()"
 	touch $@
 

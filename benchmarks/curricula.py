@@ -108,9 +108,9 @@ def _point(
             "summary.json"
         )
     split = found["splits"]["id"]
-    levels = {arm: values["accuracy"] for arm, values in sorted(split["arms"].items())}
+    levels = {arm: values["score"] for arm, values in sorted(split["arms"].items())}
     rollouts = step * recipe.curriculum.slots * recipe.curriculum.group_size
-    return {"steps": step, "rollouts": rollouts, "cpu_s": cpu, "accuracy": split["accuracy"], "levels": levels}
+    return {"steps": step, "rollouts": rollouts, "cpu_s": cpu, "accuracy": split["score"], "levels": levels}
 
 
 def run(work: Path, workers: int) -> None:

@@ -25,9 +25,12 @@ from instar.errors import ArtifactError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+CONTROL = "instar_"
+"""How `model_type` begins in the `config.json` of a control policy; everything else is a causal language model."""
+
 
 def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
-    """Return the policy's causal language model in eval mode, in the checkpoint's own type, on the CPU.
+    """Return the policy's model in eval mode, in the checkpoint's own type, on the CPU.
 
     The same object is returned for the same digest while it is resident. Raises `ArtifactError` when the folder is
     incomplete.
@@ -60,6 +63,11 @@ def _read(policy: Policy) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    policy.require()
+    if policy.read_json("config.json").get("model_type", "").startswith(CONTROL):
+        from instar.components.control_policy.build import load
+
+        return load(policy.path)
     if not any(policy.path.glob("*.safetensors")):
         found = sorted(p.name for p in policy.path.iterdir()) if policy.path.is_dir() else "no folder"
         raise ArtifactError(

@@ -18,7 +18,7 @@ from typing import Any
 from instar.errors import ArtifactError, ConfigError, InstarError, UnavailableError
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = "llm,envs,quality,tracking,cluster"
+EXTRAS = "llm,control,mujoco,envs,quality,tracking,cluster"
 TORCH = "torch==2.13.0"
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")
 HEADER = f"""\

@@ -1,24 +1,24 @@
 """The evaluation pipeline: is this policy better than that one? What CI asks before it promotes.
 
-Both policies answer the same held-out tasks under the same random numbers, and the paired difference decides.
+Both policies attempt the same held-out tasks under the same random numbers, and the paired difference decides.
 """
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.cas import Cas
-from instar.components.catalog import EVALUATE
-from instar.components.evaluate.compare import EXIT_CODES, Verdict
+from instar.components.catalog import DATASET_PREP, EVALUATE
+from instar.components.dataset_prep.config import TextConfig
+from instar.components.dataset_prep.offline.config import OfflineConfig
+from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
 from instar.errors import ArtifactError
 from instar.manifest import manifest_of
+from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
 from instar.seeds import seed
@@ -27,14 +27,7 @@ from instar.store import open_store
 from instar.tracking_server import registered
 from instar.workspace import open_workspace
 
-HEADINGS: dict[Verdict, str] = {"better": "better", "equal": "not worse", "worse": "worse", "unknown": "could not tell"}
-WORDS: dict[Verdict, str] = {
-    "better": "On every split the whole interval of the difference lies above zero.",
-    "equal": "On every split a loss of more than {margin:g} is ruled out.",
-    "worse": "The whole interval of the difference lies below zero on {splits}.",
-    "unknown": "The answers do not decide it on {splits}. Neither passes nor fails.",
-}
-"""What each verdict of `instar.components.evaluate.compare` says about the candidate."""
+__all__ = ["Page", "Side", "compare_policies", "pools", "registry_side", "side"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +38,10 @@ class Side:
     policy: Policy
     tasks: Tasks | None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """Where a comparison is written as a page for people, the seed it used, and the command that repeats it."""
-
-    path: Path
-    seed: int
-    command: tuple[str, ...]
+    @property
+    def named(self) -> Named:
+        """Return what a page says of it."""
+        return Named(name=self.name, digest=self.policy.digest)
 
 
 def compare_policies(
@@ -62,69 +51,14 @@ def compare_policies(
 
     The verdict is the worst one of all splits. `page` also writes `markdown`.
     """
-    tasks = champion.tasks or candidate.tasks or _pools(recipe, evolution, scratch / "tasks")
+    tasks = champion.tasks or candidate.tasks or pools(recipe, evolution, scratch / "tasks")
     base = _evaluate(champion, tasks, None, recipe, evolution, scratch / "champion")
     test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
     summaries = [e.read_json("summary.json") for e in (base, test)]
-    sys.stdout.write(_table(champion.name, candidate.name, summaries))
+    sys.stdout.write(table(champion.name, candidate.name, summaries))
     if page is not None:
-        page.path.write_text(markdown(candidate, champion, recipe, summaries, page))
-    return EXIT_CODES[_worst(summaries[1])]
-
-
-def markdown(
-    candidate: Side, champion: Side, recipe: Recipe, summaries: Sequence[Mapping[str, Any]], page: Page
-) -> str:
-    """Return a page about a comparison. `summaries` are the `summary.json` of the champion and of the candidate.
-
-    Names and the command may come from somebody else: they stay inside code spans, where nothing is a link or a mention.
-    """
-    found, settings = summaries[1]["splits"], recipe.test
-    verdict = _worst(summaries[1])
-    cause = [f"`{name}`" for name, split in found.items() if split["comparison"]["verdict"] == verdict]
-    words = WORDS[verdict].format(margin=settings.margin, splits=", ".join(cause))
-    answers = f"{settings.samples} sampled" if settings.samples else "greedy"
-    lines = [
-        f"### `{recipe.name}`, scale `{recipe.scale}`: {HEADINGS[verdict]}",
-        "",
-        words,
-        "",
-        *_table("champion", "candidate", summaries).splitlines(),
-        "",
-        f"Macro accuracy over arms, {answers} answers per task; {settings.confidence:.0%} intervals over tasks "
-        f"({settings.bootstrap} resamples). Both policies answered the same tasks under the same random numbers.",
-        "",
-        *[f"- `{name}`: {_plain(split['comparison']['reason'])}, {_pairs(split)}" for name, split in found.items()],
-        f"- candidate {_code(candidate.name)}, policy {_code(candidate.policy.digest)}",
-        f"- champion {_code(champion.name)}, policy {_code(champion.policy.digest)}",
-        f"- suite `{recipe.name}`, scale `{recipe.scale}`, seed {page.seed}",
-        "",
-        "Once more:",
-        "",
-        f"    {' '.join(shlex.join(page.command).split())}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _worst(summary: Mapping[str, Any]) -> Verdict:
-    verdicts = [split["comparison"]["verdict"] for split in summary["splits"].values()]
-    order: tuple[Verdict, ...] = ("worse", "unknown", "equal", "better")
-    return next(v for v in order if v in verdicts)
-
-
-def _pairs(split: Mapping[str, Any]) -> str:
-    pair = split["comparison"]
-    return f"{pair['num_tasks']} common tasks, {pair['num_unpaired']} of one policy alone"
-
-
-def _plain(text: str) -> str:
-    """Return text without what Markdown or HTML would act on."""
-    return "".join(c if c.isalnum() or c in " .,;:+-=()[]/'" else " " for c in text)
-
-
-def _code(text: str) -> str:
-    """Return text as a code span on one line."""
-    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+        page.path.write_text(markdown(candidate.named, champion.named, recipe, summaries, page))
+    return EXIT_CODES[worst(summaries[1])]
 
 
 def registry_side(uri: str, recipe: str, scratch: Path) -> Side:
@@ -153,14 +87,24 @@ def side(path: Path) -> Side:
     return Side(name=str(path), policy=Policy(path, manifest_of(path, "Policy").digest), tasks=None)
 
 
-def _pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
-    from instar.components.dataset_prep.pools import build_pools
+def pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
+    """Return the tasks that data preparation would make for this evolution.
 
-    folder.mkdir()
-    tasks = Tasks(folder)
-    tasks.write(build_pools(recipe.dataset_prep.pools, lambda pool: seed(evolution, 0, "dataset_prep", pool)))
-    tasks.digest = manifest_of(folder, "Tasks").digest
-    return tasks
+    Text pools are made without the policy that goes with them; a control policy costs nothing, and its stage runs as it is.
+    """
+    match recipe.dataset_prep:
+        case TextConfig() as prep:
+            from instar.components.dataset_prep.pools import build_pools
+
+            folder.mkdir()
+            tasks = Tasks(folder)
+            tasks.write(build_pools(prep.pools, lambda pool: seed(evolution, 0, "dataset_prep", pool)))
+            tasks.digest = manifest_of(folder, "Tasks").digest
+            return tasks
+        case OfflineConfig() as prep:
+            ctx = Context(evolution=evolution, step=0, stage=DATASET_PREP.name, scratch=folder)
+            made: Tasks = execute(DATASET_PREP, {}, prep, ctx, folder).outs.tasks
+            return made
 
 
 def _evaluate(
@@ -170,15 +114,3 @@ def _evaluate(
     inputs = {"tasks": tasks, "policy": side.policy, "champion": champion}
     made: Evaluation = execute(EVALUATE, inputs, recipe.test, ctx, folder).outs.evaluation
     return made
-
-
-def _table(champion: str, candidate: str, summaries: Sequence[Mapping[str, Any]]) -> str:
-    lines = [f"| split | {champion} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
-    for split, found in summaries[1]["splits"].items():
-        base, pair = summaries[0]["splits"][split], found["comparison"]
-        gap = (
-            "" if pair["difference"] is None else f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
-        )
-        shown = [f"{s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in (base, found)]
-        lines.append(f"| {split} | {shown[0]} | {shown[1]} | {gap} | {pair['verdict']} |")
-    return "\n".join(lines) + "\n"

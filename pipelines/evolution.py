@@ -79,6 +79,8 @@ class State:
     """Everything an iteration needs, as ledger-pinned artifacts. `None` only before the first inner step."""
 
     tasks: Tasks
+    data: Rollouts
+    """Logged trajectories; empty for recipes that sample all they learn from."""
     policy: Policy
     reference: Policy
     trainer: TrainerState | None = None
@@ -177,9 +179,9 @@ def finish(runner: Runner, recipe: Recipe, lineage: Lineage) -> Outcome:
 
 
 def prepare(call: Call, recipe: Recipe) -> State:
-    """Make the task pools and the initial policy, which is also the reference of any KL term."""
+    """Make tasks, logged data and the initial policy, which is also the reference of any KL term."""
     made = call(DATASET_PREP, recipe.dataset_prep, iteration=0)
-    return State(tasks=made.tasks, policy=made.policy, reference=made.policy)
+    return State(tasks=made.tasks, data=made.data, policy=made.policy, reference=made.policy)
 
 
 def learn(call: Call, recipe: Recipe, state: State, iteration: int) -> State:
@@ -216,6 +218,7 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
         tasks=state.tasks,
         rollouts=rollouts,
         policy=state.policy,
+        data=state.data,
     )
     learned = call(
         UPDATE,
@@ -228,6 +231,7 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
         rollouts=rollouts,
         scores=scored.scores,
         reference=state.reference,
+        data=state.data,
     )
     return dataclasses.replace(
         state, policy=learned.policy, trainer=learned.trainer, curriculum=chosen.state, stats=learned.stats
@@ -235,7 +239,7 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
 
 
 def act(call: Call, config: InnerConfig, state: State, batch: Batch, iteration: int, step: int) -> Rollouts:
-    """Sample answers to the drawn prompts, in `rollout.shards` parts that may run side by side."""
+    """Let the policy act on the drawn tasks, in `rollout.shards` parts that may run side by side."""
     total = config.rollout.shards
     parts = tuple(
         call(
@@ -247,6 +251,7 @@ def act(call: Call, config: InnerConfig, state: State, batch: Batch, iteration: 
             policy=state.policy,
             tasks=state.tasks,
             batch=batch,
+            data=state.data,
         ).rollouts
         for number in range(total)
     )

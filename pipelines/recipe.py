@@ -8,7 +8,7 @@ from typing import Literal
 from instar.components.control.gate import GateConfig
 from instar.components.control.inner import FusedConfig, InnerConfig
 from instar.components.curriculum.config import Config as CurriculumConfig
-from instar.components.dataset_prep.stage import Config as DatasetPrepConfig
+from instar.components.dataset_prep.config import Config as DatasetPrepConfig
 from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.reward.config import Config as RewardConfig
 from instar.components.rollout.config import Config as RolloutConfig

@@ -37,6 +37,7 @@ class Ins:
     """The loop's state. The last three are absent at the first inner step."""
 
     tasks: Tasks
+    data: Rollouts
     policy: Policy
     reference: Policy
     trainer: TrainerState | None

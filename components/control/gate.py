@@ -20,16 +20,19 @@ SPLIT = "val"
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """When to stop and when to go back. Accuracies are macro means over arms, in [0, 1]."""
+    """When to stop and when to go back. Scores are macro means over arms, 1 the best there is."""
 
     target: float | None = None
-    """Stop when a promoted policy reaches this accuracy."""
+    """Stop when a promoted policy reaches this score."""
     patience: int = 0
     """Stop after this many evaluations without an improvement; 0 never does."""
     min_delta: float = 0.0
-    """An improvement is more than this above the best accuracy before."""
+    """An improvement is more than this above the best score before."""
     rollback_margin: float = 0.05
     """Go back to the champion when the whole interval of the difference lies below minus this."""
+    select: Literal["best", "last"] = "best"
+    """`best`: a policy becomes champion when it is not worse. `last`: the newest always is, as papers that report the last
+    checkpoint need; nothing is rolled back."""
 
     def __post_init__(self) -> None:
         if self.target is not None:
@@ -53,32 +56,34 @@ def decide(history: Sequence[Mapping[str, Any]], config: GateConfig) -> Decision
 
     Raises `ContractError` when a summary has no `val` split: no other split may stand in for it.
     """
-    accuracies = [float(_val(summary)["accuracy"]) for summary in history]
+    scores = [float(_val(summary)["score"]) for summary in history]
     comparison = _val(history[-1])["comparison"]
+    if config.select == "last":
+        return _advance(scores, config, promote=True, reason="the newest policy is champion by configuration")
     if comparison is None:
-        return _advance(accuracies, config, promote=True, reason="first evaluation: champion by default")
+        return _advance(scores, config, promote=True, reason="first evaluation: champion by default")
     verdict, low, high = comparison["verdict"], comparison["low"], comparison["high"]
     if verdict == "unknown":
-        return _advance(accuracies, config, promote=False, reason=f"could not tell: {comparison['reason']}", hold=True)
+        return _advance(scores, config, promote=False, reason=f"could not tell: {comparison['reason']}", hold=True)
     span = f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
     if verdict == "worse":
         if high < -config.rollback_margin:
             reason = f"worse than the champion by more than {config.rollback_margin:g}: {span}"
             return Decision(action="rollback", reason=reason, promote=False)
-        return _advance(accuracies, config, promote=False, reason=f"worse than the champion: {span}", hold=True)
+        return _advance(scores, config, promote=False, reason=f"worse than the champion: {span}", hold=True)
     if verdict == "equal" and comparison["difference"] < 0.0:
-        return _advance(accuracies, config, promote=False, reason=f"not worse, but not ahead: {span}")
-    return _advance(accuracies, config, promote=True, reason=f"{verdict} against the champion: {span}")
+        return _advance(scores, config, promote=False, reason=f"not worse, but not ahead: {span}")
+    return _advance(scores, config, promote=True, reason=f"{verdict} against the champion: {span}")
 
 
 def _advance(
-    accuracies: Sequence[float], config: GateConfig, *, promote: bool, reason: str, hold: bool = False
+    scores: Sequence[float], config: GateConfig, *, promote: bool, reason: str, hold: bool = False
 ) -> Decision:
     """Stop at the target or on a plateau, otherwise continue (or hold)."""
-    now = accuracies[-1]
+    now = scores[-1]
     if promote and config.target is not None and now >= config.target:
         return Decision(action="stop", reason=f"target reached: {now:.3f} >= {config.target:g}; {reason}", promote=True)
-    before, recent = accuracies[: -config.patience or None], accuracies[-config.patience :]
+    before, recent = scores[: -config.patience or None], scores[-config.patience :]
     if config.patience and before and max(recent) <= max(before) + config.min_delta:
         best = max(before)
         reason = f"plateau: best {best:.3f}, no improvement in {config.patience} evaluations; {reason}"

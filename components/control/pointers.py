@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from instar.artifact import ArmStats, Artifact, CurriculumState, Evaluation, Policy, Tasks, TrainerState
+from instar.artifact import ArmStats, Artifact, CurriculumState, Evaluation, Policy, Rollouts, Tasks, TrainerState
 
 if TYPE_CHECKING:
     from instar.pipelines.evolution import Lineage
@@ -20,6 +20,7 @@ class Pointers:
     """The state that goes on, the champion, and its evaluations. The optional ones are absent before the first step."""
 
     tasks: Tasks
+    data: Rollouts
     policy: Policy
     reference: Policy
     trainer: TrainerState | None

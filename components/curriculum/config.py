@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from instar.errors import ConfigError
 
-Signal: TypeAlias = Literal["abs_advantage", "abs_advantage_correct", "abs_centred", "abs_centred_correct"]
+Signal: TypeAlias = Literal[
+    "abs_advantage", "abs_advantage_correct", "abs_centred", "abs_centred_correct", "loss_change"
+]
 Absent: TypeAlias = Literal["decay", "hold"]
 
 
@@ -76,7 +78,7 @@ class Switches:
     """What the two modes of `sec` set. Nothing else differs between them."""
 
     signal: Signal
-    """Which mean absolute advantage moves Q."""
+    """Which mean over an arm's rollouts moves Q: of absolute advantages, or the fall of the loss over the update."""
     absent: Absent
     """What happens to the Q of an arm that was not in the batch: `decay` multiplies it by (1 - alpha)."""
     q0: float
@@ -125,7 +127,8 @@ class SecConfig(Base):
         require(self.tau > 0.0, "tau", "> 0", self.tau)
         require(0.0 <= self.epsilon <= 1.0, "epsilon", "in [0, 1]", self.epsilon)
         require(self.mode in SEC_MODES, "mode", " or ".join(SEC_MODES), self.mode)
-        alone = self.objective == "advantage" and self.group_size < 2
+        grouped = self.objective == "advantage" and self.switches.signal != "loss_change"
+        alone = grouped and self.group_size < 2
         require(not alone, "group_size", ">= 2: a single rollout has advantage 0", self.group_size)
         require_floor(self.switches.floor)
 
@@ -204,8 +207,28 @@ class LearnabilityConfig(Base):
         require_floor(self.floor)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestConfig(Base):
+    """Only the arms of the highest level, as many as make up a share of the tasks: filtered behaviour cloning's choice."""
+
+    strategy: Literal["best"] = "best"
+    share: float = 0.25
+    """Share of all training tasks; arms are taken whole, the best first, until it is reached."""
+
+    def __post_init__(self) -> None:
+        Base.__post_init__(self)
+        require(0.0 < self.share <= 1.0, "share", "in (0, 1]", self.share)
+
+
 Config: TypeAlias = (
-    UniformConfig | OrderedConfig | ReverseConfig | SecConfig | ThompsonConfig | ProximalConfig | LearnabilityConfig
+    UniformConfig
+    | BestConfig
+    | OrderedConfig
+    | ReverseConfig
+    | SecConfig
+    | ThompsonConfig
+    | ProximalConfig
+    | LearnabilityConfig
 )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from instar import seeds
 from instar.components.curriculum.cursor import permutation
 from instar.components.curriculum.pool import Arm
-from instar.errors import LedgerError
+from instar.errors import ContractError, LedgerError
 from instar.rows import ArmStatsRow
 
 State = dict[str, Any]
@@ -78,7 +78,20 @@ def measured(stats: Sequence[ArmStatsRow]) -> dict[str, ArmStatsRow]:
 
 def solve_rate(row: ArmStatsRow) -> float:
     """Return the share of correct answers among valid rollouts, in [0, 1]."""
-    return row.sum_correct / row.num_rollouts
+    return total(row, "sum_correct") / row.num_rollouts
+
+
+def total(row: ArmStatsRow, column: str) -> float:
+    """Return a sum of the row. An update that does not provide it left it empty: `ContractError`, never 0."""
+    value = getattr(row, column)
+    if value is None:
+        raise ContractError(
+            expected=f"a number in column {column}",
+            found="empty",
+            where=f"ArmStats:{column} of arm {row.arm}",
+            action="take an update that provides this column, or a curriculum that does not read it",
+        )
+    return float(value)
 
 
 def require_fields(state: Mapping[str, Any], fields: Sequence[str], where: str) -> None:

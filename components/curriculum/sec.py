@@ -20,7 +20,7 @@ import numpy as np
 from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import SecConfig, Signal
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, unpack
+from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, total, unpack
 from instar.rows import ArmStatsRow
 
 SIGNALS: dict[Signal, str] = {
@@ -28,6 +28,7 @@ SIGNALS: dict[Signal, str] = {
     "abs_advantage_correct": "sum_abs_advantage_correct",
     "abs_centred": "sum_abs_centred",
     "abs_centred_correct": "sum_abs_centred_correct",
+    "loss_change": "sum_loss_change",
 }
 SMALLEST_Q = 0.01
 """Lower clip of Q under `normalized_q` (published code)."""
@@ -76,7 +77,7 @@ class Sec:
     def _signal(self, row: ArmStatsRow) -> float | None:
         """Return r of one arm; `progress` has none when the arm is seen for the first time."""
         if self.config.objective == "advantage":
-            return float(getattr(row, SIGNALS[self.switches.signal])) / row.num_rollouts
+            return total(row, SIGNALS[self.switches.signal]) / row.num_rollouts
         before, now = self.last_reward[row.arm], row.sum_reward / row.num_rollouts
         self.last_reward[row.arm] = now
         return None if before is None else now - before

@@ -128,7 +128,9 @@ def draw_tasks(
 
 def _counts(memory: Memory, stats: Sequence[ArmStatsRow], config: Config) -> Metrics:
     out: Metrics = {f"{name}/share": arm.drawn / config.slots for name, arm in memory.arms.items()}
-    out |= {f"{name}/solve_rate": solve_rate(row) for name, row in measured(stats).items()}
+    seen = measured(stats)
+    out |= {f"{name}/solve_rate": solve_rate(row) for name, row in seen.items() if row.sum_correct is not None}
+    out |= {f"{name}/loss": row.sum_loss / row.num_rollouts for name, row in seen.items() if row.sum_loss is not None}
     out["num_prompts"] = float(config.slots)
     out["num_arms"] = float(len(memory.arms))
     out["num_arms_without_scores"] = float(sum(r.num_prompts > 0 and r.num_rollouts == 0 for r in stats))

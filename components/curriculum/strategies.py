@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from instar.components.curriculum.best import Best
 from instar.components.curriculum.config import Config, SecConfig
 from instar.components.curriculum.learnability import Learnability
 from instar.components.curriculum.ordered import Ordered
@@ -16,6 +17,7 @@ from instar.components.curriculum.uniform import Uniform
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "uniform": Uniform,  # one shuffled pass over all prompts
+    "best": Best,  # the arms of the highest level alone
     "ordered": Ordered,  # easy to hard, by plan
     "reverse": Ordered,  # hard to easy, by plan
     "sec": Sec,  # bandit on the mean absolute advantage

@@ -15,7 +15,7 @@ import numpy as np
 from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import ThompsonConfig
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, unpack
+from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, unpack, total
 from instar.rows import ArmStatsRow
 
 
@@ -47,8 +47,9 @@ class Thompson:
         self.wrong *= self.config.decay
         for i, name in enumerate(self.names):
             if name in seen:
-                self.right[i] += seen[name].sum_correct
-                self.wrong[i] += seen[name].num_rollouts - seen[name].sum_correct
+                right = total(seen[name], "sum_correct")
+                self.right[i] += right
+                self.wrong[i] += seen[name].num_rollouts - right
 
     def state_dict(self) -> State:
         """Return the evidence and the last P."""

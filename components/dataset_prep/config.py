@@ -1,16 +1,21 @@
-"""Which task pools to build: one `ArmConfig` per arm, and the arms of Self-Evolving Curriculum (arXiv 2505.14970).
+"""Configuration of dataset preparation; of text: one `ArmConfig` per pool, and the arms of Self-Evolving Curriculum.
 
-SEC trains on three levels per puzzle with 10,000 prompts each and tests 200 prompts per level, one harder level being
-out of distribution. It keeps no validation pool; here every trained arm has one, so that no checkpoint is chosen on
-test items.
+SEC (arXiv 2505.14970) trains on three levels per puzzle with 10,000 prompts each and tests 200 prompts per level, one
+harder level being out of distribution. It keeps no validation pool; here every trained arm has one, so that no checkpoint is
+chosen on test items.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
 
+from instar.components.columns import Piece
+from instar.components.dataset_prep.charlm import CharModelConfig
 from instar.components.dataset_prep.domains import DOMAINS
+from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.dataset_prep.templates import TEMPLATES
+from instar.components.dataset_prep.warmstart import WarmStartConfig
 from instar.errors import ConfigError, nearest
 
 SEC_TRAIN, SEC_VAL, SEC_TEST = 10_000, 200, 200
@@ -69,6 +74,37 @@ class PoolsConfig:
                 "arms",
                 "rename or add arms",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromScratch:
+    """A character model trained here, warm-started on easy arms."""
+
+    strategy: Literal["from_scratch"] = "from_scratch"
+    model: CharModelConfig
+    warm_start: WarmStartConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A transformers checkpoint: a folder, or a hub id that transformers can reach."""
+
+    strategy: Literal["checkpoint"] = "checkpoint"
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(Piece):
+    """Task pools and initial policy."""
+
+    PROVIDES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt", "tasks.reference"})
+
+    strategy: Literal["text"] = "text"
+    pools: PoolsConfig
+    initial: FromScratch | Checkpoint
+
+
+Config: TypeAlias = TextConfig | OfflineConfig
 
 
 def countdown_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST) -> tuple[ArmConfig, ...]:

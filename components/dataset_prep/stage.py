@@ -1,46 +1,17 @@
-"""Dataset preparation: task pools per arm, validated; and the policy the evolution starts from.
+"""Dataset preparation: tasks, logged trajectories where a recipe learns from them, and the policy the evolution starts from.
 
-The policy is either trained here from scratch on the easiest arms (`from_scratch`) or copied from a checkpoint
-(`checkpoint`). Train and test tasks never share a content hash (`instar.components.dataset_prep.pools`).
+Strategies: `text` task pools per arm with a language model, `offline` trajectories of one environment by quality with a
+control policy. Everything is validated before it is written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from instar.artifact import Policy, QualityReport, Tasks
-from instar.components.dataset_prep.charlm import CharModelConfig
-from instar.components.dataset_prep.config import PoolsConfig
-from instar.components.dataset_prep.warmstart import WarmStartConfig
+from instar.artifact import Policy, QualityReport, Rollouts, Tasks
+from instar.components.dataset_prep.config import Config, TextConfig
+from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.contract import Context, Metrics, Stage
-from instar.rows import TaskRow
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromScratch:
-    """A character model trained here, warm-started on easy arms."""
-
-    strategy: Literal["from_scratch"] = "from_scratch"
-    model: CharModelConfig
-    warm_start: WarmStartConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A transformers checkpoint: a folder, or a hub id that transformers can reach."""
-
-    strategy: Literal["checkpoint"] = "checkpoint"
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Task pools and initial policy."""
-
-    pools: PoolsConfig
-    initial: FromScratch | Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,63 +21,26 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """Pools, the verdict on them, and the initial policy."""
+    """Tasks, logged trajectories (empty where none are used), the verdict on both, and the initial policy."""
 
     tasks: Tasks
+    data: Rollouts
     quality: QualityReport
     policy: Policy
 
 
 def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Build and validate the task pools of every arm, and make or fetch the initial policy."""
+    """Build and validate tasks and data, and make or fetch the initial policy."""
     del ins
-    from instar.components.dataset_prep.pools import build_pools
-    from instar.quality import run_gate
+    match config:
+        case TextConfig():
+            from instar.components.dataset_prep.text import prepare as prepare_text
 
-    rows = build_pools(config.pools, ctx.seed)
-    ctx.heartbeat(f"built {len(rows)} tasks", {})
-    outs.tasks.write(rows)
-    outs.quality.write_json("quality.json", run_gate(TaskRow, outs.tasks.table()))
-    ctx.heartbeat("validated tasks", {})
-    metrics: Metrics = {"num_tasks": float(len(rows))}
-    for split in ("train", "val", "id", "ood"):
-        metrics[f"num_tasks/{split}"] = float(sum(row.split == split for row in rows))
-    if isinstance(config.initial, FromScratch):
-        return metrics | _from_scratch(config.initial, rows, outs.policy.path, ctx)
-    return metrics | _from_checkpoint(config.initial, outs.policy.path)
+            return prepare_text(outs, config, ctx)
+        case OfflineConfig():
+            from instar.components.dataset_prep.offline.prepare import prepare as prepare_offline
 
-
-def _from_scratch(config: FromScratch, rows: list[TaskRow], folder: Path, ctx: Context) -> Metrics:
-    from instar.components.dataset_prep import charlm, warmstart
-
-    tokenizer = charlm.build_tokenizer(config.model)
-    model = charlm.build_model(config.model, ctx.seed("weights"))
-    metrics = warmstart.train(model, tokenizer, rows, config.warm_start, ctx.seed("warm_start"), ctx.heartbeat)
-    charlm.save(model, tokenizer, folder)
-    return metrics | {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
-
-
-def _from_checkpoint(config: Checkpoint, folder: Path) -> Metrics:
-    """Copy a checkpoint into the lineage as safetensors. Remote code is never run."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from instar.errors import ConfigError
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            config.path, trust_remote_code=False, use_safetensors=True, dtype="auto"
-        )
-        tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            expected="a transformers checkpoint with safetensors weights",
-            found=str(error).splitlines()[0][:200],
-            where=f"dataset_prep.initial.path={config.path}",
-            action="pass --model with a folder or a hub id this machine can reach",
-        ) from error
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
+            return prepare_offline(outs, config, ctx)
 
 
 STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep)

@@ -22,13 +22,11 @@ from instar.rows import EvalRow, TaskRow
 
 Verdict: TypeAlias = Literal["better", "equal", "worse", "unknown"]
 EXIT_CODES: dict[Verdict, int] = {"better": 0, "equal": 0, "worse": 3, "unknown": 2}
-PROTOCOL = ("samples", "greedy", "max_new_tokens", "temperature", "style")
-"""Settings that two evaluations must share, besides the tasks, before their answers can be compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Difference of macro accuracy with interval, on `num_tasks` common tasks; numbers are empty when not computed."""
+    """Difference of the macro score with interval, on `num_tasks` common tasks; numbers are empty when not computed."""
 
     verdict: Verdict
     reason: str
@@ -46,7 +44,7 @@ class Comparison:
 
 def protocol(config: Config, tasks: Sequence[TaskRow]) -> str:
     """Return a digest of the settings and task contents under which answers are comparable."""
-    settings = {name: getattr(config, name) for name in PROTOCOL}
+    settings = {name: getattr(config, name) for name in config.protocol}
     contents = sorted((task.task_id, task.split, task.content_hash) for task in tasks)
     return configs.digest({"settings": settings, "tasks": contents})
 
@@ -55,8 +53,8 @@ def compare(
     rows: Sequence[EvalRow], champion: Sequence[EvalRow], split: str, config: Config, generator: np.random.Generator
 ) -> Comparison:
     """Compare two policies on the tasks of `split` that have a verdict for both."""
-    ours = task_means(rows, split, greedy=config.samples == 0)
-    theirs = task_means(champion, split, greedy=config.samples == 0)
+    ours = task_means(rows, split, greedy=config.by_greedy)
+    theirs = task_means(champion, split, greedy=config.by_greedy)
     pairs: dict[str, dict[str, float]] = {}
     for arm in sorted(ours.keys() & theirs.keys()):
         common = ours[arm].keys() & theirs[arm].keys()
@@ -97,9 +95,9 @@ def judge(interval: Interval, margin: float) -> tuple[Verdict, str]:
     )
 
 
-def other_protocol() -> Comparison:
+def other_protocol(config: Config) -> Comparison:
     """Return the comparison of answers that were taken under different settings."""
-    return _unknown(f"the champion answered other tasks, or under other values of {', '.join(PROTOCOL)}", 0, 0)
+    return _unknown(f"the champion answered other tasks, or under other values of {', '.join(config.protocol)}", 0, 0)
 
 
 def exit_code(verdict: Verdict) -> int:

@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
+from instar.components.columns import Piece
 from instar.components.rollout.config import EngineConfig
 from instar.errors import ConfigError
 
 SPLITS = ("val", "id", "ood")
+Measure: TypeAlias = Literal["accuracy", "normalised_score"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which tasks, which answers, and how sure a verdict must be."""
+class Judged(Piece):
+    """Which tasks, and how sure a verdict must be: the fields of every strategy."""
 
     splits: tuple[str, ...] = SPLITS
     """Pools to evaluate; the gate reads `val`."""
     tasks_per_arm: int = 0
     """First tasks of each arm and split, the same for every policy; 0 takes all."""
+    bootstrap: int = 2000
+    """Bootstrap resamples over tasks."""
+    confidence: float = 0.95
+    """Level of all intervals."""
+    margin: float = 0.02
+    """Difference of the macro score that counts as equal."""
+    min_pairs: int = 20
+    """Fewer common tasks than this cannot tell."""
+
+    def __post_init__(self) -> None:
+        unknown = [s for s in self.splits if s not in SPLITS]
+        _require(bool(self.splits) and not unknown, "splits", f"a choice of {', '.join(SPLITS)}", self.splits)
+        _require(len(set(self.splits)) == len(self.splits), "splits", "each split once", self.splits)
+        _require(
+            self.tasks_per_arm == 0 or self.tasks_per_arm >= 2, "tasks_per_arm", "0 or at least 2", self.tasks_per_arm
+        )
+        _require(self.bootstrap >= 100, "bootstrap", ">= 100", self.bootstrap)
+        _require(0.5 <= self.confidence < 1.0, "confidence", "in [0.5, 1)", self.confidence)
+        _require(0.0 <= self.margin < 1.0, "margin", "in [0, 1)", self.margin)
+        _require(self.min_pairs >= 2, "min_pairs", ">= 2", self.min_pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerConfig(Judged):
+    """Answers to held-out prompts, verified. The score of an answer is 1 or 0, so the measure is an accuracy."""
+
+    REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt", "tasks.reference"})
+    measure: ClassVar[Measure] = "accuracy"
+    protocol: ClassVar[tuple[str, ...]] = ("samples", "greedy", "max_new_tokens", "temperature", "style")
+
+    strategy: Literal["answer"] = "answer"
     samples: int = 1
     """Sampled answers per task; 0 with `greedy` evaluates greedy answers alone."""
     greedy: bool = False
@@ -29,34 +62,56 @@ class Config:
     """Temperature of the samples."""
     style: Literal["boxed", "line", "tag"] = "boxed"
     """Where in the completion the answer stands; as in training."""
-    bootstrap: int = 2000
-    """Bootstrap resamples over tasks."""
-    confidence: float = 0.95
-    """Level of all intervals."""
-    margin: float = 0.02
-    """Difference of macro accuracy that counts as equal."""
-    min_pairs: int = 20
-    """Fewer common tasks than this cannot tell."""
     failed_limit: float = 0.1
     """Share of failed verdicts above which the stage stops."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
-        unknown = [s for s in self.splits if s not in SPLITS]
-        _require(bool(self.splits) and not unknown, "splits", f"a choice of {', '.join(SPLITS)}", self.splits)
-        _require(len(set(self.splits)) == len(self.splits), "splits", "each split once", self.splits)
-        _require(
-            self.tasks_per_arm == 0 or self.tasks_per_arm >= 2, "tasks_per_arm", "0 or at least 2", self.tasks_per_arm
-        )
+        Judged.__post_init__(self)
         _require(self.samples >= 0, "samples", ">= 0", self.samples)
         _require(self.samples > 0 or self.greedy, "samples", "samples > 0 or greedy = true", self.samples)
         _require(self.max_new_tokens >= 1, "max_new_tokens", ">= 1", self.max_new_tokens)
         _require(0.0 < self.temperature < float("inf"), "temperature", "> 0; greedy is its own field", self.temperature)
-        _require(self.bootstrap >= 100, "bootstrap", ">= 100", self.bootstrap)
-        _require(0.5 <= self.confidence < 1.0, "confidence", "in [0.5, 1)", self.confidence)
-        _require(0.0 <= self.margin < 1.0, "margin", "in [0, 1)", self.margin)
-        _require(self.min_pairs >= 2, "min_pairs", ">= 2", self.min_pairs)
         _require(0.0 <= self.failed_limit <= 1.0, "failed_limit", "in [0, 1]", self.failed_limit)
+
+    @property
+    def by_greedy(self) -> bool:
+        """Whether verdicts rest on greedy answers."""
+        return self.samples == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig(Judged):
+    """Episodes in the simulator, conditioned on a target return, from start states that every policy shares.
+
+    The score is 0 at the return of a random policy and 1 at the expert's. A policy acts deterministically, so there is one
+    episode per task.
+    """
+
+    REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.features"})
+    measure: ClassVar[Measure] = "normalised_score"
+    protocol: ClassVar[tuple[str, ...]] = ("context", "probes")
+
+    strategy: Literal["simulate"] = "simulate"
+    context: Literal["carried", "window"] = "carried"
+    """`carried`: one step at a time with carried state, constant work per step. `window`: run the last K steps again each time."""
+    probes: bool = True
+    """Also run the tasks of pool `probe`: other target returns, which show whether the policy does as it is told."""
+    max_envs: int = 64
+    """Episodes stepped at once."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        Judged.__post_init__(self)
+        _require(self.max_envs >= 1, "max_envs", ">= 1", self.max_envs)
+
+    @property
+    def by_greedy(self) -> bool:
+        """Whether verdicts rest on greedy answers: a deterministic episode is one."""
+        return True
+
+
+Config: TypeAlias = AnswerConfig | SimulateConfig
 
 
 def _require(holds: bool, name: str, expected: str, found: Any) -> None:

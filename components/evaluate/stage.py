@@ -1,7 +1,8 @@
-"""Evaluate: accuracy per arm and split, and a paired comparison with the champion on the same tasks.
+"""Evaluate: the score per arm and split, and a paired comparison with the champion on the same tasks.
 
-Every policy of an evolution answers the same held-out tasks with the same random numbers. `rows.parquet` holds every
-answer; `summary.json` holds, per split, the macro accuracy over arms with its interval, each arm, the worst arm, and
+Every policy of an evolution attempts the same held-out tasks with the same random numbers. Strategies: `answer` prompts and
+verify (the score is an accuracy), `simulate` episodes (the score is a normalised return). `rows.parquet` holds every
+attempt; `summary.json` holds, per split, the macro score over arms with its interval, each arm, the worst arm, and
 the comparison. The comparison on `val` is what the gate reads; `id` and `ood` are reported and select nothing.
 """
 
@@ -13,7 +14,8 @@ from typing import Any
 
 from instar import seeds
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.components.evaluate.config import Config
+from instar.components.evaluate.attempts import Attempts, choose_tasks
+from instar.components.evaluate.config import AnswerConfig, Config, SimulateConfig
 from instar.contract import Context, Metrics, Stage
 from instar.rows import EvalRow, TaskRow
 
@@ -29,23 +31,34 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """Every answer, and the summary."""
+    """Every attempt, and the summary."""
 
     evaluation: Evaluation
 
 
 def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Answer, score, summarise, compare. Metrics: accuracy per split, arm and worst arm; difference to the champion."""
-    from instar.components.evaluate.answers import answer, choose_tasks
-
-    tasks = choose_tasks(ins.tasks, config, ctx)
-    answers = answer(tasks, ins.policy, config, ctx)
-    outs.evaluation.write(answers.rows)
-    summary = summarise(answers.rows, tasks, ins.champion, config, ctx)
-    summary |= {"policy": ins.policy.digest, "num_abstained": answers.num_abstained}
-    summary["num_failed"] = answers.failures.total()
+    """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the champion."""
+    tasks = choose_tasks(ins.tasks, config.splits, config, ctx)
+    attempts = attempt(tasks, ins, config, ctx)
+    outs.evaluation.write(attempts.rows)
+    summary = summarise(attempts.rows, tasks, ins.champion, config, ctx) | attempts.notes
+    summary |= {"policy": ins.policy.digest, "num_abstained": attempts.num_abstained}
+    summary["num_failed"] = attempts.failures.total()
     outs.evaluation.write_json("summary.json", summary)
-    return _metrics(summary, len(answers.rows))
+    return _metrics(summary, len(attempts.rows))
+
+
+def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) -> Attempts:
+    """Return the attempts of the configured strategy."""
+    match config:
+        case AnswerConfig():
+            from instar.components.evaluate.answers import answer
+
+            return answer(tasks, ins.policy, config, ctx)
+        case SimulateConfig():
+            from instar.components.evaluate.simulate import simulate
+
+            return simulate(tasks, ins.tasks, ins.policy, config, ctx)
 
 
 def summarise(
@@ -62,21 +75,28 @@ def summarise(
     for split in config.splits:
         generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{split}")
         splits[split] = split_summary(rows, split, config, generator)
-        comparison = compare(rows, theirs, split, config, generator) if same else other_protocol()
+        comparison = compare(rows, theirs, split, config, generator) if same else other_protocol(config)
         splits[split]["comparison"] = comparison.to_json() if champion is not None else None
-    return {"protocol": mine, "answers": "samples" if config.samples else "greedy", "splits": splits}
+    return {
+        "protocol": mine,
+        "measure": config.measure,
+        "answers": "greedy" if config.by_greedy else "samples",
+        "splits": splits,
+    }
 
 
 def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
     out: Metrics = {"num_answers": float(num_answers), "num_failed": float(summary["num_failed"])}
     out["num_abstained"] = float(summary["num_abstained"])
-    for split, values in summary["splits"].items():
-        out[f"{split}/accuracy"] = values["accuracy"]
-        out[f"{split}/worst_arm_accuracy"] = values["worst_accuracy"]
-        out |= {f"{split}/{arm}/accuracy": found["accuracy"] for arm, found in values["arms"].items()}
-        if values.get("greedy_accuracy") is not None:
-            out[f"{split}/greedy_accuracy"] = values["greedy_accuracy"]
-        comparison = values["comparison"]
+    measure = summary["measure"]
+    for split, values in (summary["splits"] | summary.get("probes", {})).items():
+        out[f"{split}/{measure}"] = values["score"]
+        out[f"{split}/worst_arm_{measure}"] = values["worst_score"]
+        out |= {f"{split}/{arm}/{measure}": found["score"] for arm, found in values["arms"].items()}
+        out |= {f"{split}/{arm}/return": found["return"] for arm, found in values["arms"].items() if "return" in found}
+        if values.get("greedy_score") is not None:
+            out[f"{split}/greedy_{measure}"] = values["greedy_score"]
+        comparison = values.get("comparison")
         if comparison is not None and comparison["difference"] is not None:
             out[f"{split}/difference_to_champion"] = comparison["difference"]
     return out

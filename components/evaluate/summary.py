@@ -1,4 +1,4 @@
-"""Accuracies per arm and split from evaluation rows: task means first, then arms, then the macro mean over arms.
+"""Scores per arm and split from evaluation rows: task means first, then arms, then the macro mean over arms.
 
 Attempts whose verdict failed or abstained have no number and are left out and counted. A task without any number is
 left out of its arm; an arm without any task left is a `ContractError`, because a macro mean over fewer arms is
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instar.components.evaluate.bootstrap import stratified_mean, wilson
-from instar.components.evaluate.config import Config
+from instar.components.evaluate.config import AnswerConfig, Config
 from instar.errors import ContractError
 from instar.rows import EvalRow
 
 Means = dict[str, dict[str, float]]
-"""Mean correctness: arm -> task -> share in [0, 1]."""
+"""Mean score: arm -> task -> number, a share in [0, 1] of answers."""
 
 
 def task_means(rows: Sequence[EvalRow], split: str, greedy: bool) -> Means:
-    """Return the mean correctness of every task of `split` that has a verdict, over samples or of the greedy answer."""
+    """Return the mean score of every task of `split` that has a verdict, over samples or of the greedy answer."""
     answers: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row.split == split and (row.sample == -1) == greedy and row.correct is not None:
-            answers[row.arm][row.task_id].append(row.correct)
+        if row.split == split and (row.sample == -1) == greedy and row.score is not None:
+            answers[row.arm][row.task_id].append(row.score)
     return {arm: {task: sum(values) / len(values) for task, values in tasks.items()} for arm, tasks in answers.items()}
 
 
@@ -40,8 +40,8 @@ def arrays(means: Means) -> list[NDArray[np.float64]]:
 def split_summary(
     rows: Sequence[EvalRow], split: str, config: Config, generator: np.random.Generator
 ) -> dict[str, Any]:
-    """Return accuracy with interval per arm and over arms, the worst arm, and counts, for one split."""
-    primary = config.samples == 0
+    """Return the score with its interval per arm and over arms, the worst arm, and counts, for one split."""
+    primary = config.by_greedy
     mine = [row for row in rows if row.split == split]
     means = task_means(mine, split, greedy=primary)
     lost = sorted({row.arm for row in mine} - means.keys())
@@ -52,34 +52,40 @@ def split_summary(
             where="Evaluation:correct",
             action="fix the verifier or the references of these tasks",
         )
-    arms = {arm: _arm(mine, arm, tasks, config.confidence) for arm, tasks in sorted(means.items())}
+    arms = {arm: _arm(mine, arm, tasks, config, generator) for arm, tasks in sorted(means.items())}
     macro = stratified_mean(arrays(means), config.bootstrap, config.confidence, generator)
-    worst = min(arms, key=lambda arm: (arms[arm]["accuracy"], arm))
+    worst = min(arms, key=lambda arm: (arms[arm]["score"], arm))
     out = {
-        "accuracy": macro.estimate,
+        "score": macro.estimate,
         "low": macro.low,
         "high": macro.high,
         "worst_arm": worst,
-        "worst_accuracy": arms[worst]["accuracy"],
+        "worst_score": arms[worst]["score"],
         "arms": arms,
     }
-    if config.greedy:
+    if isinstance(config, AnswerConfig) and config.greedy:
         greedy = task_means(mine, split, greedy=True)
-        out["greedy_accuracy"] = float(np.mean([a.mean() for a in arrays(greedy)])) if greedy else None
+        out["greedy_score"] = float(np.mean([a.mean() for a in arrays(greedy)])) if greedy else None
     return out
 
 
-def _arm(rows: Sequence[EvalRow], arm: str, tasks: dict[str, float], confidence: float) -> dict[str, Any]:
-    mine = [row for row in rows if row.arm == arm]
-    accuracy = sum(tasks.values()) / len(tasks)
-    low, high = wilson(accuracy, len(tasks), confidence)
+def _arm(
+    rows: Sequence[EvalRow], arm: str, tasks: dict[str, float], config: Config, generator: np.random.Generator
+) -> dict[str, Any]:
+    mine, values = [row for row in rows if row.arm == arm], np.array([tasks[t] for t in sorted(tasks)])
+    score = sum(tasks.values()) / len(tasks)
+    if config.measure == "accuracy":
+        low, high = wilson(score, len(tasks), config.confidence)
+    else:
+        interval = stratified_mean([values], config.bootstrap, config.confidence, generator)
+        low, high = interval.low, interval.high
     return {
-        "accuracy": accuracy,
+        "score": score,
         "low": low,
         "high": high,
         "num_tasks": len(tasks),
         "num_answers": len(mine),
-        "num_without_verdict": sum(row.correct is None for row in mine),
+        "num_without_verdict": sum(row.score is None for row in mine),
         "truncated_share": sum(row.truncated for row in mine) / len(mine),
-        "mean_tokens": sum(row.num_tokens for row in mine) / len(mine),
+        "mean_length": sum(row.length for row in mine) / len(mine),
     }

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, TypeAlias
 
+from instar.components.columns import Piece
 from instar.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class VerifyConfig(Piece):
     """How answers become rewards: reward = correct + `format_reward` * (an answer was found and it is wrong).
 
     SEC trains with a format reward of 0.1 and tests without one. `failed_limit` is the share of failed verdicts above
     which the stage stops. `style` says where in the completion the answer stands.
     """
 
+    REQUIRES: ClassVar[frozenset[str]] = frozenset({"rollouts.token_ids", "tasks.reference"})
+    PROVIDES: ClassVar[frozenset[str]] = frozenset({"scores.correct", "scores.reward", "scores.format_ok"})
+
+    strategy: Literal["verify"] = "verify"
     format_reward: float = 0.0
     failed_limit: float = 0.1
     style: Literal["boxed", "line", "tag"] = "boxed"
@@ -33,3 +38,52 @@ class Config:
                     where=f"reward.{name}",
                     action="correct the value",
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig(Piece):
+    """Hindsight labels of logged windows: the return-to-go, and how much of the past policy goes into the action target.
+
+    Decision Mamba's progressive self-evolution regularisation (PSER): in iteration k the target is
+    (1 - beta_k) a + beta_k a_hat, a_hat of the policy of iteration k - 1, and
+    `progressive`: beta_1 = 0, beta_k = min(beta_cap, beta_end k / stages); `fixed`: beta_cap from iteration 2 on; `none`: 0.
+    """
+
+    REQUIRES: ClassVar[frozenset[str]] = frozenset({"data.rewards", "rollouts.offset"})
+    PROVIDES: ClassVar[frozenset[str]] = frozenset({"scores.reward", "scores.components"})
+
+    strategy: Literal["refine"] = "refine"
+    schedule: Literal["progressive", "fixed", "none"] = "progressive"
+    beta_end: float = 0.85
+    """beta of the last iteration before the cap (beta_T of the released code's example)."""
+    beta_cap: float = 0.5
+    """Largest beta; the release names it `lower_bound` and applies it with min()."""
+    stages: int = 40
+    """K: iterations over which beta grows."""
+    delayed: bool = False
+    """Pay the whole return at the last step of an episode, so that the return-to-go is the same at every step."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights outside [0, 1) and an empty schedule."""
+        good = 0.0 <= self.beta_end <= 1.0 and 0.0 <= self.beta_cap < 1.0 and self.stages >= 1
+        if not good:
+            raise ConfigError(
+                expected="beta_end in [0, 1], beta_cap in [0, 1) and stages >= 1",
+                found=f"{self.beta_end}, {self.beta_cap}, {self.stages}",
+                where="reward.beta_end",
+                action="correct the values; a cap of 1 would never look at the logged action",
+            )
+
+    def requires(self) -> frozenset[str]:
+        """Return the columns read: a blend needs the past policy's actions."""
+        return self.REQUIRES | ({"rollouts.actions"} if self.schedule != "none" else frozenset())
+
+    def beta(self, iteration: int) -> float:
+        """Return the weight of the past policy in iteration `iteration`, counted from 1."""
+        if self.schedule == "none" or iteration <= 1:
+            return 0.0
+        grown = self.beta_end * iteration / self.stages if self.schedule == "progressive" else self.beta_cap
+        return min(self.beta_cap, grown)
+
+
+Config: TypeAlias = VerifyConfig | RefineConfig

@@ -6,17 +6,31 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from instar.components.reward.config import Config
+from instar.artifact import Policy, Rollouts, Scores, Tasks
+from instar.components.reward.config import VerifyConfig
 from instar.components.reward.verifiers import VERSION, Failed, Score, Verdict, chance, verify
-from instar.contract import Metrics
+from instar.components.task_table import lookup
+from instar.components.tokenizer import load_tokenizer
+from instar.contract import Context, Metrics
 from instar.errors import ContractError, RewardError
 from instar.rows import RolloutRow, ScoreRow, TaskRow
 
 Decode = Callable[[list[int]], str]
 
 
+def score(
+    tasks: Tasks, rollouts: Rollouts, policy: Policy, scores: Scores, config: VerifyConfig, ctx: Context
+) -> Metrics:
+    """Verify the answers of all rollouts and write their scores."""
+    rows = rollouts.read()
+    attempted = lookup(tasks, {row.task_id for row in rows}, ctx.resident)
+    found = score_rollouts(attempted, rows, load_tokenizer(policy).decode, config)
+    scores.write(found)
+    return summary(attempted, rows, found)
+
+
 def score_rollouts(
-    tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], decode: Decode, config: Config
+    tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], decode: Decode, config: VerifyConfig
 ) -> list[ScoreRow]:
     """Return one score per rollout, in order. Truncated rollouts are scored like any other.
 
@@ -93,7 +107,7 @@ def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores
     return metrics
 
 
-def _row(rollout: RolloutRow, task: TaskRow, verdict: Verdict, config: Config) -> ScoreRow:
+def _row(rollout: RolloutRow, task: TaskRow, verdict: Verdict, config: VerifyConfig) -> ScoreRow:
     scorer = f"{task.verifier}/{VERSION}"
     if not isinstance(verdict, Score):
         status = "failed" if isinstance(verdict, Failed) else "abstained"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal, TypeAlias
 
+from instar.components.columns import Piece
 from instar.errors import ConfigError
 
 
@@ -27,9 +28,15 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Sampling for training. No top-p, no top-k: both sample from a distribution the trainer does not score."""
+class SampleConfig(Piece):
+    """Text sampled for training. No top-p, no top-k: both sample from a distribution the trainer does not score."""
 
+    REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt"})
+    PROVIDES: ClassVar[frozenset[str]] = frozenset(
+        {"rollouts.token_ids", "rollouts.behaviour_logprobs", "rollouts.steps"}
+    )
+
+    strategy: Literal["sample"] = "sample"
     max_new_tokens: int
     """Action tokens per sample, the stop token included; a longer answer is cut and marked truncated."""
     temperature: float = 1.0
@@ -56,6 +63,41 @@ class Config:
                 "rollout.temperature",
                 "set it to 1, or set rollout.allow_tempered and correct for the mismatch in the update",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposeConfig(Piece):
+    """Windows of logged trajectories, and what the acting policy would have done at each of their steps.
+
+    The policy that acts is the one the last iteration ended with: the past policy of Decision Mamba's self-evolution.
+    """
+
+    REQUIRES: ClassVar[frozenset[str]] = frozenset(
+        {"tasks.features", "data.observations", "data.actions", "data.rewards"}
+    )
+    PROVIDES: ClassVar[frozenset[str]] = frozenset({"rollouts.offset", "rollouts.actions"})
+
+    strategy: Literal["propose"] = "propose"
+    act: bool = True
+    """Record the policy's own actions. Without them nothing can be blended into the targets."""
+    max_windows: int = 512
+    """Windows in one forward pass."""
+    shards: int = 1
+    """Parts in which a batch is worked on, each by a pod of its own on a cluster."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.shards < 1 or self.max_windows < 1:
+            raise _wrong(
+                "at least 1", f"{self.shards}, {self.max_windows}", "rollout.shards, rollout.max_windows", "raise it"
+            )
+
+    def provides(self) -> frozenset[str]:
+        """Return the columns filled; without `act` there are no actions."""
+        return self.PROVIDES if self.act else self.PROVIDES - {"rollouts.actions"}
+
+
+Config: TypeAlias = SampleConfig | ProposeConfig
 
 
 def _wrong(expected: str, found: object, where: str, action: str) -> ConfigError:

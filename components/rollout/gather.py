@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from instar.artifact import Batch, Rollouts
-from instar.components.rollout.stage import describe
+from instar.components.rollout.describe import describe
 from instar.contract import Context, Metrics, Stage
 from instar.errors import ContractError
 from instar.rows import RolloutRow

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal, TypeAlias
 
+from instar.components.columns import Piece
+from instar.components.update.sequence.config import SequenceConfig
 from instar.errors import ConfigError
 
 
@@ -130,9 +132,18 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """One update: advantage, loss, aggregation, correction, optimiser, memory."""
+class PolicyGradientConfig(Piece):
+    """One update by policy gradient: advantage, loss, aggregation, correction, optimiser, memory."""
 
+    REQUIRES: ClassVar[frozenset[str]] = frozenset(
+        {"rollouts.token_ids", "rollouts.behaviour_logprobs", "scores.correct", "scores.reward"}
+    )
+    PROVIDES: ClassVar[frozenset[str]] = frozenset(
+        {"stats.sum_correct", "stats.sum_reward", "stats.sum_abs_advantage", "stats.sum_abs_advantage_correct",
+         "stats.sum_abs_centred", "stats.sum_abs_centred_correct"}
+    )  # fmt: skip
+
+    strategy: Literal["policy_gradient"] = "policy_gradient"
     preset: str = "default"
     """Name the values came from, kept for the record; it changes nothing by itself."""
     baseline: Literal["none", "batch", "group", "loo", "critic"] = "group"
@@ -191,8 +202,15 @@ class Config:
         _check_loss(self)
         _check_optimiser(self)
 
+    def provides(self) -> frozenset[str]:
+        """Return the columns filled: one sample has no advantage among its like."""
+        return self.PROVIDES if self.min_group >= 2 else self.PROVIDES - {"stats.sum_abs_advantage_correct"}
 
-def _check_advantage(c: Config) -> None:
+
+Config: TypeAlias = PolicyGradientConfig | SequenceConfig
+
+
+def _check_advantage(c: PolicyGradientConfig) -> None:
     grouped = c.baseline in ("group", "loo")
     _need(
         not grouped or c.min_group >= 2, "min_group >= 2", c.min_group, "min_group", "one sample has no group baseline"
@@ -217,7 +235,7 @@ def _check_advantage(c: Config) -> None:
     _need(c.eps > 0, "eps > 0", c.eps, "eps", "a nearly constant group would explode")
 
 
-def _check_loss(c: Config) -> None:
+def _check_loss(c: PolicyGradientConfig) -> None:
     sequence = c.ratio == "sequence"
     if sequence and c.objective == "clip":
         widest = max(c.clip_low, c.clip_high)
@@ -245,7 +263,7 @@ def _check_loss(c: Config) -> None:
         _need(c.max_length > 0, "max_length > 0", c.max_length, "max_length", "aggregate=constant divides by it")
 
 
-def _check_optimiser(c: Config) -> None:
+def _check_optimiser(c: PolicyGradientConfig) -> None:
     _need(c.epochs >= 1 and c.minibatches >= 1, ">= 1", f"{c.epochs}, {c.minibatches}", "epochs")
     _need(c.lr > 0 and c.critic_lr > 0, "learning rates > 0", f"{c.lr}, {c.critic_lr}", "lr")
     _need(

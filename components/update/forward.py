@@ -14,7 +14,7 @@ from torch import Tensor
 
 from instar.components.update.advantages import Ints
 from instar.components.update.batching import Micro, micro_batches
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
 from instar.errors import ConfigError, NumericsError
 from instar.kernels.logprob.dispatch import selected_logprob
@@ -30,7 +30,11 @@ class Scored:
 
 
 def trunk(
-    model: Any, input_ids: Tensor, config: Config, position_ids: Tensor | None = None, mask: Tensor | None = None
+    model: Any,
+    input_ids: Tensor,
+    config: PolicyGradientConfig,
+    position_ids: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states, [B, W, H]."""
     with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
@@ -40,7 +44,7 @@ def trunk(
     return hidden
 
 
-def score(model: Any, micro: Micro, config: Config) -> Scored:
+def score(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
     """Return log-probabilities and entropies of a micro-batch's action tokens, with gradient where it is enabled."""
     hidden = trunk(model, micro.input_ids, config, micro.position_ids, micro.mask)
     picked = hidden.flatten(0, 1).index_select(0, micro.head_at)
@@ -57,7 +61,7 @@ def score(model: Any, micro: Micro, config: Config) -> Scored:
     return Scored(logp=logp, entropy=entropy, hidden=picked)
 
 
-def check_forward(model: Any, data: Experience, rows: Ints, config: Config) -> None:
+def check_forward(model: Any, data: Experience, rows: Ints, config: PolicyGradientConfig) -> None:
     """Raise `ConfigError` unless trunk and head give the model's own log-probabilities on `rows`, in the chosen layout.
 
     Models that scale or cap their logits after the head, look to the right, or ignore a 4-d mask are found here.
@@ -71,7 +75,7 @@ def check_forward(model: Any, data: Experience, rows: Ints, config: Config) -> N
             _agree(ours, theirs, config, layout)
 
 
-def _alone(model: Any, data: Experience, row: int, config: Config) -> Tensor:
+def _alone(model: Any, data: Experience, row: int, config: PolicyGradientConfig) -> Tensor:
     """Return one rollout's log-probabilities from the model's own logits over nothing but its tokens."""
     start, end = int(data.token_offset[row]), int(data.token_offset[row + 1])
     ids = torch.from_numpy(data.tokens[start:end].astype(np.int64)).to(model.device)
@@ -84,7 +88,7 @@ def _alone(model: Any, data: Experience, row: int, config: Config) -> Tensor:
     return logp
 
 
-def _agree(ours: Tensor, theirs: Tensor, config: Config, layout: str) -> None:
+def _agree(ours: Tensor, theirs: Tensor, config: PolicyGradientConfig, layout: str) -> None:
     tolerance = 0.2 if config.dtype == "bfloat16" else 1e-2
     if not bool(torch.isfinite(theirs).all()):
         raise NumericsError(

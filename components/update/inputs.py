@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import load_model
 from instar.components.update.advantages import Ints
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
 from instar.components.update.learner import device, master_dtype
 from instar.contract import Context
@@ -24,7 +24,9 @@ from instar.errors import ConfigError, ContractError, LedgerError
 pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
 
 
-def check(policy: Policy, trainer: TrainerState | None, reference: Policy | None, config: Config, ctx: Context) -> None:
+def check(
+    policy: Policy, trainer: TrainerState | None, reference: Policy | None, config: PolicyGradientConfig, ctx: Context
+) -> None:
     """Raise unless the parts of the state are there.
 
     Trainer state: needed after step 0, unless the policy is the reference, the one the evolution started from (a
@@ -47,7 +49,7 @@ def check(policy: Policy, trainer: TrainerState | None, reference: Policy | None
         )
 
 
-def check_rollouts(data: Experience, policy: Policy, config: Config) -> None:
+def check_rollouts(data: Experience, policy: Policy, config: PolicyGradientConfig) -> None:
     """Raise for groups too small for the baseline, and for rollouts of another policy that nothing corrects."""
     if config.baseline in ("group", "loo") and (data.group_size < 2).any():
         raise ConfigError(
@@ -66,7 +68,7 @@ def check_rollouts(data: Experience, policy: Policy, config: Config) -> None:
         )
 
 
-def reference_model(reference: Policy | None, policy: Policy, config: Config, ctx: Context) -> Any:
+def reference_model(reference: Policy | None, policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Any:
     """Return the frozen model, or None when no KL term needs it or when it is the policy itself."""
     if config.kl.place == "none" or reference is None or (reference.digest and reference.digest == policy.digest):
         return None

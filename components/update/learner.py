@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from instar.artifact import TrainerState
 from instar.components.policy_io import fingerprint
 from instar.components.update import lora
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_head
 from instar.components.update.optimizer import Optimizer
 from instar.contract import Context
@@ -27,7 +27,7 @@ FORMAT = 1
 class Learner:
     """`model` is the transformers model whose forward pass runs; adapters, if any, are inside it."""
 
-    def __init__(self, model: Any, config: Config, ctx: Context, saved: TrainerState | None) -> None:
+    def __init__(self, model: Any, config: PolicyGradientConfig, ctx: Context, saved: TrainerState | None) -> None:
         self.config, self.updates = config, 0
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
         if record is not None:
@@ -105,7 +105,7 @@ class Learner:
         self.updates = record["updates"]
 
 
-def device(config: Config) -> str:
+def device(config: PolicyGradientConfig) -> str:
     """Return `cpu` or `cuda`; a device that is named and absent is a `ConfigError`."""
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
@@ -113,12 +113,12 @@ def device(config: Config) -> str:
     return "cuda" if available and config.device != "cpu" else "cpu"
 
 
-def master_dtype(config: Config) -> torch.dtype:
+def master_dtype(config: PolicyGradientConfig) -> torch.dtype:
     """Weights are kept in float32, so that small updates survive; float64 only when all arithmetic is."""
     return torch.float64 if config.dtype == "float64" else torch.float32
 
 
-def _check_record(record: dict[str, Any], model: Any, config: Config, saved: TrainerState | None) -> None:
+def _check_record(record: dict[str, Any], model: Any, config: PolicyGradientConfig, saved: TrainerState | None) -> None:
     if record.get("format") != FORMAT:
         raise _broken(f"format {FORMAT}", str(record.get("format")), saved)
     if record["fingerprint"] != fingerprint(model):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 
 
 def log_ratio(logp: Tensor, old: Tensor, sequence: Tensor, num_sequences: int, kind: str) -> Tensor:
@@ -37,7 +37,7 @@ def sequence_sum(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor
     return values.new_zeros(num_sequences).index_add(0, sequence, values)
 
 
-def token_loss(config: Config, logp: Tensor, log_w: Tensor, advantage: Tensor) -> Tensor:
+def token_loss(config: PolicyGradientConfig, logp: Tensor, log_w: Tensor, advantage: Tensor) -> Tensor:
     """Return l [M]. `log_w` is `log_ratio`, `advantage` [M] is constant; REINFORCE reads logp alone."""
     if config.objective == "reinforce":
         return -advantage * logp
@@ -51,7 +51,7 @@ def token_loss(config: Config, logp: Tensor, log_w: Tensor, advantage: Tensor) -
     return loss
 
 
-def clip_shares(config: Config, log_w: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+def clip_shares(config: PolicyGradientConfig, log_w: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
     """Return which tokens lost their gradient (CISPO: were capped), below and above, two [M] masks."""
     w = log_w.detach().exp()
     if config.objective == "cispo":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from instar.artifact import Policy
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
 from instar.contract import Metrics
 from instar.errors import ConfigError
@@ -40,7 +40,7 @@ class Plan:
         return FIXED_BYTES + model + self.activation_bytes + self.logits_bytes
 
 
-def plan(policy: Policy, config: Config, data: Experience, has_reference: bool) -> Plan:
+def plan(policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool) -> Plan:
     """Return the prediction for `data`; sizes come from the headers of the weight files and from `config.json`."""
     shape = policy.read_json("config.json")
     shape = shape.get("text_config", shape)
@@ -60,7 +60,7 @@ def plan(policy: Policy, config: Config, data: Experience, has_reference: bool) 
     )
 
 
-def activation_bytes_per_token(shape: dict[str, Any], config: Config) -> int:
+def activation_bytes_per_token(shape: dict[str, Any], config: PolicyGradientConfig) -> int:
     """Return what backward keeps per token: per layer about 14 hidden-sized and 4 feed-forward-sized tensors.
 
     With checkpointing one hidden-sized tensor per layer stays, plus one whole layer while it is recomputed. Blockwise
@@ -74,7 +74,7 @@ def activation_bytes_per_token(shape: dict[str, Any], config: Config) -> int:
     return hidden * word * layers + layer if config.gradient_checkpointing else layers * layer
 
 
-def lora_share(shape: dict[str, Any], config: Config, num_parameters: int) -> float:
+def lora_share(shape: dict[str, Any], config: PolicyGradientConfig, num_parameters: int) -> float:
     """Return an upper bound of adapter parameters over model parameters."""
     assert config.lora is not None
     hidden = int(shape.get("hidden_size") or shape["n_embd"])
@@ -118,7 +118,7 @@ def _meminfo() -> int:
     return int(entry.split()[1]) * 1024
 
 
-def check(predicted: Plan, device: str, config: Config) -> None:
+def check(predicted: Plan, device: str, config: PolicyGradientConfig) -> None:
     """Raise `ConfigError` when the prediction is above what is free, unless the configuration allows it."""
     free = available_bytes(device)
     if predicted.peak_bytes > free and not config.allow_over_memory:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from instar.components.update.advantages import Bools, Floats, group_sum, zero_variance
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
 from instar.components.update.trainer import Outcome, Trace
 from instar.contract import Metrics
 
 
-def collect(config: Config, data: Experience, outcome: Outcome) -> Metrics:
+def collect(config: PolicyGradientConfig, data: Experience, outcome: Outcome) -> Metrics:
     """Return all metrics of an update."""
     entropy = _token_means(data, outcome.trace)
     everything = np.ones(len(data.group), dtype=np.bool_)
@@ -37,7 +37,9 @@ def collect(config: Config, data: Experience, outcome: Outcome) -> Metrics:
     return out
 
 
-def _rollout_metrics(config: Config, data: Experience, outcome: Outcome, mask: Bools, entropy: Floats) -> Metrics:
+def _rollout_metrics(
+    config: PolicyGradientConfig, data: Experience, outcome: Outcome, mask: Bools, entropy: Floats
+) -> Metrics:
     rows = np.flatnonzero(data.valid & mask)
     if not len(rows):
         return {}

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from instar.components.update.config import Config
 from instar.errors import LedgerError, NumericsError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def lr_factor(config: Config, step: int) -> float:
+class Settings(Protocol):
+    """What a configuration needs to have."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def adam_eps(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float: ...
+    @property
+    def schedule(self) -> Literal["constant", "linear", "cosine"]: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def total_steps(self) -> int: ...
+
+
+def lr_factor(config: Settings, step: int) -> float:
     """Return the factor on the learning rate of the optimiser step numbered `step` from 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -25,17 +46,27 @@ def lr_factor(config: Config, step: int) -> float:
 
 
 class Optimizer:
-    """AdamW over named parameters. Vectors (norms, biases) never decay; names with prefix `critic.` use `critic_lr`."""
+    """AdamW over named parameters; names with prefix `critic.` use `critic_lr`, where the configuration has one.
 
-    def __init__(self, config: Config, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    `decayed` names the parameters that weight decay pulls to 0; None means matrices, so never norms and biases.
+    """
+
+    def __init__(
+        self,
+        config: Settings,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        decayed: Collection[str] | None = None,
+    ) -> None:
         self.config, self.named, self.steps = config, dict(parameters), 0
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, p in self.named.items():
-            groups.setdefault((name.startswith("critic."), p.ndim >= 2), []).append(p)
-        self._critic = [critic for critic, _ in groups]
-        decays = [config.weight_decay if matrix else 0.0 for _, matrix in groups]
+            decays = p.ndim >= 2 if decayed is None else name in decayed
+            groups.setdefault((name.startswith("critic."), decays), []).append(p)
+        critic_lr: float = getattr(config, "critic_lr", config.lr)
+        self._rates = [critic_lr if critic else config.lr for critic, _ in groups]
+        decay = [config.weight_decay if decays else 0.0 for _, decays in groups]
         self._adam = torch.optim.AdamW(
-            [{"params": ps, "weight_decay": decay} for ps, decay in zip(groups.values(), decays, strict=True)],
+            [{"params": ps, "weight_decay": rate} for ps, rate in zip(groups.values(), decay, strict=True)],
             lr=config.lr,
             betas=config.betas,
             eps=config.adam_eps,
@@ -66,8 +97,8 @@ class Optimizer:
             )
         torch.nn.utils.clip_grads_with_norm_(list(self.named.values()), self.config.max_grad_norm, norm)
         factor = lr_factor(self.config, self.steps)
-        for group, critic in zip(self._adam.param_groups, self._critic, strict=True):
-            group["lr"] = factor * (self.config.critic_lr if critic else self.config.lr)
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+            group["lr"] = factor * rate
         self._adam.step()
         self.steps += 1
         return float(norm)

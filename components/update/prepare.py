@@ -14,7 +14,7 @@ from torch import Tensor
 from instar.components.update import aggregate, critic, filters, overlong
 from instar.components.update.advantages import Bools, Floats, Ints, advantages, whiten
 from instar.components.update.batching import Micro, micro_batches
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience, ragged
 from instar.contract import Context
 
@@ -48,12 +48,12 @@ class Minibatch:
     num_tokens: int
 
 
-def needs_prior(config: Config) -> bool:
+def needs_prior(config: PolicyGradientConfig) -> bool:
     """Whether advantages need the model: a critic's values, or a divergence inside the reward."""
     return config.baseline == "critic" or config.kl.place == "reward"
 
 
-def compute(config: Config, data: Experience, prior: Prior | None) -> Advantages:
+def compute(config: PolicyGradientConfig, data: Experience, prior: Prior | None) -> Advantages:
     """Return the advantages of all valid rollouts, before any filter."""
     rows = np.flatnonzero(data.valid)
     lengths = data.lengths[rows]
@@ -84,7 +84,7 @@ def compute(config: Config, data: Experience, prior: Prior | None) -> Advantages
     return Advantages(token=token, abs_mean=abs_mean, returns=returns)
 
 
-def _penalty(config: Config, prior: Prior | None, at: Ints) -> Floats:
+def _penalty(config: PolicyGradientConfig, prior: Prior | None, at: Ints) -> Floats:
     if config.kl.place != "reward":
         return np.zeros(len(at))
     assert prior is not None and prior.ref is not None
@@ -95,14 +95,14 @@ def _floats(values: Tensor) -> Floats:
     return np.asarray(values.double().cpu().numpy())
 
 
-def kept_groups(config: Config, data: Experience) -> Bools:
+def kept_groups(config: PolicyGradientConfig, data: Experience) -> Bools:
     """Return the groups that reach the optimiser, [G]."""
     rows = np.flatnonzero(data.valid)
     return filters.keep_groups(config.filter, data.correct[rows], data.group[rows], data.num_groups)
 
 
 def minibatches(
-    config: Config, data: Experience, kept: Bools, found: Advantages, ctx: Context, device: str
+    config: PolicyGradientConfig, data: Experience, kept: Bools, found: Advantages, ctx: Context, device: str
 ) -> list[Minibatch]:
     """Return the optimiser steps of one epoch: kept groups, shuffled by key and dealt whole; epochs repeat them.
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from instar.components.update.config import Config, Filter, Kl, Mismatch, Overlong
+from instar.components.update.config import Filter, Kl, Mismatch, Overlong, PolicyGradientConfig
 from instar.errors import ConfigError, nearest
 
 _OFF = Mismatch(kind="off")
 
-PRESETS: dict[str, Config] = {
-    "default": Config(),
-    "reinforce": Config(preset="reinforce", baseline="batch", scale="none", objective="reinforce", mismatch=_OFF),
-    "rloo": Config(
+PRESETS: dict[str, PolicyGradientConfig] = {
+    "default": PolicyGradientConfig(),
+    "reinforce": PolicyGradientConfig(
+        preset="reinforce", baseline="batch", scale="none", objective="reinforce", mismatch=_OFF
+    ),
+    "rloo": PolicyGradientConfig(
         preset="rloo",
         baseline="loo",
         scale="none",
@@ -27,7 +29,7 @@ PRESETS: dict[str, Config] = {
         kl=Kl(place="reward", kind="k1", coef=0.05),
         mismatch=_OFF,
     ),
-    "ppo": Config(
+    "ppo": PolicyGradientConfig(
         preset="ppo",
         baseline="critic",
         scale="whiten",
@@ -36,33 +38,35 @@ PRESETS: dict[str, Config] = {
         kl=Kl(place="reward", kind="k1", coef=0.001),
         mismatch=_OFF,
     ),
-    "grpo": Config(
+    "grpo": PolicyGradientConfig(
         preset="grpo",
         clip_high=0.2,
         aggregate="seq_token_mean",
         kl=Kl(place="loss", kind="k3", coef=0.001),
         mismatch=_OFF,
     ),
-    "dr_grpo": Config(
+    "dr_grpo": PolicyGradientConfig(
         preset="dr_grpo", scale="none", clip_high=0.2, aggregate="constant", max_length=3000, mismatch=_OFF
     ),
-    "dapo": Config(
+    "dapo": PolicyGradientConfig(
         preset="dapo",
         clip_high=0.28,
         filter=Filter(kind="zero_variance"),
         overlong=Overlong(kind="soft", max_length=20480, buffer=4096),
         mismatch=_OFF,
     ),
-    "gspo": Config(
+    "gspo": PolicyGradientConfig(
         preset="gspo", ratio="sequence", clip_low=3e-4, clip_high=4e-4, aggregate="seq_token_mean", mismatch=_OFF
     ),
-    "cispo": Config(preset="cispo", objective="cispo", cap=5.0, mismatch=_OFF),
-    "sec": Config(preset="sec", clip_high=0.2, minibatches=4, lr=1e-6, mismatch=_OFF),
-    "spark": Config(preset="spark", clip_high=0.2, kl=Kl(place="loss", kind="k3", coef=0.001), lr=5e-7, mismatch=_OFF),
+    "cispo": PolicyGradientConfig(preset="cispo", objective="cispo", cap=5.0, mismatch=_OFF),
+    "sec": PolicyGradientConfig(preset="sec", clip_high=0.2, minibatches=4, lr=1e-6, mismatch=_OFF),
+    "spark": PolicyGradientConfig(
+        preset="spark", clip_high=0.2, kl=Kl(place="loss", kind="k3", coef=0.001), lr=5e-7, mismatch=_OFF
+    ),
 }
 
 
-def preset(name: str, **changes: Any) -> Config:
+def preset(name: str, **changes: Any) -> PolicyGradientConfig:
     """Return a preset with fields replaced. An unknown name is a `ConfigError`."""
     if name not in PRESETS:
         raise ConfigError(expected="a preset", found=f"'{name}'", where="update.preset", action=nearest(name, PRESETS))

@@ -1,7 +1,6 @@
-"""Update: scored rollouts in, a better policy and the state to go on from out, plus what each arm taught.
+"""Update: labelled rollouts in, a better policy and the state to go on from out, plus what each arm taught.
 
-Scores that are not numbers are left out and counted. Nothing is written when a number is not finite or trainer and
-sampler disagree; the batch is then saved in the scratch folder.
+Strategies: `policy_gradient` on sampled answers, `sequence` modelling of logged trajectories.
 """
 
 from __future__ import annotations
@@ -11,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
-from instar.components.update.config import Config
+from instar.components.update.config import Config, PolicyGradientConfig
+from instar.components.update.sequence.config import SequenceConfig
 from instar.contract import Context, Metrics, Stage
 from instar.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """The policy that acted, its trainer state (none only at step 0), what it did, and the reference of a KL term."""
+    """The policy that acted, its trainer state (none only at step 0), what it did, the labels, the reference of a KL term,
+    and the logged trajectories, if there are any."""
 
     policy: Policy
     trainer: TrainerState | None
@@ -26,6 +27,7 @@ class Ins:
     rollouts: Rollouts
     scores: Scores
     reference: Policy | None
+    data: Rollouts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,30 +40,17 @@ class Outs:
 
 
 def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Train the policy on one batch of scored rollouts."""
-    from instar.components import policy_io
-    from instar.components.update import experience, inputs, learner, memory, metrics, stats, trainer
-
+    """Train the policy on one batch of labelled rollouts."""
     check_alone(os.environ)
-    inputs.check(ins.policy, ins.trainer, ins.reference, config, ctx)
-    rollouts, scores = ins.rollouts.table(), ins.scores.table()
-    data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
-    inputs.check_rollouts(data, ins.policy, config)
-    reference = inputs.reference_model(ins.reference, ins.policy, config, ctx)
-    plan = memory.plan(ins.policy, config, data, reference is not None)
-    memory.check(plan, learner.device(config), config)
+    match config:
+        case PolicyGradientConfig():
+            from instar.components.update.policy_gradient import improve
 
-    student = learner.Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer)
-    dump = inputs.dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
-    frozen = student.model if reference is None else reference
-    outcome = trainer.train(student, data, config, ctx, frozen, dump)
-    outs.stats.write(stats.arm_stats(config, data, outcome.abs_advantage, outcome.kept))
-    model = student.save(outs.trainer, outcome.trace.normalisers)
-    if outcome.trace.grad_norms:
-        policy_io.save_policy(model, ins.policy, outs.policy, ctx)
-    else:
-        policy_io.copy_policy(ins.policy, outs.policy)
-    return {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
+            return improve(ins, outs, config, ctx)
+        case SequenceConfig():
+            from instar.components.update.sequence.fit import fit
+
+            return fit(ins, outs, config, ctx)
 
 
 def check_alone(environment: Mapping[str, str]) -> None:

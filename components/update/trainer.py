@@ -20,7 +20,7 @@ from torch import Tensor
 from instar.components.update import kl, losses, mismatch, prepare
 from instar.components.update.advantages import Bools, Ints
 from instar.components.update.batching import Micro, micro_batches, padding_ratio
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_loss
 from instar.components.update.experience import Experience
 from instar.components.update.forward import check_forward, score
@@ -71,7 +71,9 @@ class _Constants:
     returns: Tensor | None
 
 
-def train(learner: Learner, data: Experience, config: Config, ctx: Context, reference: Any, dump: Dump) -> Outcome:
+def train(
+    learner: Learner, data: Experience, config: PolicyGradientConfig, ctx: Context, reference: Any, dump: Dump
+) -> Outcome:
     """Change `learner.model` by one update and return what happened.
 
     `reference` is the frozen model, or `learner.model` itself while nothing has been trained, or None. Raises
@@ -110,7 +112,12 @@ def train(learner: Learner, data: Experience, config: Config, ctx: Context, refe
 
 
 def measure(
-    learner: Learner, data: Experience, micros: list[Micro], config: Config, reference: Any, policy: bool = True
+    learner: Learner,
+    data: Experience,
+    micros: list[Micro],
+    config: PolicyGradientConfig,
+    reference: Any,
+    policy: bool = True,
 ) -> prepare.Prior:
     """Return log-probabilities, values and reference log-probabilities of `micros` without gradient, NaN elsewhere."""
     empty = torch.full((len(data.behaviour),), torch.nan, dtype=_kind(learner), device=learner.device)
@@ -154,7 +161,7 @@ def _compare_first(
     data: Experience,
     micros: list[Micro],
     constants: _Constants,
-    config: Config,
+    config: PolicyGradientConfig,
     trace: Trace,
     dump: Dump,
 ) -> None:
@@ -165,7 +172,7 @@ def _compare_first(
         _alarm(config, trace, [(old[at], constants.behaviour[at])], micros, dump)
 
 
-def _no_kl(config: Config) -> Config:
+def _no_kl(config: PolicyGradientConfig) -> PolicyGradientConfig:
     import dataclasses
 
     from instar.components.update.config import Kl
@@ -173,7 +180,9 @@ def _no_kl(config: Config) -> Config:
     return dataclasses.replace(config, kl=Kl())
 
 
-def _alarm(config: Config, trace: Trace, pairs: list[tuple[Tensor, Tensor]], micros: list[Micro], dump: Dump) -> None:
+def _alarm(
+    config: PolicyGradientConfig, trace: Trace, pairs: list[tuple[Tensor, Tensor]], micros: list[Micro], dump: Dump
+) -> None:
     trace.gap = mismatch.measure(config.mismatch, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
     try:
         mismatch.alarm(config.mismatch, trace.gap, "update.mismatch")
@@ -182,7 +191,12 @@ def _alarm(config: Config, trace: Trace, pairs: list[tuple[Tensor, Tensor]], mic
 
 
 def _optimise(
-    learner: Learner, step: prepare.Minibatch, constants: _Constants, config: Config, trace: Trace, dump: Dump
+    learner: Learner,
+    step: prepare.Minibatch,
+    constants: _Constants,
+    config: PolicyGradientConfig,
+    trace: Trace,
+    dump: Dump,
 ) -> None:
     """Accumulate the gradient of one minibatch and step once. A minibatch without any signal is skipped and counted."""
     if not step.micros:
@@ -219,7 +233,7 @@ def _loss(
     weights: Tensor,
     num_tokens: int,
     constants: _Constants,
-    config: Config,
+    config: PolicyGradientConfig,
     trace: Trace,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Return this micro-batch's share of the minibatch loss, and (trainer, sampler) log-probabilities [m]."""

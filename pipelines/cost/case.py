@@ -1,13 +1,48 @@
-"""What a plan is about: a recipe, a number of GPUs, a model size."""
+"""What a plan is about: a recipe that samples text, a number of GPUs, a model size."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
+from instar.components.dataset_prep.config import TextConfig
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.rollout.config import SampleConfig
+from instar.components.update.config import PolicyGradientConfig
+from instar.errors import ConfigError
 from instar.pipelines.cost.constants import Constants
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPieces:
+    """The pieces of a recipe whose cost the model knows: they move tokens through a language model."""
+
+    dataset_prep: TextConfig
+    rollout: SampleConfig
+    update: PolicyGradientConfig
+    evaluate: AnswerConfig
+
+
+def text_pieces(recipe: Recipe) -> TextPieces:
+    """Return the pieces of a recipe that samples text. Any other recipe is a `ConfigError`: its cost is not modelled."""
+    match recipe:
+        case Recipe(
+            dataset_prep=TextConfig() as prep,
+            rollout=SampleConfig() as rollout,
+            update=PolicyGradientConfig() as update,
+            evaluate=AnswerConfig() as evaluate,
+        ):
+            return TextPieces(dataset_prep=prep, rollout=rollout, update=update, evaluate=evaluate)
+    pieces = (recipe.dataset_prep, recipe.rollout, recipe.update, recipe.evaluate)
+    raise ConfigError(
+        expected="a recipe that samples text and learns from it by policy gradient: the plan counts tokens",
+        found=f"{recipe.name} with {', '.join(piece.strategy for piece in pieces)}",
+        where="instar plan",
+        action="run one iteration and read `Seconds per stage` and `Cost` in its report.html",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +54,11 @@ class Case:
     params: float
     scale: float
     constants: Constants
+
+    @cached_property
+    def text(self) -> TextPieces:
+        """Return the recipe's pieces, known to be about text."""
+        return text_pieces(self.recipe)
 
     @property
     def nodes(self) -> int:

@@ -34,6 +34,7 @@ class Constants:
     score_bytes: float = 9.0  # per rollout; measured
     slot_bytes: float = 44.0  # per prompt of a batch; measured
     task_bytes: float = 54.0  # per task; measured
+    empty_bytes: float = 5.3e3  # a table of trajectories without rows; measured
     small_bytes: float = 100e3  # curriculum, statistics, history, reports: 3 to 104 kB; measured
     record_bytes: float = 14e3  # a ledger entry: 0.4 to 13.8 kB; measured
     pointer_bytes: float = 100.0  # the file that the pipeline moves instead of an artifact

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instar.errors import ConfigError
-from instar.pipelines.cost.case import Case
+from instar.pipelines.cost.case import Case, text_pieces
 from instar.pipelines.cost.constants import Constants
 from instar.pipelines.cost.segment import Segment, segment
 from instar.pipelines.cost.sizes import traffic
@@ -58,17 +58,18 @@ def plan(
     clock: Literal["rounds", "fused"] | None = None,
     constants: Constants | None = None,
 ) -> Plan:
-    """Predict a segment of `unroll` iterations for a model of `model_size_b` billion parameters.
+    """Predict a segment of `unroll` iterations for a language model of `model_size_b` billion parameters.
 
     `work_s` are measured seconds of work of one iteration; they replace the throughput model, and 0 GPUs need them. `clock`
-    overrides the recipe's. Raises `ConfigError` for options out of range.
+    overrides the recipe's. Raises `ConfigError` for options out of range and for a recipe that does not sample text.
     """
+    text_pieces(recipe)
     _check_options(gpus, model_size_b, work_s)
     constants = constants or Constants()
     recipe = dataclasses.replace(recipe, clock=clock or recipe.clock)
     case = Case(recipe=recipe, gpus=gpus, params=model_size_b * 1e9, scale=1.0, constants=constants)
     if recipe.clock == "rounds" and recipe.rollout.shards == 1:
-        rollout = dataclasses.replace(recipe.rollout, shards=min(case.nodes, recipe.curriculum.slots))
+        rollout = dataclasses.replace(case.text.rollout, shards=min(case.nodes, recipe.curriculum.slots))
         case = dataclasses.replace(case, recipe=dataclasses.replace(recipe, rollout=rollout))
     if work_s is not None:
         case = dataclasses.replace(case, scale=work_s / segment(case, "iterate").work_s)

@@ -9,7 +9,7 @@ from typing import Any
 
 from instar import contract
 from instar.components.dataset_prep.config import ArmConfig
-from instar.components.evaluate.config import Config as EvaluateConfig
+from instar.components.evaluate.config import AnswerConfig
 from instar.contract import Stage
 from instar.pipelines.cost.case import Case
 from instar.pipelines.trace import Graph, Task
@@ -24,14 +24,14 @@ def read(task: Task, case: Case) -> list[tuple[str, float]]:
     parts = {ref: name for name, ref in task.inputs.items()}  # the same artifact on two ports is fetched once
     ports = [contract.port_of(name) for name in parts.values()]
     shards = {"parts": case.recipe.rollout.shards}
-    return [(kinds[port], _size(kinds[port], port == "reference", case) / shards.get(port, 1)) for port in ports]
+    return [(kinds[port], _size(kinds[port], port, case, port == "reference") / shards.get(port, 1)) for port in ports]
 
 
 def written(task: Task, case: Case) -> list[tuple[str, float]]:
     """Return class and bytes of every artifact that a stage task stores."""
     kinds = _classes(task.stage)[1] if task.stage else {}
     shards = task.shard.total if task.shard else 1
-    return [(kind, _size(kind, task.kind == "dataset_prep", case) / shards) for kind in kinds.values()]
+    return [(kind, _size(kind, port, case, task.kind == "dataset_prep") / shards) for port, kind in kinds.items()]
 
 
 @cache
@@ -41,23 +41,26 @@ def _classes(stage: Stage[Any, Any, Any]) -> tuple[dict[str, str], dict[str, str
     return {port: kind.__name__ for port, (kind, _) in ins.items()}, {p: kind.__name__ for p, (kind, _) in outs.items()}
 
 
-def _size(kind: str, base: bool, case: Case) -> float:
-    c, r = case.constants, case.recipe
-    rollouts = r.curriculum.slots * r.curriculum.group_size
-    words = answers(r.evaluate, r.dataset_prep.pools.arms) * r.evaluate.max_new_tokens * c.length_share
+def _size(kind: str, port: str, case: Case, base: bool) -> float:
+    """Return the bytes of an artifact of class `kind` on `port`; `base` says that a policy is the one it all began with."""
+    c, r, drawn = case.constants, case.text, case.recipe.curriculum
+    if port == "data":  # logged trajectories: a recipe that samples text has none
+        return c.empty_bytes
+    rollouts, arms = drawn.slots * drawn.group_size, r.dataset_prep.pools.arms
+    words = answers(r.evaluate, arms) * r.evaluate.max_new_tokens * c.length_share
     sizes = {
         "Policy": case.params * (c.base_bytes if base else c.policy_bytes),
         "TrainerState": case.params * (c.policy_bytes if r.update.lora else c.trainer_bytes),  # LoRA: plain weights
         "Rollouts": rollouts * r.rollout.max_new_tokens * c.length_share * c.rollout_bytes,
         "Scores": rollouts * c.score_bytes,
-        "Batch": r.curriculum.slots * c.slot_bytes,
-        "Tasks": sum(a.train + a.val + a.test for a in r.dataset_prep.pools.arms) * c.task_bytes,
+        "Batch": drawn.slots * c.slot_bytes,
+        "Tasks": sum(a.train + a.val + a.test for a in arms) * c.task_bytes,
         "Evaluation": words * c.answer_bytes,
     }
     return sizes.get(kind, c.small_bytes)
 
 
-def answers(config: EvaluateConfig, arms: Sequence[ArmConfig]) -> int:
+def answers(config: AnswerConfig, arms: Sequence[ArmConfig]) -> int:
     """Return how many answers an evaluation samples."""
     pools = {"val": [a.val for a in arms], "id": [0 if a.ood else a.test for a in arms]}
     pools["ood"] = [a.test if a.ood else 0 for a in arms]

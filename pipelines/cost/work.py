@@ -22,13 +22,14 @@ def _predicted_s(task: Task, case: Case) -> float:
         return r.inner_steps * (_rollout_s(case) + _update_s(case))
     if task.kind == "evaluate":
         node = min(case.gpus or 1, case.constants.gpus_per_node)
-        return _sampling_s(answers(task.config, r.dataset_prep.pools.arms), task.config.max_new_tokens, node, case)
+        num_answers = answers(task.config, case.text.dataset_prep.pools.arms)
+        return _sampling_s(num_answers, task.config.max_new_tokens, node, case)
     return 0.0
 
 
 def _rollout_s(case: Case) -> float:
     drawn = case.recipe.curriculum.slots * case.recipe.curriculum.group_size
-    return _sampling_s(drawn, case.recipe.rollout.max_new_tokens, case.gpus or 1, case)
+    return _sampling_s(drawn, case.text.rollout.max_new_tokens, case.gpus or 1, case)
 
 
 def _sampling_s(num_answers: int, max_tokens: int, gpus: int, case: Case) -> float:
@@ -39,8 +40,8 @@ def _sampling_s(num_answers: int, max_tokens: int, gpus: int, case: Case) -> flo
 
 def _update_s(case: Case) -> float:
     """Forward and backward are 6 FLOP per parameter and token; checkpointing and a reference add a forward pass each."""
-    c, r = case.constants, case.recipe
-    drawn = r.curriculum.slots * r.curriculum.group_size
+    c, r, curriculum = case.constants, case.text, case.recipe.curriculum
+    drawn = curriculum.slots * curriculum.group_size
     tokens = drawn * r.rollout.max_new_tokens * c.length_share * r.update.epochs
     passes = 6 + 2 * r.update.gradient_checkpointing + 2 * (r.update.kl.place != "none")
     return passes * case.params * tokens / (c.mfu * c.flops * max(case.gpus, 1))

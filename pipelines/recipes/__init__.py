@@ -7,10 +7,12 @@ from typing import cast
 
 from instar.errors import ConfigError, nearest
 from instar.pipelines.recipe import Recipe, Scale
+from instar.pipelines.recipes.decision_mamba import decision_mamba
 from instar.pipelines.recipes.sec import sec
 
 Build = Callable[[Scale, str | None], Recipe]
 RECIPES: dict[str, tuple[Build, tuple[str, ...]]] = {
+    "decision_mamba": (decision_mamba, ("tiny", "single", "paper")),
     "sec": (sec, ("tiny", "single", "paper")),
 }
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from instar.components.curriculum.config import SecConfig
 from instar.components.dataset_prep.charlm import CharModelConfig
-from instar.components.dataset_prep.config import PoolsConfig, countdown_arms, sorting_arms
-from instar.components.dataset_prep.stage import Checkpoint, Config, FromScratch
+from instar.components.dataset_prep.config import (
+    Checkpoint,
+    FromScratch,
+    PoolsConfig,
+    TextConfig,
+    countdown_arms,
+    sorting_arms,
+)
 from instar.components.dataset_prep.warmstart import WarmStartConfig
-from instar.components.evaluate.config import Config as Evaluate
-from instar.components.reward.config import Config as Reward
-from instar.components.rollout.config import Config as Rollout
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.reward.config import VerifyConfig
+from instar.components.rollout.config import SampleConfig
 from instar.components.update.presets import preset
 from instar.pipelines.recipe import Recipe, Scale
 
@@ -30,13 +36,15 @@ def tiny() -> Recipe:
         warm_start=WarmStartConfig(arms=("sort-03", "sort-04"), steps=300, batch=64),
     )
     arms = sorting_arms(range(3, 17), ood=range(17, 19), train=2000, val=64, test=64)
-    answers = Evaluate(splits=("val",), style="line", tasks_per_arm=64, samples=0, greedy=True, max_new_tokens=20)
-    tests = Evaluate(splits=("id", "ood"), style="line", tasks_per_arm=64, samples=4, greedy=True, max_new_tokens=20)
+    answers = AnswerConfig(splits=("val",), style="line", tasks_per_arm=64, samples=0, greedy=True, max_new_tokens=20)
+    tests = AnswerConfig(
+        splits=("id", "ood"), style="line", tasks_per_arm=64, samples=4, greedy=True, max_new_tokens=20
+    )
     return Recipe(
         name="sec", scale="tiny", paper="arXiv 2505.14970", clock="fused", iterations=36, inner_steps=10, threads=1,
-        dataset_prep=Config(pools=PoolsConfig(arms=arms, template="terse"), initial=scratch),
+        dataset_prep=TextConfig(pools=PoolsConfig(arms=arms, template="terse"), initial=scratch),
         curriculum=SecConfig(mode="fixed", tau=0.1, prompts=64, group_size=8),
-        rollout=Rollout(max_new_tokens=20), reward=Reward(style="line"), evaluate=answers, test=tests,
+        rollout=SampleConfig(max_new_tokens=20), reward=VerifyConfig(style="line"), evaluate=answers, test=tests,
         update=preset("sec", minibatches=1, lr=5e-4, betas=(0.9, 0.98), warmup_steps=5),
     )  # fmt: skip
 
@@ -48,10 +56,12 @@ def published(scale: Scale, model: str | None) -> Recipe:
     )
     return Recipe(
         name="sec", scale=scale, paper="arXiv 2505.14970", clock="fused", iterations=steps // 10, inner_steps=10,
-        dataset_prep=Config(pools=PoolsConfig(arms=countdown_arms(), template="base_chat"), initial=Checkpoint(path=model or base)),
+        dataset_prep=TextConfig(
+            pools=PoolsConfig(arms=countdown_arms(), template="base_chat"), initial=Checkpoint(path=model or base)
+        ),
         curriculum=SecConfig(mode="faithful", alpha=0.5, tau=1.0, prompts=prompts, group_size=8),  # Table S2
-        rollout=Rollout(max_new_tokens=length), reward=Reward(format_reward=0.1),  # 1 right, 0.1 formatted, 0 otherwise
+        rollout=SampleConfig(max_new_tokens=length), reward=VerifyConfig(format_reward=0.1),  # 1 right, 0.1 formatted, 0 otherwise
         update=preset("sec", dtype="bfloat16"),  # 4 minibatches, lr 1e-6, clip 0.2, no KL
-        evaluate=Evaluate(splits=("val",), tasks_per_arm=50, samples=8, max_new_tokens=length),  # every 10 steps, T = 1
-        test=Evaluate(splits=("id", "ood"), tasks_per_arm=200, samples=8, max_new_tokens=length),
+        evaluate=AnswerConfig(splits=("val",), tasks_per_arm=50, samples=8, max_new_tokens=length),  # every 10 steps, T = 1
+        test=AnswerConfig(splits=("id", "ood"), tasks_per_arm=200, samples=8, max_new_tokens=length),
     )  # fmt: skip

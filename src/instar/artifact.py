@@ -62,7 +62,17 @@ class Table(Artifact, Generic[R]):
 
     def write(self, items: Iterable[R]) -> None:
         """Write checked rows. The bytes depend on the rows alone."""
-        table = schema.to_table(self.row, items)
+        self._write(schema.to_table(self.row, items))
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write a table that was built by columns, checked like rows. The bytes depend on its values and metadata alone."""
+        schema.check(self.row, table, where=self.row.__name__)
+        declared = schema.arrow_schema(self.row)
+        if table.schema.metadata:  # none at all is stored as other bytes than an empty one
+            declared = declared.with_metadata(table.schema.metadata)
+        self._write(pa.Table.from_arrays([column.combine_chunks() for column in table.columns], schema=declared))
+
+    def _write(self, table: pa.Table) -> None:
         pq.write_table(table, self.path / "rows.parquet", compression="zstd", write_statistics=False)
 
     def table(self) -> pa.Table:

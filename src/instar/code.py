@@ -1,4 +1,4 @@
-"""The code version that enters the ledger: package version plus a digest of every Python source file."""
+"""The code version that enters the ledger: package version plus a digest of every source file, Python and C++."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for part in ("", "components", "pipelines", "kernels"):
         folder = root / part
-        pattern = "**/*.py" if part else "*.py"
-        for path in sorted(folder.resolve().glob(pattern)):
+        names = [p for s in ("py", "cpp") for p in folder.resolve().glob(f"**/*.{s}" if part else f"*.{s}")]
+        for path in sorted(names):
             digest.update(f"{part}/{path.relative_to(folder.resolve())}\0".encode())
             digest.update(path.read_bytes())
     return f"{instar.__version__}+{digest.hexdigest()[:12]}"

@@ -58,6 +58,8 @@ def from_dict(kind: Any, data: Any, where: str = "config") -> Any:
     if dataclasses.is_dataclass(kind):
         return _from_mapping(kind, data, where)
     if origin is Literal:
+        if data is None and "none" in get_args(kind):
+            return "none"  # `--set a.b=none` says null where a field can be null, and this word where it is a choice
         if data not in get_args(kind):
             options = ", ".join(map(str, get_args(kind)))
             raise _wrong(f"one of {options}", data, where, nearest(str(data), map(str, get_args(kind))))

@@ -6,16 +6,16 @@ Read from the released wheels: `trl/trainer/{grpo,rloo}_config.py`, `verl/traine
 
 from __future__ import annotations
 
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.pipelines.recipe import Recipe
 
 Row = tuple[str, str, str, str]
 NONE = "-"
 
 
-def equivalents(recipe: Recipe) -> list[Row]:
-    """Return rows of (topic, TRL, verl, OpenRLHF)."""
-    u, c = recipe.update, recipe.curriculum
+def equivalents(recipe: Recipe, u: PolicyGradientConfig) -> list[Row]:
+    """Return rows of (topic, TRL, verl, OpenRLHF) for `u`, the update of `recipe`."""
+    c = recipe.curriculum
     return [
         ("advantage", *_advantage(u)),
         ("ratio, loss", *_loss(u)),
@@ -38,7 +38,7 @@ def equivalents(recipe: Recipe) -> list[Row]:
     ]
 
 
-def _advantage(u: Config) -> tuple[str, str, str]:
+def _advantage(u: PolicyGradientConfig) -> tuple[str, str, str]:
     known: dict[tuple[str, str], tuple[str, str, str]] = {
         ("group", "group_std"): (
             "scale_rewards='group'",
@@ -70,7 +70,7 @@ def _advantage(u: Config) -> tuple[str, str, str]:
     return known.get((u.baseline, u.scale), (NONE, NONE, NONE))
 
 
-def _loss(u: Config) -> tuple[str, str, str]:
+def _loss(u: PolicyGradientConfig) -> tuple[str, str, str]:
     if u.objective == "cispo":
         return "loss_type='cispo'", "actor.policy_loss.loss_mode=cispo", NONE
     if u.objective == "reinforce":
@@ -84,7 +84,7 @@ def _loss(u: Config) -> tuple[str, str, str]:
     return "importance_sampling_level='token'", "actor.policy_loss.loss_mode=vanilla", "--actor.policy_loss_type ppo"
 
 
-def _clip(u: Config) -> tuple[str, str, str]:
+def _clip(u: PolicyGradientConfig) -> tuple[str, str, str]:
     low, high, dual = u.clip_low, u.clip_high, u.clip_dual
     if u.objective == "reinforce":
         return NONE, NONE, NONE
@@ -99,7 +99,7 @@ def _clip(u: Config) -> tuple[str, str, str]:
     return trl, verl, openrlhf
 
 
-def _aggregate(u: Config) -> tuple[str, str, str]:
+def _aggregate(u: PolicyGradientConfig) -> tuple[str, str, str]:
     cispo = u.objective == "cispo"
     mode = "actor.loss_agg_mode="
     known = {
@@ -123,7 +123,7 @@ def _aggregate(u: Config) -> tuple[str, str, str]:
     return known[u.aggregate]
 
 
-def _kl(u: Config) -> tuple[str, str, str]:
+def _kl(u: PolicyGradientConfig) -> tuple[str, str, str]:
     if u.kl.place == "none":
         return "beta=0", "actor.use_kl_loss=False algorithm.use_kl_in_reward=False", "--algo.kl.init_coef 0"
     coef = f"{u.kl.coef:g}"
@@ -147,7 +147,7 @@ def _kl(u: Config) -> tuple[str, str, str]:
     )
 
 
-def _filter(u: Config) -> tuple[str, str, str]:
+def _filter(u: PolicyGradientConfig) -> tuple[str, str, str]:
     f = u.filter
     if f.kind == "none":
         return "(no filter)", "algorithm.filter_groups.enable=False", "(off)"
@@ -158,7 +158,7 @@ def _filter(u: Config) -> tuple[str, str, str]:
     return NONE, verl, f"{openrlhf}0 1 (on the reward)"
 
 
-def _overlong(u: Config) -> tuple[str, str, str]:
+def _overlong(u: PolicyGradientConfig) -> tuple[str, str, str]:
     o = u.overlong
     if o.kind == "none":
         return "mask_truncated_completions=False", "(off)", "(off)"
@@ -171,7 +171,7 @@ def _overlong(u: Config) -> tuple[str, str, str]:
     )
 
 
-def _mismatch(u: Config) -> tuple[str, str, str]:
+def _mismatch(u: PolicyGradientConfig) -> tuple[str, str, str]:
     m = u.mismatch
     if m.kind == "off":
         return (

@@ -21,12 +21,27 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 BARS = " ▁▂▃▄▅▆▇█"
+SHOWN = ("val", "probe")
+"""Pools whose arms are shown one by one."""
 SALIENT = (
-    "val/accuracy", "id/accuracy", "ood/accuracy", "num_tasks", "num_rollouts", "rollout/num_rollouts", "accuracy",
-    "reward_mean", "reward/accuracy", "reward/reward_mean", "update/zero_variance_share", "zero_variance_share",
+    "val/accuracy", "id/accuracy", "ood/accuracy", "val/normalised_score", "id/normalised_score",
+    "probe/normalised_score", "num_tasks", "num_episodes", "return_mean", "num_rollouts", "rollout/num_rollouts",
+    "accuracy", "reward_mean", "reward/accuracy", "reward/reward_mean", "update/zero_variance_share",
+    "zero_variance_share", "loss", "update/loss", "beta", "reward/beta", "target_shift", "update/target_shift",
     "grad_norm", "update/grad_norm", "curriculum/entropy",
 )  # fmt: skip
+MEASURES = {"accuracy": "accuracy", "normalised_score": "score", "return": "return"}
+"""Last part of an evaluation's metric of an arm -> what the panel calls it."""
+UNITS = {"sample": "rollouts", "propose": "windows"}
+"""Strategy of the rollout stage -> what it makes."""
 _INNER = re.compile(r"step (\d+) (\w+)")
+
+
+class Strategy(Protocol):
+    """What is shown of a piece of a recipe."""
+
+    @property
+    def strategy(self) -> str: ...
 
 
 class Loop(Protocol):
@@ -40,6 +55,8 @@ class Loop(Protocol):
     def iterations(self) -> int: ...
     @property
     def inner_steps(self) -> int: ...
+    @property
+    def rollout(self) -> Strategy: ...
 
 
 class Syncs(Protocol):
@@ -61,7 +78,7 @@ class State:
         self.iteration, self.stage, self.unit = 0, "", ""
         self.steps_done = self.steps_run = 0
         self.rollouts = 0.0
-        self.accuracy: dict[str, float] = {}
+        self.measured: dict[str, dict[str, float]] = {}
         self.shares: dict[str, float] = {}
         self._stage_began = self.began
         self._first_run: float | None = None
@@ -106,8 +123,8 @@ class State:
     def _measured(self, stage: str, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             split = name.split("/")
-            if stage == "evaluate" and len(split) == 3 and split[0] == "val" and split[2] == "accuracy":
-                self.accuracy[split[1]] = value
+            if stage == "evaluate" and len(split) == 3 and split[0] in SHOWN and split[2] in MEASURES:
+                self.measured.setdefault(MEASURES[split[2]], {})[split[1]] = value
             parts = qualified("curriculum", name).split("/") if stage == "curriculum" else []
             if len(parts) == 3 and parts[2] == "p":
                 self.shares[parts[1]] = value
@@ -124,12 +141,12 @@ class State:
         return min(1.0, self.steps_done / total) if total else 1.0
 
     def rate(self) -> str:
-        """Return rollouts per second of what this process ran, or inner steps per minute, or nothing yet."""
+        """Return rollouts or windows per second of what this process ran, or inner steps per minute, or nothing yet."""
         seconds = self.clock() - self._first_run if self._first_run is not None else 0.0
         if seconds <= 0 or not self.steps_run:
             return ""
         return (
-            f"{self.rollouts / seconds:,.0f} rollouts/s"
+            f"{self.rollouts / seconds:,.0f} {UNITS.get(self.recipe.rollout.strategy, 'rollouts')}/s"
             if self.rollouts
             else f"{60 * self.steps_run / seconds:.3g} steps/min"
         )
@@ -200,7 +217,7 @@ def line(state: State, event: StageDone) -> str:
 
 
 def panel(state: State) -> RenderableType:
-    """Return the live panel: position and time, stage and rate, accuracy per arm, share per arm."""
+    """Return the live panel: position and time, stage and rate, scores and returns per arm, share per arm."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -224,10 +241,16 @@ def panel(state: State) -> RenderableType:
             overflow="ellipsis",
         )
     )
-    for title, values in (("accuracy", state.accuracy), ("curriculum", state.shares)):
+    for title, values in ({**state.measured, "curriculum": state.shares}).items():
         if values:
-            grid.add_row(Text(f"{title:<10} {bars(values)}", no_wrap=True, overflow="ellipsis"))
+            text = numbers(values) if title == "return" else bars(values)
+            grid.add_row(Text(f"{title:<10} {text}", no_wrap=True, overflow="ellipsis"))
     return grid
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    """Return `arm -123` for every arm in order of name: returns have no bar, because nothing says what a full one is."""
+    return "  ".join(f"{name} {value:,.0f}" for name, value in sorted(values.items()))
 
 
 def bars(values: Mapping[str, float]) -> str:

@@ -6,25 +6,28 @@ Arrow schema, a fast check, a Great Expectations suite and a documentation table
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from instar.schema import Column
 
+SPLITS = ("train", "val", "id", "ood", "probe")
+"""Pools: learn from `train`, choose on `val`, report on `id` and `ood`; `probe` asks for less or more than can be had."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRow:
-    """One prompt with everything needed to verify an answer to it."""
+    """One task: a prompt with what is needed to verify an answer, a segment to learn from, or a condition to act under."""
 
     task_id: Annotated[str, Column("stable name, `<arm>/<split>/<index>`", unique=True, min_length=1)]
     arm: Annotated[str, Column("curriculum arm the task belongs to", min_length=1)]
     domain: Annotated[str, Column("task family, for example `countdown`", min_length=1)]
     level: Annotated[float, Column("difficulty inside the domain, larger is harder", finite=True)]
-    split: Annotated[str, Column("which pool", one_of=("train", "val", "id", "ood"))]
+    split: Annotated[str, Column("which pool", one_of=SPLITS)]
     prompt: Annotated[str, Column("text the policy sees", min_length=1)]
     verifier: Annotated[str, Column("name of the verifier that scores answers", min_length=1)]
     reference: Annotated[str, Column("JSON specification handed to the verifier", min_length=1)]
-    features: Annotated[str, Column("JSON object of task features")]
+    features: Annotated[str, Column("JSON object of task features; in control the segment or the condition itself")]
     content_hash: Annotated[
         str, Column("SHA-256 of prompt and reference; train and test never share one", min_length=64)
     ]
@@ -55,7 +58,8 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutRow:
-    """One sampled trajectory. Token ids are the record; text is a view of them."""
+    """One trajectory, sampled or logged. Of text, token ids are the record and text is a view of them; of control (`kind`
+    `control`), the four flat columns at the end, one step after the other, which are empty in every other kind."""
 
     rollout_id: Annotated[str, Column("`<group_id>/<sample>`", unique=True, min_length=1)]
     task_id: Annotated[str, Column("task that was attempted", min_length=1)]
@@ -66,8 +70,13 @@ class RolloutRow:
     token_ids: Annotated[list[int], Column("prompt, action and observation tokens in order")]
     behaviour_logprobs: Annotated[list[float], Column("log-probability of every action token when it was sampled")]
     steps: Annotated[list[Step], Column("spans of `token_ids`, in order, without gaps")]
-    truncated: Annotated[bool, Column("the length limit cut the last action")]
+    truncated: Annotated[bool, Column("the length limit cut the last action, or a time-out ended the episode")]
     seed: Annotated[int, Column("seed of this sample", ge=0)]
+    offset: Annotated[int, Column("first step of the row within its episode", ge=0)] = 0
+    observations: Annotated[list[float], Column("observations, T x S, row by row")] = field(default_factory=list)
+    actions: Annotated[list[float], Column("actions, T x A, row by row")] = field(default_factory=list)
+    rewards: Annotated[list[float], Column("rewards, T")] = field(default_factory=list)
+    returns_to_go: Annotated[list[float], Column("sums of this and all later rewards, T")] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +84,14 @@ class ScoreRow:
     """The verdict on one rollout. A verifier that failed leaves `correct` and `reward` empty; it never writes 0."""
 
     rollout_id: Annotated[str, Column("rollout that was scored", unique=True, min_length=1)]
-    correct: Annotated[float | None, Column("1 right, 0 wrong, empty unless scored", ge=0.0, le=1.0, finite=True)]
+    correct: Annotated[
+        float | None,
+        Column(
+            "1 right, 0 wrong, empty unless scored and where nothing is right or wrong", ge=0.0, le=1.0, finite=True
+        ),
+    ]
     format_ok: Annotated[float | None, Column("1 when an answer could be extracted", ge=0.0, le=1.0, finite=True)]
-    reward: Annotated[float | None, Column("training reward, empty unless scored", finite=True)]
+    reward: Annotated[float | None, Column("training reward or scaled return-to-go, empty unless scored", finite=True)]
     components: Annotated[dict[str, float], Column("named parts of the reward")]
     status: Annotated[str, Column("outcome of scoring", one_of=("scored", "abstained", "failed"))]
     reason: Annotated[str, Column("why scoring abstained or failed, empty when scored")]
@@ -86,26 +100,37 @@ class ScoreRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmStatsRow:
-    """What one update saw of one arm, before the zero-variance filter unless the name says otherwise."""
+    """What one update saw of one arm, before the zero-variance filter unless the name says otherwise.
+
+    A sum that an update has no notion of is empty, never 0: each update says which columns it provides.
+    """
 
     arm: Annotated[str, Column("arm", unique=True, min_length=1)]
     num_prompts: Annotated[int, Column("groups drawn from the arm", ge=0)]
     num_rollouts: Annotated[int, Column("valid rollouts", ge=0)]
     num_invalid: Annotated[int, Column("rollouts without a score", ge=0)]
-    sum_correct: Annotated[float, Column("sum of `correct`", ge=0.0, finite=True)]
+    sum_correct: Annotated[float | None, Column("sum of `correct`", ge=0.0, finite=True)]
     sum_reward: Annotated[float, Column("sum of `reward`", finite=True)]
-    sum_abs_advantage: Annotated[float, Column("sum over rollouts of |A|, A as trained (reward)", ge=0.0, finite=True)]
-    sum_abs_advantage_correct: Annotated[
-        float, Column("the same with A computed from `correct` alone, std-scaled", ge=0.0, finite=True)
+    sum_abs_advantage: Annotated[
+        float | None, Column("sum over rollouts of |A|, A as trained (reward)", ge=0.0, finite=True)
     ]
-    sum_abs_centred: Annotated[float, Column("sum of |reward - group mean|, no std division", ge=0.0, finite=True)]
-    sum_abs_centred_correct: Annotated[float, Column("sum of |correct - group mean|", ge=0.0, finite=True)]
+    sum_abs_advantage_correct: Annotated[
+        float | None, Column("the same with A computed from `correct` alone, std-scaled", ge=0.0, finite=True)
+    ]
+    sum_abs_centred: Annotated[
+        float | None, Column("sum of |reward - group mean|, no std division", ge=0.0, finite=True)
+    ]
+    sum_abs_centred_correct: Annotated[float | None, Column("sum of |correct - group mean|", ge=0.0, finite=True)]
     num_zero_variance: Annotated[int, Column("groups whose rewards are all equal", ge=0)]
     num_all_right: Annotated[int, Column("groups with every sample correct", ge=0)]
     num_all_wrong: Annotated[int, Column("groups with no sample correct", ge=0)]
     num_kept: Annotated[int, Column("groups that reached the optimiser after the filter", ge=0)]
     num_truncated: Annotated[int, Column("rollouts cut by the length limit", ge=0)]
-    sum_tokens: Annotated[int, Column("action tokens", ge=0)]
+    sum_tokens: Annotated[int, Column("action tokens, or steps", ge=0)]
+    sum_loss: Annotated[float | None, Column("sum of the loss per rollout before the update", finite=True)] = None
+    sum_loss_change: Annotated[
+        float | None, Column("sum of the fall of that loss over the update, on the same rollouts", finite=True)
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +139,15 @@ class EvalRow:
 
     task_id: Annotated[str, Column("evaluated task", min_length=1)]
     arm: Annotated[str, Column("arm of the task", min_length=1)]
-    split: Annotated[str, Column("which pool", one_of=("train", "val", "id", "ood"))]
+    split: Annotated[str, Column("which pool", one_of=SPLITS)]
     sample: Annotated[int, Column("-1 greedy, otherwise sample number", ge=-1)]
-    correct: Annotated[float | None, Column("1 right, 0 wrong, empty when the verifier failed", ge=0.0, le=1.0)]
-    num_tokens: Annotated[int, Column("action tokens", ge=0)]
-    truncated: Annotated[bool, Column("the length limit cut the answer")]
-    answer: Annotated[str, Column("decoded action, a view for people")]
+    score: Annotated[
+        float | None,
+        Column(
+            "1 right, 0 wrong; of an episode 0 as a random policy, 1 as the expert; empty without a verdict",
+            finite=True,
+        ),
+    ]
+    length: Annotated[int, Column("action tokens, or steps of the episode", ge=0)]
+    truncated: Annotated[bool, Column("the length limit cut the answer, or a time-out ended the episode")]
+    answer: Annotated[str, Column("decoded action, or what became of the episode: a view for people")]

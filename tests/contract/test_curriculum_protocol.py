@@ -25,6 +25,7 @@ ARMS = [Arm(name=f"arm{i}", level=float(i), size=10 + i, digest=f"d{i}") for i i
 BASE: dict[str, Any] = {"prompts": 16, "group_size": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {},
+    "best": {},
     "ordered": {"steps": 5},
     "reverse": {"steps": 5},
     "sec": {},
@@ -35,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sec-progress": {"objective": "progress"},
     "sec-normalized": {"method": "normalized_q"},
     "sec-greedy": {"method": "greedy"},
+    "sec-loss": {"signal": "loss_change"},
 }
 
 
@@ -56,6 +58,7 @@ def stats_of(numbers: Mapping[str, tuple[int, int]]) -> list[ArmStatsRow]:
             "num_rollouts": 4 * groups,
             "sum_correct": float(right),
             "sum_reward": float(right),
+            "sum_loss_change": float(right) - 2.0 * groups,
         }
         rows.append(ArmStatsRow(**{**zero, **sums, **counts, "arm": arm}))  # type: ignore[arg-type]
     return rows

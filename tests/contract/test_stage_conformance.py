@@ -1,6 +1,6 @@
 """One declaration, several uses: every stage gives the same artifacts as a call, as a command and from KFP's executor input.
 
-The calls are those of a whole micro evolution under the `rounds` clock, plus one fused segment.
+The calls are those of whole micro evolutions of text and of control under the `rounds` clock, plus one fused segment each.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,21 @@ from instar.ledger import Entry
 from instar.manifest import blob_name
 from instar.pipelines.recipe import Recipe
 from instar.workspace import Workspace, open_workspace
-from support.micro import EVOLUTION, micro, open_and_run
+from support.micro import micro, open_and_run
+from support.micro_control import micro_control
 
 
-@pytest.fixture(scope="module")
-def evolution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Recipe]]:
+@pytest.fixture(scope="module", params=[micro, micro_control], ids=["text", "control"])
+def evolution(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Recipe]]:
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("rounds")
-    recipe = micro(clock="rounds", iterations=1, rollout=dataclasses.replace(micro().rollout, shards=2))
+    make: Callable[..., Recipe] = request.param
+    recipe = make(clock="rounds", iterations=1, rollout=dataclasses.replace(make().rollout, shards=2))
     open_and_run(path, recipe)
     open_and_run(path.with_name("fused-for-conformance"), dataclasses.replace(recipe, clock="fused"))
     yield path, recipe
@@ -60,7 +64,7 @@ def shard(entry: Entry) -> tuple[int, int]:
 
 def command(workspace: Workspace, entry: Entry, recipe: Recipe) -> list[str]:
     stage = entry.body["stage"]
-    out = [stage, "--store", workspace.store_uri, "--evolution", EVOLUTION, "--step", str(entry.body["step"])]
+    out = [stage, "--store", workspace.store_uri, "--evolution", workspace.evolution, "--step", str(entry.body["step"])]
     out += ["--config", stage_config(recipe, stage), "--shard", "/".join(map(str, shard(entry)))]
     for name, digest in entry.body["inputs"].items():
         out += [f"--{contract.port_of(name).replace('_', '-')}", digest]
@@ -93,7 +97,7 @@ def test_executor_input_equals_call(stage: str, evolution: tuple[Path, Recipe], 
         outputs[shown] = {"artifacts": [{"name": shown, "uri": str(tmp_path / "out" / shown)}]}
     parameters = {
         "store": workspace.store_uri,
-        "evolution": EVOLUTION,
+        "evolution": workspace.evolution,
         "step": float(entry.body["step"]),
         "config": stage_config(recipe, stage),
         "shard": float(shard(entry)[0]),

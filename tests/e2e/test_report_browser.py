@@ -1,4 +1,4 @@
-"""report.html in a real browser: offline, no errors, every chart drawn, no sideways scrolling. About 15 s."""
+"""report.html of both kinds in a real browser: offline, no errors, every chart drawn, no sideways scrolling. About 30 s."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from instar.report import write_report
 from support.browser import chromium
 from support.written import write_evolution
+from support.written_control import write_control
 
 for _name in ("altair", "jinja2", "vl_convert"):
     pytest.importorskip(_name, reason=f"{_name} is not installed: pip install 'instar[report]'")
@@ -25,10 +26,12 @@ def browser() -> Iterator[Any]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    return write_report(write_evolution(folder / "evolution", "fused"), folder / "report.html")
+@pytest.fixture(scope="module", params=["text", "control"])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    path = folder / "evolution"
+    made = write_control(path) if request.param == "control" else write_evolution(path, "fused")
+    return write_report(made, folder / f"{request.param}.html")
 
 
 @pytest.fixture(params=list(WIDTHS))
@@ -84,9 +87,20 @@ def test_nothing_scrolls_sideways(page: Any) -> None:
     assert sticking_out == []
 
 
-def test_answers_of_the_model_stay_text(page: Any) -> None:
-    assert page.title() == "sec-tiny-seed7 - instar"
-    assert page.locator("pre.answer", has_text="<script>document.title").count() > 0
+def test_what_a_run_wrote_stays_text(page: Any, report: Path) -> None:
+    name = "sec" if report.stem == "text" else "decision_mamba"
+    assert page.title() == f"{name}-tiny-seed7 - instar"
+    if report.stem == "text":
+        assert page.locator("pre.answer", has_text="<script>document.title").count() > 0
+    else:
+        assert page.locator("p", has_text="<i>measured</i>").count() == 1
+
+
+def test_tables_can_be_opened_and_do_not_scroll_the_page(page: Any) -> None:
+    for summary in page.locator("summary").all():
+        summary.click()
+    wide, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= window
 
 
 def test_structure_can_be_read_without_seeing(page: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from instar import config as configs
-from instar.components.dataset_prep.stage import FromScratch
+from instar.components.dataset_prep.config import FromScratch
 from instar.errors import ArtifactError, ConfigError, LedgerError, NoProgressError
 from instar.pipelines.recipe import Recipe
 from instar.status import status

@@ -15,7 +15,7 @@ import pytest
 
 from instar import schema
 from instar.components.reward import verifiers
-from instar.components.reward.config import Config
+from instar.components.reward.config import VerifyConfig
 from instar.components.reward.score import check_coverage, score_rollouts, summary
 from instar.components.reward.verifiers import VERIFIERS, Score, Verdict
 from instar.errors import ContractError, RewardError
@@ -60,8 +60,8 @@ def rollouts(*texts: str) -> list[RolloutRow]:
     ]
 
 
-def config(limit: float = 0.5) -> Config:
-    return Config(style="line", failed_limit=limit, format_reward=0.1)
+def config(limit: float = 0.5) -> VerifyConfig:
+    return VerifyConfig(style="line", failed_limit=limit, format_reward=0.1)
 
 
 def flaky(answer: str, reference: verifiers.Reference) -> Verdict:

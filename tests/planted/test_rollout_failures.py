@@ -18,16 +18,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from instar.artifact import Batch, Policy, Rollouts, Tasks
 from instar.components.rollout import engine as engines
-from instar.components.rollout.config import Config
+from instar.components.rollout.config import SampleConfig
 from instar.components.rollout.engine import Request, Sample
-from instar.components.rollout.stage import STAGE, Ins, Outs, check_append_only
+from instar.components.rollout.sample import check_append_only
+from instar.components.rollout.stage import STAGE, Ins, Outs
 from instar.components.rollout.transformers_engine import TransformersEngine
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 from instar.errors import ContractError, EngineError, NumericsError
 from instar.rows import BatchRow, RolloutRow, Step, TaskRow
 
-CONFIG = Config(max_new_tokens=5)
+CONFIG = SampleConfig(max_new_tokens=5)
 MERGED = {"<eos>": 0, "a": 1, "b": 2, "ab": 3, "c": 4, "aa": 5}
 
 

@@ -16,7 +16,7 @@ from instar.components.policy_io import load_model
 from instar.components.update import losses, memory
 from instar.components.update.advantages import advantages
 from instar.components.update.aggregate import sequence_weights
-from instar.components.update.config import Config, Filter, Kl, Overlong
+from instar.components.update.config import Filter, Kl, Overlong, PolicyGradientConfig
 from instar.components.update.presets import preset
 from instar.errors import ConfigError, ContractError, InstarError, LedgerError, NumericsError, RewardError
 from instar.rows import RolloutRow
@@ -48,7 +48,7 @@ def test_constant_rewards_explode_in_the_usual_formula_and_are_zero_here() -> No
 )
 def test_inherited_defaults_that_train_the_wrong_thing(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        Config(**changes)
+        PolicyGradientConfig(**changes)
 
 
 def test_k1_in_the_loss() -> None:
@@ -68,7 +68,7 @@ def test_masked_sequences_leave_the_denominator(world: World) -> None:
     """Trap 5: answers masked in the numerator must not stay in the denominator."""
     cut = [row.rollout_id for row in world.rollouts if row.rollout_id.endswith("/0")]
     world.rollouts = [dataclasses.replace(r, truncated=r.rollout_id in cut) for r in world.rollouts]
-    _, metrics = world.update(Config(lr=1e-4, overlong=Overlong(kind="mask")))
+    _, metrics = world.update(PolicyGradientConfig(lr=1e-4, overlong=Overlong(kind="mask")))
     kept = [r for r in world.rollouts if not r.truncated]
     assert metrics["normaliser"] == sum(len(r.behaviour_logprobs) for r in kept)
 
@@ -78,12 +78,12 @@ def test_a_group_of_one(world: World) -> None:
     world.rollouts = [r for r in world.rollouts if r.rollout_id.endswith("/0")]
     world.scores = [s for s in world.scores if s.rollout_id.endswith("/0")]
     with pytest.raises(ConfigError, match="group_size >= 2"):
-        world.update(Config())
+        world.update(PolicyGradientConfig())
 
 
 def test_lost_rollouts_are_counted_not_hidden(world: World) -> None:
     world.rollouts, world.scores = world.rollouts[1:], world.scores[1:]
-    _, metrics = world.update(Config(lr=1e-5))
+    _, metrics = world.update(PolicyGradientConfig(lr=1e-5))
     assert metrics["num_invalid"] == 1
 
 
@@ -93,7 +93,7 @@ def test_a_failed_verifier_is_not_a_zero(world: World) -> None:
     world.scores = [
         score_row(s.rollout_id, None, None, "failed") if s.rollout_id.endswith("/0") else s for s in world.scores
     ]
-    _, metrics = world.update(Config())
+    _, metrics = world.update(PolicyGradientConfig())
     assert metrics["abs_advantage_mean"] == 0 and metrics["updates"] == 0 and metrics["num_invalid"] == 4
 
 
@@ -108,7 +108,7 @@ def test_scores_that_do_not_cover_the_rollouts(world: World, plant: str) -> None
     else:
         world.scores[0] = dataclasses.replace(world.scores[0], reward=None)
     with pytest.raises(RewardError):
-        world.update(Config())
+        world.update(PolicyGradientConfig())
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_rollouts_that_do_not_fit(world: World, plant: str) -> None:
     }[plant]
     world.rollouts[0] = dataclasses.replace(row, **changes)
     with pytest.raises(ContractError):
-        world.update(Config())
+        world.update(PolicyGradientConfig())
 
 
 def test_rollouts_of_an_older_policy_without_a_correction(world: World) -> None:
@@ -138,8 +138,8 @@ def test_rollouts_of_an_older_policy_without_a_correction(world: World) -> None:
 
 def test_several_passes_really_update(world: World) -> None:
     """Trap 9: two epochs that end where one ends."""
-    one, _ = world.update(Config(lr=1e-3))
-    two, metrics = world.update(Config(lr=1e-3, epochs=2))
+    one, _ = world.update(PolicyGradientConfig(lr=1e-3))
+    two, metrics = world.update(PolicyGradientConfig(lr=1e-3, epochs=2))
     assert metrics["updates"] == 2 and metrics["ratio/max"] != 1
     assert not torch.equal(weights(one.policy)["model.norm.weight"], weights(two.policy)["model.norm.weight"])
 
@@ -148,7 +148,7 @@ def test_a_format_reward_does_not_pass_the_filter(world: World) -> None:
     """Trap 11: every answer is wrong, half of them well formatted; std scaling would make that a full signal."""
     world.scored(lambda row: 0.1 if row.rollout_id[-1] in "01" else 0.0)
     world.scores = [dataclasses.replace(s, correct=0.0) for s in world.scores]
-    outs, metrics = world.update(Config(filter=Filter(kind="zero_variance")))
+    outs, metrics = world.update(PolicyGradientConfig(filter=Filter(kind="zero_variance")))
     assert metrics["updates"] == 0 and metrics["kept_share"] == 0 and metrics["all_wrong_share"] == 1
     rows = outs.stats.read()
     assert all(row.sum_abs_advantage > 0 and row.sum_abs_advantage_correct == 0 for row in rows)
@@ -181,7 +181,7 @@ def test_a_sampler_with_another_distribution(world: World, plant: str, several: 
         rows.append(dataclasses.replace(row, behaviour_logprobs=values))
     world.rollouts = rows
     with pytest.raises(NumericsError, match="sampler"):
-        world.update(Config(epochs=2 if several else 1))
+        world.update(PolicyGradientConfig(epochs=2 if several else 1))
     assert len(pq.read_table(world.root / "scratch" / "bad-batch" / "rollouts.parquet")) > 0
     assert not any((world.root / "run1" / "policy").iterdir())
 
@@ -192,7 +192,7 @@ def test_broken_weights(world: World) -> None:
     model.save_pretrained(world.root / "broken")
     world.policy = Policy(world.root / "broken", "digest0")
     with pytest.raises(NumericsError, match="batch saved"):
-        world.update(Config())
+        world.update(PolicyGradientConfig())
 
 
 @pytest.mark.parametrize("plant", ["loss", "gradient"])
@@ -206,7 +206,7 @@ def test_numbers_that_are_not_finite(world: World, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(losses, "token_loss", planted)
     with pytest.raises(NumericsError, match=plant):
-        world.update(Config())
+        world.update(PolicyGradientConfig())
     rollouts = pq.read_table(world.root / "scratch" / "bad-batch" / "rollouts.parquet")
     scores = pq.read_table(world.root / "scratch" / "bad-batch" / "scores.parquet")
     assert rollouts["rollout_id"].to_pylist() == scores["rollout_id"].to_pylist() != []
@@ -216,13 +216,13 @@ def test_numbers_that_are_not_finite(world: World, monkeypatch: pytest.MonkeyPat
 def test_a_resume_without_the_optimiser(world: World) -> None:
     world.step = 1
     with pytest.raises(LedgerError):
-        world.update(Config())
+        world.update(PolicyGradientConfig())
 
 
 def test_a_resume_with_half_a_state(world: World) -> None:
     from safetensors.torch import load_file, save_file
 
-    outs, _ = world.update(Config(lr=1e-3))
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-3))
     world.advance(outs)
     assert world.trainer is not None
     file = world.trainer.path / "optimizer.safetensors"
@@ -230,7 +230,7 @@ def test_a_resume_with_half_a_state(world: World) -> None:
     tensors.popitem()
     save_file(tensors, file)
     with pytest.raises(LedgerError, match="moments"):
-        world.update(Config(lr=1e-3))
+        world.update(PolicyGradientConfig(lr=1e-3))
 
 
 def test_a_batch_that_does_not_fit_in_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,13 +238,13 @@ def test_a_batch_that_does_not_fit_in_memory(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)
     resident: dict[Any, Any] = {}
     with pytest.raises(ConfigError, match="micro_batch_tokens"):
-        world.update(Config(), resident)
+        world.update(PolicyGradientConfig(), resident)
     assert resident == {}
-    world.update(Config(allow_over_memory=True, lr=1e-5))
+    world.update(PolicyGradientConfig(allow_over_memory=True, lr=1e-5))
 
 
 def test_every_error_says_what_to_do(world: World) -> None:
     world.scores = world.scores[:-1]
     with pytest.raises(InstarError) as caught:
-        world.update(Config())
+        world.update(PolicyGradientConfig())
     assert "do:" in caught.value.render() and caught.value.where

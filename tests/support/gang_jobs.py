@@ -7,7 +7,7 @@ from typing import Any
 from instar.components.catalog import ROLLOUT
 from instar.components.control.gang.manifests import GangJob, Owner
 from instar.components.control.gang.pod import PodSettings
-from instar.components.rollout.config import Config
+from instar.components.rollout.config import SampleConfig
 from instar.pipelines import pools
 
 IMAGE = f"registry.internal/instar/instar-cuda@sha256:{'a' * 64}"
@@ -37,7 +37,7 @@ def rollout_job(**changes: Any) -> GangJob:
     shards = changes.get("shards", 24)
     given: dict[str, Any] = {
         "stage": ROLLOUT,
-        "config": Config(max_new_tokens=8, shards=max(1, shards)),
+        "config": SampleConfig(max_new_tokens=8, shards=max(1, shards)),
         "store": "s3://instar/evolutions",
         "evolution": "sec-seed0",
         "step": 7,

@@ -9,8 +9,7 @@ from typing import Any
 
 from instar import config as configs
 from instar.components.dataset_prep.charlm import CharModelConfig
-from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
-from instar.components.dataset_prep.stage import FromScratch
+from instar.components.dataset_prep.config import ArmConfig, FromScratch, PoolsConfig
 from instar.components.dataset_prep.warmstart import WarmStartConfig
 from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
@@ -56,7 +55,7 @@ def open_and_run(directory: Path, recipe: Recipe, mode: Mode = "inprocess", stor
     """Run `recipe` in `directory` as the command line does, without tracking, report or progress."""
     from instar.lifecycle import open_evolution
 
-    workspace: Workspace = create_workspace(directory, EVOLUTION, store)
+    workspace: Workspace = create_workspace(directory, f"{recipe.name}-micro-seed0", store)
     open_evolution(workspace, recipe, 0)
     return evolve(LocalRunner(workspace, mode, threads=recipe.threads), recipe)
 

@@ -24,7 +24,7 @@ from instar.artifact import (
     Tasks,
     TrainerState,
 )  # fmt: skip
-from instar.components.evaluate.config import Config as EvaluateConfig
+from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.stage import summarise
 from instar.contract import Context
 from instar.rows import ArmStatsRow, BatchRow, EvalRow, RolloutRow, ScoreRow, Step, TaskRow
@@ -42,19 +42,20 @@ EVIL = "<script>document.title='owned'</script>"
 class Writer:
     """Appends the entries of one evolution."""
 
-    def __init__(self, path: Path, clock: str, evolution: str = "sec-tiny-seed7") -> None:
+    def __init__(
+        self, path: Path, clock: str, evolution: str = "sec-tiny-seed7", recipe: dict[str, Any] | None = None
+    ) -> None:
         self.workspace = create_workspace(path, evolution)
         self.clock, self.now = clock, START
-        self.recipe = {
+        self.recipe = recipe or {
             "name": "sec", "scale": "tiny", "paper": "arXiv 2505.14970", "clock": clock, "iterations": ITERATIONS,
             "inner_steps": INNER, "curriculum": {"strategy": "sec", "tau": 0.2},
             "update": {"lr": 5e-4, "betas": [0.9, 0.98]},
             "evaluate": {"splits": ["val"], "samples": 0}, "test": {"splits": ["id"], "samples": 0},
             "dataset_prep": {"arms": [{"name": a, "domain": "sorting"} for a in ARMS]},
         }  # fmt: skip
-        self.workspace.ledger.append(
-            "open", {"recipe": self.recipe, "name": "sec", "scale": "tiny", "seed": 7, "code": "c0de"}, {"at": self.now}
-        )
+        opened = {"name": self.recipe["name"], "scale": self.recipe["scale"], "seed": 7, "code": "c0de"}
+        self.workspace.ledger.append("open", {"recipe": self.recipe, **opened}, {"at": self.now})
 
     def put(self, artifact: Artifact) -> str:
         """Store an artifact's folder."""
@@ -140,20 +141,20 @@ def evaluate(
         right = index < CORRECT[t.arm][solved or k]
         answer = f"right {index}" if right else f"wrong {EVIL}"
         rows.append(EvalRow(
-            task_id=t.task_id, arm=t.arm, split=split, sample=-1, correct=float(right), num_tokens=4,
+            task_id=t.task_id, arm=t.arm, split=split, sample=-1, score=float(right), length=4,
             truncated=False, answer=answer,
         ))  # fmt: skip
     made = w.make(Evaluation, "evaluation")
     made.write(rows)
-    config = EvaluateConfig(splits=(split,), samples=0, greedy=True, max_new_tokens=8, bootstrap=200)
+    config = AnswerConfig(splits=(split,), samples=0, greedy=True, max_new_tokens=8, bootstrap=200)
     ctx = Context(evolution=w.workspace.evolution, step=0, stage="evaluate", scratch=w.workspace.path)
     before = Evaluation(w.workspace.cas.get(against), against) if against else None
     found = summarise(rows, mine, before, config, ctx)
     made.write_json("summary.json", {**found, "policy": policy_digest, "num_abstained": 0, "num_failed": 0})
     digest = w.put(made)
     inputs = {"policy": policy_digest} | ({"champion": against} if against else {})
-    metrics = {f"{split}/accuracy": found["splits"][split]["accuracy"], "num_answers": float(len(rows))}
-    metrics |= {f"{split}/{arm}/accuracy": v["accuracy"] for arm, v in found["splits"][split]["arms"].items()}
+    metrics = {f"{split}/accuracy": found["splits"][split]["score"], "num_answers": float(len(rows))}
+    metrics |= {f"{split}/{arm}/accuracy": v["score"] for arm, v in found["splits"][split]["arms"].items()}
     w.stage("evaluate", k, 0, inputs, {"evaluation": digest}, metrics)
     return digest
 

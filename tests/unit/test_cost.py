@@ -106,7 +106,8 @@ def test_bytes_of_an_iteration_by_class() -> None:
     assert (made.pulled["Policy"], made.pulled["TrainerState"]) == (4 * 4 * GB + 2 * GB, 8 * GB)
     # 256 prompts x 8 answers x 4096 tokens x 0.5 at 5.3 bytes, read by reward and update
     assert made.stored["Rollouts"] == pytest.approx(22.2e6, rel=0.01)
-    assert made.pulled["Rollouts"] == 2 * made.stored["Rollouts"]
+    # rollout, reward and update are also handed the logged trajectories, of which there are none
+    assert made.pulled["Rollouts"] == 2 * made.stored["Rollouts"] + 3 * 5300
     assert made.stored["Scores"] == 2048 * 9
     assert made.stored["ledger"] == 14_000 * 7
 
@@ -127,7 +128,8 @@ def test_every_inner_step_of_a_fused_segment_hashes_its_state() -> None:
 def test_shards_store_their_rollouts_and_gather_stores_them_again() -> None:
     one, eight = (plan(ROUNDS, gpus=gpus, model_size_b=1) for gpus in (8, 64))
     assert eight.stored["Rollouts"] == pytest.approx(2 * one.stored["Rollouts"])
-    assert eight.pulled["Rollouts"] == pytest.approx(1.5 * one.pulled["Rollouts"])  # gather besides reward and update
+    # gather besides reward and update; an empty table of logged trajectories for each of 8 shards instead of one
+    assert eight.pulled["Rollouts"] - 10 * 5300 == pytest.approx(1.5 * (one.pulled["Rollouts"] - 3 * 5300))
 
 
 @pytest.mark.parametrize(("clock", "trainer"), [("fused", 0), ("rounds", 8)])
@@ -305,6 +307,15 @@ def test_main_prints_the_plan_before_it_refuses_it(capsys: pytest.CaptureFixture
     with pytest.raises(ConfigError):
         cost.main(build("sec", "tiny"), 0, 0.0001, 50.0, 1, allow=False)
     assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("scale", ["tiny", "single", "paper"])
+def test_a_recipe_without_text_is_refused_by_name(scale: str) -> None:
+    """The model counts tokens of a language model; a control policy has none, and no number would be right."""
+    with pytest.raises(ConfigError) as caught:
+        plan(build("decision_mamba", scale), gpus=1, model_size_b=0.001, work_s=60)
+    assert caught.value.where == "instar plan"
+    assert caught.value.found == "decision_mamba with offline, propose, sequence, simulate"
 
 
 @pytest.mark.parametrize(("number", "shown"), [(0, "0 B"), (999, "999 B"), (16e9, "16 GB"), (1.024e12, "1.02 TB")])

@@ -30,7 +30,7 @@ from instar.components.control.gang.manifests import (
     update_trainjob,
 )
 from instar.components.control.gang.pod import PodSettings
-from instar.components.rollout.config import Config
+from instar.components.rollout.config import SampleConfig
 from instar.components.update.stage import check_alone
 from instar.contract import Inputs, Shard
 from instar.errors import ConfigError
@@ -97,7 +97,7 @@ CHANGES: dict[str, Any] = {
     "evolution": "sec-seed1",
     "step": 8,
     "shards": 25,
-    "config": Config(max_new_tokens=9, shards=24),
+    "config": SampleConfig(max_new_tokens=9, shards=24),
     "policy": {**gang_jobs.DIGESTS, "policy": f"sha256:{'9' * 64}"},
     "tasks": {**gang_jobs.DIGESTS, "tasks": f"sha256:{'9' * 64}"},
     "batch": {**gang_jobs.DIGESTS, "batch": f"sha256:{'9' * 64}"},

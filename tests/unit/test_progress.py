@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from instar.components.rollout.config import ProposeConfig, SampleConfig
 from instar.events import Event, StageDone, StageStarted, Unit
 from instar.ledger import Entry
 from instar.progress import State, bar, bars, make_listener
@@ -20,6 +21,7 @@ class Loop:
     scale: str = "tiny"
     iterations: int = 2
     inner_steps: int = 2
+    rollout: Any = field(default_factory=lambda: SampleConfig(max_new_tokens=4))
 
 
 @dataclass
@@ -151,6 +153,47 @@ def test_fused_segment_of_another_process_counts_once() -> None:
         done("fused", 1, 0, {"inner_steps": 2.0, "rollout/num_rollouts": 50.0, "curriculum/curriculum/sort-03/p": 1.0})
     )
     assert (state.steps_done, state.shares, state.rate(), state.left()) == (2, {"sort-03": 1.0}, "20 rollouts/s", 5.0)
+
+
+def control(k: int) -> list[Event]:
+    """The events of one iteration of a control recipe, with the names that its stages use."""
+    arm = "val/target -150"
+    found = [
+        ("curriculum", {"random 100%/p": 0.5, "random 100%/share": 0.4, "random 40%/p": 0.5}),
+        ("rollout", {"num_rollouts": 640.0, "shift_mean": 0.4}),
+        ("reward", {"num_rollouts": 640.0, "beta": 0.25, "return_mean": -360.0}),
+        (
+            "update",
+            {"loss": 0.5, "beta": 0.25, "target_shift": 0.1, "grad_norm": 0.75, "arm/random 100%/loss_change": 0.1},
+        ),
+    ]
+    events: list[Event] = [e for stage, m in found for e in (StageStarted(stage, k, k - 1), done(stage, k, k - 1, m))]
+    score = {"val/normalised_score": 0.75, f"{arm}/normalised_score": 0.75, f"{arm}/return": -420.5}
+    probe = {
+        "probe/normalised_score": -0.25,
+        "probe/target -900/normalised_score": -0.25,
+        "probe/target -900/return": -1500.0,
+    }
+    return [*events, StageStarted("evaluate", k, 0), done("evaluate", k, 0, score | probe)]
+
+
+def test_control_recipes_show_scores_returns_loss_and_windows() -> None:
+    loop, out = Loop(inner_steps=1, rollout=ProposeConfig()), io.StringIO()
+    with make_listener(loop, None, Console(file=out, width=40)) as listen:
+        for event in control(1):
+            listen(event)
+    lines = out.getvalue().splitlines()
+    assert lines[2] == "iteration 1/2 reward step 0 1.50 s return_mean=-360 num_rollouts=640 beta=0.25"
+    assert lines[3] == "iteration 1/2 update step 0 1.50 s loss=0.5 beta=0.25 target_shift=0.1 grad_norm=0.75"
+    assert lines[4] == "iteration 1/2 evaluate 1.50 s val/normalised_score=0.75 probe/normalised_score=-0.25"
+    out = io.StringIO()
+    with make_listener(loop, None, Console(file=out, width=120, force_terminal=True, color_system=None)) as listen:
+        for event in control(1):
+            listen(event)
+    shown = out.getvalue()
+    assert "windows/s" in shown and "rollouts/s" not in shown and "accuracy" not in shown
+    assert "score      target -150 ▆ 0.75  target -900   -0.25" in shown
+    assert "return     target -150 -420  target -900 -1,500" in shown
 
 
 def test_tracker_syncs_between_iterations_and_warns_on_the_console() -> None:

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from instar.artifact import Evaluation, Tasks
+from instar.artifact import Tasks
 from instar.contract import PERF
 from instar.errors import InstarError
 from instar.ledger import Entry
+from instar.report.control_data import Control, control_data
+from instar.report.costs import Cost, costs
+from instar.report.evaluations import SPLIT, Evaluated, Gate, Score, Test, evaluations, gates, tests
 from instar.report.samples import Sample, pick_samples
-from instar.timeline import Elapsed, elapsed, points
+from instar.timeline import Elapsed, elapsed, inner_steps, points
 from instar.workspace import Workspace
 
-SPLIT = "val"
 MASTERED = 0.8
 """Accuracy from which an arm counts as mastered."""
 ROLLOUTS = ("rollout/num_rollouts", "reward/num_rollouts")
@@ -27,46 +29,12 @@ ROLLOUTS = ("rollout/num_rollouts", "reward/num_rollouts")
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """An arm of the curriculum. `trained` is False for arms that only tests use."""
+    """An arm of the curriculum with its mean level. `trained` is False for arms that only tests use."""
 
     name: str
     domain: str
     level: float
     trained: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """An accuracy with its interval; `arm` is empty for the macro mean over arms."""
-
-    iteration: int
-    split: str
-    arm: str
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One gate decision on the policy of an iteration."""
-
-    iteration: int
-    action: str
-    promoted: bool
-    reason: str
-    policy: str
-    evaluation: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Seconds of one stage (or `overhead`: reading inputs and committing outputs) in one iteration."""
-
-    iteration: int
-    stage: str
-    wall_s: float
-    cpu_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +46,12 @@ class Data:
     status: str
     reason: str
     head: str
+    measure: str = "accuracy"
+    """What a score is: `accuracy` of answers, or `normalised_score` of episodes."""
+    inner_steps: int = 1
     arms: list[Arm] = field(default_factory=list)
-    curve: list[Accuracy] = field(default_factory=list)
-    tests: list[tuple[Accuracy, Accuracy, Mapping[str, Any] | None]] = field(default_factory=list)
-    """Per test split: base, champion, and the paired comparison of the two."""
+    curve: list[Score] = field(default_factory=list)
+    tests: list[Test] = field(default_factory=list)
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
     """Inner step -> metric -> value, learning stages only."""
     gates: list[Gate] = field(default_factory=list)
@@ -89,6 +59,8 @@ class Data:
     elapsed: list[Elapsed] = field(default_factory=list)
     """Wall time of every iteration that has a gate, between the stages as well as in them."""
     samples: list[Sample] = field(default_factory=list)
+    control: Control | None = None
+    """What only a control recipe has: returns, targets, logged data, episodes. None where answers are judged."""
     champion: int = 0
     """Iteration whose policy is the champion."""
     notes: list[str] = field(default_factory=list)
@@ -105,9 +77,13 @@ class Data:
         """Trajectories sampled for training."""
         return int(sum(next((m[n] for n in ROLLOUTS if n in m), 0.0) for m in self.steps.values()))
 
-    def macro(self, iteration: int, split: str = SPLIT) -> Accuracy | None:
-        """Return the macro accuracy after an iteration."""
+    def macro(self, iteration: int, split: str = SPLIT) -> Score | None:
+        """Return the macro score after an iteration."""
         return next((a for a in self.curve if (a.iteration, a.split, a.arm) == (iteration, split, "")), None)
+
+    def best(self) -> Score | None:
+        """Return the highest macro score on the validation tasks, the earliest of equal ones."""
+        return max((a for a in self.curve if not a.arm), key=lambda a: (a.value, -a.iteration), default=None)
 
     def mastered(self, iteration: int) -> int:
         """Return the number of arms at `MASTERED` or above after an iteration."""
@@ -120,110 +96,51 @@ def gather(workspace: Workspace) -> Data:
     opened, closed = next(ledger.of("open"), None), next(ledger.of("close"), None)
     notes: list[str] = []
     stages = list(ledger.of("stage"))
-    evaluations = _evaluations(workspace, stages, notes)
-    gates = _gates(ledger.of("gate"), evaluations)
-    curve = [a for e in evaluations if e.split == SPLIT for a in e.accuracies]
-    promoted = [g.iteration for g in gates if g.promoted]
-    tasks = _tasks(workspace, stages, notes)
-    samples: list[Sample] = []
-    watched = [e for e in evaluations if e.split == SPLIT]
-    if tasks is not None and watched:
-        try:
-            samples = pick_samples(tasks, watched[0].evaluation, watched[-1].evaluation)
-        except (InstarError, OSError) as error:
-            notes.append(f"the answers of the first and last evaluation could not be read: {error}")
+    found = evaluations(workspace, stages, notes)
+    decided = gates(ledger.of("gate"), found)
+    curve = [a for e in found if e.split == SPLIT for a in e.scores]
+    promoted = [g.iteration for g in decided if g.promoted]
+    tasks, measure = _tasks(workspace, stages, notes), _measure(opened, found)
+    control = measure == "normalised_score"
     return Data(
         evolution=workspace.evolution,
         opened=opened.body if opened else {},
         status="finished" if closed else "unfinished",
         reason=closed.body["reason"] if closed else _last(ledger.entries),
         head=ledger.head,
+        measure=measure,
+        inner_steps=inner_steps(ledger),
         arms=_arms(tasks) if tasks is not None else _arm_names(curve),
         curve=curve,
-        tests=_tests(evaluations),
+        tests=tests(found),
         steps=_steps(workspace, stages, notes),
-        gates=gates,
-        costs=[c for e in stages for c in _costs(e)],
+        gates=decided,
+        costs=[c for e in stages for c in costs(e)],
         elapsed=elapsed(ledger.entries),
-        samples=samples,
+        samples=[] if control else _samples(tasks, found, notes),
+        control=control_data(tasks, found, notes) if control else None,
         champion=promoted[-1] if promoted else 0,
         notes=notes,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Evaluated:
-    iteration: int
-    split: str
-    digest: str
-    policy: str
-    evaluation: Evaluation
-    accuracies: list[Accuracy]
-    comparison: Mapping[str, Any] | None
+def _measure(opened: Entry | None, found: list[Evaluated]) -> str:
+    """Return what the evaluations say that they measure, before the first what the recipe will."""
+    if found:
+        return found[-1].measure
+    strategy = opened.body["recipe"].get("evaluate", {}).get("strategy") if opened else None
+    return "normalised_score" if strategy == "simulate" else "accuracy"
 
 
-def _evaluations(workspace: Workspace, stages: list[Entry], notes: list[str]) -> list[_Evaluated]:
-    """Return one item per evaluation and split, in ledger order."""
-    found = []
-    for entry in stages:
-        digest = entry.body["outputs"].get("evaluation")
-        if digest is None:
-            continue
-        try:
-            evaluation = Evaluation(workspace.cas.get(digest), digest)
-            splits = evaluation.read_json("summary.json")["splits"]
-        except (InstarError, OSError) as error:
-            notes.append(
-                f"evaluation of iteration {entry.body['iteration']} (entry {entry.seq}) could not be read: {error}"
-            )
-            continue
-        k = int(entry.body["iteration"])
-        for split, values in splits.items():
-            rows = {"": values, **values["arms"]}
-            accuracies = [
-                Accuracy(iteration=k, split=split, arm=a, value=v["accuracy"], low=v["low"], high=v["high"])
-                for a, v in rows.items()
-            ]
-            found.append(
-                _Evaluated(
-                    iteration=k,
-                    split=split,
-                    digest=digest,
-                    policy=entry.body["inputs"]["policy"],
-                    evaluation=evaluation,
-                    accuracies=accuracies,
-                    comparison=values.get("comparison"),
-                )
-            )
-    return found
-
-
-def _tests(evaluations: list[_Evaluated]) -> list[tuple[Accuracy, Accuracy, Mapping[str, Any] | None]]:
-    """Return base and champion per test split, from its first and last evaluation."""
-    by_split: dict[str, list[_Evaluated]] = defaultdict(list)
-    for found in evaluations:
-        if found.split != SPLIT:
-            by_split[found.split].append(found)
-    return [
-        (runs[0].accuracies[0], runs[-1].accuracies[0], runs[-1].comparison)
-        for runs in by_split.values()
-        if len(runs) > 1
-    ]
-
-
-def _gates(entries: Any, evaluations: list[_Evaluated]) -> list[Gate]:
-    policies = {e.digest: e.policy for e in evaluations}
-    return [
-        Gate(
-            iteration=int(entry.body["iteration"]),
-            action=entry.body["decision"]["action"],
-            promoted=bool(entry.body["decision"]["promote"]),
-            reason=entry.body["decision"]["reason"],
-            policy=policies.get(entry.body["evaluation"], ""),
-            evaluation=entry.body["evaluation"],
-        )
-        for entry in entries
-    ]
+def _samples(tasks: Any, found: list[Evaluated], notes: list[str]) -> list[Sample]:
+    watched = [e for e in found if e.split == SPLIT]
+    if tasks is None or not watched:
+        return []
+    try:
+        return pick_samples(tasks, watched[0].evaluation, watched[-1].evaluation)
+    except (InstarError, OSError) as error:
+        notes.append(f"the answers of the first and last evaluation could not be read: {error}")
+        return []
 
 
 def _steps(workspace: Workspace, stages: list[Entry], notes: list[str]) -> dict[int, dict[str, float]]:
@@ -241,32 +158,6 @@ def _steps(workspace: Workspace, stages: list[Entry], notes: list[str]) -> dict[
     return dict(sorted(steps.items()))
 
 
-def _costs(entry: Entry) -> list[Cost]:
-    """Return the seconds of an entry by stage; what no stage function used is overhead."""
-    time, iteration, stage = entry.time, int(entry.body["iteration"]), entry.body["stage"]
-    wall, cpu = float(time.get("perf/wall_s", 0.0)), float(time.get("perf/cpu_s", 0.0))
-    parts = [Cost(iteration=iteration, stage=stage, wall_s=wall, cpu_s=cpu)]
-    if stage == "fused":
-        names = sorted(
-            {n.split("/")[1] for n in time if n.startswith(PERF) and n.count("/") == 2 and n.endswith("/wall_s")}
-        )
-        parts = [
-            Cost(
-                iteration=iteration,
-                stage=n,
-                wall_s=float(time[f"perf/{n}/wall_s"]),
-                cpu_s=float(time.get(f"perf/{n}/cpu_s", 0)),
-            )
-            for n in names
-        ]
-    whole = float(time.get("ended", 0.0)) - float(time.get("started", 0.0))
-    rest = max(0.0, whole - sum(p.wall_s for p in parts))
-    return [
-        *parts,
-        Cost(iteration=iteration, stage="overhead", wall_s=rest, cpu_s=max(0.0, cpu - sum(p.cpu_s for p in parts))),
-    ]
-
-
 def _tasks(workspace: Workspace, stages: list[Entry], notes: list[str]) -> Any:
     """Return the task table, or None when there is none yet."""
     digest = next((e.body["outputs"]["tasks"] for e in stages if "tasks" in e.body["outputs"]), None)
@@ -280,14 +171,15 @@ def _tasks(workspace: Workspace, stages: list[Entry], notes: list[str]) -> Any:
 
 
 def _arms(tasks: Any) -> list[Arm]:
-    """Return the arms by domain and level."""
-    groups = tasks.group_by(["arm", "domain", "level", "split"]).aggregate([]).to_pylist()
-    trained = {g["arm"] for g in groups if g["split"] == "train"}
-    unique = {(g["domain"], g["level"], g["arm"]) for g in groups}
-    return [Arm(name=arm, domain=domain, level=level, trained=arm in trained) for domain, level, arm in sorted(unique)]
+    """Return the arms by domain and mean level."""
+    pairs = tasks.group_by(["arm", "split"]).aggregate([]).to_pylist()
+    trained = {pair["arm"] for pair in pairs if pair["split"] == "train"}
+    groups = tasks.group_by(["arm", "domain"]).aggregate([("level", "mean")]).to_pylist()
+    ordered = sorted((g["domain"], g["level_mean"], g["arm"]) for g in groups)
+    return [Arm(name=arm, domain=domain, level=level, trained=arm in trained) for domain, level, arm in ordered]
 
 
-def _arm_names(curve: list[Accuracy]) -> list[Arm]:
+def _arm_names(curve: list[Score]) -> list[Arm]:
     return [Arm(name=n, domain="", level=0.0, trained=True) for n in sorted({a.arm for a in curve if a.arm})]
 
 

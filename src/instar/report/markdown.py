@@ -1,4 +1,4 @@
-"""One page of Markdown per segment, for the pipelines UI: the last gates and some answers.
+"""One page of Markdown per segment, for the pipelines UI: the last gates and some answers or episodes.
 
 Read from the ledger, with two artifacts at most: the first and the last evaluation. Needs no extra.
 """
@@ -10,6 +10,8 @@ from typing import Any
 
 from instar.artifact import Evaluation, Tasks
 from instar.ledger import Entry
+from instar.report.control_data import PROBE, Episode, pair_episodes, thin
+from instar.report.evaluations import SPLIT
 from instar.report.samples import Sample, pick_samples
 from instar.status import status
 from instar.workspace import Workspace
@@ -40,19 +42,21 @@ def _gates(workspace: Workspace) -> Iterator[str]:
         e.body["outputs"]["evaluation"]: e for e in workspace.ledger.of("stage") if e.body["stage"] == "evaluate"
     }
     gates = list(workspace.ledger.of("gate"))
-    yield from ("## Gates", "", "| iteration | accuracy | champion now | decision |", "|---|---|---|---|")
-    for gate in gates[-GATES:]:
+    shown = [(gate, *_score(evaluations.get(gate.body["evaluation"]))) for gate in gates[-GATES:]]
+    measure = next((measure for _, measure, _ in shown if measure), "accuracy")
+    yield from ("## Gates", "", f"| iteration | {measure} | champion now | decision |", "|---|---|---|---|")
+    for gate, _, score in shown:
         decision = gate.body["decision"]
-        accuracy = _accuracy(evaluations.get(gate.body["evaluation"]))
         promoted = "yes" if decision["promote"] else ""
-        yield f"| {gate.body['iteration']} | {accuracy} | {promoted} | {decision['action']}: {_cell(decision['reason'])} |"
+        yield f"| {gate.body['iteration']} | {score} | {promoted} | {decision['action']}: {_cell(decision['reason'])} |"
     yield ""
 
 
-def _accuracy(entry: Entry | None) -> str:
+def _score(entry: Entry | None) -> tuple[str, str]:
+    """Return what an evaluation measures and its value on the validation tasks, both empty where it has none."""
     metrics: dict[str, Any] = dict(entry.body["metrics"]) if entry else {}
-    value = next((metrics[name] for name in ("val/accuracy", "accuracy") if name in metrics), None)
-    return "" if value is None else f"{value:.3f}"
+    found = next(((n, metrics[n]) for n in ("val/accuracy", "val/normalised_score", "accuracy") if n in metrics), None)
+    return (found[0].removeprefix("val/").replace("_", " "), f"{found[1]:.3f}") if found else ("", "")
 
 
 def _samples(workspace: Workspace) -> Iterator[str]:
@@ -63,9 +67,30 @@ def _samples(workspace: Workspace) -> Iterator[str]:
     digests = [gate.body["evaluation"] for gate in (gates[0], gates[-1])]
     first, last = (Evaluation(workspace.cas.get(d), d) for d in digests)
     digest = prepared.body["outputs"]["tasks"]
-    samples = pick_samples(Tasks(workspace.cas.get(digest), digest).table(), first, last)[:SAMPLES]
+    tasks = Tasks(workspace.cas.get(digest), digest).table()
+    if last.read_json("summary.json").get("measure") == "normalised_score":
+        yield from _episodes(tasks, first, last)
+        return
+    samples = pick_samples(tasks, first, last)[:SAMPLES]
     yield from ("## Answers", "", "| arm | prompt | expected | first policy | this policy |", "|---|---|---|---|---|")
     yield from (_row(sample) for sample in samples)
+
+
+def _episodes(tasks: Any, first: Evaluation, last: Evaluation) -> Iterator[str]:
+    """Yield some start states of each pool: those at the target, then those of the probes."""
+    yield from (
+        "## Episodes",
+        "",
+        "| start | asked for | first policy | this policy | steps |",
+        "|---|---|---|---|---|",
+    )
+    for split, most in ((SPLIT, SAMPLES), (PROBE, SAMPLES // 2)):
+        yield from (_return(episode) for episode in thin(pair_episodes(tasks, first, last, split), most))
+
+
+def _return(episode: Episode) -> str:
+    values = (episode.asked, episode.before, episode.after)
+    return f"| {episode.seed} | {' | '.join(f'{value:.4g}' for value in values)} | {episode.length} |"
 
 
 def _row(sample: Sample) -> str:

@@ -65,10 +65,10 @@ def _answers(evaluation: Evaluation) -> dict[str, tuple[str, Answer]]:
     """Return task -> (arm, first answer): greedy where there is one, otherwise sample 0."""
     found: dict[str, tuple[str, Answer]] = {}
     table = evaluation.table().filter(pc.field("split") == SPLIT)
-    columns = ["task_id", "arm", "sample", "correct", "num_tokens", "truncated", "answer"]
+    columns = ["task_id", "arm", "sample", "score", "length", "truncated", "answer"]
     for row in sorted(table.select(columns).to_pylist(), key=lambda r: r["sample"]):
         answer = Answer(
-            text=row["answer"][:CHARS], correct=row["correct"], num_tokens=row["num_tokens"], truncated=row["truncated"]
+            text=row["answer"][:CHARS], correct=row["score"], num_tokens=row["length"], truncated=row["truncated"]
         )
         found.setdefault(row["task_id"], (row["arm"], answer))
     return found

@@ -9,12 +9,12 @@ import pytest
 
 from instar.components.evaluate.bootstrap import Interval, wilson
 from instar.components.evaluate.compare import EXIT_CODES, compare, exit_code, judge
-from instar.components.evaluate.config import Config
+from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.summary import split_summary, task_means
 from instar.errors import ConfigError, ContractError
 from instar.rows import EvalRow
 
-CONFIG = Config(splits=("val",), max_new_tokens=4, samples=1, min_pairs=10, margin=0.05)
+CONFIG = AnswerConfig(splits=("val",), max_new_tokens=4, samples=1, min_pairs=10, margin=0.05)
 
 
 def rows_of(
@@ -26,8 +26,8 @@ def rows_of(
             arm=arm,
             split=split,
             sample=sample,
-            correct=correct,
-            num_tokens=3,
+            score=correct,
+            length=3,
             truncated=i == 0,
             answer="",
         )
@@ -105,13 +105,13 @@ def test_summary_by_hand() -> None:
     rows += rows_of("b", [0.0, 0.0, 1.0, None])
     found = split_summary(rows, "val", CONFIG, generator())
     a, b = found["arms"]["a"], found["arms"]["b"]
-    assert (a["accuracy"], a["num_tasks"], a["num_answers"], a["num_without_verdict"]) == (6.5 / 8, 8, 16, 6)
-    assert (b["accuracy"], b["num_tasks"], b["num_without_verdict"]) == (pytest.approx(1 / 3), 3, 1)
-    assert (b["low"], b["high"]) == wilson(b["accuracy"], 3, 0.95)
-    assert found["accuracy"] == pytest.approx((6.5 / 8 + 1 / 3) / 2)
-    assert found["low"] < found["accuracy"] < found["high"]
-    assert (found["worst_arm"], found["worst_accuracy"]) == ("b", b["accuracy"])
-    assert b["truncated_share"] == 0.25 and b["mean_tokens"] == 3.0
+    assert (a["score"], a["num_tasks"], a["num_answers"], a["num_without_verdict"]) == (6.5 / 8, 8, 16, 6)
+    assert (b["score"], b["num_tasks"], b["num_without_verdict"]) == (pytest.approx(1 / 3), 3, 1)
+    assert (b["low"], b["high"]) == wilson(b["score"], 3, 0.95)
+    assert found["score"] == pytest.approx((6.5 / 8 + 1 / 3) / 2)
+    assert found["low"] < found["score"] < found["high"]
+    assert (found["worst_arm"], found["worst_score"]) == ("b", b["score"])
+    assert b["truncated_share"] == 0.25 and b["mean_length"] == 3.0
 
 
 def test_arm_without_any_verdict_is_refused() -> None:
@@ -135,4 +135,4 @@ def test_arm_without_any_verdict_is_refused() -> None:
 )
 def test_values_out_of_range_are_refused(changes: dict[str, object], field: str) -> None:
     with pytest.raises(ConfigError, match=f"evaluate.{field}"):
-        Config(**{"max_new_tokens": 4, **changes})  # type: ignore[arg-type]
+        AnswerConfig(**{"max_new_tokens": 4, **changes})  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ def summary(accuracy: float, verdict: str = "", low: float = 0.0, high: float = 
         known = verdict != "unknown" or low != high
         values = {"difference": (low + high) / 2, "low": low, "high": high}
         comparison = {"verdict": verdict, "reason": "why", **(values if known else dict.fromkeys(values))}
-    return {"splits": {"val": {"accuracy": accuracy, "comparison": comparison}, **more}}
+    return {"splits": {"val": {"score": accuracy, "comparison": comparison}, **more}}
 
 
 BETTER, EQUAL_AHEAD, EQUAL_BEHIND = ("better", 0.01, 0.2), ("equal", -0.01, 0.1), ("equal", -0.02, 0.01)
@@ -98,7 +98,7 @@ def test_rollback_comes_before_a_plateau() -> None:
 def test_test_splits_select_nothing() -> None:
     """Whatever id and ood say, the decision is the same; without val there is no decision."""
     base = decide([summary(0.5, *EQUAL_AHEAD)], GateConfig(target=0.9))
-    brilliant = {"accuracy": 1.0, "comparison": {"verdict": "better", "difference": 0.9, "low": 0.8, "high": 1.0}}
+    brilliant = {"score": 1.0, "comparison": {"verdict": "better", "difference": 0.9, "low": 0.8, "high": 1.0}}
     assert decide([summary(0.5, *EQUAL_AHEAD, id=brilliant, ood=brilliant)], GateConfig(target=0.9)) == base
     with pytest.raises(ContractError, match="test splits never select"):
         decide([{"splits": {"id": brilliant}}], GateConfig())

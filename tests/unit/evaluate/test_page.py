@@ -1,4 +1,7 @@
-"""The comparison that CI asks for: exit codes and page, from policies whose accuracy is known exactly."""
+"""The comparison that CI asks for: exit codes and page, from policies whose accuracy is known exactly.
+
+Of control recipes: the page from hand-made summaries, and the pools from data preparation itself.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,20 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instar.artifact import Policy, Tasks
-from instar.components.evaluate.config import Config
-from instar.pipelines.evaluation import Page, Side, compare_policies
+from instar.components.dataset_prep.offline.config import PendulumSource
+from instar.components.evaluate.config import AnswerConfig
+from instar.pipelines.evaluation import Page, Side, compare_policies, pools
+from instar.pipelines.evaluation_page import Named, markdown, worst
 from instar.pipelines.recipes import build
 
 COMMAND = ("instar", "evaluate", "runs/a b", "--against", "champion", "--suite", "sec")
 RECIPE = dataclasses.replace(
-    build("sec", "tiny"), test=Config(max_new_tokens=4, splits=("id", "ood"), style="line", bootstrap=500)
+    build("sec", "tiny"), test=AnswerConfig(max_new_tokens=4, splits=("id", "ood"), style="line", bootstrap=500)
 )
 Reply = Callable[[str, int, float], str]
 
@@ -96,3 +102,43 @@ def test_a_hostile_name_stays_inside_its_code_span(compare: Compare) -> None:
     assert "\n# owned" not in page
     assert line.count("`") == 4, "two spans: the name and the digest"
     assert line.index("`") < line.index("@everyone") < line.index("# owned") < line.index("`, policy")
+
+
+def control_summary(score: float, probe: float, verdict: str | None) -> dict[str, Any]:
+    """Return a summary of 32 episodes at the target and 32 of a probe."""
+
+    def arm(value: float) -> dict[str, Any]:
+        return {"score": value, "low": value - 0.05, "high": value + 0.05, "num_tasks": 32}
+
+    pair = {"verdict": verdict, "reason": "because", "difference": 0.1, "low": 0.05, "high": 0.15,
+            "num_tasks": 32, "num_unpaired": 0}  # fmt: skip
+    split = {**arm(score), "arms": {"target -150": arm(score)}, "comparison": pair if verdict else None}
+    probes = {"score": probe, "arms": {"target -900": arm(probe)}}
+    return {"measure": "normalised_score", "splits": {"id": split}, "probes": {"probe": probes}}
+
+
+@pytest.mark.parametrize("verdict", ["better", "equal", "worse", "unknown"])
+def test_a_control_page_speaks_of_episodes_and_judges_no_probe(tmp_path: Path, verdict: str) -> None:
+    """The probe falls from 0.9 to 0.1, and the verdict is that of the split all the same."""
+    recipe = build("decision_mamba", "tiny")
+    summaries = [control_summary(0.6, 0.9, None), control_summary(0.7, 0.1, verdict)]
+    page = Page(path=tmp_path / "page.md", seed=3, command=("instar", "evaluate"))
+    text = markdown(Named(name="a", digest="sha256:a"), Named(name="b", digest="sha256:b"), recipe, summaries, page)
+    assert worst(summaries[1]) == verdict
+    assert f"| id | 0.600 [0.550, 0.650] | 0.700 [0.650, 0.750] | +0.100 [+0.050, +0.150] | {verdict} |" in text
+    assert "| target -900 | 0.900 [0.850, 0.950] | 0.100 [0.050, 0.150] | | not judged |" in text
+    assert "Normalised score, 0 as a random policy and 1 as the expert, over 32 episodes" in text
+    assert not re.search(r"accuracy|answer", text)
+
+
+def test_control_pools_are_those_of_data_preparation(tmp_path: Path) -> None:
+    """The same evolution name gives the same tasks, byte for byte; another seed gives other start states."""
+    made = build("decision_mamba", "tiny")
+    prep = dataclasses.replace(
+        made.dataset_prep, source=PendulumSource(rates=(1.0,), episodes=2), val_episodes=2, test_episodes=3
+    )
+    recipe = dataclasses.replace(made, dataset_prep=prep)
+    one, two, other = (pools(recipe, name, tmp_path / str(i)) for i, name in enumerate(("seed0", "seed0", "seed1")))
+    assert one.digest == two.digest != other.digest
+    splits = [row.split for row in one.iter()]
+    assert (splits.count("val"), splits.count("id")) == (2, 3) and splits.count("train") == 40

@@ -12,7 +12,7 @@ import pytest
 
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.control.gate import GateConfig, decide
-from instar.components.evaluate.config import Config
+from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.stage import STAGE, Ins, Outs
 from instar.contract import Context
 from instar.errors import ContractError, RewardError
@@ -20,7 +20,7 @@ from instar.rows import EvalRow, TaskRow
 
 MakePolicy = Callable[..., Policy]
 MakeContext = Callable[[int], Context]
-CONFIG = Config(max_new_tokens=4, samples=1, greedy=True, style="line", bootstrap=500)
+CONFIG = AnswerConfig(max_new_tokens=4, samples=1, greedy=True, style="line", bootstrap=500)
 
 
 def right(prompt: str) -> str:
@@ -42,7 +42,11 @@ def knows(share: float) -> Callable[[str, int, float], str]:
 @pytest.fixture
 def run(tmp_path: Path, tasks: Tasks, context: MakeContext) -> Callable[..., tuple[Evaluation, dict[str, float]]]:
     def call(
-        policy: Policy, step: int = 0, champion: Evaluation | None = None, config: Config = CONFIG, pool: Tasks = tasks
+        policy: Policy,
+        step: int = 0,
+        champion: Evaluation | None = None,
+        config: AnswerConfig = CONFIG,
+        pool: Tasks = tasks,
     ) -> tuple[Evaluation, dict[str, float]]:
         out = Evaluation(tmp_path / f"evaluation-{policy.digest}-{step}-{len(list(tmp_path.iterdir()))}")
         metrics = STAGE(Ins(tasks=pool, policy=policy, champion=champion), Outs(evaluation=out), config, context(step))
@@ -64,7 +68,7 @@ def test_accuracy_is_the_known_one(run: Run, make_policy: MakePolicy) -> None:
         assert metrics[f"{split}/greedy_accuracy"] == 1.0
         assert summary["splits"][split]["comparison"] is None
     cut = [row for row in rows if row.truncated]
-    assert len(cut) == 6 and all(row.answer == "" and row.correct == 0.0 and row.num_tokens == 0 for row in cut)
+    assert len(cut) == 6 and all(row.answer == "" and row.score == 0.0 and row.length == 0 for row in cut)
     assert summary["policy"] == "p"
 
 
@@ -151,7 +155,7 @@ def test_broken_references_stop_the_stage(run: Run, make_policy: MakePolicy, tas
     evaluation, metrics = run(make_policy("p", knows(1.0)), pool=broken(10))
     assert metrics["num_failed"] == 3 * 2 * 3 * 2
     assert metrics["val/accuracy"] == 1.0
-    assert sum(row.correct is None for row in evaluation.read()) == 36
+    assert sum(row.score is None for row in evaluation.read()) == 36
     with pytest.raises(RewardError, match="failed verdicts"):
         run(make_policy("q", knows(1.0)), pool=broken(3))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from instar import schema
 from instar.artifact import Policy, Rollouts, Scores, Tasks
-from instar.components.reward.config import Config
+from instar.components.reward.config import VerifyConfig
 from instar.components.reward.score import answer_tokens, score_rollouts, summary
 from instar.components.reward.stage import STAGE, Ins, Outs
 from instar.components.task_table import lookup
@@ -20,7 +20,7 @@ from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, ContractError, RewardError
 from instar.rows import RolloutRow, ScoreRow, Step, TaskRow
 
-LINE = Config(style="line", format_reward=0.1)
+LINE = VerifyConfig(style="line", format_reward=0.1)
 
 
 def task(name: str, answer: str | None = "yes", chance: float = 0.0) -> TaskRow:
@@ -76,7 +76,7 @@ def test_rewards_by_hand() -> None:
 
 @given(st.lists(st.sampled_from(["yes", "no", ""]), min_size=1, max_size=12), st.floats(0.0, 0.99))
 def test_the_parts_add_up_to_the_reward_and_right_beats_wrong(texts: list[str], paid: float) -> None:
-    config = Config(style="line", format_reward=paid)
+    config = VerifyConfig(style="line", format_reward=paid)
     scores = score_rollouts({"t": task("t")}, [rollout(i, t) for i, t in enumerate(texts)], decode, config)
     for score in scores:
         assert score.reward == score.components["correct"] + score.components["format"]
@@ -133,7 +133,7 @@ def test_abstained_rollouts_have_no_numbers_and_do_not_enter_the_means() -> None
 @pytest.mark.parametrize("change", [{"format_reward": 1.0}, {"format_reward": -0.1}, {"failed_limit": 1.5}])
 def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
-        Config(style="line", **change)  # type: ignore[arg-type]
+        VerifyConfig(style="line", **change)  # type: ignore[arg-type]
 
 
 @pytest.fixture

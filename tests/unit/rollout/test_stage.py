@@ -11,7 +11,7 @@ import pytest
 
 from instar import config as configs
 from instar.artifact import Batch, Policy, Rollouts, Tasks
-from instar.components.rollout.config import Config, EngineConfig
+from instar.components.rollout.config import EngineConfig, SampleConfig
 from instar.components.rollout.engine import open_engine
 from instar.components.rollout.stage import STAGE, Ins, Outs
 from instar.contract import Context
@@ -19,7 +19,7 @@ from instar.errors import ConfigError, ContractError, EngineError
 from instar.rows import BatchRow, RolloutRow, TaskRow
 
 PROMPTS = {"add/train/0": "1+2=", "add/train/1": "10+23=", "sub/train/0": "7-4="}
-CONFIG = Config(max_new_tokens=6, engine=EngineConfig(max_rows=5))
+CONFIG = SampleConfig(max_new_tokens=6, engine=EngineConfig(max_rows=5))
 
 
 def task(task_id: str, prompt: str) -> TaskRow:
@@ -126,7 +126,7 @@ def test_groups_of_different_sizes_keep_their_order(tiny: Any, folder: Any, tmp_
     ctx = Context(
         evolution="e", step=0, stage="rollout", scratch=tmp_path, heartbeat=lambda unit, metrics: beats.append(unit)
     )
-    STAGE(ins, outs, Config(max_new_tokens=4, engine=EngineConfig(max_rows=2)), ctx)
+    STAGE(ins, outs, SampleConfig(max_new_tokens=4, engine=EngineConfig(max_rows=2)), ctx)
     rows = outs.rollouts.read()
     assert [r.group_id for r in rows] == ["e/0/0"] * 7 + ["e/0/1"] + ["e/0/2"] * 5
     assert [r.steps[0].end for r in rows] == [6] * 7 + [4] * 6
@@ -146,11 +146,11 @@ def test_groups_of_different_sizes_keep_their_order(tiny: Any, folder: Any, tmp_
 )
 def test_settings_that_would_bias_or_stop_training_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        configs.from_dict(Config, {"max_new_tokens": 8} | changes)
+        configs.from_dict(SampleConfig, {"max_new_tokens": 8} | changes)
 
 
 def test_a_tempered_rollout_needs_consent() -> None:
-    assert Config(max_new_tokens=8, temperature=0.7, allow_tempered=True).temperature == 0.7
+    assert SampleConfig(max_new_tokens=8, temperature=0.7, allow_tempered=True).temperature == 0.7
 
 
 def test_importing_the_stage_loads_nothing_heavy() -> None:

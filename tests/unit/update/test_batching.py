@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar.components.update import batching, forward
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience, ragged
 from instar.errors import ConfigError
 from unit.update.world import World, joined, tiny_llama
@@ -100,7 +100,7 @@ def test_sorting_by_length_pads_little() -> None:
 @pytest.mark.parametrize("budget", [1, 40, 4096])
 def test_log_probabilities_do_not_depend_on_the_layout(world: World, packing: str, budget: int) -> None:
     model, data = tiny_llama(dtype=torch.float64), joined(world)
-    config = Config(dtype="float64")
+    config = PolicyGradientConfig(dtype="float64")
     logp = torch.full((len(data.behaviour),), torch.nan, dtype=torch.float64)
     with torch.no_grad():
         for micro in batching.micro_batches(data, np.arange(16), budget, packing, "cpu"):
@@ -113,11 +113,11 @@ def test_log_probabilities_do_not_depend_on_the_layout(world: World, packing: st
 
 def test_a_model_that_scales_its_logits_is_refused(world: World) -> None:
     model, data = tiny_llama(), joined(world)
-    forward.check_forward(model, data, np.arange(3), Config())
+    forward.check_forward(model, data, np.arange(3), PolicyGradientConfig())
     original = model.forward
     model.forward = lambda *args, **kwargs: _scaled(original(*args, **kwargs))
     with pytest.raises(ConfigError, match="packing=none"):
-        forward.check_forward(model, data, np.arange(3), Config())
+        forward.check_forward(model, data, np.arange(3), PolicyGradientConfig())
 
 
 def _scaled(out: object) -> object:
@@ -130,8 +130,8 @@ def test_a_model_that_ignores_the_mask_is_refused(world: World) -> None:
     original = model.model.forward
     model.model.forward = lambda *args, attention_mask=None, **kwargs: original(*args, **kwargs)
     with pytest.raises(ConfigError, match="packing=prefix"):
-        forward.check_forward(model, data, np.arange(3), Config())
-    forward.check_forward(model, data, np.arange(3), Config(packing="none"))
+        forward.check_forward(model, data, np.arange(3), PolicyGradientConfig())
+    forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="none"))
 
 
 def test_ragged() -> None:

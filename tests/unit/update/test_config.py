@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from instar import config as configs
-from instar.components.update.config import Config, Filter, Kl, LoraConfig, Mismatch, Overlong
+from instar.components.update.config import Filter, Kl, LoraConfig, Mismatch, Overlong, PolicyGradientConfig
 from instar.components.update.presets import PRESETS, preset
 from instar.errors import ConfigError
 
@@ -19,7 +19,7 @@ from instar.errors import ConfigError
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name: str) -> None:
     assert PRESETS[name].preset == name
-    again = configs.from_dict(Config, json.loads(configs.dumps(PRESETS[name])))
+    again = configs.from_dict(PolicyGradientConfig, json.loads(configs.dumps(PRESETS[name])))
     assert again == PRESETS[name]
 
 
@@ -63,19 +63,19 @@ def test_unknown_preset_names_the_nearest() -> None:
         (lambda: Kl(place="loss", kind="k1", coef=0.1), "kl.kind"),
         (lambda: Kl(place="reward", kind="k3", coef=0.1), "kl.kind"),
         (lambda: Kl(place="loss", kind="k2"), "kl.coef"),
-        (lambda: Config(ratio="sequence", clip_low=0.2, clip_high=0.2), "clip_high"),
-        (lambda: Config(objective="cispo", cap=0.2), "update.cap"),
-        (lambda: Config(objective="cispo"), "update.cap"),
-        (lambda: Config(cap=5.0), "update.cap"),
-        (lambda: Config(aggregate="constant"), "max_length"),
-        (lambda: Config(min_group=1), "min_group"),
-        (lambda: Config(baseline="critic"), "update.baseline"),
-        (lambda: Config(baseline="batch"), "update.baseline"),
+        (lambda: PolicyGradientConfig(ratio="sequence", clip_low=0.2, clip_high=0.2), "clip_high"),
+        (lambda: PolicyGradientConfig(objective="cispo", cap=0.2), "update.cap"),
+        (lambda: PolicyGradientConfig(objective="cispo"), "update.cap"),
+        (lambda: PolicyGradientConfig(cap=5.0), "update.cap"),
+        (lambda: PolicyGradientConfig(aggregate="constant"), "max_length"),
+        (lambda: PolicyGradientConfig(min_group=1), "min_group"),
+        (lambda: PolicyGradientConfig(baseline="critic"), "update.baseline"),
+        (lambda: PolicyGradientConfig(baseline="batch"), "update.baseline"),
         (lambda: preset("reinforce", epochs=2), "epochs"),
         (lambda: preset("reinforce", minibatches=2), "epochs"),
-        (lambda: Config(clip_dual=1.0), "clip_dual"),
-        (lambda: Config(schedule="cosine"), "total_steps"),
-        (lambda: Config(eps=0.0), "eps"),
+        (lambda: PolicyGradientConfig(clip_dual=1.0), "clip_dual"),
+        (lambda: PolicyGradientConfig(schedule="cosine"), "total_steps"),
+        (lambda: PolicyGradientConfig(eps=0.0), "eps"),
         (lambda: Filter(kind="band", low=0.9, high=0.1), "filter.low"),
         (lambda: Overlong(kind="soft", max_length=10), "overlong.buffer"),
         (lambda: Mismatch(kind="token_trunc", high=0.5), "mismatch.high"),

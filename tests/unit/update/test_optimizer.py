@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.optimizer import Optimizer, lr_factor
 from instar.errors import LedgerError, NumericsError
 
@@ -23,7 +23,7 @@ def _set_grads(named: dict[str, nn.Parameter], step: int) -> None:
         p.grad = torch.randn(p.shape, generator=g)
 
 
-CONFIG = Config(
+CONFIG = PolicyGradientConfig(
     lr=0.01, critic_lr=0.1, weight_decay=0.1, max_grad_norm=1.0, schedule="cosine", warmup_steps=2, total_steps=9
 )
 
@@ -88,6 +88,6 @@ def test_bad_gradients_change_nothing() -> None:
 
 def test_schedules() -> None:
     assert [round(lr_factor(CONFIG, s), 4) for s in (0, 1, 2, 9, 50)] == [0.5, 1.0, 1.0, 0.0, 0.0]
-    linear = Config(schedule="linear", total_steps=4)
+    linear = PolicyGradientConfig(schedule="linear", total_steps=4)
     assert [lr_factor(linear, s) for s in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert lr_factor(Config(), 10**6) == 1.0
+    assert lr_factor(PolicyGradientConfig(), 10**6) == 1.0

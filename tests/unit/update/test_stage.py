@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from instar.components.policy_io import load_model
-from instar.components.update.config import Config, Kl, LoraConfig
+from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import PRESETS, preset
 from instar.errors import ContractError, LedgerError
 from instar.rows import BatchRow, RolloutRow, Step
@@ -19,7 +19,7 @@ from unit.update.world import World, make_world, score_row, weights
 PROMPT, GOOD, BAD = [1, 2, 3], 7, 11
 
 
-def _ready(world: World, config: Config) -> Config:
+def _ready(world: World, config: PolicyGradientConfig) -> PolicyGradientConfig:
     world.reference = world.policy if config.kl.place != "none" else None
     return config
 
@@ -103,14 +103,14 @@ def test_constant_rewards_change_nothing(world: World, name: str, value: float) 
 
 
 CASES = {
-    "default": Config(lr=1e-3, schedule="cosine", warmup_steps=1, total_steps=20, weight_decay=0.01),
+    "default": PolicyGradientConfig(lr=1e-3, schedule="cosine", warmup_steps=1, total_steps=20, weight_decay=0.01),
     "sec": preset("sec", lr=1e-3),
     "ppo": preset("ppo", lr=1e-3, critic_lr=1e-2),
-    "lora": Config(lr=1e-3, lora=LoraConfig(r=2, alpha=4)),
+    "lora": PolicyGradientConfig(lr=1e-3, lora=LoraConfig(r=2, alpha=4)),
 }
 
 
-def _run(world: World, config: Config, steps: int, resident: dict[Any, Any] | None) -> bytes:
+def _run(world: World, config: PolicyGradientConfig, steps: int, resident: dict[Any, Any] | None) -> bytes:
     world.reference = world.policy if config.kl.place != "none" else None
     for _ in range(steps):
         outs, metrics = world.update(config, resident)
@@ -141,15 +141,15 @@ def test_the_model_leaves_residency_before_it_changes(world: World) -> None:
     model = load_model(world.policy, ctx)
     assert load_model(world.policy, ctx) is model
     resident[("engine",)] = (("config", world.policy.digest), "engine")
-    outs, _ = world.update(Config(lr=1e-3), resident)
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-3), resident)
     assert set(resident) == {("tasks",), ("pending-model", str(outs.policy.path))}
     assert resident[("pending-model", str(outs.policy.path))] is model
     assert not model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
 def test_the_policy_folder_is_complete_and_depends_on_the_weights_alone(world: World) -> None:
-    one, _ = world.update(Config(lr=1e-3))
-    two, _ = world.update(Config(lr=1e-3))
+    one, _ = world.update(PolicyGradientConfig(lr=1e-3))
+    two, _ = world.update(PolicyGradientConfig(lr=1e-3))
     files = {p.name for p in one.policy.path.iterdir()}
     assert files == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
     for name in files:
@@ -159,21 +159,21 @@ def test_the_policy_folder_is_complete_and_depends_on_the_weights_alone(world: W
 def test_a_missing_trainer_state_is_an_error_after_step_0(world: World) -> None:
     world.step = 3
     with pytest.raises(LedgerError, match="trainer state of step 2"):
-        world.update(Config())
+        world.update(PolicyGradientConfig())
 
 
 def test_a_trainer_state_of_another_policy_is_refused(world: World) -> None:
-    outs, _ = world.update(Config(lr=1e-3))
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-3))
     world.trainer, world.step = outs.trainer, 1
     with pytest.raises(LedgerError, match="another policy"):
-        world.update(Config(lr=1e-3))
+        world.update(PolicyGradientConfig(lr=1e-3))
 
 
 def test_changing_the_kind_of_trainer_is_refused(world: World) -> None:
-    outs, _ = world.update(Config(lr=1e-3))
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-3))
     world.advance(outs)
     with pytest.raises(LedgerError, match="lora"):
-        world.update(Config(lr=1e-3, lora=LoraConfig(r=2)))
+        world.update(PolicyGradientConfig(lr=1e-3, lora=LoraConfig(r=2)))
 
 
 def test_a_kl_term_needs_a_reference(world: World) -> None:
@@ -191,7 +191,7 @@ def test_the_divergence_from_the_reference_grows_from_0(world: World) -> None:
 
 
 def test_lora_trains_adapters_alone_and_saves_them_merged(world: World) -> None:
-    config = Config(lr=1e-2, lora=LoraConfig(r=2, alpha=4, targets=("q_proj",)))
+    config = PolicyGradientConfig(lr=1e-2, lora=LoraConfig(r=2, alpha=4, targets=("q_proj",)))
     outs, _ = world.update(config)
     before, after = weights(world.policy), weights(outs.policy)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -212,6 +212,6 @@ def test_the_critic_learns_values_and_stays_out_of_the_policy_folder(world: Worl
 
 
 def test_bfloat16_arithmetic_keeps_float32_weights(world: World) -> None:
-    outs, metrics = world.update(Config(lr=1e-4, dtype="bfloat16"))
+    outs, metrics = world.update(PolicyGradientConfig(lr=1e-4, dtype="bfloat16"))
     assert 0 < metrics["mismatch/abs_max"] < 0.2
     assert {value.dtype for value in weights(outs.policy).values()} == {torch.float32}

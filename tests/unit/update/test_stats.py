@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from instar.artifact import ArmStats
-from instar.components.update.config import Config, Filter
+from instar.components.update.config import Filter, PolicyGradientConfig
 from instar.components.update.presets import preset
 from instar.rows import ArmStatsRow
 from unit.update.world import World, score_row
@@ -39,7 +39,7 @@ def scored(world: World) -> World:
 
 
 def test_hand_computed(scored: World) -> None:
-    outs, metrics = scored.update(Config(eps=1e-9, lr=1e-5))
+    outs, metrics = scored.update(PolicyGradientConfig(eps=1e-9, lr=1e-5))
     easy, hard = (_rows(outs.stats)[arm] for arm in ("easy", "hard"))
     lengths = {r.rollout_id: len(r.behaviour_logprobs) for r in scored.rollouts}
     assert (easy.num_prompts, easy.num_rollouts, easy.num_invalid) == (2, 8, 0)
@@ -62,8 +62,10 @@ def test_hand_computed(scored: World) -> None:
 
 
 def test_a_filter_does_not_change_the_statistics(scored: World) -> None:
-    plain, _ = scored.update(Config(lr=1e-5))
-    filtered, metrics = scored.update(Config(lr=1e-5, filter=Filter(kind="zero_variance", keep_prompts=1)))
+    plain, _ = scored.update(PolicyGradientConfig(lr=1e-5))
+    filtered, metrics = scored.update(
+        PolicyGradientConfig(lr=1e-5, filter=Filter(kind="zero_variance", keep_prompts=1))
+    )
     for before, after in zip(plain.stats.read(), filtered.stats.read(), strict=True):
         assert replace(after, num_kept=before.num_kept) == before
     assert sum(row.num_kept for row in filtered.stats.read()) == 1

@@ -14,7 +14,7 @@ from instar import schema
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
 from instar.components.policy_io import load_model
 from instar.components.update import experience
-from instar.components.update.config import Config
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
 from instar.components.update.stage import STAGE, Ins, Outs
 from instar.contract import Context
@@ -43,7 +43,9 @@ class World:
         kept = {} if resident is None else resident
         return Context(evolution="test", step=self.step, stage="update", scratch=scratch, resident=kept)
 
-    def update(self, config: Config, resident: dict[Any, Any] | None = None) -> tuple[Outs, dict[str, float]]:
+    def update(
+        self, config: PolicyGradientConfig, resident: dict[Any, Any] | None = None
+    ) -> tuple[Outs, dict[str, float]]:
         self.runs += 1
         folder = self.root / f"run{self.runs}"
         for name in ("batch", "rollouts", "scores"):

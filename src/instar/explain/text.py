@@ -1,31 +1,16 @@
-"""`instar explain`: the resolved objective of a recipe as formulas in plain text, and how other libraries spell it.
-
-Every line is derived from the configuration that runs. The same choices in TRL, verl and OpenRLHF are in
-`instar.equivalents`.
-"""
+"""The objective of a recipe that samples answers: reward, advantage, loss and its options in TRL, verl and OpenRLHF."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable
-
-from instar import config as configs
-from instar.components.curriculum.config import (
-    Config as CurriculumConfig,
-)
-from instar.components.curriculum.config import (
-    LearnabilityConfig,
-    OrderedConfig,
-    ProximalConfig,
-    ReverseConfig,
-    SecConfig,
-    ThompsonConfig,
-)
-from instar.components.update.config import Config
+from instar.components.reward.config import VerifyConfig
+from instar.components.rollout.config import SampleConfig
+from instar.components.update.config import PolicyGradientConfig
 from instar.equivalents import equivalents
+from instar.explain.curriculum import curriculum
+from instar.explain.layout import section, table
 from instar.pipelines.recipe import Recipe
 
-WIDTH = 120
+LIBRARIES = ("TRL 1.16", "verl 0.9", "OpenRLHF 0.11")
 BASELINES = {
     "none": "r_i",
     "batch": "r_i - mean(batch)",
@@ -47,50 +32,37 @@ KL_TERMS = {
 }
 
 
-def explain(recipe: Recipe) -> str:
-    """Return the explanation as text of at most 120 columns, ending in the table of equivalents."""
-    u = recipe.update
-    lines = [
-        f"{recipe.name} at scale {recipe.scale} ({recipe.paper}), update preset '{u.preset}', "
-        f"digest {configs.digest(recipe)[:12]}",
-        "",
-        *section("reward", [reward(recipe), *kl_in_reward(u), *overlong(u)]),
+def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
+    """Return the sections, ending in the table of equivalents."""
+    return [
+        *section("reward", [*reward(recipe), *kl_in_reward(u), *overlong(u)]),
         *section("advantage", [advantage(u)]),
         *section("filter", [group_filter(u)]),
         *section("loss", [ratio(u), token_loss(u), *entropy(u), *mismatch(u), *kl_in_loss(u)]),
         *section("aggregation", [AGGREGATES[u.aggregate].format(max_length=u.max_length)]),
         *section("optimiser", [optimiser(u)]),
-        *section("curriculum", curriculum(recipe.curriculum)),
+        *section("curriculum", curriculum(recipe.curriculum, "prompt")),
         *section("loop", loop(recipe)),
         "equivalents (a dash means that the library has none)",
-        *table(equivalents(recipe)),
+        *table(LIBRARIES, equivalents(recipe, u)),
     ]
-    return "\n".join(lines)
 
 
-def section(title: str, texts: Iterable[str]) -> list[str]:
-    """Return wrapped lines under a title column."""
-    indent = " " * 14
-    out: list[str] = []
-    for text in texts:
-        first = f"{title:<13} " if not out else indent
-        out += textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent + "  ")
-    return out
-
-
-def reward(recipe: Recipe) -> str:
-    """State the reward of one rollout."""
+def reward(recipe: Recipe) -> list[str]:
+    """State the reward of one rollout; nothing where no verifier gives it."""
+    if not isinstance(recipe.reward, VerifyConfig):
+        return []
     shaped = recipe.reward.format_reward
     extra = f" + {shaped:g} (an answer was found and it is wrong)" if shaped else ""
-    return f"r_i = correct_i{extra}; a failed verdict is no number and its rollout is left out"
+    return [f"r_i = correct_i{extra}; a failed verdict is no number and its rollout is left out"]
 
 
-def kl_in_reward(u: Config) -> list[str]:
+def kl_in_reward(u: PolicyGradientConfig) -> list[str]:
     """State the KL term of the reward, if there is one."""
     return [f"r_i is lowered by {u.kl.coef:g} {KL_TERMS[u.kl.kind]}"] if u.kl.place == "reward" else []
 
 
-def overlong(u: Config) -> list[str]:
+def overlong(u: PolicyGradientConfig) -> list[str]:
     """State what happens to answers that reach the length limit."""
     o = u.overlong
     if o.kind == "soft":
@@ -99,7 +71,7 @@ def overlong(u: Config) -> list[str]:
     return ["truncated answers are left out of the loss and of its denominator"] if o.kind == "mask" else []
 
 
-def advantage(u: Config) -> str:
+def advantage(u: PolicyGradientConfig) -> str:
     """State A."""
     base = BASELINES[u.baseline]
     scales = {
@@ -112,7 +84,7 @@ def advantage(u: Config) -> str:
     return scales[u.scale] + (tail if u.baseline in ("critic", "group", "loo") else "")
 
 
-def group_filter(u: Config) -> str:
+def group_filter(u: PolicyGradientConfig) -> str:
     """State which groups are trained on."""
     f = u.filter
     kinds = {
@@ -124,7 +96,7 @@ def group_filter(u: Config) -> str:
     return f"{kinds[f.kind]}{keep}; groups with fewer than {u.min_group} valid scores are dropped and counted"
 
 
-def ratio(u: Config) -> str:
+def ratio(u: PolicyGradientConfig) -> str:
     """State w."""
     if u.objective == "reinforce":
         return "no ratio: one optimiser step per batch"
@@ -133,7 +105,7 @@ def ratio(u: Config) -> str:
     return "w_it = pi(o_it) / old(o_it), old = the policy before this update, scored by the trainer"
 
 
-def token_loss(u: Config) -> str:
+def token_loss(u: PolicyGradientConfig) -> str:
     """State l."""
     if u.objective == "reinforce":
         return "l_it = -A log pi(o_it)"
@@ -143,12 +115,12 @@ def token_loss(u: Config) -> str:
     return text + (f"; for A < 0 at most {u.clip_dual:g} |A|" if u.clip_dual is not None else "")
 
 
-def entropy(u: Config) -> list[str]:
+def entropy(u: PolicyGradientConfig) -> list[str]:
     """State the entropy bonus, if there is one."""
     return [f"l_it -= {u.entropy_coef:g} entropy_it"] if u.entropy_coef else []
 
 
-def mismatch(u: Config) -> list[str]:
+def mismatch(u: PolicyGradientConfig) -> list[str]:
     """State the correction of sampler against trainer; the measurement is always on."""
     m = u.mismatch
     limits = f"error when mean |log rho| > {m.alarm_mean:g} or over {m.alarm_gap:g} in > {m.alarm_share:.0%} of tokens"
@@ -160,14 +132,14 @@ def mismatch(u: Config) -> list[str]:
     return [f"l_it *= {rule}, rho = old/sampler; {limits}"]
 
 
-def kl_in_loss(u: Config) -> list[str]:
+def kl_in_loss(u: PolicyGradientConfig) -> list[str]:
     """State the KL term of the loss."""
     if u.kl.place == "loss":
         return [f"l_it += {u.kl.coef:g} {KL_TERMS[u.kl.kind]}"]
     return ["no KL term"] if u.kl.place == "none" else []
 
 
-def optimiser(u: Config) -> str:
+def optimiser(u: PolicyGradientConfig) -> str:
     """State the optimiser steps of one update."""
     steps = u.epochs * u.minibatches
     end = f", {u.schedule} to 0 at {u.total_steps}" if u.schedule != "constant" else ""
@@ -180,66 +152,16 @@ def optimiser(u: Config) -> str:
     )
 
 
-def curriculum(c: CurriculumConfig) -> list[str]:
-    """State how prompts are drawn."""
-    if isinstance(c, SecConfig):
-        return _sec(c)
-    rule = f"every training prompt once per pass ({c.strategy})"
-    if isinstance(c, OrderedConfig | ReverseConfig):
-        way = "easy to hard" if isinstance(c, OrderedConfig) else "hard to easy"
-        rule = f"one level after another, {way}, an equal share of {c.steps} steps each"
-    elif isinstance(c, ThompsonConfig):
-        rule = (
-            f"Beta posterior of the solve rate theta, evidence x {c.decay:g} a step; P = P(theta (1 - theta) is best)"
-        )
-    elif isinstance(c, ProximalConfig):
-        rule = f"Q moves by {c.alpha:g} to the solve rate; P ~ exp(Q (1 - Q) / {c.tau:g})"
-    elif isinstance(c, LearnabilityConfig):
-        rule = f"p moves by {c.alpha:g} to the solve rate; P ~ p (1 - p)"
-    if isinstance(c, ThompsonConfig | ProximalConfig | LearnabilityConfig):
-        rule += f", no arm below {c.floor:g}"
-    return [rule]
-
-
-def _sec(c: SecConfig) -> list[str]:
-    s = c.switches
-    signal = "change of the mean reward" if c.objective == "progress" else f"mean {s.signal} of the arm's rollouts"
-    rules = {
-        "boltzmann": f"P ~ exp(Q / {c.tau:g})",
-        "normalized_q": "P ~ max(Q, 0.01)",
-        "greedy": f"best arm, {c.epsilon:g} of the draws uniform",
-    }
-    absent = f"Q x {1 - c.alpha:g}" if s.absent == "decay" else "Q unchanged"
-    return [
-        f"Q[arm] += {c.alpha:g} (signal - Q[arm]), signal = {signal}; not drawn: {absent}; Q starts at {s.q0:g}",
-        f"{rules[c.method]}{f', no arm below {s.floor:g}' if s.floor else ''}; one draw per prompt (mode {c.mode})",
-    ]
-
-
 def loop(recipe: Recipe) -> list[str]:
     """State loop shape and batch sizes."""
-    c, total = recipe.curriculum, recipe.iterations * recipe.inner_steps
+    c, r, total = recipe.curriculum, recipe.rollout, recipe.iterations * recipe.inner_steps
     drawn = f" ({c.slots} drawn)" if c.slots != c.prompts else ""
+    sampled = f"{c.prompts} prompts{drawn} x {c.group_size} rollouts = {c.prompts * c.group_size} rollouts"
+    limits = ""
+    if isinstance(r, SampleConfig):
+        limits = f" of at most {r.max_new_tokens} tokens at temperature {r.temperature:g}"
     return [
         f"{recipe.iterations} iterations x {recipe.inner_steps} inner steps = {total} updates, clock '{recipe.clock}'; "
         "evaluation and gate after each iteration",
-        f"per update {c.prompts} prompts{drawn} x {c.group_size} rollouts = {c.prompts * c.group_size} rollouts of at "
-        f"most {recipe.rollout.max_new_tokens} tokens at temperature {recipe.rollout.temperature:g}",
+        f"per update {sampled}{limits}",
     ]
-
-
-def table(rows: list[tuple[str, str, str, str]]) -> list[str]:
-    """Return three lines per topic, one per library; options are never broken inside."""
-    out = []
-    for topic, *cells in rows:
-        for library, cell in zip(("TRL 1.16", "verl 0.9", "OpenRLHF 0.11"), cells, strict=True):
-            start = f"{topic if library == 'TRL 1.16' else '':<13} {library:<14} "
-            out += textwrap.wrap(
-                cell,
-                WIDTH,
-                initial_indent=start,
-                subsequent_indent=" " * 29,
-                break_on_hyphens=False,
-                break_long_words=False,
-            )
-    return out

@@ -1,0 +1,49 @@
+"""A control policy made ready to act: on its device, and in batches whose size does not show in the results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from instar.artifact import Policy
+from instar.contract import Context
+from instar.errors import ContractError
+
+if TYPE_CHECKING:
+    from instar.components.control_policy.model import ControlPolicy
+
+ROWS = 8
+"""A pass has a multiple of this many rows. Matrix products of other sizes treat the rows beyond it by other code, which rounds
+differently: what a policy does would depend on how many others are asked at the same time."""
+
+
+def filled(count: int) -> int:
+    """Return the rows of a pass that has room for `count`."""
+    return -(-count // ROWS) * ROWS
+
+
+def open_actor(policy: Policy, device: str, ctx: Context, where: str) -> ControlPolicy:
+    """Return the policy in eval mode on `device`: `cpu`, `cuda`, or `auto` for CUDA where there is one.
+
+    A policy of another kind is a `ContractError`. A model that others hold is copied before it is moved.
+    """
+    import copy
+
+    import torch
+
+    from instar.components.control_policy.model import ControlPolicy
+    from instar.components.policy_io import load_model
+
+    model: Any = load_model(policy, ctx)
+    if not isinstance(model, ControlPolicy):
+        raise ContractError(
+            expected="a control policy",
+            found=type(model).__name__,
+            where=f"{where}.policy {policy.digest}",
+            action="prepare the policy with dataset_prep.strategy=offline",
+        )
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if model.device.type == chosen:
+        return model
+    moved: Any = copy.deepcopy(model)
+    moved.to(chosen)
+    return moved  # type: ignore[no-any-return]

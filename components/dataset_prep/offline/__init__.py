@@ -1,0 +1,1 @@
+"""Offline control data: episodes from a simulator, a Minari folder, a D4RL file or Parquet; checked, cut and described."""

@@ -1,0 +1,110 @@
+"""Configuration of offline data: where trajectories come from, how they are cut into tasks, and the policy that learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
+
+from instar.components.columns import Piece
+from instar.components.control_policy.config import Arch, DecisionMambaArch
+from instar.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendulumSource:
+    """Pendulum-v1 by a scripted swing-up controller that acts at random at a rate: one tier of quality per rate."""
+
+    strategy: Literal["pendulum"] = "pendulum"
+    rates: tuple[float, ...] = (1.0, 0.7, 0.4)
+    """Rate of uniform random actions of each tier."""
+    episodes: int = 100
+    """Episodes per tier, 200 steps each."""
+
+    def __post_init__(self) -> None:
+        good = self.rates and all(0.0 <= r <= 1.0 for r in self.rates) and len(set(self.rates)) == len(self.rates)
+        _need(bool(good), "different rates in [0, 1]", self.rates, "source.rates")
+        _need(self.episodes >= 1, "at least one episode per tier", self.episodes, "source.episodes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesSource:
+    """Episodes in Parquet, as `instar data` writes them."""
+
+    strategy: Literal["episodes"] = "episodes"
+    path: str
+    tiers: tuple[str, ...] = ()
+    """Tiers to take; none named takes all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinariSource:
+    """A Minari data set: the folder that holds `data/main_data.hdf5`, or the HDF5 file."""
+
+    strategy: Literal["minari"] = "minari"
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class D4rlSource:
+    """An HDF5 file of D4RL's layout, and the task it belongs to, for example `hopper-medium`."""
+
+    strategy: Literal["d4rl"] = "d4rl"
+    path: str
+    task: str
+
+
+Source: TypeAlias = PendulumSource | EpisodesSource | MinariSource | D4rlSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Gaussian noise on the logged actions of a share of all steps: labels that are wrong, as a test of robustness."""
+
+    share: float = 0.0
+    std: float = 0.0
+    """In units of the action."""
+
+    def __post_init__(self) -> None:
+        _need(
+            0.0 <= self.share <= 1.0 and self.std >= 0.0, "share in [0, 1], std >= 0", (self.share, self.std), "noise"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineConfig(Piece):
+    """Logged trajectories of one environment, cut into tasks, and a control policy that has not learned yet.
+
+    A training task is a segment: about `arch.window` consecutive starts of windows in one episode. Its arm is the quality of
+    the episode: the tier it was recorded as, or its quantile of return where `buckets` is set.
+    """
+
+    PROVIDES: ClassVar[frozenset[str]] = frozenset(
+        {"tasks.features", "data.observations", "data.actions", "data.rewards", "data.returns_to_go"}
+    )
+
+    strategy: Literal["offline"] = "offline"
+    source: Source = field(default_factory=PendulumSource)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    buckets: int = 0
+    """Arms by quantile of return instead of by tier; 0 keeps the tiers."""
+    arch: Arch = field(default_factory=DecisionMambaArch)
+    target: float | None = None
+    """Return the policy is asked for in evaluation, undiscounted and unscaled; none takes the task's published one."""
+    probes: tuple[float, ...] | None = None
+    """Other returns to ask for, which show whether the policy does as it is told; none takes the task's own."""
+    return_scale: float | None = None
+    """Returns are divided by this before the policy sees them; none takes the task's own."""
+    val_episodes: int = 32
+    test_episodes: int = 32
+    probe_episodes: int = 32
+
+    def __post_init__(self) -> None:
+        counts = (self.val_episodes, self.test_episodes, self.probe_episodes)
+        _need(min(counts) >= 2, "at least two episodes of each kind", counts, "val_episodes")
+        _need(self.buckets == 0 or self.buckets >= 2, "0 or at least 2 buckets", self.buckets, "buckets")
+        _need(self.return_scale is None or self.return_scale > 0, "return_scale > 0", self.return_scale, "return_scale")
+
+
+def _need(good: bool, expected: str, found: object, name: str) -> None:
+    if not good:
+        raise ConfigError(expected=expected, found=str(found), where=f"dataset_prep.{name}", action="correct the value")

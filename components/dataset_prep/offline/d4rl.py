@@ -1,0 +1,91 @@
+"""D4RL files: flat HDF5 arrays of one long recording, cut into episodes where its flags say so.
+
+Arrays `observations` [N, S], `actions` [N, A], `rewards`, `terminals` and `timeouts` [N]. Cutting by a step count instead
+of by the flags puts steps of two episodes into one; here an episode ends exactly where a flag is set. A recording that
+stops within an episode leaves a last piece without a flag: it is kept and marked as truncated, so every step is preserved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from instar.components.dataset_prep.offline.episodes import Episodes, Flags, build
+from instar.components.dataset_prep.offline.hdf5 import array, opened
+from instar.components.dataset_prep.offline.tasks import action_box, find_environment
+from instar.errors import ContractError
+
+CONTINUITY = 1e-4
+
+
+def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Episodes:
+    """Return the episodes of a D4RL file recorded in `env` (a gymnasium id: the file does not say).
+
+    Missing `timeouts`, episodes beyond the time limit of `env` and, where the file has `next_observations`, episodes
+    whose steps do not continue each other are a `ContractError`: the time-out flags were lost. A damaged file is an
+    `ArtifactError`.
+    """
+    where = str(path)
+    with opened(path) as file:
+        names = ("observations", "actions", "rewards", "terminals", "timeouts")
+        values = {name: array(file, name, where) for name in names}
+        following = array(file, "next_observations", where) if "next_observations" in file else None
+    total = len(values["rewards"])
+    for name, value in values.items():
+        if len(value) != total:
+            raise _wrong(f"{total} steps, as rewards", f"{len(value)}", f"{where}:{name}", "download the file again")
+    terminal, timeout = (values[name].astype(np.bool_).reshape(total) for name in ("terminals", "timeouts"))
+    lengths = cut(terminal, timeout)
+    ends = np.cumsum(lengths) - 1
+    low, high = action_box(env)
+    episodes = build(
+        env,
+        action_low=low,
+        action_high=high,
+        lengths=lengths,
+        observations=values["observations"],
+        actions=values["actions"],
+        rewards=values["rewards"].reshape(total),
+        terminated=terminal[ends],
+        truncated=~terminal[ends],
+        tier=tier,
+        behaviour=behaviour,
+        final_observations=None if following is None else following[ends],
+        where=where,
+    )
+    _check_flags_survived(episodes, following, where)
+    return episodes
+
+
+def cut(terminal: Flags, timeout: Flags) -> npt.NDArray[np.int64]:
+    """Return the lengths of the episodes: each ends at a flag; steps after the last flag are one more episode."""
+    ends = np.flatnonzero(terminal | timeout) + 1
+    borders = np.unique(np.concatenate([[0], ends, [len(terminal)]]))
+    return np.diff(borders).astype(np.int64)
+
+
+def _check_flags_survived(episodes: Episodes, following: npt.NDArray[np.float32] | None, where: str) -> None:
+    """Raise when an episode outlasts the environment's time limit, or jumps to a state that did not follow."""
+    limit = find_environment(episodes.env).max_steps
+    action = "the file has lost time-out flags: use the version of the data set that has `timeouts`"
+    long = np.flatnonzero(episodes.lengths > limit)
+    if len(long):
+        found = f"{int(episodes.lengths[long[0]])}"
+        raise _wrong(f"at most {limit} steps", found, f"{where}:episode {long[0]}", action)
+    if following is None or episodes.num_steps < 2:
+        return
+    jump = np.abs(episodes.observations[1:] - following[:-1]).max(axis=1)
+    inside = np.ones(episodes.num_steps - 1, np.bool_)
+    inside[episodes.offsets[1:-1] - 1] = False
+    broken = np.flatnonzero(inside & (jump > CONTINUITY))
+    if len(broken):
+        step = int(broken[0])
+        episode = int(np.searchsorted(episodes.offsets, step, side="right")) - 1
+        at = f"{where}:episode {episode}, step {step - int(episodes.offsets[episode])}"
+        raise _wrong("a step that begins where the one before ended", f"a jump of {jump[step]:.3g}", at, action)
+
+
+def _wrong(expected: str, found: str, where: str, action: str) -> ContractError:
+    return ContractError(expected=expected, found=found, where=where, action=action)

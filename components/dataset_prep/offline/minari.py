@@ -1,0 +1,211 @@
+"""Minari data sets as folders: read and written in their documented HDF5 layout, without the minari package.
+
+A data set is `<root>/<id>/data` with `metadata.json` and `main_data.hdf5`; the file holds one group `episode_<i>` an
+episode, with `observations` [T + 1, S], `actions` [T, A], `rewards`, `terminations` and `truncations` [T]. Nothing is ever
+downloaded. Only box spaces of one axis are read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instar.components.dataset_prep.offline.episodes import Episodes, build
+from instar.components.dataset_prep.offline.hdf5 import array, opened
+from instar.errors import ArtifactError, ContractError, MissingDependencyError
+
+VERSION = "0.5.4"
+METADATA, DATA = "metadata.json", "main_data.hdf5"
+
+
+def read_minari(path: Path, tier: str | None = None) -> Episodes:
+    """Return the episodes of the Minari data set at `path` (its folder, the `data` folder in it, or the HDF5 file).
+
+    The tier is the episode's `tier` attribute, else `tier`, else the last part of the data set's name. Flags before the
+    last step, an episode without an end, or missing arrays are a `ContractError`; broken files an `ArtifactError`.
+    """
+    path = path.parent if path.name == DATA else path
+    folder = path / "data" if (path / "data" / METADATA).exists() else path
+    metadata = _metadata(folder / METADATA)
+    name = str(metadata.get("dataset_id", path.name))
+    algorithm = str(metadata.get("algorithm_name") or name)
+    low, high = _box(metadata, folder)
+    parts = []
+    with opened(folder / DATA) as file:
+        for index in range(len(file.keys())):
+            where = f"{folder / DATA}:episode_{index}"
+            if f"episode_{index}" not in file:
+                raise _wrong(f"groups episode_0 to episode_{len(file.keys()) - 1}", f"no episode_{index}", where)
+            parts.append(_episode(file[f"episode_{index}"], where))
+    expected = metadata.get("total_episodes", len(parts))
+    if len(parts) != expected:
+        raise ArtifactError(
+            expected=f"{expected} episodes, as {METADATA} says",
+            found=str(len(parts)),
+            where=str(folder / DATA),
+            action="copy the data set again",
+        )
+    finals = _joined([p["final"][None] for p in parts], folder)
+    fallback = tier or name.split("/")[-1].removesuffix("-v0")
+    return build(
+        _env(metadata, folder),
+        action_low=low,
+        action_high=high,
+        lengths=[len(p["rewards"]) for p in parts],
+        observations=_joined([p["observations"] for p in parts], folder),
+        actions=_joined([p["actions"] for p in parts], folder),
+        rewards=_joined([p["rewards"] for p in parts], folder),
+        terminated=[p["terminated"] for p in parts],
+        truncated=[p["truncated"] for p in parts],
+        tier=[p["tier"] or fallback for p in parts],
+        behaviour=[p["behaviour"] or algorithm for p in parts],
+        seeds=[p["seed"] for p in parts],
+        final_observations=None if np.isnan(finals).all() else finals,
+        where=str(folder),
+    )
+
+
+def write_minari(
+    episodes: Episodes, root: Path, name: str, *, references: tuple[float, float] | None = None, algorithm: str = ""
+) -> Path:
+    """Write the episodes as `<root>/<name>/data` and return that folder; `minari.load_dataset(name)` reads it when
+    `MINARI_DATASETS_PATH` is `root`. `references` are the mean returns of a random and an expert policy.
+
+    Unknown final observations are written as NaN, never made up, and read as unknown. A folder that holds a data set
+    already is an `ArtifactError`.
+    """
+    folder = root / name / "data"
+    if (folder / METADATA).exists():
+        raise ArtifactError(expected="a new folder", found="a data set", where=str(folder), action="remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    with opened(folder / DATA, "w") as file:
+        for index, steps in enumerate(episodes.slices()):
+            _write_episode(file.create_group(f"episode_{index}"), episodes, index, steps)
+    metadata: dict[str, Any] = {
+        "dataset_id": name,
+        "minari_version": VERSION,
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "total_episodes": episodes.num_episodes,
+        "total_steps": episodes.num_steps,
+        "env_spec": _env_spec(episodes.env),
+        "observation_space": _box_json(episodes.observations.shape[1:], -np.inf, np.inf),
+        "action_space": _box_json(episodes.action_low.shape, episodes.action_low, episodes.action_high),
+        "algorithm_name": algorithm,
+    }
+    if references:
+        metadata |= {"ref_min_score": references[0], "ref_max_score": references[1]}
+    (folder / METADATA).write_text(json.dumps(metadata, sort_keys=True))
+    return folder
+
+
+def _episode(group: Any, where: str) -> dict[str, Any]:
+    rewards = array(group, "rewards", where)
+    observations = array(group, "observations", where)
+    length = len(rewards)
+    flags = {}
+    for name in ("terminations", "truncations"):
+        flags[name] = array(group, name, where).astype(np.bool_)
+        early = np.flatnonzero(flags[name][:-1])
+        if len(flags[name]) != length or len(early):
+            found = f"one at step {early[0]}" if len(early) else f"{len(flags[name])} flags"
+            raise _wrong(f"{name} of {length} steps, true at the last at most", found, where)
+    if len(observations) != length + 1:
+        raise _wrong(f"{length + 1} observations, one more than rewards", str(len(observations)), where)
+    return {
+        "rewards": rewards,
+        "observations": observations[:-1],
+        "final": observations[-1],
+        "actions": array(group, "actions", where),
+        "terminated": bool(flags["terminations"][-1:].any()),
+        "truncated": bool(flags["truncations"][-1:].any()),
+        "tier": str(group.attrs.get("tier", "")),
+        "behaviour": str(group.attrs.get("behaviour", "")),
+        "seed": int(group.attrs.get("seed", 0)),
+    }
+
+
+def _write_episode(group: Any, episodes: Episodes, index: int, steps: slice) -> None:
+    length = int(episodes.lengths[index])
+    final = np.full((1, episodes.observations.shape[1]), np.nan, np.float32)
+    if episodes.final_observations is not None:
+        final = episodes.final_observations[index][None]
+    last = np.arange(length) == length - 1
+    group.create_dataset("observations", data=np.concatenate([episodes.observations[steps], final]))
+    group.create_dataset("actions", data=episodes.actions[steps])
+    group.create_dataset("rewards", data=episodes.rewards[steps])
+    group.create_dataset("terminations", data=last & episodes.terminated[index])
+    group.create_dataset("truncations", data=last & episodes.truncated[index])
+    group.create_group("infos")
+    tags = {"tier": str(episodes.tier[index]), "behaviour": str(episodes.behaviour[index])}
+    group.attrs.update({"id": index, "total_steps": length, "seed": int(episodes.seeds[index]), **tags})
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            expected=f"the {METADATA} of a Minari data set",
+            found=str(error).splitlines()[0],
+            where=str(path),
+            action="name the folder of a data set that is on this machine; nothing is downloaded",
+        ) from error
+    return metadata
+
+
+def _env(metadata: dict[str, Any], folder: Path) -> str:
+    spec = metadata.get("env_spec")
+    if not spec:
+        raise _wrong("an environment in `env_spec`", "none", f"{folder / METADATA}:env_spec")
+    return str((json.loads(spec) if isinstance(spec, str) else spec)["id"])
+
+
+def _box(metadata: dict[str, Any], folder: Path) -> tuple[list[float], list[float]]:
+    """Return the bounds of the action space; where the metadata lack it, those of the registered environment."""
+    space = metadata.get("action_space")
+    space = json.loads(space) if isinstance(space, str) else space
+    if space is None:
+        from instar.components.dataset_prep.offline.tasks import action_box
+
+        return action_box(_env(metadata, folder))
+    if space.get("type") != "Box" or len(space["shape"]) != 1:
+        raise _wrong("a box of one axis", str(space)[:200], f"{folder / METADATA}:action_space")
+    return space["low"], space["high"]
+
+
+def _box_json(shape: tuple[int, ...], low: npt.ArrayLike, high: npt.ArrayLike) -> str:
+    bounds = {"low": np.broadcast_to(low, shape).tolist(), "high": np.broadcast_to(high, shape).tolist()}
+    return json.dumps({"type": "Box", "dtype": "float32", "shape": list(shape), **bounds})
+
+
+def _env_spec(env: str) -> str:
+    """Return gymnasium's description of a registered environment as JSON."""
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise MissingDependencyError(
+            expected="gymnasium", found=str(error), where="write_minari", action="install instar[control]"
+        ) from error
+    return str(gymnasium.spec(env).to_json())
+
+
+def _joined(parts: list[npt.NDArray[Any]], folder: Path) -> npt.NDArray[Any]:
+    """Return the parts one after the other. Rows of different shapes are a `ContractError`."""
+    if not parts:
+        raise _wrong("at least one episode", "none", str(folder))
+    for index, part in enumerate(parts):
+        if part.shape[1:] != parts[0].shape[1:]:
+            expected = f"rows of shape {parts[0].shape[1:]} as in episode 0"
+            raise _wrong(expected, str(part.shape[1:]), f"{folder}:episode_{index}")
+    return np.concatenate(parts)
+
+
+def _wrong(expected: str, found: str, where: str) -> ContractError:
+    return ContractError(
+        expected=expected, found=found, where=where, action="write the data set again, or leave it out"
+    )

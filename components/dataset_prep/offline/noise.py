@@ -1,0 +1,40 @@
+"""Noisy action labels on purpose: how well a method bears wrong data is measured on a known share of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from instar.components.dataset_prep.offline.episodes import Episodes, Flags
+from instar.errors import ConfigError
+
+
+def add_action_noise(
+    episodes: Episodes, *, std: float, share: float, unit: Literal["steps", "episodes"], seed: int
+) -> tuple[Episodes, Flags]:
+    """Return the episodes with normal noise on the actions of a share of the steps, and which steps were changed, [N].
+
+    `std` is in the units of the action; noisy actions are clipped to the box. round(share * count) steps or whole episodes
+    are drawn without replacement. Observations and rewards stay: they are what the true actions led to. Equal seeds give
+    equal noise. `ConfigError` for a share outside [0, 1] or a negative `std`.
+    """
+    if not (0.0 <= share <= 1.0 and 0.0 <= std < float("inf")):
+        raise ConfigError(
+            expected="a share in [0, 1] and a finite std >= 0",
+            found=f"share {share}, std {std}",
+            where="noise",
+            action="correct the noise of the data set",
+        )
+    rng = np.random.Generator(np.random.PCG64(seed))
+    count = episodes.num_steps if unit == "steps" else episodes.num_episodes
+    chosen = np.zeros(count, np.bool_)
+    chosen[rng.permutation(count)[: round(share * count)]] = True
+    changed = chosen if unit == "steps" else np.repeat(chosen, episodes.lengths)
+    # Drawn for every step, so that a step's noise does not depend on how many others are noisy.
+    noise = rng.standard_normal(episodes.actions.shape) * std
+    low, high = episodes.action_low.astype(np.float32), episodes.action_high.astype(np.float32)
+    noisy = np.clip((episodes.actions + noise).astype(np.float32), low, high)
+    actions = np.where(changed[:, None], noisy, episodes.actions)
+    return dataclasses.replace(episodes, actions=actions), changed

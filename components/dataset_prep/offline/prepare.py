@@ -1,0 +1,193 @@
+"""Offline recipes: read or make trajectories, validate them, cut them into tasks, and make the policy that will learn.
+
+Training tasks are segments of logged episodes, by arm of quality. Evaluation tasks are start states in the simulator with a
+return to ask for: pools `val` and `id` ask for the target, `probe` for other returns. References travel with the tasks, and
+what a policy needs to act (dimensions, box, standardisation, scale) travels with the policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers.utils import logging
+
+from instar.components.control_policy import build as policies
+from instar.components.control_policy.config import Arch, BcArch, ControlTask
+from instar.components.dataset_prep.offline import pendulum, statistics
+from instar.components.dataset_prep.offline.config import (
+    D4rlSource,
+    EpisodesSource,
+    MinariSource,
+    OfflineConfig,
+    PendulumSource,
+)
+from instar.components.dataset_prep.offline.d4rl import read_d4rl
+from instar.components.dataset_prep.offline.episodes import Episodes, concat
+from instar.components.dataset_prep.offline.minari import read_minari
+from instar.components.dataset_prep.offline.noise import add_action_noise
+from instar.components.dataset_prep.offline.rows import EpisodeRow, episode_table
+from instar.components.dataset_prep.offline.segments import return_buckets, segments
+from instar.components.dataset_prep.offline.table import read_parquet, to_table
+from instar.components.dataset_prep.offline.tasks import Environment, find_environment, find_task
+from instar.components.dataset_prep.offline.validate import validate
+from instar.contract import Context, Metrics
+from instar.errors import ConfigError
+from instar.quality import run_gate
+from instar.rows import TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.dataset_prep.stage import Outs
+
+GENERATOR = "offline/1"
+
+
+def prepare(outs: Outs, config: OfflineConfig, ctx: Context) -> Metrics:
+    """Write data, tasks, the verdict on both, and a new policy."""
+    episodes = read(config, ctx)
+    environment = find_environment(episodes.env)
+    ctx.heartbeat(f"{episodes.num_steps} steps of {episodes.env}", {})
+    validate(episodes, max_steps=environment.max_steps)
+    facts = episode_table(episodes, environment.max_steps)
+    if config.noise.share:
+        noise = config.noise
+        episodes, _ = add_action_noise(episodes, std=noise.std, share=noise.share, unit="steps", seed=ctx.seed("noise"))
+    rows = [*training_tasks(episodes, config), *evaluation_tasks(environment, config, ctx)]
+    outs.data.write_table(to_table(episodes))
+    outs.tasks.write(rows)
+    verdicts = {"episodes": run_gate(EpisodeRow, facts), "tasks": run_gate(TaskRow, outs.tasks.table())}
+    tiers = statistics.tier_summary(episodes)
+    outs.quality.write_json("quality.json", {"success": True, "tiers": tiers, **verdicts})
+    ctx.heartbeat("validated data and tasks", {})
+    model = policies.build(
+        _fitting(config.arch, environment), control_task(episodes, environment, config), ctx.seed("weights")
+    )
+    logging.disable_progress_bar()
+    model.save_pretrained(outs.policy.path)
+    metrics: Metrics = {"num_tasks": float(len(rows)), "num_episodes": float(episodes.num_episodes)}
+    metrics |= {"num_steps": float(episodes.num_steps), "return_mean": float(episodes.returns.mean())}
+    metrics |= {f"{tier}/{name}": found[name] for tier, found in tiers.items() for name in ("steps", "mean_return")}
+    return metrics | {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
+
+
+def read(config: OfflineConfig, ctx: Context) -> Episodes:
+    """Return the episodes of the configured source, their tier being the arm they will train under."""
+    source = config.source
+    match source:
+        case PendulumSource():
+            seeds = [ctx.seed(f"episode/{i}") for i in range(source.episodes)]
+            episodes = concat([pendulum.tier(rate, seeds, f"eps-{rate:g}") for rate in source.rates])
+        case EpisodesSource():
+            episodes = _chosen(read_parquet(Path(source.path)), source)
+        case MinariSource():
+            episodes = read_minari(Path(source.path))
+        case D4rlSource():
+            task = find_task(source.task)
+            episodes = read_d4rl(Path(source.path), task.environment.id, task.tier)
+    if config.buckets:
+        episodes = dataclasses.replace(episodes, tier=np.array(return_buckets(episodes.returns, config.buckets)))
+    return episodes
+
+
+def _chosen(episodes: Episodes, source: EpisodesSource) -> Episodes:
+    missing = sorted(set(source.tiers) - set(episodes.tier.tolist()))
+    if missing:
+        raise ConfigError(
+            expected=f"tiers of {source.path}: {', '.join(sorted(set(episodes.tier.tolist())))}",
+            found=", ".join(missing),
+            where="dataset_prep.source.tiers",
+            action="correct the names, or leave them out to take all",
+        )
+    return episodes.select(np.isin(episodes.tier, source.tiers)) if source.tiers else episodes
+
+
+def training_tasks(episodes: Episodes, config: OfflineConfig) -> list[TaskRow]:
+    """Return one task per segment; its level is the return of its episode."""
+    ids, returns = to_table_ids(episodes), episodes.returns.tolist()
+    return [
+        _task(
+            found.task_id, found.tier, "train", episodes.env, returns[found.episode],
+            f"steps {found.start} to {found.end} of episode {ids[found.episode]}",
+            {"episode": ids[found.episode], "start": found.start, "end": found.end}, {}, 0,
+        )
+        for found in segments(episodes, config.arch.window)
+    ]  # fmt: skip
+
+
+def to_table_ids(episodes: Episodes) -> list[str]:
+    """Return the names of the episodes in the data artifact."""
+    return [f"{tier}/{number}" for number, tier in enumerate(episodes.tier.tolist())]
+
+
+def evaluation_tasks(environment: Environment, config: OfflineConfig, ctx: Context) -> list[TaskRow]:
+    """Return start states with a return to ask for; `val`, `id` and `probe` share no start state."""
+    target = environment_target(environment, config)
+    probes = config.probes if config.probes is not None else environment.probes
+    reference = {"random": environment.random, "expert": environment.expert, "source": environment.label}
+    plans = [("val", target, config.val_episodes), ("id", target, config.test_episodes)]
+    plans += [("probe", probe, config.probe_episodes) for probe in probes]
+    out = []
+    for split, asked, count in plans:
+        arm = f"target {asked:g}"
+        for number in range(count):
+            seed = ctx.seed(f"{split}/{number}") % 2**31
+            features = {"env": environment.id, "target_return": asked, "reset_seed": seed}
+            name, prompt = f"{arm}/{split}/{number:04d}", f"{environment.id}: reach a return of {asked:g}"
+            out.append(_task(name, arm, split, environment.id, asked, prompt, features, reference, seed))
+    return out
+
+
+def environment_target(environment: Environment, config: OfflineConfig) -> float:
+    """Return the registered target: the configured one, the task's, or the environment's first."""
+    if config.target is not None:
+        return config.target
+    if isinstance(config.source, D4rlSource):
+        return find_task(config.source.task).targets[0]
+    return environment.targets[0]
+
+
+def control_task(episodes: Episodes, environment: Environment, config: OfflineConfig) -> ControlTask:
+    """Return what the policy is told of its world."""
+    states = statistics.state_statistics(episodes)
+    return ControlTask(
+        env=episodes.env,
+        state_dim=int(episodes.observations.shape[1]),
+        action_dim=int(episodes.actions.shape[1]),
+        action_low=tuple(episodes.action_low.tolist()),
+        action_high=tuple(episodes.action_high.tolist()),
+        state_mean=tuple(states.mean.tolist()),
+        state_std=tuple(states.std.tolist()),
+        return_scale=config.return_scale or environment.scale,
+    )
+
+
+def _fitting(arch: Arch, environment: Environment) -> Arch:
+    """Return the architecture with a table of timesteps that an episode fits into."""
+    if isinstance(arch, BcArch) or arch.max_timestep >= environment.max_steps:
+        return arch
+    return dataclasses.replace(arch, max_timestep=environment.max_steps)
+
+
+def _task(
+    task_id: str, arm: str, split: str, domain: str, level: float, prompt: str,
+    features: dict[str, Any], reference: dict[str, Any], seed: int,
+) -> TaskRow:  # fmt: skip
+    texts = [json.dumps(value, sort_keys=True) for value in (features, reference)]
+    return TaskRow(
+        task_id=task_id,
+        arm=arm,
+        domain=domain,
+        level=level,
+        split=split,
+        prompt=prompt,
+        verifier="simulator",
+        reference=texts[1],
+        features=texts[0],
+        content_hash=hashlib.sha256("\n".join([prompt, *texts]).encode()).hexdigest(),
+        generator=GENERATOR,
+        seed=seed,
+    )

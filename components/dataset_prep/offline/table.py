@@ -1,0 +1,169 @@
+"""Episodes as an Arrow table of `RolloutRow`s of kind `control`, and as a Parquet file: the project's own data format.
+
+One row is one whole episode. The environment and the action box, which no column holds, travel as JSON in the metadata of
+the schema under `instar.control`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instar import schema
+from instar.components.dataset_prep.offline.episodes import Episodes, Integers, build, offsets
+from instar.components.dataset_prep.offline.validate import check_flags, check_returns_to_go
+from instar.errors import ArtifactError, ContractError
+from instar.rows import RolloutRow
+
+KEY = b"instar.control"
+
+
+def to_table(episodes: Episodes) -> pa.Table:
+    """Return one `RolloutRow` an episode. An episode that ends in no way or in two is a `ContractError`: the table has
+    only `truncated`, and would lose it."""
+    check_flags(episodes)
+    n, starts = episodes.num_episodes, episodes.offsets
+    ids = [f"{tier}/{number}" for number, tier in enumerate(episodes.tier.tolist())]
+    columns: dict[str, Any] = {
+        "rollout_id": ids,
+        "task_id": ids,
+        "arm": episodes.tier.tolist(),
+        "kind": ["control"] * n,
+        "group_id": ids,
+        "policy": episodes.behaviour.tolist(),
+        "truncated": episodes.truncated,
+        "seed": episodes.seeds,
+        "offset": np.zeros(n, np.int64),
+        "observations": _lists(episodes.observations, starts),
+        "actions": _lists(episodes.actions, starts),
+        "rewards": _lists(episodes.rewards, starts),
+        "returns_to_go": _lists(episodes.returns_to_go, starts),
+    }
+    declared = schema.fields(RolloutRow)
+    arrays = [_column(columns[f.name], f.arrow) if f.name in columns else _empty(f.arrow, n) for f in declared]
+    return pa.Table.from_arrays(arrays, schema=schema.arrow_schema(RolloutRow).with_metadata(_metadata(episodes)))
+
+
+def from_table(table: pa.Table, where: str = "rows") -> Episodes:
+    """Return the episodes of a table that `to_table` wrote; `final_observations` are not in it.
+
+    Raises `ContractError` for another row type, pieces of episodes, dimensions that vary, or returns-to-go that the
+    rewards do not add up to.
+    """
+    schema.check(RolloutRow, table, where)
+    space = _space(table, where)
+    lengths, rewards = _flat(table, "rewards", 1, None, where)
+    _, observations = _flat(table, "observations", int(space["state_dim"]), lengths, where)
+    _, actions = _flat(table, "actions", len(space["action_low"]), lengths, where)
+    _, stored = _flat(table, "returns_to_go", 1, lengths, where)
+    truncated = table.column("truncated").to_numpy()
+    pieces = np.flatnonzero(table.column("offset").to_numpy())
+    if len(pieces):
+        raise _wrong("whole episodes, offset 0", f"offset in row {pieces[0]}", f"{where}:offset", "join the pieces")
+    episodes = build(
+        space["env"],
+        action_low=space["action_low"],
+        action_high=space["action_high"],
+        lengths=lengths,
+        observations=observations,
+        actions=actions,
+        rewards=rewards[:, 0],
+        terminated=~truncated,
+        truncated=truncated,
+        tier=table.column("arm").to_pylist(),
+        behaviour=table.column("policy").to_pylist(),
+        seeds=table.column("seed").to_numpy(),
+        where=where,
+    )
+    check_returns_to_go(episodes, stored[:, 0], where)
+    return episodes
+
+
+def write_parquet(episodes: Episodes, path: Path) -> None:
+    """Write the table to `path`. The bytes depend on the episodes alone."""
+    table = to_table(episodes)
+    floats = [f"{name}.list.element" for name in ("observations", "actions", "rewards", "returns_to_go")]
+    # Bytes of equal weight side by side: numbers that were single precision leave half of the file to zeros.
+    write: Any = pq.write_table
+    write(table, path, compression="zstd", write_statistics=False, use_dictionary=False, use_byte_stream_split=floats)
+
+
+def read_parquet(path: Path) -> Episodes:
+    """Return the episodes of a Parquet file. A file that is cut short or is not Parquet is an `ArtifactError`."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(
+            expected="a Parquet file of episodes",
+            found=str(error).splitlines()[0],
+            where=str(path),
+            action="copy or record the data set again",
+        ) from error
+    return from_table(table, where=str(path))
+
+
+def _metadata(episodes: Episodes) -> dict[bytes, bytes]:
+    space = {
+        "env": episodes.env,
+        "state_dim": int(episodes.observations.shape[1]),
+        "action_low": episodes.action_low.tolist(),
+        "action_high": episodes.action_high.tolist(),
+    }
+    return {KEY: json.dumps(space, sort_keys=True).encode()}
+
+
+def _space(table: pa.Table, where: str) -> dict[str, Any]:
+    found = (table.schema.metadata or {}).get(KEY)
+    if found is None:
+        raise _wrong(
+            "the environment in the schema's metadata", "no `instar.control`", where, "write it with `write_parquet`"
+        )
+    space: dict[str, Any] = json.loads(found)
+    return space
+
+
+def _lists(values: npt.NDArray[Any], starts: Integers) -> pa.Array:
+    """Return list<double> cells of the steps between `starts`, `values` being [N] or [N, width]; no loop over numbers."""
+    width = 1 if values.ndim == 1 else values.shape[1]
+    flat = pa.array(np.ascontiguousarray(values, np.float64).ravel())
+    return pa.ListArray.from_arrays(pa.array((starts * width).astype(np.int32)), flat)
+
+
+def _column(values: Any, arrow: pa.DataType) -> pa.Array:
+    return values.cast(arrow) if isinstance(values, pa.Array) else pa.array(values, type=arrow)
+
+
+def _empty(arrow: pa.DataType, n: int) -> pa.Array:
+    """Return n empty lists: the columns of other kinds of trajectory."""
+    zeros = pa.array(np.zeros(n + 1, np.int32))
+    return pa.ListArray.from_arrays(zeros, pa.array([], type=arrow.value_type), type=arrow)
+
+
+def _flat(
+    table: pa.Table, name: str, width: int, lengths: Integers | None, where: str
+) -> tuple[Integers, npt.NDArray[np.float64]]:
+    """Return the steps of each row and all numbers as [N, width]. A row of another length is a `ContractError`."""
+    cells = table.column(name).combine_chunks()
+    sizes = cells.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    expected = sizes if lengths is None else lengths * width
+    wrong = np.flatnonzero(sizes != expected)
+    if len(wrong):
+        row = int(wrong[0])
+        raise _wrong(
+            f"{int(expected[row])} numbers, {width} a step",
+            f"{int(sizes[row])}",
+            f"{where}:{name} of episode {row}",
+            "one environment per data set, one number of every column per step",
+        )
+    values = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return np.diff(offsets(sizes // width)), values
+
+
+def _wrong(expected: str, found: str, where: str, action: str) -> ContractError:
+    return ContractError(expected=expected, found=found, where=where, action=action)

@@ -1,0 +1,50 @@
+"""Attempts at held-out tasks: what the strategies of the stage return, and which tasks they attempt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from instar import schema
+from instar.artifact import Tasks
+from instar.components.evaluate.config import Config
+from instar.components.task_table import resident_table
+from instar.contract import Context
+from instar.errors import ContractError
+from instar.rows import EvalRow, TaskRow
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempts:
+    """Rows in order of task and sample, how many verdicts are missing and why, and more to say per split and arm."""
+
+    rows: list[EvalRow] = field(default_factory=list)
+    num_abstained: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Added to the summary, for example under `probes`."""
+
+
+def choose_tasks(tasks: Tasks, splits: tuple[str, ...], config: Config, ctx: Context) -> list[TaskRow]:
+    """Return the tasks of `splits` to attempt, in file order. A split without tasks is a `ContractError`."""
+    table = resident_table(tasks, ctx.resident)
+    names, arms = table.column("split").to_numpy(), table.column("arm").to_numpy()
+    taken: Counter[tuple[str, str]] = Counter()
+    picks = []
+    for index in np.flatnonzero(np.isin(names.astype(str), splits)).tolist():
+        key = (names[index], arms[index])
+        if config.tasks_per_arm == 0 or taken[key] < config.tasks_per_arm:
+            taken[key] += 1
+            picks.append(index)
+    empty = sorted(set(splits) - {split for split, _ in taken})
+    if empty:
+        raise ContractError(
+            expected=f"tasks of splits {list(splits)}",
+            found=f"none of {empty}",
+            where=f"Tasks {tasks.digest}:split",
+            action="prepare these pools or take the splits out of evaluate.splits",
+        )
+    return list(schema.from_table(TaskRow, table.take(picks)))

@@ -1,0 +1,157 @@
+"""Episodes in the simulator as evaluation rows: a policy is asked for a return and gets a score for what it reached.
+
+The score of an episode is (return - random) / (expert - random), with the references that the task carries. A task fixes
+the start state and the target, and the policy acts deterministically, so two policies are compared episode by episode. Tasks
+of pool `probe` ask for other returns; they are summarised beside the splits and judge nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from instar import seeds
+from instar.artifact import Policy, Tasks
+from instar.components.control_actor import open_actor
+from instar.components.control_policy.config import ControlTask
+from instar.components.evaluate.attempts import Attempts, choose_tasks
+from instar.components.evaluate.config import SimulateConfig
+from instar.components.evaluate.environments import open_environments, quiet, time_limit
+from instar.components.evaluate.episodes import Condition, Episode, run_episodes
+from instar.components.evaluate.summary import split_summary
+from instar.contract import Context
+from instar.errors import ContractError
+from instar.rows import EvalRow, TaskRow
+
+PROBE = "probe"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """An evaluation task, read: the condition, and the returns that score 0 and 1."""
+
+    task: TaskRow
+    condition: Condition
+    random: float
+    expert: float
+
+    def score(self, total: float) -> float:
+        """Return the normalised score of a return."""
+        return (total - self.random) / (self.expert - self.random)
+
+
+def simulate(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: SimulateConfig, ctx: Context) -> Attempts:
+    """Return an episode per task and, with `config.probes`, per task of pool `probe`.
+
+    `notes` holds `probes`, a summary of that pool as of a split, and `returns`: split -> arm -> mean return and target.
+    Raises `ContractError` for tasks that are not conditions of the policy's environment, and what `open_environments` and
+    `run_episodes` raise.
+    """
+    model = open_actor(policy, config.device, ctx, "evaluate")
+    probes = choose_tasks(pools, (PROBE,), config, ctx) if config.probes else []
+    assigned = [read_task(task, model.task) for task in [*tasks, *probes]]
+    with quiet():
+        environments = open_environments(model.task, min(config.max_envs, len(assigned)))
+        try:
+            check_length(time_limit(environments[0]), getattr(model.arch, "max_timestep", None), model.task.env)
+            episodes = run_episodes(
+                model,
+                model.task,
+                [assignment.condition for assignment in assigned],
+                environments,
+                window=config.context == "window",
+                device=model.device.type,
+                heartbeat=lambda done: ctx.heartbeat(f"{done} episodes", {}),
+            )
+        finally:
+            for environment in environments:
+                environment.close()
+    rows = [_row(assignment, episode) for assignment, episode in zip(assigned, episodes, strict=True)]
+    found = returns(assigned, episodes)
+    out = Attempts(rows=rows, notes={"returns": {split: found[split] for split in found if split != PROBE}})
+    if probes:
+        out.notes["probes"] = {PROBE: probe_summary(rows, found[PROBE], config, ctx)}
+    return out
+
+
+def read_task(task: TaskRow, acts_in: ControlTask) -> Assignment:
+    """Return the condition of a task. One that is none, or of another environment than the policy's: `ContractError`."""
+    try:
+        features, reference = json.loads(task.features), json.loads(task.reference)
+        found = Assignment(
+            task=task,
+            condition=Condition(target=float(features["target_return"]), seed=int(features["reset_seed"])),
+            random=float(reference["random"]),
+            expert=float(reference["expert"]),
+        )
+        name = str(features["env"])
+    except (ValueError, KeyError, TypeError) as error:
+        expected = 'features {"env", "target_return", "reset_seed"} and reference {"random", "expert"}'
+        raise _wrong(task, expected, f"{task.features[:80]} and {task.reference[:80]}: {error}") from error
+    if name != acts_in.env:
+        raise _wrong(task, f"environment {acts_in.env}, in which the policy acts", name)
+    if found.random == found.expert:
+        raise _wrong(task, "different returns of a random policy and of the expert", f"{found.random:g} for both")
+    return found
+
+
+def check_length(limit: int | None, longest: int | None, name: str) -> None:
+    """Raise `ContractError` when episodes may outlast the policy's table of timesteps."""
+    if longest is not None and (limit is None or limit > longest):
+        raise ContractError(
+            expected=f"episodes of at most {longest} steps, the policy's max_timestep",
+            found=f"{limit or 'no'} limit in {name}",
+            where="evaluate.policy:config.json:arch.max_timestep",
+            action="train with dataset_prep.arch.max_timestep at the environment's limit",
+        )
+
+
+def returns(assigned: Sequence[Assignment], episodes: Sequence[Episode]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return split -> arm -> mean `return` and mean `target`."""
+    kept: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for assignment, episode in zip(assigned, episodes, strict=True):
+        kept[assignment.task.split][assignment.task.arm].append((episode.total, assignment.condition.target))
+    return {split: {arm: _means(pairs) for arm, pairs in sorted(arms.items())} for split, arms in kept.items()}
+
+
+def _means(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    totals, targets = zip(*pairs, strict=True)
+    return {"return": math.fsum(totals) / len(pairs), "target": math.fsum(targets) / len(pairs)}
+
+
+def probe_summary(
+    rows: Sequence[EvalRow], found: dict[str, dict[str, float]], config: SimulateConfig, ctx: Context
+) -> dict[str, Any]:
+    """Return the summary of pool `probe`, as of a split, with the return and the target of every arm."""
+    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{PROBE}")
+    summary = split_summary(rows, PROBE, config, generator)
+    summary["arms"] = {arm: values | found[arm] for arm, values in summary["arms"].items()}
+    return summary
+
+
+def _row(assignment: Assignment, episode: Episode) -> EvalRow:
+    task = assignment.task
+    view = {"return": episode.total, "target": assignment.condition.target}
+    return EvalRow(
+        task_id=task.task_id,
+        arm=task.arm,
+        split=task.split,
+        sample=-1,
+        score=assignment.score(episode.total),
+        length=episode.length,
+        truncated=episode.truncated,
+        answer=json.dumps(view),
+    )
+
+
+def _wrong(task: TaskRow, expected: str, found: str) -> ContractError:
+    return ContractError(
+        expected=expected,
+        found=found,
+        where=f"Tasks:features of {task.task_id}",
+        action="evaluate on the tasks that were prepared with this policy",
+    )

@@ -1,0 +1,139 @@
+"""Labels of logged windows in hindsight: what was still to come, and how much of the past policy goes into the target.
+
+The label is the undiscounted return-to-go of the window's first step over the policy's `return_scale`. The parts name what
+the update needs to build its targets (Decision Mamba section 4): `beta`, the weight of the past policy's actions that
+the rollout recorded, `delayed`, and `shift`, how far those actions are from the logged ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from instar import schema
+from instar.artifact import Policy, Rollouts, Scores
+from instar.components.control_policy.config import ControlTask
+from instar.components.reward.config import RefineConfig
+from instar.components.trajectories import Doubles, Integers, Trajectories, Windows, open_trajectories
+from instar.config import from_dict
+from instar.contract import Context, Metrics
+from instar.errors import ConfigError, ContractError, RewardError
+from instar.rows import ScoreRow
+
+SCORER = "return-to-go/1"
+
+
+def refine(
+    rollouts: Rollouts, policy: Policy, data: Rollouts | None, scores: Scores, config: RefineConfig, ctx: Context
+) -> Metrics:
+    """Write one label per window. Iteration k, which picks beta_k, is `ctx.step` + 1.
+
+    Metrics: `beta`; `shift_mean`, the mean |a_hat - a| over all numbers of all actions in the model's units, in which the
+    box is [-1, 1]; `return_mean` of the labels, unscaled. Raises `RewardError` without windows, and `ContractError` for a
+    window outside of its episode, actions that do not fit it, or beta > 0 without actions.
+    """
+    task, steps = stored_task(policy)
+    logged = open_trajectories(data, ctx.resident, "reward")
+    table = rollouts.table()
+    if not table.num_rows:
+        raise RewardError(expected="rollouts", found="none", where="reward.rollouts", action="check the rollout stage")
+    windows = labelled_windows(table, logged, steps)
+    label = returns(logged, windows, config.delayed) / task.return_scale
+    shifts, total = shift(table, logged, windows, task)
+    beta = config.beta(ctx.step + 1)
+    if beta > 0 and shifts is None:
+        raise ContractError(
+            expected=f"the past policy's actions, which are {beta:g} of the targets",
+            found="none",
+            where="rollouts:actions",
+            action="set rollout.act=true, or reward.schedule=none",
+        )
+    scores.write_table(to_table(table, label, beta, config.delayed, shifts))
+    metrics = {"num_rollouts": float(len(label)), "beta": beta, "return_mean": float(label.mean() * task.return_scale)}
+    return metrics if shifts is None else metrics | {"shift_mean": total}
+
+
+def stored_task(policy: Policy) -> tuple[ControlTask, int]:
+    """Return what the policy acts in and the steps of its windows, from `config.json` alone."""
+    record = policy.read_json("config.json")
+    try:
+        task: ControlTask = from_dict(ControlTask, record["task"], "config.json:task")
+        return task, int(record["arch"]["window"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ContractError(
+            expected="a control policy",
+            found=f"model_type {record.get('model_type')}: {error}",
+            where=f"reward.policy {policy.digest}",
+            action="prepare the policy with dataset_prep.strategy=offline",
+        ) from error
+
+
+def labelled_windows(table: pa.Table, logged: Trajectories, steps: int) -> Windows:
+    """Return the windows that rollout rows name: episode `task_id`, first step `offset`."""
+    kinds = set(table.column("kind").unique().to_pylist())
+    if kinds != {"control"}:
+        raise ContractError(
+            expected="windows of logged trajectories, kind 'control'",
+            found=f"kinds {sorted(kinds)}",
+            where="rollouts:kind",
+            action="set rollout.strategy=propose, or another reward",
+        )
+    episodes = logged.find(table.column("task_id").to_pylist(), "rollouts:task_id")
+    return logged.windows(episodes, table.column("offset").to_numpy(), steps, "rollouts:offset")
+
+
+def returns(logged: Trajectories, windows: Windows, delayed: bool) -> Doubles:
+    """Return what was still to come at the first step of every window, unscaled, [M]; `delayed`: the whole return."""
+    begin = logged.offsets[windows.episodes]
+    return logged.returns_to_go[begin if delayed else begin + windows.starts]
+
+
+def shift(table: pa.Table, logged: Trajectories, windows: Windows, task: ControlTask) -> tuple[Doubles | None, float]:
+    """Return the mean |a_hat - a| of every window and over all steps, in the model's units; None without actions.
+
+    Rows of which only some have actions, or another number than steps, are a `ContractError`.
+    """
+    cells = table.column("actions").combine_chunks()
+    sizes = cells.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    if not sizes.any():
+        return None, 0.0
+    lengths = windows.lengths
+    wrong = np.flatnonzero(sizes != lengths * task.action_dim)
+    if len(wrong):
+        row = int(wrong[0])
+        raise ContractError(
+            expected=f"{int(lengths[row])} actions of {task.action_dim} numbers in every row, or no actions at all",
+            found=f"{int(sizes[row])} numbers in row {row}",
+            where="rollouts:actions",
+            action="roll out again with the policy that the reward reads",
+        )
+    half = (np.array(task.action_high) - np.array(task.action_low)) / 2
+    proposed = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, task.action_dim)
+    gap = (np.abs(proposed - logged.actions[windows.rows[windows.mask]]) / half).mean(axis=1)
+    starts: Integers = np.cumsum(lengths) - lengths
+    return np.add.reduceat(gap, starts) / lengths, float(gap.mean())
+
+
+def to_table(table: pa.Table, label: Doubles, beta: float, delayed: bool, shifts: Doubles | None) -> pa.Table:
+    """Return one `ScoreRow` per rollout, in their order, built by columns."""
+    count = len(label)
+    parts = {"beta": np.full(count, beta), "delayed": np.full(count, float(delayed))}
+    if shifts is not None:
+        parts["shift"] = shifts
+    names = pa.array(list(parts) * count, pa.string())
+    values = pa.array(np.stack(list(parts.values()), axis=1).ravel())
+    ends = pa.array(np.arange(count + 1, dtype=np.int32) * len(parts))
+    columns: dict[str, Any] = {
+        "rollout_id": table.column("rollout_id").combine_chunks(),
+        "correct": pa.nulls(count, pa.float64()),
+        "format_ok": pa.nulls(count, pa.float64()),
+        "reward": pa.array(label),
+        "components": pa.MapArray.from_arrays(ends, names, values),
+        "status": pa.array(["scored"] * count),
+        "reason": pa.array([""] * count),
+        "scorer": pa.array([SCORER] * count),
+    }
+    declared = schema.fields(ScoreRow)
+    return pa.Table.from_arrays([columns[f.name] for f in declared], schema=schema.arrow_schema(ScoreRow))

@@ -1,0 +1,127 @@
+"""Windows of logged trajectories, and what the acting policy would have done at each of their steps.
+
+A drawn task is a segment: the starts of windows from `start` up to `end` in one logged episode. The slot's seed picks one of
+them; the window holds the K steps of the policy's architecture from there, fewer at the end of the episode. The policy
+reads the logged window and gives its own action for every step of it (the past policy of Decision Mamba, section 4). No
+environment is stepped, and what is logged is not copied into the rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from instar.artifact import Policy, Rollouts, Tasks
+from instar.components.control_actor import filled, open_actor
+from instar.components.rollout.config import ProposeConfig
+from instar.components.rollout.segments import choose_windows, to_table
+from instar.components.trajectories import Flags, Integers, Singles, Trajectories, Windows, open_trajectories
+from instar.contract import PERF, Context, Metrics
+from instar.errors import ContractError, NumericsError
+from instar.rows import BatchRow
+
+if TYPE_CHECKING:
+    from instar.components.control_policy.model import ControlPolicy
+
+
+def propose(
+    policy: Policy,
+    tasks: Tasks,
+    slots: Sequence[BatchRow],
+    data: Rollouts | None,
+    rollouts: Rollouts,
+    config: ProposeConfig,
+    ctx: Context,
+) -> Metrics:
+    """Write one window per slot, with the policy's actions unless `config.act` is off.
+
+    Metrics: counts, and the mean |a_hat - a| over all numbers of all actions in the model's units, in which the
+    environment's box is [-1, 1] (`shift_mean`). Raises `ContractError` without data, for a slot whose task is not a
+    training segment of that data, and for a policy of other dimensions; `NumericsError` for actions that are not finite.
+    """
+    model = open_actor(policy, config.device, ctx, "rollout")
+    logged = open_trajectories(data, ctx.resident, "rollout")
+    check_fits(model, logged)
+    seeds = np.array([ctx.seed(slot.group_id) for slot in slots], np.int64)
+    windows = choose_windows(tasks, slots, seeds, logged, model.arch.window, ctx)
+    start = time.perf_counter()
+    actions = act(model, logged, windows, config.max_windows, ctx) if config.act else None
+    seconds = time.perf_counter() - start
+    rollouts.write_table(to_table(slots, seeds, logged, windows, actions, policy.digest))
+    metrics = describe(windows)
+    if actions is not None and slots:
+        metrics["shift_mean"] = shift(model, logged, windows, actions)
+        metrics[f"{PERF}windows_per_s"] = len(slots) / seconds
+    return metrics
+
+
+def check_fits(model: ControlPolicy, logged: Trajectories) -> None:
+    """Raise `ContractError` unless the policy reads and writes numbers of the same dimensions as the data."""
+    task, found = model.task, (logged.observations.shape[1], logged.actions.shape[1])
+    if found != (task.state_dim, task.action_dim):
+        raise ContractError(
+            expected=f"{task.state_dim} numbers of state and {task.action_dim} of action, as the policy for {task.env}",
+            found=f"{found[0]} and {found[1]}",
+            where="rollout.data:observations, actions",
+            action="use the policy and the data of one dataset preparation",
+        )
+
+
+def act(model: ControlPolicy, logged: Trajectories, windows: Windows, most: int, ctx: Context) -> Singles:
+    """Return the policy's actions at every step of every window, [M, K, A], in the environment's box; 0 at padding.
+
+    At most about `most` windows at once. What a window gets does not depend on the others: those without padding, which
+    the policy works on by another path, are kept apart, and every pass has a multiple of `control_actor.ROWS` rows.
+    """
+    import torch
+
+    out = np.zeros((*windows.rows.shape, model.task.action_dim), np.float32)
+    conditions = logged.conditions(windows, model.task.return_scale)
+    done = 0
+    for rows, count in batches(windows.lengths == windows.mask.shape[1], most):
+        steps, mask = windows.rows[rows], windows.mask[rows]
+        inputs = (logged.observations[steps], logged.actions[steps], conditions[rows], windows.timesteps[rows], mask)
+        with torch.no_grad():
+            predicted = model(*(torch.from_numpy(value).to(model.device) for value in inputs)).actions
+            acted = model.units.to_box(predicted).cpu().numpy()
+        out[rows] = np.where(mask[:, :, None], acted, 0.0)
+        done += count
+        ctx.heartbeat(f"{done} windows", {})
+    if not np.isfinite(out).all():
+        raise NumericsError(
+            expected="finite actions",
+            found=f"{int((~np.isfinite(out)).sum())} that are not",
+            where="rollout.policy",
+            action="go back to an earlier policy; the weights of this one have diverged",
+        )
+    return out
+
+
+def batches(full: Flags, most: int) -> Iterator[tuple[Integers, int]]:
+    """Yield indices and how many of them are new: first the windows that `full` marks, then the others.
+
+    The last indices of a run are repetitions that fill it up.
+    """
+    for part in (np.flatnonzero(full), np.flatnonzero(~full)):
+        for start in range(0, len(part), most):
+            rows = part[start : start + most]
+            yield np.concatenate([rows, np.repeat(rows[:1], filled(len(rows)) - len(rows))]), len(rows)
+
+
+def describe(windows: Windows) -> Metrics:
+    """Return counts, and the share of windows that an episode's end cut short."""
+    count = len(windows.rows)
+    metrics: Metrics = {"num_rollouts": float(count), "num_steps": float(windows.mask.sum())}
+    if count:
+        metrics["short_share"] = float((windows.lengths < windows.rows.shape[1]).mean())
+    return metrics
+
+
+def shift(model: ControlPolicy, logged: Trajectories, windows: Windows, actions: Singles) -> float:
+    """Return the mean |a_hat - a| over all numbers, in the model's units."""
+    half = (np.array(model.task.action_high) - np.array(model.task.action_low)) / 2
+    gap = np.abs(actions[windows.mask] - logged.actions[windows.rows[windows.mask]].astype(np.float64)) / half
+    return float(gap.mean())

@@ -1,0 +1,168 @@
+"""Text rollouts: the policy answers the drawn prompts, and the record keeps the tokens and the probability each had.
+
+Token ids are the record. Nothing is encoded again after sampling: a row is the prompt's ids and then the sampled ids.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from instar.artifact import Policy, Rollouts, Tasks
+from instar.components.rollout.config import SampleConfig
+from instar.components.rollout.describe import describe
+from instar.components.rollout.engine import (
+    Engine,
+    Request,
+    Sample,
+    canary_logprob,
+    check_canary,
+    check_served,
+    open_engine,
+)
+from instar.components.tokenizer import TextTokenizer, load_tokenizer
+from instar.contract import PERF, Context, Metrics
+from instar.errors import ContractError, EngineError
+from instar.rows import BatchRow, RolloutRow, Step
+
+_TASKS = "rollout/tasks"
+_PARTS = 4  # engine batches between two heartbeats
+
+
+def sample(
+    policy: Policy, tasks: Tasks, slots: Sequence[BatchRow], rollouts: Rollouts, config: SampleConfig, ctx: Context
+) -> Metrics:
+    """Sample `group_size` answers to every prompt slot."""
+    engine = open_engine(config.engine, policy, ctx)
+    tokenizer, prompts = load_tokenizer(policy), prompt_index(tasks, ctx)
+    requests = [_request(slot, prompts, tokenizer, ctx) for slot in slots]
+    start = time.perf_counter()
+    rows: list[RolloutRow] = []
+    for part in _parts(list(zip(slots, requests, strict=True)), _PARTS * config.engine.max_rows):
+        rows += _part(engine, part, tokenizer, config, policy)
+        ctx.heartbeat(f"{len(rows)} rollouts", {})
+    seconds = time.perf_counter() - start
+    check_served(engine, policy)
+    canary = canary_logprob(engine, tokenizer.vocab_size)
+    check_canary(ctx, policy, canary)
+    rollouts.write(rows)
+    metrics = describe(rows)
+    speed = metrics["tokens"] / seconds if rows else 0.0
+    return {**metrics, "canary_logprob": canary, f"{PERF}tokens_per_s": speed}
+
+
+def prompt_index(tasks: Tasks, ctx: Context) -> dict[str, tuple[str, str]]:
+    """Return task id -> (arm, prompt), read once per digest and kept while the process lives."""
+    kept = ctx.resident.get(_TASKS)
+    if kept is not None and tasks.digest and kept[0] == tasks.digest:
+        return cast(dict[str, tuple[str, str]], kept[1])
+    table = tasks.table()
+    columns = (table.column(name).to_pylist() for name in ("task_id", "arm", "prompt"))
+    index = {task_id: (arm, prompt) for task_id, arm, prompt in zip(*columns, strict=True)}
+    ctx.resident[_TASKS] = (tasks.digest, index)
+    return index
+
+
+def check_sample(sample: Sample, request: Request, eos_ids: frozenset[int], max_new_tokens: int) -> None:
+    """Raise `EngineError` unless the sample ends with its only stop token or was cut, one log-probability per token.
+
+    An engine that takes its tokens from text loses stop tokens or changes the count; both show here.
+    """
+    ids = sample.token_ids
+    stops = [i for i, token in enumerate(ids) if token in eos_ids]
+    cut = sample.truncated and not stops and len(ids) == max_new_tokens
+    ended = not sample.truncated and stops == [len(ids) - 1] and len(ids) <= max_new_tokens
+    if len(ids) != len(sample.logprobs) or not (cut or ended):
+        raise EngineError(
+            expected=f"tokens up to the first of {sorted(eos_ids)} or {max_new_tokens} cut, one log-probability each",
+            found=f"{len(ids)} tokens, {len(sample.logprobs)} log-probabilities, stops at {stops}, "
+            f"truncated {sample.truncated}",
+            where=f"request {request.request_id}",
+            action="return the sampled ids themselves, never ids encoded from text",
+        )
+
+
+def check_append_only(row: RolloutRow, prompt_ids: Sequence[int]) -> None:
+    """Raise `ContractError` unless the row starts with exactly the prompt that was sampled from and its spans tile it.
+
+    Holds for every turn: what the policy has read is never rewritten, only appended to.
+    """
+    edges = [0, *(step.end for step in row.steps)]
+    tiled = all(s.start == a and s.end >= a for s, a in zip(row.steps, edges, strict=False)) and edges[-1] == len(
+        row.token_ids
+    )
+    actions = sum(step.end - step.start for step in row.steps if step.role == "action")
+    if list(row.token_ids[: len(prompt_ids)]) == list(prompt_ids) and tiled and actions == len(row.behaviour_logprobs):
+        return
+    pairs = zip(row.token_ids, prompt_ids, strict=False)
+    differs = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(row.token_ids), len(prompt_ids)))
+    raise ContractError(
+        expected=f"{len(prompt_ids)} prompt ids unchanged, spans without gaps, one log-probability per action token",
+        found=f"ids equal up to {differs}, spans {[(s.role, s.start, s.end) for s in row.steps]} "
+        f"of {len(row.token_ids)} tokens, {len(row.behaviour_logprobs)} log-probabilities",
+        where=f"rollout {row.rollout_id}:token_ids",
+        action="append sampled ids to the prompt ids; do not decode and encode in between",
+    )
+
+
+def _request(slot: BatchRow, prompts: dict[str, tuple[str, str]], tokenizer: TextTokenizer, ctx: Context) -> Request:
+    arm, prompt = prompts.get(slot.task_id, ("", ""))
+    if arm != slot.arm:
+        raise ContractError(
+            expected=f"task {slot.task_id} of arm {slot.arm}",
+            found=f"a task of arm {arm}" if arm else "no such task",
+            where=f"batch slot {slot.slot}",
+            action="draw from the task pools that the rollout reads",
+        )
+    seeds = [ctx.seed(f"{slot.group_id}/{i}") for i in range(slot.group_size)]
+    return Request(request_id=slot.group_id, prompt_ids=tokenizer.encode(prompt), seeds=seeds)
+
+
+Drawn = tuple[BatchRow, Request]
+
+
+def _parts(drawn: Sequence[Drawn], num_rows: int) -> Iterator[list[Drawn]]:
+    """Split into runs of whole groups with about `num_rows` samples each."""
+    part: list[Drawn] = []
+    for pair in drawn:
+        if part and sum(len(request.seeds) for _, request in [*part, pair]) > num_rows:
+            yield part
+            part = []
+        part.append(pair)
+    if part:
+        yield part
+
+
+def _part(
+    engine: Engine, drawn: list[Drawn], tokenizer: TextTokenizer, config: SampleConfig, policy: Policy
+) -> list[RolloutRow]:
+    requests = [request for _, request in drawn]
+    groups = engine.sample(requests, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
+    rows = []
+    for (slot, request), samples in zip(drawn, groups, strict=True):
+        for i, (seed, sample) in enumerate(zip(request.seeds, samples, strict=True)):
+            check_sample(sample, request, tokenizer.eos_ids, config.max_new_tokens)
+            row = _row(slot, request.prompt_ids, f"{slot.group_id}/{i}", sample, seed, policy)
+            check_append_only(row, request.prompt_ids)
+            rows.append(row)
+    return rows
+
+
+def _row(
+    slot: BatchRow, prompt_ids: list[int], rollout_id: str, sample: Sample, seed: int, policy: Policy
+) -> RolloutRow:
+    start, end = len(prompt_ids), len(prompt_ids) + len(sample.token_ids)
+    return RolloutRow(
+        rollout_id=rollout_id,
+        task_id=slot.task_id,
+        arm=slot.arm,
+        kind="text",
+        group_id=slot.group_id,
+        policy=policy.digest,
+        token_ids=[*prompt_ids, *sample.token_ids],
+        behaviour_logprobs=sample.logprobs,
+        steps=[Step(role="prompt", start=0, end=start), Step(role="action", start=start, end=end)],
+        truncated=sample.truncated,
+        seed=seed,
+    )

@@ -1,0 +1,1 @@
+"""The supervised update: predict actions, and what follows them, in windows of logged trajectories."""

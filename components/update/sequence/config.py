@@ -1,0 +1,65 @@
+"""Configuration of the supervised update: predict the action, and what follows it, in windows of logged trajectories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from instar.components.columns import Piece
+from instar.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig(Piece):
+    """Return-conditioned sequence modelling (Decision Mamba section 4 and 5; Decision Transformer and BC by the same loss).
+
+    L = w_action |a_hat - target|^2 + w_state Huber(s_hat, next state) + w_return Huber(R_hat, next return-to-go), over steps
+    that are not padding; a policy without auxiliary heads has w_action = 1 and no other term. Defaults are the release's.
+    """
+
+    REQUIRES: ClassVar[frozenset[str]] = frozenset(
+        {"data.observations", "data.actions", "data.rewards", "rollouts.offset", "scores.reward", "scores.components"}
+    )
+    PROVIDES: ClassVar[frozenset[str]] = frozenset({"stats.sum_reward", "stats.sum_loss", "stats.sum_loss_change"})
+
+    strategy: Literal["sequence"] = "sequence"
+    batch: int = 64
+    """Windows per optimiser step; the drawn windows are used in the order of their slots, each once."""
+    weights: tuple[float, float, float] = (0.9, 0.05, 0.05)
+    """Of the action, next state and next return-to-go."""
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = 1e-6
+    weight_decay: float = 1e-5
+    decay_ssm_params: bool = False
+    """Decay A_log, D and the norms as well, as the release does by mistake."""
+    max_grad_norm: float = 0.25
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 2500
+    """Optimiser steps of linear warm-up, counted over the whole evolution."""
+    total_steps: int = 0
+    """Optimiser steps after which a linear or cosine schedule reaches 0."""
+    probe: int = 256
+    """Windows of the batch, spread over its arms, on which the loss is measured before and after: a curriculum's signal."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        _need(self.batch >= 1, "batch >= 1", self.batch, "batch")
+        _need(self.probe >= 1, "probe >= 1", self.probe, "probe")
+        _need(
+            min(self.weights) >= 0 and self.weights[0] > 0, "weights >= 0, of the action > 0", self.weights, "weights"
+        )
+        _need(
+            self.lr > 0 and self.max_grad_norm > 0, "lr and max_grad_norm > 0", f"{self.lr}, {self.max_grad_norm}", "lr"
+        )
+        _need(all(0.0 <= b < 1.0 for b in self.betas), "betas in [0, 1)", self.betas, "betas")
+        _need(self.adam_eps > 0, "adam_eps > 0", self.adam_eps, "adam_eps")
+        _need(self.weight_decay >= 0, "weight_decay >= 0", self.weight_decay, "weight_decay")
+        _need(self.warmup_steps >= 0, "warmup_steps >= 0", self.warmup_steps, "warmup_steps")
+        good = self.schedule == "constant" or self.total_steps > self.warmup_steps
+        _need(good, "total_steps > warmup_steps", self.total_steps, "total_steps")
+
+
+def _need(good: bool, expected: str, found: object, name: str) -> None:
+    if not good:
+        raise ConfigError(expected=expected, found=str(found), where=f"update.{name}", action="correct the value")

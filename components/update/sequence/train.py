@@ -1,0 +1,90 @@
+"""One pass over the windows of a batch: predict, compare, step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from instar.artifact import Rollouts, Scores
+from instar.components.update.sequence.batch import Labelled
+from instar.components.update.sequence.losses import batch_losses
+from instar.components.update.sequence.samples import Sample, Samples
+from instar.components.update.sequence.student import Student
+from instar.contract import Context
+from instar.errors import NumericsError
+
+Dump = Callable[[int, int], Path]
+
+
+@dataclass
+class Trace:
+    """What the optimiser steps saw: by name one number per step, and the wall-clock seconds of them all."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Append one step."""
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+
+
+def train(student: Student, samples: Samples, size: int, ctx: Context, dump: Dump) -> Trace:
+    """Change `student` by one pass over the windows 0 up to `size`, in order, and return what happened.
+
+    Raises `NumericsError` before the step that would have used a bad number; `dump` saves the windows it came from.
+    """
+    trace, begin = Trace(), time.perf_counter()
+    for start in range(0, size, student.config.batch):
+        end = min(start + student.config.batch, size)
+        sample = samples.take(torch.arange(start, end, device=student.device))
+        try:
+            trace.add(step(student, sample, f"windows {start}..{end - 1}"))
+        except NumericsError as error:
+            raise NumericsError(
+                expected=error.expected,
+                found=error.found,
+                where=error.where,
+                action=f"{error.action}; saved in {dump(start, end)}",
+            ) from error
+        ctx.heartbeat(f"optimizer step {student.optimizer.steps}", {})
+    student.updates += 1
+    trace.seconds = time.perf_counter() - begin
+    return trace
+
+
+def step(student: Student, sample: Sample, name: str) -> dict[str, float]:
+    """Take one optimiser step on a minibatch and return its losses, target shift, gradient norm and learning rate."""
+    losses = batch_losses(student.model(*sample.inputs()), sample, student.config.weights)
+    shift = (sample.target - sample.logged).abs().mean(-1)[sample.mask].mean()
+    numbers = torch.stack([*losses.values(), shift]).detach().tolist()  # one wait for the device
+    if not np.isfinite(numbers).all():
+        raise NumericsError(
+            expected="a finite loss",
+            found=", ".join(f"{key} {value:g}" for key, value in zip(losses, numbers, strict=False)),
+            where=f"update.loss of {name}",
+            action="look at the windows",
+        )
+    student.optimizer.zero_grad()
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    lr = student.optimizer.lr()
+    norm = student.optimizer.step()
+    return {**dict(zip([*losses, "target_shift"], numbers, strict=True)), "grad_norm": norm, "lr": lr}
+
+
+def dumper(batch: Labelled, rollouts: Rollouts, scores: Scores, folder: Path) -> Dump:
+    """Return a function that saves rollouts and scores of the windows from one up to another, and returns the folder."""
+
+    def dump(start: int, end: int) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in (("rollouts", rollouts.table()), ("scores", scores.table())):
+            pq.write_table(table.take(batch.rows[start:end]), folder / f"{name}.parquet")
+        return folder
+
+    return dump

@@ -1,0 +1,152 @@
+"""The words of a comparison of two policies: the table that is printed, and the page for people.
+
+A verdict comes from the splits of `evaluate.splits` alone. What policies do when they are asked for another return (the
+probes of control) is shown below it and decides nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instar.components.evaluate.compare import Verdict
+from instar.components.evaluate.config import AnswerConfig, Config
+from instar.pipelines.recipe import Recipe
+
+HEADINGS: dict[Verdict, str] = {"better": "better", "equal": "not worse", "worse": "worse", "unknown": "could not tell"}
+WORDS: dict[Verdict, str] = {
+    "better": "On every split the whole interval of the difference lies above zero.",
+    "equal": "On every split a loss of more than {margin:g} is ruled out.",
+    "worse": "The whole interval of the difference lies below zero on {splits}.",
+    "unknown": "The {attempts} do not decide it on {splits}. Neither passes nor fails.",
+}
+"""What each verdict of `instar.components.evaluate.compare` says about the candidate."""
+
+Summaries = Sequence[Mapping[str, Any]]
+"""`summary.json` of the champion and of the candidate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Where a comparison is written as a page for people, the seed it used, and the command that repeats it."""
+
+    path: Path
+    seed: int
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A policy as the page names it."""
+
+    name: str
+    digest: str
+
+
+def worst(summary: Mapping[str, Any]) -> Verdict:
+    """Return the worst verdict of all splits of the candidate's summary."""
+    verdicts = [split["comparison"]["verdict"] for split in summary["splits"].values()]
+    order: tuple[Verdict, ...] = ("worse", "unknown", "equal", "better")
+    return next(v for v in order if v in verdicts)
+
+
+def markdown(candidate: Named, champion: Named, recipe: Recipe, summaries: Summaries, page: Page) -> str:
+    """Return a page about a comparison.
+
+    Names and the command may come from somebody else: they stay inside code spans, where nothing is a link or a mention.
+    """
+    found, verdict = summaries[1]["splits"], worst(summaries[1])
+    cause = [f"`{name}`" for name, split in found.items() if split["comparison"]["verdict"] == verdict]
+    words = WORDS[verdict].format(margin=recipe.test.margin, splits=", ".join(cause), attempts=_attempts(recipe.test))
+    lines = [
+        f"### `{recipe.name}`, scale `{recipe.scale}`: {HEADINGS[verdict]}",
+        "",
+        words,
+        "",
+        *table("champion", "candidate", summaries).splitlines(),
+        "",
+        *_method(recipe.test, summaries),
+        "",
+        *[f"- `{name}`: {_plain(split['comparison']['reason'])}, {_pairs(split)}" for name, split in found.items()],
+        f"- candidate {_code(candidate.name)}, policy {_code(candidate.digest)}",
+        f"- champion {_code(champion.name)}, policy {_code(champion.digest)}",
+        f"- suite `{recipe.name}`, scale `{recipe.scale}`, seed {page.seed}",
+        "",
+        "Once more:",
+        "",
+        f"    {' '.join(shlex.join(page.command).split())}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(champion: str, candidate: str, summaries: Summaries) -> str:
+    """Return the scores per split with the difference and its verdict, and those of the probes, which have none."""
+    lines = [f"| split | {champion} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
+    for split, found in summaries[1]["splits"].items():
+        base, pair = summaries[0]["splits"][split], found["comparison"]
+        gap = (
+            "" if pair["difference"] is None else f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
+        )
+        lines.append(f"| {split} | {_score(base)} | {_score(found)} | {gap} | {pair['verdict']} |")
+    lines += [f"| {_cell(arm)} | {a} | {b} | | not judged |" for arm, a, b in _probes(summaries)]
+    return "\n".join(lines) + "\n"
+
+
+def _probes(summaries: Summaries) -> Iterator[tuple[str, str, str]]:
+    """Yield (probe, champion, candidate) for every probe that both policies ran."""
+    base, test = (summary.get("probes", {}) for summary in summaries)
+    for split in (name for name in test if name in base):
+        before = base[split]["arms"]
+        yield from ((arm, _score(before[arm]), _score(v)) for arm, v in test[split]["arms"].items() if arm in before)
+
+
+def _score(found: Mapping[str, Any]) -> str:
+    return f"{found['score']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _attempts(config: Config) -> str:
+    return "answers" if isinstance(config, AnswerConfig) else "episodes"
+
+
+def _method(config: Config, summaries: Summaries) -> list[str]:
+    """Say what the numbers of the table are."""
+    levels = f"{config.confidence:.0%} intervals"
+    if isinstance(config, AnswerConfig):
+        answers = f"{config.samples} sampled" if config.samples else "greedy"
+        return [
+            f"Macro accuracy over arms, {answers} answers per task; {levels} over tasks ({config.bootstrap} resamples). "
+            "Both policies answered the same tasks under the same random numbers."
+        ]
+    number = sum(arm["num_tasks"] for split in summaries[1]["splits"].values() for arm in split["arms"].values())
+    out = [
+        f"Normalised score, 0 as a random policy and 1 as the expert, over {number} episodes; {levels} over episodes "
+        f"({config.bootstrap} resamples). Both policies acted from the same start states and were asked for the same return."
+    ]
+    if any(_probes(summaries)):
+        out += [
+            "",
+            "The last rows ask for other returns. They show whether a policy does as it is told and decide nothing.",
+        ]
+    return out
+
+
+def _pairs(split: Mapping[str, Any]) -> str:
+    pair = split["comparison"]
+    return f"{pair['num_tasks']} common tasks, {pair['num_unpaired']} of one policy alone"
+
+
+def _plain(text: str) -> str:
+    """Return text without what Markdown or HTML would act on."""
+    return "".join(c if c.isalnum() or c in " .,;:+-=()[]/'" else " " for c in text)
+
+
+def _cell(text: str) -> str:
+    return _plain(text).replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    """Return text as a code span on one line."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"

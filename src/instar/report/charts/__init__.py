@@ -1,0 +1,23 @@
+"""Vega-Lite charts of the report, from `Data` to specifications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from instar.report.charts.control import episodes, obtained, returns, tiers
+from instar.report.charts.scores import climb, macro, per_arm
+from instar.report.charts.style import Chart
+from instar.report.charts.training import CONTROL_LINES, LINES, PER_ARM, arm_lines, cost, lines, shares
+from instar.report.data import Data
+
+__all__ = ["CONTROL_LINES", "LINES", "Chart", "draw"]
+
+
+def draw(data: Data) -> dict[str, Chart]:
+    """Return the charts that the data supports, by key; small multiples are `arm-0`, `arm-1`, ... and `return-0`, ..."""
+    makers: tuple[Callable[[Data], Chart | None], ...] = (climb, macro, shares, cost, obtained, tiers, episodes)
+    found = [maker(data) for maker in makers]
+    found += [lines(data, key) for key in (CONTROL_LINES if data.control else LINES)]
+    found += [arm_lines(data, key) for key in PER_ARM] if data.control else []
+    found += [*per_arm(data), *returns(data)]
+    return {chart.key: chart for chart in found if chart is not None}

@@ -1,0 +1,123 @@
+"""The headline numbers of a page."""
+
+from __future__ import annotations
+
+from instar.report.charts.control import signed
+from instar.report.data import MASTERED, Data
+from instar.report.evaluations import SPLIT
+from instar.timeline import Elapsed
+
+SPLITS = {"val": "validation", "id": "test", "ood": "harder tests"}
+Tile = dict[str, str]
+
+
+def tiles(data: Data) -> list[Tile]:
+    """Return the headline numbers: label, value, note."""
+    out = _control(data) if data.control else _accuracy(data)
+    out += _tests(data)
+    done, planned = data.iterations
+    out.append(_tile("iterations", f"{done} of {planned}", f"{len(data.steps)} inner steps, champion: {data.champion}"))
+    if data.rollouts:
+        out.append(_rollouts(data))
+    whole = spent(data.elapsed)
+    if whole is not None:
+        out.append(
+            _tile("goodput", f"{1 - whole.overhead_share:.1%}", f"a stage worked; overhead {whole.overhead_share:.1%}")
+        )
+    cpu = sum(c.cpu_s for c in data.costs)
+    out.append(
+        _tile("CPU time", duration(cpu), f"{duration(sum(c.wall_s for c in data.costs))} of wall time in stages")
+    )
+    return out
+
+
+def _accuracy(data: Data) -> list[Tile]:
+    base, best = data.macro(0), data.macro(data.champion)
+    if not base or not best:
+        return []
+    arms = sum(a.split == SPLIT and a.iteration == 0 and bool(a.arm) for a in data.curve)
+    return [
+        _tile("mean accuracy, base to champion", f"{percent(base.value)} → {percent(best.value)}",
+              f"validation; champion between {percent(best.low)} and {percent(best.high)}"),
+        _tile("levels mastered", f"{data.mastered(0)} → {data.mastered(data.champion)} of {arms}",
+              f"{percent(MASTERED)} or more right"),
+    ]  # fmt: skip
+
+
+def _control(data: Data) -> list[Tile]:
+    """The score of the champion, which is the last policy unless the gate says otherwise; the best of all stands beside it."""
+    base, champion, best = data.macro(0), data.macro(data.champion), data.best()
+    if not base or not champion or not best or not data.control:
+        return []
+    who = "last" if data.champion == data.iterations[0] else "champion"
+    beside = f"; best {best.value:.2f} after iteration {best.iteration}" if best.iteration != data.champion else ""
+    note = f"validation, between {champion.low:.2f} and {champion.high:.2f}{beside}"
+    out = [_tile(f"normalised score, base to {who}", f"{_score(base.value)} → {_score(champion.value)}", note)]
+    gap = data.control.gap()
+    if gap is not None:
+        last = [(t, scores[-1]) for t in data.control.targets if (scores := data.control.of(t))]
+        reached = "; ".join(f"{signed(t.asked)} gets {signed(t.reached(s.value))}" for t, s in last)
+        out.append(
+            _tile(
+                "does as it is told",
+                f"{gap:+.2f}".replace("-", "\u2212"),
+                f"score at the target minus at probes; {reached}",
+            )
+        )
+    return out
+
+
+def _tests(data: Data) -> list[Tile]:
+    out = []
+    shown = _score if data.control else percent
+    by = "+.2f" if data.control else "+.1%"
+    for before, after, comparison in data.tests:
+        note = f"champion between {shown(after.low)} and {shown(after.high)}"
+        if comparison and comparison.get("difference") is not None:
+            gain, low, high = (f"{comparison[name]:{by}}" for name in ("difference", "low", "high"))
+            note = f"gain {gain}, between {low} and {high}"
+        label = f"{SPLITS.get(after.split, after.split)} ({after.split})"
+        out.append(_tile(label, f"{shown(before.value)} → {shown(after.value)}", note))
+    return out
+
+
+def _rollouts(data: Data) -> Tile:
+    if data.control is None:
+        return _tile("rollouts", f"{data.rollouts:,}", "sampled for training")
+    steps = sum(tier.steps for tier in data.control.tiers)
+    count = sum(len(tier.returns) for tier in data.control.tiers)
+    return _tile("windows", f"{data.rollouts:,}", f"learned from, of {steps:,} logged steps in {count:,} episodes")
+
+
+def spent(iterations: list[Elapsed]) -> Elapsed | None:
+    """Return the wall time of all iterations together, or None before the first gate."""
+    if not iterations:
+        return None
+    return Elapsed(
+        iteration=iterations[-1].iteration,
+        at=iterations[-1].at,
+        elapsed_s=sum(e.elapsed_s for e in iterations),
+        work_s=sum(e.work_s for e in iterations),
+        idle_s=sum(e.idle_s for e in iterations),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people write them."""
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    minutes = seconds / 60
+    return f"{minutes:.3g} min" if minutes < 90 else f"{minutes / 60:.3g} h"
+
+
+def percent(value: float) -> str:
+    """Return a share as people write it."""
+    return f"{100 * value:.0f}%"
+
+
+def _score(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\u2212")
+
+
+def _tile(label: str, value: str, note: str) -> Tile:
+    return {"label": label, "value": value, "note": note}

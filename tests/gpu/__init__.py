@@ -1,0 +1,1 @@
+"""Cases of the Triton kernels: on a CUDA device here, under Triton's interpreter from `tests/kernels`."""

@@ -1,0 +1,106 @@
+"""`instar explain` for both kinds of recipe: what it says is what the configuration does."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from instar import config as configs
+from instar.components.control_policy.config import BcArch, DecisionMambaArch, DecisionTransformerArch
+from instar.components.curriculum.config import BestConfig, SecConfig
+from instar.components.dataset_prep.offline.config import NoiseConfig, OfflineConfig
+from instar.components.reward.config import RefineConfig
+from instar.explain import explain
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes import RECIPES, build
+
+
+def control(**changes: Any) -> Recipe:
+    return dataclasses.replace(build("decision_mamba", "tiny"), **changes)
+
+
+def prepared(**changes: Any) -> OfflineConfig:
+    return dataclasses.replace(build("decision_mamba", "tiny").dataset_prep, **changes)  # type: ignore[type-var, return-value]
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return the text of each section, lines joined."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for line in text.splitlines()[2:]:
+        title = line[:13].strip() or title
+        found.setdefault(title, []).append(line[13:].strip())
+    return {name: " ".join(lines) for name, lines in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"), [(name, scale) for name, (_, scales) in RECIPES.items() for scale in scales]
+)
+def test_every_recipe_fits_the_page_and_names_its_digest(name: str, scale: str) -> None:
+    recipe = build(name, scale)
+    lines = explain(recipe).splitlines()
+    assert lines[0].startswith(f"{name} at scale {scale} (") and lines[0].endswith(configs.digest(recipe)[:12])
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_schedule_is_the_one_that_the_reward_uses() -> None:
+    """beta_k = min(0.5, 0.85 k / 6): 0.85 * 2 / 6 = 0.283, 0.85 * 3 / 6 = 0.425, then the cap; none in iteration 1."""
+    target = sections(explain(control()))["target"]
+    assert "min(0.5, 0.85 k/6): 0, 0.283, 0.425, 0.5, 0.5, 0.5" in target
+    fixed = control(reward=RefineConfig(schedule="fixed", beta_cap=0.3))
+    assert "beta_k = 0.3: 0, 0.3, 0.3, 0.3, 0.3, 0.3" in explain(fixed)
+    plain = control(reward=RefineConfig(schedule="none"))
+    assert "beta" not in sections(explain(plain))["target"] and "--pskd False" in explain(plain)
+
+
+def test_a_long_schedule_is_cut_but_its_end_is_shown() -> None:
+    assert "0, 0.0425, 0.0638, 0.085, 0.106, 0.128, ..., 0.5" in explain(build("decision_mamba", "paper"))
+
+
+def test_updates_are_counted_from_windows() -> None:
+    """6400 windows, 64 a step, 6 iterations; the paper's 40 stages of 2500."""
+    assert "100 optimiser steps, 600 in all" in explain(control())
+    paper = explain(build("decision_mamba", "paper"))
+    assert "2500 optimiser steps, 100000 in all" in paper
+    assert "--max_iters 40 --batch_size 64 --num_steps_per_iter 2500" in paper
+
+
+@pytest.mark.parametrize(
+    ("arch", "policy", "loss"),
+    [
+        (DecisionMambaArch(), "(a_t-1, R_t, s_t); fusion two_mixers", "0.05 mean Huber(s_hat_t+1"),
+        (DecisionMambaArch(fine=False), "no fine scan", "0.05 mean Huber(s_hat_t+1"),
+        (DecisionMambaArch(grouping="released"), "shows the model its target", "0.9 mean |a_hat_t"),
+        (DecisionMambaArch(auxiliary=False), "never of a_t; encoder", "L = mean |a_hat_t - a~_t|^2, over"),
+        (DecisionTransformerArch(heads=4), "causal attention with 4 head(s)", "L = mean |a_hat_t"),
+        (BcArch(), "no return, no history", "L = mean |a_hat_t"),
+    ],
+)
+def test_the_policy_decides_what_is_predicted(arch: Any, policy: str, loss: str) -> None:
+    found = sections(explain(control(dataset_prep=prepared(arch=arch))))
+    assert policy in found["policy"]
+    assert loss in found["loss"]
+
+
+def test_curricula_speak_of_segments() -> None:
+    best = explain(control(curriculum=BestConfig(prompts=640, group_size=1, share=0.1)))
+    assert "until they hold 10% of the training segments" in best and "--pct_traj 0.1" in best
+    bandit = explain(control(curriculum=SecConfig(prompts=640, group_size=1, signal="loss_change")))
+    assert "fall of the arm's loss" in bandit and "one draw per segment" in bandit
+    assert "prompt" not in bandit
+
+
+def test_data_noise_and_probes_are_said_where_they_are_set() -> None:
+    plain, noisy = explain(control()), explain(control(dataset_prep=prepared(noise=NoiseConfig(share=0.3, std=1.0))))
+    assert "Gaussian" not in plain and "noise of 1 on the actions of 30% of all steps" in noisy
+    asked = explain(control(dataset_prep=prepared(target=-150.0, probes=(-900.0,), buckets=4)))
+    assert "a return of -150" in asked and "(-900)" in asked and "4 quantiles of the return" in asked
+    assert "probes" not in explain(control(dataset_prep=prepared(probes=())))
+
+
+def test_text_recipes_keep_their_libraries_and_control_recipes_have_none() -> None:
+    sec, mamba = explain(build("sec", "tiny")), explain(control())
+    assert "TRL 1.16" in sec and "released code" not in sec
+    assert "released code" in mamba and not any(name in mamba for name in ("TRL", "verl", "OpenRLHF"))
