@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from instar import config as configs
-from instar.artifact import Policy, Tasks
+from instar.artifact import Policy, Rollouts, Tasks
 from instar.components.catalog import DATASET_PREP, EVALUATE, FUSED
 from instar.contract import Context
 from instar.manifest import manifest_of
@@ -77,7 +77,11 @@ def learn(work: Path, job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     strategy, rate, base, seed = job
     recipe, folder = recipe_of(strategy, rate), work / f"base-{base}"
-    state: dict[str, Any] = {"tasks": Tasks(folder / "tasks"), "policy": Policy(folder / "policy")}
+    state: dict[str, Any] = {
+        "tasks": Tasks(folder / "tasks"),
+        "data": Rollouts(folder / "data"),
+        "policy": Policy(folder / "policy"),
+    }
     for artifact in state.values():
         artifact.digest = manifest_of(artifact.path, type(artifact).__name__).digest
     state |= {"reference": state["policy"], "trainer": None, "curriculum": None, "stats": None}

@@ -34,7 +34,7 @@ def tiny() -> Recipe:
         name="decision_mamba", scale="tiny", paper="arXiv 2406.05427", iterations=6, threads=1,
         dataset_prep=prep,
         curriculum=UniformConfig(prompts=6400, group_size=1),  # 100 updates of 64 windows
-        rollout=ProposeConfig(), reward=RefineConfig(beta_end=0.85, beta_cap=0.5, stages=6),
+        rollout=ProposeConfig(), reward=RefineConfig(),  # the published slope: beta grows by 0.85 / 40 per stage
         update=SequenceConfig(batch=64, lr=1e-3, warmup_steps=50, weight_decay=1e-4),
         evaluate=SimulateConfig(splits=("val",)), test=SimulateConfig(splits=("id",)),
         gate=GateConfig(select="last"),

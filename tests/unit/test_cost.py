@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.components.evaluate.config import AnswerConfig
 from instar.errors import ConfigError
 from instar.pipelines import cost
 from instar.pipelines.cost import Constants, plan
+from instar.pipelines.cost.case import text_pieces
 from instar.pipelines.cost.segment import fan_out, longest, pull_seconds, segment
 from instar.pipelines.cost.sizes import answers
 from instar.pipelines.recipe import Recipe
@@ -155,11 +157,13 @@ def test_longest_answer_bounds_a_rollout_from_below() -> None:
 
 
 def test_answers_of_an_evaluation() -> None:
-    sec = build("sec", "paper")
-    assert answers(sec.evaluate, sec.dataset_prep.pools.arms) == 3 * 50 * 8
-    assert answers(sec.test, sec.dataset_prep.pools.arms) == (3 * 200 + 200) * 8
-    everything = dataclasses.replace(sec.test, tasks_per_arm=0, greedy=True)
-    assert answers(everything, sec.dataset_prep.pools.arms) == (3 * 200 + 200) * 9
+    sec, test = text_pieces(build("sec", "paper")), build("sec", "paper").test
+    arms = sec.dataset_prep.pools.arms
+    assert isinstance(test, AnswerConfig)
+    assert answers(sec.evaluate, arms) == 3 * 50 * 8
+    assert answers(test, arms) == (3 * 200 + 200) * 8
+    everything = dataclasses.replace(test, tasks_per_arm=0, greedy=True)
+    assert answers(everything, arms) == (3 * 200 + 200) * 9
 
 
 def test_tasks_of_unrolled_iterations() -> None:

@@ -28,7 +28,7 @@ class PendulumSource:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodesSource:
-    """Episodes in Parquet, as `instar data` writes them."""
+    """Episodes in Parquet: the folder that `instar data` makes, with a file per tier, or one such file."""
 
     strategy: Literal["episodes"] = "episodes"
     path: str

@@ -82,7 +82,7 @@ def read(config: OfflineConfig, ctx: Context) -> Episodes:
             seeds = [ctx.seed(f"episode/{i}") for i in range(source.episodes)]
             episodes = concat([pendulum.tier(rate, seeds, f"eps-{rate:g}") for rate in source.rates])
         case EpisodesSource():
-            episodes = _chosen(read_parquet(Path(source.path)), source)
+            episodes = _recorded(source)
         case MinariSource():
             episodes = read_minari(Path(source.path))
         case D4rlSource():
@@ -93,15 +93,22 @@ def read(config: OfflineConfig, ctx: Context) -> Episodes:
     return episodes
 
 
-def _chosen(episodes: Episodes, source: EpisodesSource) -> Episodes:
-    missing = sorted(set(source.tiers) - set(episodes.tier.tolist()))
-    if missing:
+def _recorded(source: EpisodesSource) -> Episodes:
+    """Return the tiers of a folder that `instar data` made, one file each, or of one such file."""
+    path = Path(source.path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    wanted = [file for file in files if not source.tiers or file.stem in source.tiers or not path.is_dir()]
+    parts = [read_parquet(file) for file in wanted]
+    found = {tier for part in parts for tier in part.tier.tolist()}
+    missing = sorted(set(source.tiers) - found)
+    if missing or not parts:
         raise ConfigError(
-            expected=f"tiers of {source.path}: {', '.join(sorted(set(episodes.tier.tolist())))}",
-            found=", ".join(missing),
+            expected=f"tiers of {source.path}: {', '.join(file.stem for file in files) or 'a Parquet file of episodes'}",
+            found=", ".join(missing) or "no Parquet file",
             where="dataset_prep.source.tiers",
-            action="correct the names, or leave them out to take all",
+            action="correct path and names, or leave the names out to take all",
         )
+    episodes = concat(parts)
     return episodes.select(np.isin(episodes.tier, source.tiers)) if source.tiers else episodes
 
 

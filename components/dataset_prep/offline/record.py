@@ -82,6 +82,6 @@ def _train(run: Run, simulator: Any, medium: float, expert: float) -> float | No
             if found is None and score >= medium:
                 found = score
                 run.record_medium(f"the first evaluation of at least {medium:.0f}")
-            if score >= expert or time.monotonic() - run.began > job.seconds:
+            if score >= expert or (job.seconds is not None and time.monotonic() - run.began > job.seconds):
                 break
     return found

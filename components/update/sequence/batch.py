@@ -60,7 +60,7 @@ def join(
     beta > 0 without actions; `RewardError` for windows without a finite label and labels that the data contradicts.
     """
     table, marks = rollouts.table(), scores.table()
-    rows = _slot_order(batch, table)
+    rows, names = _slots(batch, table)
     if not table.column("rollout_id").equals(marks.column("rollout_id")):
         raise _unlabelled(f"the {table.num_rows} rollouts in their order", "other rollout ids", "rollout_id")
     table, marks = table.take(rows), marks.take(rows)
@@ -78,17 +78,15 @@ def join(
             where="rollouts:actions",
             action="set rollout.act=true, or reward.schedule=none",
         )
-    names = table.column("arm").to_pylist()
-    arms = tuple(sorted(set(names)))
-    arm = np.searchsorted(np.asarray(arms), np.asarray(names)).astype(np.int64)
+    arms, arm = np.unique(np.asarray(names), return_inverse=True)
     return Labelled(
-        rows=rows, windows=windows, arms=arms, arm=arm,
+        rows=rows, windows=windows, arms=tuple(arms.tolist()), arm=arm.astype(np.int64),
         label=label, beta=beta, delayed=delayed, proposed=proposed, first=first,
     )  # fmt: skip
 
 
-def _slot_order(batch: Batch, table: pa.Table) -> Integers:
-    """Return the row of each slot's rollout. Every slot has exactly one."""
+def _slots(batch: Batch, table: pa.Table) -> tuple[Integers, list[str]]:
+    """Return the row of each slot's rollout, and the arm it was drawn from. Every slot has exactly one rollout."""
     slots = batch.table()
     slots = slots.take(pc.sort_indices(slots, sort_keys=[("slot", "ascending")]))
     found = pc.index_in(slots.column("group_id"), value_set=table.column("group_id").combine_chunks())
@@ -100,7 +98,7 @@ def _slot_order(batch: Batch, table: pa.Table) -> Integers:
             where="rollouts:group_id",
             action="roll out the batch that was drawn, with curriculum.group_size=1",
         )
-    return np.asarray(found.to_numpy(), dtype=np.int64)
+    return np.asarray(found.to_numpy(), dtype=np.int64), slots.column("arm").to_pylist()
 
 
 def _check_policy(table: pa.Table, policy: Policy) -> None:

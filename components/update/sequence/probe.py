@@ -47,7 +47,7 @@ def losses(model: ControlPolicy, samples: Samples, rows: Integers, weights: Weig
     for start in range(0, len(rows), CHUNK):
         sample = samples.take(torch.from_numpy(rows[start : start + CHUNK]).to(samples.device))
         parts.append(window_losses(model(*sample.inputs()), sample, weights)["loss"].cpu())
-        ctx.heartbeat("probe", {})
+        ctx.heartbeat(f"loss of {start + len(sample.mask)} windows", {})
     values = np.asarray(torch.cat(parts).double().numpy())
     if not np.isfinite(values).all():
         raise NumericsError(

@@ -50,7 +50,9 @@ def _control(data: Data) -> list[Tile]:
     if not base or not champion or not best or not data.control:
         return []
     who = "last" if data.champion == data.iterations[0] else "champion"
-    beside = f"; best {best.value:.2f} after iteration {best.iteration}" if best.iteration != data.champion else ""
+    beside = "; the best of all iterations"
+    if best.iteration != data.champion:
+        beside = f"; best {best.value:.2f} after iteration {best.iteration}"
     note = f"validation, between {champion.low:.2f} and {champion.high:.2f}{beside}"
     out = [_tile(f"normalised score, base to {who}", f"{_score(base.value)} → {_score(champion.value)}", note)]
     gap = data.control.gap()

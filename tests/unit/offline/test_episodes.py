@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -118,10 +119,13 @@ def test_a_table_that_was_cut_out_of_a_larger_one_is_read_right(hopper: Episodes
     same(from_table(to_table(hopper).slice(1, 2)), hopper.select([1, 2]), final=False)
 
 
-def test_a_truncated_parquet_file_is_named(hopper: Episodes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["end lost", "hole", "empty"])
+def test_a_damaged_parquet_file_is_named(hopper: Episodes, tmp_path: Path, fault: str) -> None:
     path = tmp_path / "a.parquet"
     write_parquet(hopper, path)
-    path.write_bytes(path.read_bytes()[:-50])
+    data, middle = path.read_bytes(), path.stat().st_size // 2
+    hole = data[:middle] + bytes(2000) + data[middle + 2000 :]
+    path.write_bytes({"end lost": data[:-50], "hole": hole, "empty": b""}[fault])
     with pytest.raises(ArtifactError, match=r"a\.parquet"):
         read_parquet(path)
 

@@ -113,9 +113,9 @@ def levels(marks: Sequence[Level], *, dash: Sequence[int], color: str) -> list[a
 
 
 def upright(value: float, label: str, *, dash: Sequence[int], color: str) -> list[alt.Chart]:
-    """Return a vertical line at a value of the x axis, its label at the top left of it."""
+    """Return a vertical line at a value of the x axis, its label above the chart, to the left of it."""
     base = alt.Chart(values([{"at": float(value), "label": label}])).encode(x="at:Q")
-    text = base.mark_text(color=color, fontSize=11, align="right", baseline="top", dx=-5, y=3).encode(text="label:N")
+    text = base.mark_text(color=color, fontSize=11, align="right", baseline="bottom", y=-3).encode(text="label:N")
     return [base.mark_rule(strokeDash=list(dash), color=color, strokeWidth=1.4), text]
 
 

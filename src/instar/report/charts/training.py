@@ -46,7 +46,7 @@ LINES: Lines = {
     **BOTH,
 }  # fmt: skip
 CONTROL_LINES: Lines = {
-    "loss": ("Loss and its parts, before their weights", (
+    "loss": ("Loss, and its parts before their weights", (
         ("whole", ("update/loss",)), ("action", ("update/loss/action",)), ("next state", ("update/loss/state",)),
         ("next return", ("update/loss/return",)),
     )),
