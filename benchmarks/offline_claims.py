@@ -65,7 +65,7 @@ ARMS: dict[str, Changes] = {
 MAIN = ("DM", "DM, no self-evolution", "DT", "BC")
 SWING: dict[str, Sequence[float]] = {"poor": (1.0, 0.8), "mixed": (1.0, 0.7, 0.4), "good": (0.4, 0.2)}
 NOISE = {"noise 30 %": (0.3, 1.0), "noise 60 %": (0.6, 1.0)}
-HOPPER = {"random + replay": ("random", "medium-replay"), "replay": ("medium-replay",), "medium": ("medium",)}
+HOPPER = {"random": ("random",), "random + replay": ("random", "medium-replay"), "replay": ("medium-replay",)}
 Job = tuple[str, str, int]
 
 

@@ -13,14 +13,13 @@ class Units(nn.Module):
 
     state_mean: Tensor
     state_std: Tensor
-    action_middle: Tensor
-    action_half: Tensor
+    action_low: Tensor
+    action_high: Tensor
 
     def __init__(self, state_dim: int, action_dim: int) -> None:
         super().__init__()
-        for name, size in (("state_mean", state_dim), ("state_std", state_dim)):
-            self.register_buffer(name, torch.empty(size))
-        for name, size in (("action_middle", action_dim), ("action_half", action_dim)):
+        sizes = {"state_mean": state_dim, "state_std": state_dim, "action_low": action_dim, "action_high": action_dim}
+        for name, size in sizes.items():
             self.register_buffer(name, torch.empty(size))
 
     def standardise(self, states: Tensor) -> Tensor:
@@ -29,21 +28,19 @@ class Units(nn.Module):
 
     def from_box(self, actions: Tensor) -> Tensor:
         """Return actions [..., A] of the environment's box in [-1, 1]."""
-        return (actions.to(self.action_half.dtype) - self.action_middle) / self.action_half
+        middle, half = self._box()
+        return (actions.to(half.dtype) - middle) / half
 
     def to_box(self, actions: Tensor) -> Tensor:
         """Return actions [..., A] of [-1, 1] in the environment's box, never outside of it by rounding."""
-        low, high = self.action_middle - self.action_half, self.action_middle + self.action_half
-        return (self.action_middle + self.action_half * actions).clamp(low, high)
+        middle, half = self._box()
+        return (middle + half * actions).clamp(self.action_low, self.action_high)
+
+    def _box(self) -> tuple[Tensor, Tensor]:
+        return (self.action_low + self.action_high) / 2, (self.action_high - self.action_low) / 2
 
     @staticmethod
     def of(task: ControlTask) -> dict[str, Tensor]:
         """Return the buffers' values for a task, in float32."""
-        low, high = (torch.tensor(v, dtype=torch.float64) for v in (task.action_low, task.action_high))
-        values = {
-            "state_mean": torch.tensor(task.state_mean, dtype=torch.float64),
-            "state_std": torch.tensor(task.state_std, dtype=torch.float64),
-            "action_middle": (low + high) / 2,
-            "action_half": (high - low) / 2,
-        }
-        return {name: value.float() for name, value in values.items()}
+        names = ("state_mean", "state_std", "action_low", "action_high")
+        return {name: torch.tensor(getattr(task, name), dtype=torch.float32) for name in names}

@@ -15,7 +15,7 @@ import numpy as np
 from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import ThompsonConfig
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, unpack, total
+from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, total, unpack
 from instar.rows import ArmStatsRow
 
 

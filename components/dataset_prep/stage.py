@@ -36,11 +36,11 @@ def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
         case TextConfig():
             from instar.components.dataset_prep.text import prepare as prepare_text
 
-            return prepare_text(outs, config, ctx)
+            return prepare_text(outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
         case OfflineConfig():
             from instar.components.dataset_prep.offline.prepare import prepare as prepare_offline
 
-            return prepare_offline(outs, config, ctx)
+            return prepare_offline(outs, config, ctx)  # pyright: ignore[reportArgumentType]
 
 
 STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep)

@@ -90,11 +90,13 @@ class SimulateConfig(Judged):
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.features"})
     measure: ClassVar[Measure] = "normalised_score"
-    protocol: ClassVar[tuple[str, ...]] = ("context", "probes")
+    protocol: ClassVar[tuple[str, ...]] = ("context", "delayed", "probes")
 
     strategy: Literal["simulate"] = "simulate"
     context: Literal["carried", "window"] = "carried"
     """`carried`: one step at a time with carried state, constant work per step. `window`: run the last K steps again each time."""
+    delayed: bool = False
+    """Keep the return-to-go at the target instead of lowering it by what was received; as `reward.delayed` in training."""
     probes: bool = True
     """Also run the tasks of pool `probe`: other target returns, which show whether the policy does as it is told."""
     max_envs: int = 64

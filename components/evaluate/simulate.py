@@ -23,6 +23,7 @@ from instar.components.evaluate.config import SimulateConfig
 from instar.components.evaluate.environments import open_environments, quiet, time_limit
 from instar.components.evaluate.episodes import Condition, Episode, run_episodes
 from instar.components.evaluate.summary import split_summary
+from instar.components.task_table import resident_table
 from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
@@ -45,14 +46,14 @@ class Assignment:
 
 
 def simulate(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: SimulateConfig, ctx: Context) -> Attempts:
-    """Return an episode per task and, with `config.probes`, per task of pool `probe`.
+    """Return an episode per task and, with `config.probes`, per task of pool `probe`, if there are any.
 
     `notes` holds `probes`, a summary of that pool as of a split, and `returns`: split -> arm -> mean return and target.
     Raises `ContractError` for tasks that are not conditions of the policy's environment, and what `open_environments` and
     `run_episodes` raise.
     """
     model = open_actor(policy, config.device, ctx, "evaluate")
-    probes = choose_tasks(pools, (PROBE,), config, ctx) if config.probes else []
+    probes = choose_tasks(pools, (PROBE,), config, ctx) if config.probes and _has_probes(pools, ctx) else []
     assigned = [read_task(task, model.task) for task in [*tasks, *probes]]
     with quiet():
         environments = open_environments(model.task, min(config.max_envs, len(assigned)))
@@ -76,6 +77,11 @@ def simulate(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: Sim
     if probes:
         out.notes["probes"] = {PROBE: probe_summary(rows, found[PROBE], config, ctx)}
     return out
+
+
+def _has_probes(pools: Tasks, ctx: Context) -> bool:
+    """Data may be prepared without any: then there is nothing else to ask for."""
+    return PROBE in resident_table(pools, ctx.resident).column("split").unique().to_pylist()
 
 
 def read_task(task: TaskRow, acts_in: ControlTask) -> Assignment:

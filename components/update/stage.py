@@ -46,11 +46,11 @@ def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
         case PolicyGradientConfig():
             from instar.components.update.policy_gradient import improve
 
-            return improve(ins, outs, config, ctx)
+            return improve(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
         case SequenceConfig():
             from instar.components.update.sequence.fit import fit
 
-            return fit(ins, outs, config, ctx)
+            return fit(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType]
 
 
 def check_alone(environment: Mapping[str, str]) -> None:

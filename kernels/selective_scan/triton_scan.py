@@ -3,11 +3,12 @@
 Forward stores the state every `CHUNK` steps and nothing else. Backward walks the chunks from the last to the first,
 computes a chunk's states again into registers and carries the gradient of the state. Sums over channels (dB, dC) and
 over sequences (dA, dD) are written as partial sums and added by torch: no float atomics, so equal inputs give equal
-bits. Block sizes follow from N alone; nothing is tuned by timing, which would change the order of sums.
+bits. Block sizes follow from E and N alone; nothing is tuned by timing, which would change the order of sums. Time is not
+split: one warp walks 32 channels of a sequence (N 16), so few and long sequences leave much of a device idle.
 
-Types: u and y in float32, bfloat16 or float16, the other inputs in any floating type; all arithmetic, the states, the sums
-and `h_last` in float32. CUDA tensors, or CPU tensors when the process started with TRITON_INTERPRET=1. Needs the extra
-`gpu`.
+Types: u and y in float32, bfloat16 or float16, the other inputs in any floating type; all arithmetic, the states, the
+sums and `h_last` in float32. CUDA tensors, or CPU tensors when the process started with TRITON_INTERPRET=1. Needs the
+extra `gpu`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ CHUNK = 8
 """Steps between stored states: 4 N / CHUNK bytes per step and channel, and CHUNK states in registers in backward."""
 STATE_TILE = 512
 """State numbers of one program, 16 registers a thread: its channels are this over N rounded up to a power of two."""
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 _KERNELS: Any = kernels
 _on: Any = torch.cuda.device_of
-TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def selective_scan(
@@ -71,10 +72,12 @@ def _check(u: Tensor, lengths: Tensor | None) -> None:
             where="selective_scan:u",
             action="convert the tensors, or use the backend `sliced`",
         )
-    if lengths is not None and (lengths.shape != u.shape[:1] or lengths.is_floating_point()):
+    if lengths is not None and (
+        lengths.shape != u.shape[:1] or lengths.is_floating_point() or lengths.device != u.device
+    ):
         raise ContractError(
-            expected=f"integers of shape [{u.shape[0]}]",
-            found=f"{lengths.dtype} of shape {list(lengths.shape)}",
+            expected=f"integers of shape [{u.shape[0]}] on {u.device}",
+            found=f"{lengths.dtype} of shape {list(lengths.shape)} on {lengths.device}",
             where="selective_scan:lengths",
             action="give one length per sequence",
         )

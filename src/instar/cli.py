@@ -103,6 +103,20 @@ def recipes() -> None:
 
 
 @app.command()
+def data(
+    environment: Annotated[str, typer.Argument(help="for example Hopper-v5 or HalfCheetah-v5")],
+    out: Annotated[Path, typer.Option("--out", help="new folder: a Parquet file and a Minari data set per tier")],
+    steps: Annotated[int, typer.Option(min=1, help="environment steps of the training run")] = 200_000,
+    seed: Annotated[int, typer.Option(min=0, help="keys every random number")] = 0,
+    seconds: Annotated[float | None, typer.Option(help="stop training after so long")] = None,
+) -> None:
+    """Train in a simulator and record it: random, medium-replay (the training run), medium and, where reached, expert."""
+    from instar import commands
+
+    commands.make_data(environment, out, steps, seed, seconds)
+
+
+@app.command()
 def explain(
     recipe: str,
     scale: ScaleOption = "tiny",

@@ -135,7 +135,7 @@ def plan(
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
-    """Predict fixed cost and bytes of a run, and the length of a segment that keeps overhead under 5 %."""
+    """Predict cost and bytes of a run of a recipe that samples text, and the segment that keeps overhead under 5 %."""
     from instar import commands
     from instar.pipelines import cost
 

@@ -155,6 +155,23 @@ def explain(name: str, scale: str, model: str | None, file: Path | None, sets: S
     sys.stdout.write(text(resolve(name, scale, model, file, sets)) + "\n")
 
 
+def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float | None) -> None:
+    """Record offline data of graded quality."""
+    import torch
+
+    from instar.components.dataset_prep.offline.record import make_data as record
+    from instar.components.dataset_prep.offline.recording import Job
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    torch.set_num_threads(1)
+    found = record(Job(env=environment, steps=steps, seed=seed, seconds=seconds), out, say)
+    for tier, facts in found["tiers"].items():
+        sys.stdout.write(f"{tier}: {facts['episodes']:.0f} episodes, mean return {facts['mean_return']:.1f}\n")
+
+
 def promote(directory: Path, tracking: str | None) -> None:
     """Move the champion alias."""
     from instar.tracking import open_tracker

@@ -41,7 +41,8 @@ def show(directory: Path, as_json: bool) -> None:
         sys.stdout.write(json.dumps(found, sort_keys=True) + "\n")
         return
     lines = [f"{name:<10} {value}" for name, value in found.items() if name != "metrics"]
-    lines += [f"  {name:<30} {value:.4g}" for name, value in sorted(found["metrics"].items())]
+    width = max((30, *map(len, found["metrics"])))
+    lines += [f"  {name:<{width}} {value:.4g}" for name, value in sorted(found["metrics"].items())]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -28,7 +28,8 @@ STATEMENTS = {
     ),
     "commands": "import instar.commands",
     "explain": (
-        "from instar.explain import explain\nfrom instar.pipelines.recipes import build\nexplain(build('sec', 'tiny'))"
+        "from instar.explain import explain\nfrom instar.pipelines.recipes import build\n"
+        "for name in ('sec', 'decision_mamba'): explain(build(name, 'tiny'))"
     ),
     "stores": "import instar.store, instar.store_s3, instar.cas, instar.ledger",
 }  # fmt: skip

@@ -15,6 +15,7 @@ from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
 from instar.workspace import create_workspace, locked, open_workspace
 from support.micro import EVOLUTION, micro, open_and_run, pools
+from support.micro_control import micro_control
 
 KILLED = Path(__file__).parents[1] / "support" / "killed.py"
 
@@ -29,7 +30,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both clocks run to the end without a fault."""
+    """Text under both clocks, and control: each runs to the end without a fault."""
     import torch
 
     torch.set_num_threads(1)
@@ -37,6 +38,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for clock in ("rounds", "fused"):
         out[clock] = tmp_path_factory.mktemp(clock)
         open_and_run(out[clock], micro(clock=clock))
+    out["control"] = tmp_path_factory.mktemp("control")
+    open_and_run(out["control"], micro_control())
     return out
 
 
@@ -91,7 +94,7 @@ def test_subprocess_mode_writes_the_same_ledger(tmp_path: Path) -> None:
     assert heads[0] == heads[1]
 
 
-@pytest.mark.parametrize("clock", ["rounds", "fused"])
+@pytest.mark.parametrize("clock", ["rounds", "fused", "control"])
 def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
     """Every resume dies at its first new boundary, before and after each stage, until nothing is left to kill."""
     done = subprocess.run(
@@ -103,7 +106,7 @@ def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp
     assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken[clock]).ledger.head
 
 
-@pytest.mark.parametrize("clock", ["rounds", "fused"])
+@pytest.mark.parametrize("clock", ["rounds", "fused", "control"])
 def test_kill_at_random_instants(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
     from instar.seeds import rng
 

@@ -161,7 +161,8 @@ def kept_for_backward(device: str) -> None:
 def refused(device: str) -> None:
     args = inputs(2, 3, 4, 2, device=device)
     wrong = ({**args, "u": args["u"].double()}, {**args, "lengths": torch.ones(3, dtype=torch.int64, device=device)},
-             {**args, "lengths": torch.ones(2, device=device)}, {**args, "delta": args["delta"][:, :2]})  # fmt: skip
+             {**args, "lengths": torch.ones(2, device=device)}, {**args, "delta": args["delta"][:, :2]},
+             {**args, "lengths": torch.ones(2, dtype=torch.int64, device="meta")})  # fmt: skip
     for bad in wrong:
         try:
             selective_scan(**bad)

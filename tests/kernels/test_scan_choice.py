@@ -33,7 +33,7 @@ def _unbuilt(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("INSTAR_CACHE", str(folder))
 
 
-def test_auto_takes_the_built_kernel_and_says_why_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_takes_the_kernel_that_was_asked_for_and_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dispatch.choose(CPU, torch.float32).backend == "sliced"
     assert "INSTAR_SCAN_CPP=1 is not set" in dispatch.choose(CPU, torch.float32).reason
     monkeypatch.setenv("INSTAR_SCAN_CPP", "1")

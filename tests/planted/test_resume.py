@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from instar import config as configs
-from instar.components.dataset_prep.config import FromScratch
+from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.errors import ArtifactError, ConfigError, LedgerError, NoProgressError
 from instar.pipelines.recipe import Recipe
 from instar.status import status
@@ -93,6 +93,7 @@ def test_another_configuration_is_refused(half: tuple[Path, Recipe]) -> None:
 def test_a_run_without_an_update_is_a_failure(tmp_path: Path) -> None:
     """A start that solves nothing leaves every group without variance: no step is taken, and that is not a success."""
     recipe = micro(clock="fused", iterations=1)
+    assert isinstance(recipe.dataset_prep, TextConfig)
     initial = recipe.dataset_prep.initial
     assert isinstance(initial, FromScratch)
     untrained = dataclasses.replace(initial, warm_start=dataclasses.replace(initial.warm_start, steps=1))

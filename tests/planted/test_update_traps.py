@@ -151,7 +151,7 @@ def test_a_format_reward_does_not_pass_the_filter(world: World) -> None:
     outs, metrics = world.update(PolicyGradientConfig(filter=Filter(kind="zero_variance")))
     assert metrics["updates"] == 0 and metrics["kept_share"] == 0 and metrics["all_wrong_share"] == 1
     rows = outs.stats.read()
-    assert all(row.sum_abs_advantage > 0 and row.sum_abs_advantage_correct == 0 for row in rows)
+    assert all((row.sum_abs_advantage or 0.0) > 0 and row.sum_abs_advantage_correct == 0 for row in rows)
 
 
 def _at_temperature(world: World, row: RolloutRow, temperature: float) -> list[float]:

@@ -1,7 +1,7 @@
-"""A process that forks runs of the micro recipe and kills them with SIGKILL: at the next stage boundary, or after a delay.
+"""A process that forks runs of a micro recipe (KIND, a key of `RECIPES`) and kills them: at the next stage boundary, or later.
 
-    python killed.py DIR CLOCK boundary          one run per boundary: each resume is killed at the first new event
-    python killed.py DIR CLOCK DELAY [DELAY ...] one run per delay, in seconds
+    python killed.py DIR KIND boundary          one run per boundary: each resume is killed at the first new event
+    python killed.py DIR KIND DELAY [DELAY ...] one run per delay, in seconds
 
 Forking from a process that has imported everything but computed nothing makes a run cost milliseconds, not an import of torch.
 Prints the number of kills; the caller resumes the directory once more and compares.
@@ -15,10 +15,12 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import gymnasium
 import torch
 import transformers
 from transformers import LlamaForCausalLM
@@ -27,18 +29,26 @@ from instar.events import Event, StageDone, StageStarted
 from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
+from instar.pipelines.recipe import Recipe
 from instar.quality import run_gate
 from instar.workspace import create_workspace
-from support.micro import EVOLUTION, micro
+from support.micro import micro
+from support.micro_control import micro_control
 
-PRELOADED = (torch, transformers, LlamaForCausalLM, run_gate)
+PRELOADED = (gymnasium, torch, transformers, LlamaForCausalLM, run_gate)
 
 
-def child(directory: Path, clock: str, at_boundary: bool) -> None:
-    """Run the micro recipe; with `at_boundary`, die at the first event that the ledger did not already hold."""
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "rounds": lambda: micro(clock="rounds"),
+    "fused": lambda: micro(clock="fused"),
+    "control": micro_control,
+}
+
+
+def child(directory: Path, kind: str, at_boundary: bool) -> None:
+    """Run a micro recipe; with `at_boundary`, die at the first event that the ledger did not already hold."""
     torch.set_num_threads(1)
-    recipe = micro(clock=clock)
-
+    recipe = RECIPES[kind]()
     starts = itertools.count()
 
     def die(event: Event) -> None:
@@ -47,7 +57,7 @@ def child(directory: Path, clock: str, at_boundary: bool) -> None:
         if at_boundary and (finished or entered):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    workspace = create_workspace(directory, EVOLUTION)
+    workspace = create_workspace(directory, f"{recipe.name}-micro-seed0")
     open_evolution(workspace, recipe, 0)
     evolve(LocalRunner(workspace, "inprocess", die, threads=recipe.threads), recipe)
 
@@ -63,7 +73,7 @@ def first_time(directory: Path, number: int) -> bool:
 
 def main() -> None:
     """Fork, wait or kill, repeat."""
-    directory, clock, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    directory, kind, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     directory.mkdir(parents=True, exist_ok=True)
     kills = 0
     delays = [1e9] * 200 if how == ["boundary"] else [float(d) for d in how]
@@ -72,7 +82,7 @@ def main() -> None:
         if pid == 0:
             code = 1
             try:
-                child(directory, clock, how == ["boundary"])
+                child(directory, kind, how == ["boundary"])
                 code = 0
             except BaseException:
                 traceback.print_exc()

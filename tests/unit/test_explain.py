@@ -9,16 +9,21 @@ import pytest
 
 from instar import config as configs
 from instar.components.control_policy.config import BcArch, DecisionMambaArch, DecisionTransformerArch
-from instar.components.curriculum.config import BestConfig, SecConfig
+from instar.components.curriculum.config import BestConfig, SecConfig, UniformConfig
 from instar.components.dataset_prep.offline.config import NoiseConfig, OfflineConfig
 from instar.components.reward.config import RefineConfig
 from instar.explain import explain
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES, build
 
+PSER = RefineConfig(beta_end=0.85, beta_cap=0.5, stages=6)
+
 
 def control(**changes: Any) -> Recipe:
-    return dataclasses.replace(build("decision_mamba", "tiny"), **changes)
+    """The recipe at tiny with the numbers of these tests, whatever its own are."""
+    made = build("decision_mamba", "tiny")
+    drawn = UniformConfig(prompts=6400, group_size=1)
+    return dataclasses.replace(made, **{"reward": PSER, "curriculum": drawn, "iterations": 6, **changes})
 
 
 def prepared(**changes: Any) -> OfflineConfig:
@@ -55,6 +60,12 @@ def test_the_schedule_is_the_one_that_the_reward_uses() -> None:
     assert "beta" not in sections(explain(plain))["target"] and "--pskd False" in explain(plain)
 
 
+def test_the_released_code_grows_beta_over_its_iterations() -> None:
+    """0.85 / 40 per iteration for 6 iterations ends at 0.1275; the release divides by --max_iters, which is 6 here."""
+    text = explain(control(reward=RefineConfig(beta_end=0.85, stages=40)))
+    assert "--alpha_T 0.1275 --lower_bound 0.5" in text and "--max_iters 6" in text
+
+
 def test_a_long_schedule_is_cut_but_its_end_is_shown() -> None:
     assert "0, 0.0425, 0.0638, 0.085, 0.106, 0.128, ..., 0.5" in explain(build("decision_mamba", "paper"))
 
@@ -72,7 +83,7 @@ def test_updates_are_counted_from_windows() -> None:
     [
         (DecisionMambaArch(), "(a_t-1, R_t, s_t); fusion two_mixers", "0.05 mean Huber(s_hat_t+1"),
         (DecisionMambaArch(fine=False), "no fine scan", "0.05 mean Huber(s_hat_t+1"),
-        (DecisionMambaArch(grouping="released"), "shows the model its target", "0.9 mean |a_hat_t"),
+        (DecisionMambaArch(grouping="released"), "and of a_t: the target leaks", "0.9 mean |a_hat_t"),
         (DecisionMambaArch(auxiliary=False), "never of a_t; encoder", "L = mean |a_hat_t - a~_t|^2, over"),
         (DecisionTransformerArch(heads=4), "causal attention with 4 head(s)", "L = mean |a_hat_t"),
         (BcArch(), "no return, no history", "L = mean |a_hat_t"),

@@ -54,7 +54,8 @@ def fit(ins: Ins, outs: Outs, config: SequenceConfig, ctx: Context) -> Metrics:
 def collect(batch: Labelled, trace: Trace, stats: list[ArmStatsRow], cosine: float | None) -> Metrics:
     """Return the metrics of an update.
 
-    `loss`, its parts, `target_shift` (mean |target - a| in [-1, 1]), `grad_norm` and `lr` are means over optimiser steps;
+    `loss`, its parts, `loss/logged` (against the logged actions, comparable between stages), `target_shift` (mean
+    |target - a|, the box being [-1, 1]), `grad_norm` and `lr` are means over optimiser steps;
     `loss_before` and `loss_after` are of the probed windows, every arm weighted by its share of the batch.
     """
     arms = {row.arm: ((row.sum_loss or 0.0), (row.sum_loss_change or 0.0), row.num_rollouts) for row in stats}

@@ -13,7 +13,7 @@ import torch
 
 from instar.artifact import Rollouts, Scores
 from instar.components.update.sequence.batch import Labelled
-from instar.components.update.sequence.losses import batch_losses
+from instar.components.update.sequence.losses import action_loss, batch_losses
 from instar.components.update.sequence.samples import Sample, Samples
 from instar.components.update.sequence.student import Student
 from instar.contract import Context
@@ -60,14 +60,23 @@ def train(student: Student, samples: Samples, size: int, ctx: Context, dump: Dum
 
 
 def step(student: Student, sample: Sample, name: str) -> dict[str, float]:
-    """Take one optimiser step on a minibatch and return its losses, target shift, gradient norm and learning rate."""
-    losses = batch_losses(student.model(*sample.inputs()), sample, student.config.weights)
-    shift = (sample.target - sample.logged).abs().mean(-1)[sample.mask].mean()
-    numbers = torch.stack([*losses.values(), shift]).detach().tolist()  # one wait for the device
+    """Take one optimiser step on a minibatch and return its losses, target shift, gradient norm and learning rate.
+
+    `loss/logged` is the action term against the logged actions: a blend with the past policy is easier to hit the larger
+    beta is, so `loss` cannot be compared between stages.
+    """
+    out = student.model(*sample.inputs())
+    losses = batch_losses(out, sample, student.config.weights)
+    measured = {
+        "loss/logged": action_loss(out, sample, sample.logged),
+        "target_shift": (sample.target - sample.logged).abs().mean(-1)[sample.mask].mean(),
+    }
+    measured = {name: value.detach() for name, value in (losses | measured).items()}
+    numbers = torch.stack(list(measured.values())).tolist()  # one wait for the device
     if not np.isfinite(numbers).all():
         raise NumericsError(
             expected="a finite loss",
-            found=", ".join(f"{key} {value:g}" for key, value in zip(losses, numbers, strict=False)),
+            found=", ".join(f"{key} {value:g}" for key, value in zip(measured, numbers, strict=True)),
             where=f"update.loss of {name}",
             action="look at the windows",
         )
@@ -75,7 +84,7 @@ def step(student: Student, sample: Sample, name: str) -> dict[str, float]:
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     lr = student.optimizer.lr()
     norm = student.optimizer.step()
-    return {**dict(zip([*losses, "target_shift"], numbers, strict=True)), "grad_norm": norm, "lr": lr}
+    return {**dict(zip(measured, numbers, strict=True)), "grad_norm": norm, "lr": lr}
 
 
 def dumper(batch: Labelled, rollouts: Rollouts, scores: Scores, folder: Path) -> Dump:

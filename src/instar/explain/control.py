@@ -77,7 +77,9 @@ def policy(recipe: Recipe) -> list[str]:
     arch = recipe.dataset_prep.arch
     if isinstance(arch, BcArch):
         return [f"a_hat_t = tanh f(s_t), multi-layer perceptron of {arch.layers} x {arch.width}: no return, no history"]
-    read = "a_hat_t = tanh head(s_t), a function of R_1, s_1, a_1, ..., R_t, s_t and never of a_t"
+    leaks = isinstance(arch, DecisionMambaArch) and arch.grouping == "released"
+    never = ", and of a_t: the target leaks" if leaks else " and never of a_t"
+    read = f"a_hat_t = tanh head(s_t), a function of R_1, s_1, a_1, ..., R_t, s_t{never}"
     heads = "; s_hat_t+1 and R_hat_t+1 from the token of a_t" if arch.auxiliary else ""
     return [f"{arch.strategy}: {layers(arch)}", f"{read}{heads}; encoder {arch.encoder}, head {arch.head}"]
 

@@ -25,7 +25,7 @@ def released(recipe: Recipe, u: SequenceConfig) -> list[tuple[str, str]]:
         rows += _parts(prep.arch)
     if isinstance(recipe.reward, RefineConfig):
         rows += [
-            ("target", _target(recipe.reward)),
+            ("target", _target(recipe.reward, recipe.iterations)),
             ("reward", f"--mode {'delayed' if recipe.reward.delayed else 'normal'}"),
         ]
     schedule = "" if u.schedule == "constant" else f" ({u.schedule} decay: {NONE})"
@@ -72,13 +72,14 @@ def _parts(arch: Arch) -> list[tuple[str, str]]:
     ]
 
 
-def _target(r: RefineConfig) -> str:
+def _target(r: RefineConfig, iterations: int) -> str:
     if r.schedule == "none":
         return "--pskd False"
     if r.schedule == "fixed":
         return NONE
+    end = r.beta_end * iterations / r.stages  # there, beta grows over --max_iters
     return (
-        f"--pskd True --alpha_T {r.beta_end:g} --lower_bound {r.beta_cap:g} (applied as a cap); the trainer then sets the "
+        f"--pskd True --alpha_T {end:g} --lower_bound {r.beta_cap:g} (applied as a cap); the trainer then sets the "
         "weight to 0, and would blend in the current prediction instead of the past policy's"
     )
 

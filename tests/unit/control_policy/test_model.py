@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from instar.components.control_policy.build import MODELS, build, load
@@ -23,6 +25,7 @@ from instar.components.control_policy.config import (
     DecisionTransformerArch,
 )
 from instar.components.control_policy.mixer import Selective
+from instar.components.control_policy.units import Units
 from instar.config import from_dict, merge, to_dict
 from instar.errors import ArtifactError, ConfigError
 from unit.control_policy.cases import ARCHS, TASK, episode, mamba, policy, run, window
@@ -107,6 +110,17 @@ def test_units_are_the_tasks() -> None:
     assert units.standardise(torch.tensor([2.5, -1.0, 1.0])).tolist() == [1.0, 0.0, 2.0]
     assert units.from_box(torch.tensor([2.0, 0.0])).tolist() == [1.0, -1.0]
     assert units.to_box(torch.tensor([1.0, -1.0])).tolist() == [2.0, 0.0]
+
+
+@given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3))
+def test_no_rounding_leaves_the_box(low: float, size: float) -> None:
+    """The middle plus the half of a box may round beyond its corner, and an environment would refuse the action."""
+    units = Units(1, 1)
+    units.action_low.copy_(torch.tensor([low]))
+    units.action_high.copy_(torch.tensor([low + size]))
+    acted = units.to_box(torch.tensor([[-1.0], [-0.3], [1.0]]))
+    assert bool((acted >= units.action_low).all())
+    assert bool((acted <= units.action_high).all())
 
 
 @pytest.mark.parametrize("name", ARCHS)

@@ -12,7 +12,7 @@ import pytest
 
 from instar.components.curriculum.config import SEC_MODES, SecConfig, Signal
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import Draw
+from instar.components.curriculum.protocol import Draw, total
 from instar.components.curriculum.sec import SIGNALS, Sec
 from instar.components.curriculum.strategies import required_columns
 from instar.errors import ConfigError
@@ -86,7 +86,7 @@ def test_format_reward_fakes_learnability_only_in_the_published_signal(
 def test_first_step_from_zero_is_half_the_signal(simulate: Simulate, arms: MakeArms) -> None:
     sec, row = Sec(config(), arms([5, 5])), simulate(np.random.default_rng(4), "arm0", p=0.5)
     sec.observe([row])
-    assert sec.q[0] == pytest.approx(row.sum_abs_advantage / row.num_rollouts / 2.0, rel=1e-12)
+    assert sec.q[0] == pytest.approx(total(row, "sum_abs_advantage") / row.num_rollouts / 2.0, rel=1e-12)
     assert sec.q[1] == 0.0
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from instar import config as configs
 from instar.artifact import ArmStats, Batch, CurriculumState, Tasks
 from instar.components.curriculum.config import Config, SecConfig
+from instar.components.curriculum.protocol import solve_rate, total
 from instar.components.curriculum.stage import STAGE, Ins, Outs
 from instar.contract import Context
 from instar.errors import ContractError, LedgerError
@@ -98,9 +99,9 @@ def test_order_of_observe_and_select(loop: Loop, rows: Rows, make_tasks: MakeTas
     tasks = make_tasks(rows(SIZES))
     loop.step(tasks, 0)
     assert loop.stats is not None
-    q = {row.arm: 0.5 * row.sum_abs_advantage / row.num_rollouts for row in loop.stats.read()}
+    q = {row.arm: 0.5 * total(row, "sum_abs_advantage") / row.num_rollouts for row in loop.stats.read()}
     weights = {arm: np.exp(q.get(arm, 0.0) / 0.2) for arm in SIZES}
-    rates = {row.arm: row.sum_correct / row.num_rollouts for row in loop.stats.read()}
+    rates = {row.arm: solve_rate(row) for row in loop.stats.read()}
     for row in loop.step(tasks, 1):
         assert row.probability == pytest.approx(weights[row.arm] / sum(weights.values()))
     assert {a: loop.metrics[f"{a}/solve_rate"] for a in rates} == rates
@@ -168,7 +169,7 @@ def test_last_batch_of_a_gone_arm_is_still_observed(loop: Loop, rows: Rows, make
     row = next(r for r in loop.stats.read() if r.arm == "medium")
     loop.step(make_tasks(rows({a: SIZES[a] for a in ("easy", "hard")})), 1)
     archived = loop.state.read_json("state.json")["archived"]["medium"]["values"]["q"]
-    assert archived == pytest.approx(0.5 * row.sum_abs_advantage / row.num_rollouts) != 0.0
+    assert archived == pytest.approx(0.5 * total(row, "sum_abs_advantage") / row.num_rollouts) != 0.0
 
 
 def test_changed_pool_is_refused(loop: Loop, rows: Rows, make_tasks: MakeTasks) -> None:

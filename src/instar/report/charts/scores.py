@@ -24,7 +24,7 @@ def climb(data: Data) -> Chart | None:
         return None
     last = max(a.iteration for a in data.curve)
     order = [a.name for a in reversed(data.arms) if any(r["arm"] == a.name for r in rows)]
-    height = max(120, min(30, max(13, 420 // len(order))) * len(order))
+    height = max(120, min(30, max(13, 420 // len(order))) * len(order)) + 100  # axis and legend
     base = alt.Chart(values(rows)).encode(
         x=alt.X("iteration:O", title="iteration", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("arm:N", sort=order, title=None),

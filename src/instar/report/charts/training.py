@@ -154,7 +154,7 @@ def _curves(data: Data, rows: list[dict[str, Any]], by: str, key: str) -> alt.Ch
         .mark_line(strokeWidth=1.8, point={"size": 16} if len(data.steps) <= FEW // 2 else False)
         .encode(
             x=alt.X("step:Q", title=clock(data)[0], axis=whole(len(data.steps))),
-            y=alt.Y("value:Q", title=None, axis=alt.Axis(format="~g"), scale=alt.Scale(zero=key not in AROUND_VALUES)),
+            y=alt.Y("value:Q", title=None, axis=alt.Axis(format="~f"), scale=alt.Scale(zero=key not in AROUND_VALUES)),
             tooltip=["step:Q", f"{by}:N", alt.Tooltip("value:Q", format=".4g")],
         )
     )

@@ -41,9 +41,8 @@ def test_every_architecture_learns_through_the_same_code(tmp_path: Path, arch: A
     after = load_model(outs.policy, scene.context())
     assert all(not torch.equal(before[name], p) for name, p in after.named_parameters() if p.ndim >= 2)
     auxiliary = getattr(arch, "auxiliary", False)
-    assert {k for k in metrics if k.startswith("loss/")} == (
-        {"loss/action", "loss/state", "loss/return"} if auxiliary else {"loss/action"}
-    )
+    parts = {"loss/action", "loss/logged"} | ({"loss/state", "loss/return"} if auxiliary else set())
+    assert {k for k in metrics if k.startswith("loss/")} == parts
 
 
 def test_a_constant_is_learned(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_schedule_reaches_the_loss_and_the_first_stage_has_none(tmp_path: Pa
     schedule = RefineConfig(stages=4, beta_end=0.85, beta_cap=0.5)
     betas = [schedule.beta(k) for k in (1, 2, 3)]
     assert betas == pytest.approx([0.0, 0.425, 0.5])
-    losses, shifts = [], []
+    losses, shifts, logged = [], [], []
     for stage, beta in enumerate(betas):
         scene = make_scene(tmp_path / str(stage))
         scene.cut(everywhere(scene), max(beta, 0.1))  # actions recorded in every stage
@@ -82,8 +82,14 @@ def test_the_schedule_reaches_the_loss_and_the_first_stage_has_none(tmp_path: Pa
         _, metrics = scene.update()
         losses.append(metrics["loss_before"])
         shifts.append(metrics["target_shift"])
+        logged.append(metrics["loss/logged"])
+        assert (metrics["loss/logged"] == metrics["loss/action"]) == (beta == 0)
         assert metrics["beta"] == pytest.approx(beta)
     assert losses[0] > losses[1] > losses[2]  # the past policy is where the student starts
+    assert max(logged) < 1.3 * min(
+        logged
+    )  # comparable between stages, which the loss is not: it shrinks with (1 - beta)^2
+    assert losses[2] < 0.6 * losses[0]
     assert shifts[0] == 0 and shifts[1] / shifts[2] == pytest.approx(0.425 / 0.5, rel=1e-5)
 
 
