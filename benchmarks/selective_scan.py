@@ -2,21 +2,16 @@
 
 All sides get the same numbers in the layout each of them wants, prepared outside the clock, and one upstream gradient;
 outputs and gradients are compared before any ratio is reported. The transformers side is the function its Mamba layers
-call without a kernel. `python benchmarks/selective_scan.py --device cuda --out FILE` compares the GPU
-versions with the time that the device needs to move the bytes of the op once, at the speed of a large copy.
+call without a kernel. `gpu_kernels.py` compares the versions for a GPU.
 Shapes: B sequences, L steps, E channels, N state entries per channel. Needs mambapy==1.2.0 on the CPU.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
@@ -125,28 +120,3 @@ def _timed(call: Call) -> Callable[[], Cost]:
         return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
     return timed
-
-
-def main() -> int:
-    """Run one device's part, write JSON, print a line per row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: run this on a machine with one, or with --device cpu", file=sys.stderr)
-        return 2
-    from run import machine
-    from scan_cuda import run_cuda
-
-    rows = run() if args.device == "cpu" else run_cuda()
-    gpu = {"gpu": torch.cuda.get_device_name()} if args.device == "cuda" else {}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"machine": machine() | gpu, "rows": rows}, indent=1) + "\n")
-    for row in rows:
-        print(json.dumps(row), flush=True)
-    return 1 if any(row.get("met") is False for row in rows) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -44,6 +44,7 @@ def check(recipe: Recipe) -> None:
                 action=f"take one that does: {', '.join(able)}" if able else f"choose another {name}",
             )
     _check_style(recipe)
+    _check_delayed(recipe)
     _check_drawing(recipe)
 
 
@@ -90,6 +91,18 @@ def _check_style(recipe: Recipe) -> None:
                 where=f"recipe.{name}.style",
                 action=f"set {name}.style={style}, or choose another dataset_prep.pools.template",
             )
+
+
+def _check_delayed(recipe: Recipe) -> None:
+    """Refuse a return-to-go that means one thing where a policy learns and another where it acts."""
+    found = {name: getattr(recipe, name).delayed for name in PIECES if hasattr(getattr(recipe, name), "delayed")}
+    if len(set(found.values())) > 1:
+        raise ConfigError(
+            expected=f"one value of delayed in {', '.join(found)}",
+            found=", ".join(f"{name}.delayed={value}" for name, value in found.items()),
+            where="recipe",
+            action="set all of them, or none",
+        )
 
 
 def _check_drawing(recipe: Recipe) -> None:

@@ -65,6 +65,7 @@ def simulate(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: Sim
                 [assignment.condition for assignment in assigned],
                 environments,
                 window=config.context == "window",
+                delayed=config.delayed,
                 device=model.device.type,
                 heartbeat=lambda done: ctx.heartbeat(f"{done} episodes", {}),
             )

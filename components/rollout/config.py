@@ -78,6 +78,8 @@ class ProposeConfig(Piece):
     PROVIDES: ClassVar[frozenset[str]] = frozenset({"rollouts.offset", "rollouts.actions"})
 
     strategy: Literal["propose"] = "propose"
+    delayed: bool = False
+    """Condition every step on the whole return of its episode; as `reward.delayed`."""
     act: bool = True
     """Record the policy's own actions. Without them nothing can be blended into the targets."""
     max_windows: int = 512

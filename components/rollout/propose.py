@@ -48,7 +48,7 @@ def propose(
     seeds = np.array([ctx.seed(slot.group_id) for slot in slots], np.int64)
     windows = choose_windows(tasks, slots, seeds, logged, model.arch.window, ctx)
     start = time.perf_counter()
-    actions = act(model, logged, windows, config.max_windows, ctx) if config.act else None
+    actions = act(model, logged, windows, config, ctx) if config.act else None
     seconds = time.perf_counter() - start
     rollouts.write_table(to_table(slots, seeds, logged, windows, actions, policy.digest))
     metrics = describe(windows)
@@ -70,18 +70,19 @@ def check_fits(model: ControlPolicy, logged: Trajectories) -> None:
         )
 
 
-def act(model: ControlPolicy, logged: Trajectories, windows: Windows, most: int, ctx: Context) -> Singles:
+def act(model: ControlPolicy, logged: Trajectories, windows: Windows, config: ProposeConfig, ctx: Context) -> Singles:
     """Return the policy's actions at every step of every window, [M, K, A], in the environment's box; 0 at padding.
 
-    At most about `most` windows at once. What a window gets does not depend on the others: those without padding, which
-    the policy works on by another path, are kept apart, and every pass has a multiple of `control_actor.ROWS` rows.
+    At most about `config.max_windows` windows at once. What a window gets does not depend on the others: those without
+    padding, which the policy works on by another path, are kept apart, and every pass has a multiple of
+    `control_actor.ROWS` rows.
     """
     import torch
 
     out = np.zeros((*windows.rows.shape, model.task.action_dim), np.float32)
-    conditions = logged.conditions(windows, model.task.return_scale)
+    conditions = logged.conditions(windows, model.task.return_scale, config.delayed)
     done = 0
-    for rows, count in batches(windows.lengths == windows.mask.shape[1], most):
+    for rows, count in batches(windows.lengths == windows.mask.shape[1], config.max_windows):
         steps, mask = windows.rows[rows], windows.mask[rows]
         inputs = (logged.observations[steps], logged.actions[steps], conditions[rows], windows.timesteps[rows], mask)
         with torch.no_grad():

@@ -106,13 +106,13 @@ class Tasks(Table[rows.TaskRow]):
 
 
 class Batch(Table[rows.BatchRow]):
-    """The prompts one inner step will try."""
+    """The tasks one inner step will try."""
 
     row = rows.BatchRow
 
 
 class Rollouts(Table[rows.RolloutRow]):
-    """Sampled trajectories."""
+    """Trajectories, sampled or logged."""
 
     row = rows.RolloutRow
 
@@ -130,14 +130,14 @@ class ArmStats(Table[rows.ArmStatsRow]):
 
 
 class Evaluation(Table[rows.EvalRow]):
-    """Evaluation attempts of one policy, plus `summary.json` with accuracies and intervals."""
+    """Evaluation attempts of one policy, plus `summary.json` with scores and intervals."""
 
     row = rows.EvalRow
     files = ("rows.parquet", "summary.json")
 
 
 class Policy(Artifact):
-    """A transformers checkpoint: `config.json`, safetensors weights, tokenizer files."""
+    """A transformers checkpoint: `config.json`, safetensors weights, of a language model the tokenizer files."""
 
     kfp_type = "Model"
     files = ("config.json",)

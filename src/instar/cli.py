@@ -124,7 +124,7 @@ def explain(
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
-    """Print the resolved objective and its equivalents in TRL, verl and OpenRLHF."""
+    """Print the resolved objective, and the options of other code that say the same."""
     from instar import commands
 
     commands.explain(recipe, scale, model, config, sets or [])

@@ -62,7 +62,7 @@ class RolloutRow:
     `control`), the four flat columns at the end, one step after the other, which are empty in every other kind."""
 
     rollout_id: Annotated[str, Column("`<group_id>/<sample>`", unique=True, min_length=1)]
-    task_id: Annotated[str, Column("task that was attempted", min_length=1)]
+    task_id: Annotated[str, Column("task that was attempted; of a logged window, its episode", min_length=1)]
     arm: Annotated[str, Column("arm of the task", min_length=1)]
     kind: Annotated[str, Column("trajectory kind", one_of=("text", "control", "browser", "desktop"))]
     group_id: Annotated[str, Column("samples of one prompt share it", min_length=1)]

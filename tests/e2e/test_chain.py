@@ -23,6 +23,7 @@ from instar.workspace import open_workspace
 from support.fake_kfp import FakeKfp
 from support.inline_engine import Engine
 from support.micro import EVOLUTION, micro, open_and_run
+from support.micro_control import micro_control
 
 PROFILE = dataclasses.replace(load("kind-dev"), mlflow="")
 TARGET = Target(profile=PROFILE, images=Images(digests={"instar-cpu": "sha256:" + "a" * 64}))
@@ -52,13 +53,14 @@ RECIPES: dict[str, Recipe] = {
     "fused": micro(),
     "rounds": micro(clock="rounds", inner_steps=1, rollout=dataclasses.replace(micro().rollout, shards=2)),
     "unrolled": micro(iterations=3),
+    "control": micro_control(rollout=dataclasses.replace(micro_control().rollout, shards=2)),
 }
 
 
 def submit(recipe: Recipe, tmp_path: Path, kfp: FakeKfp, where: Target = TARGET) -> tuple[Path, str]:
     store = f"s3://instar-test/{tmp_path.name}"
     handle = tmp_path / "handle"
-    cluster.submit(recipe, handle, EVOLUTION, store, Server(host=kfp.url), where)
+    cluster.submit(recipe, handle, f"{recipe.name}-micro-seed0", store, Server(host=kfp.url), where)
     return handle, store
 
 
@@ -94,7 +96,7 @@ def test_a_chain_of_runs_writes_the_ledger_of_one_process(
     where = dataclasses.replace(TARGET, unroll=2) if kind == "unrolled" else TARGET
     handle, store = submit(RECIPES[kind], tmp_path, kfp, where)
     engine.drain()
-    found = head.read_head(open_store(store), EVOLUTION)
+    found = head.read_head(open_store(store), f"{RECIPES[kind].name}-micro-seed0")
     assert found is not None and found[0].status == "done"
     assert [state for _, state in engine.done] == ["SUCCEEDED"] * 4
     chained = entries(handle)

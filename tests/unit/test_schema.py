@@ -37,7 +37,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
         for f in schema.fields(rows.ArmStatsRow)
     },
     rows.EvalRow: {
-        "task_id": "a/val/0", "arm": "a", "split": "val", "sample": -1, "correct": None, "num_tokens": 3,
+        "task_id": "a/val/0", "arm": "a", "split": "val", "sample": -1, "score": None, "length": 3,
         "truncated": False, "answer": "2",
     },
 }  # fmt: skip

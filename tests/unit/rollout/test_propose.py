@@ -231,7 +231,7 @@ def test_weights_that_are_not_finite_are_noticed(world: World) -> None:
     trajectories = open_trajectories(world.data, {}, "rollout")
     windows = trajectories.windows(np.array([0]), np.array([0]), 4)
     with pytest.raises(NumericsError, match="finite actions; found 4"):
-        act(model, trajectories, windows, 8, context(world.folder))
+        act(model, trajectories, windows, ProposeConfig(max_windows=8), context(world.folder))
 
 
 def test_an_episode_longer_than_the_policys_table_is_refused(tmp_path: Path) -> None:
