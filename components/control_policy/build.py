@@ -18,7 +18,7 @@ from instar import seeds
 from instar.components.control_policy.behaviour_cloning import BehaviourCloning
 from instar.components.control_policy.config import Arch, ControlTask
 from instar.components.control_policy.decision_mamba import DecisionMamba
-from instar.components.control_policy.decision_transformer import DecisionTransformer
+from instar.components.control_policy.decision_transformer import Block, DecisionTransformer
 from instar.components.control_policy.mixer import Selective
 from instar.components.control_policy.model import ControlPolicy
 from instar.components.control_policy.units import Units
@@ -52,7 +52,7 @@ def build(arch: Arch, task: ControlTask, seed: int) -> ControlPolicy:
         if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.RMSNorm):
             _initialise(module, seed, name)
     for name, module in model.named_modules():  # after the plain layers inside them
-        if isinstance(module, Selective):
+        if isinstance(module, Selective | Block):
             module.initialise(_generator(seed, name))
     for name, value in Units.of(task).items():
         getattr(model.units, name).copy_(value)

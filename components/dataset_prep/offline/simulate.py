@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +22,7 @@ def open_environment(env: str) -> Any:
     except ImportError as error:
         raise _missing(str(error), "install instar[control]", env) from error
     try:
+        log_mujoco_warnings()
         made = gymnasium.make(env)
     except DependencyNotInstalled as error:
         raise _missing(str(error), "install instar[mujoco]", env) from error
@@ -41,6 +44,24 @@ def open_environment(env: str) -> Any:
             action="choose a control task with flat states and continuous actions",
         )
     return made
+
+
+def log_mujoco_warnings() -> None:
+    """Send MuJoCo's warnings to the logger `mujoco` for the rest of the process, where MuJoCo is installed.
+
+    By default it writes them to a file MUJOCO_LOG.TXT in the working directory and to the terminal.
+    """
+    try:
+        mujoco: Any = importlib.import_module("mujoco")
+    except ImportError:
+        return
+    logger = logging.getLogger("mujoco")
+
+    def note(text: str) -> None:
+        # Of use to whoever writes the environment's model, not to whoever runs it.
+        logger.log(logging.DEBUG if "deprecated" in text else logging.WARNING, "%s", text)
+
+    mujoco.set_mju_user_warning(note)
 
 
 def _missing(found: str, action: str, env: str) -> MissingDependencyError:

@@ -132,6 +132,13 @@ def test_played_episodes_are_reproducible_and_complete() -> None:
     assert np.array_equal(two.observations, one.observations[200:400])
 
 
+def test_a_simulator_leaves_no_log_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    assert open_environment("Hopper-v5").reset(seed=0)[0].shape == (11,)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_simulated_is_named() -> None:
     with pytest.raises(ConfigError, match="Nothing-v9"):
         open_environment("Nothing-v9")
