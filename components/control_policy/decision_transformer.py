@@ -36,13 +36,6 @@ class Block(nn.Module):
         deep: Tensor = self.down(F.gelu(self.up(self.norm2(h))))
         return h + deep
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Weights normal with deviation 0.02, biases zero, as in GPT-2, whose blocks the method was published with."""
-        for linear in (self.qkv, self.out, self.up, self.down):
-            linear.weight.normal_(0.0, 0.02, generator=generator)
-            linear.bias.zero_()
-
 
 class DecisionTransformerConfig(ControlConfig):
     """Stored form of a Decision Transformer policy."""

@@ -18,9 +18,10 @@ from instar import seeds
 from instar.artifact import Policy, Tasks
 from instar.components.control_actor import open_actor
 from instar.components.control_policy.config import ControlTask
+from instar.components.environments import quiet
 from instar.components.evaluate.attempts import Attempts, choose_tasks
 from instar.components.evaluate.config import SimulateConfig
-from instar.components.evaluate.environments import open_environments, quiet, time_limit
+from instar.components.evaluate.environments import open_environments, time_limit
 from instar.components.evaluate.episodes import Condition, Episode, run_episodes
 from instar.components.evaluate.summary import split_summary
 from instar.components.task_table import resident_table

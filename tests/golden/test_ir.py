@@ -42,7 +42,9 @@ CASES = {
     "iterate": lambda out: compile_graph(trace(build("sec", "tiny"), "iterate"), load("kind-dev"), IMAGES, out),
     "finish": lambda out: compile_graph(trace(build("sec", "tiny"), "finish"), load("kind-dev"), IMAGES, out),
     "unrolled": lambda out: compile_graph(trace(build("sec", "single"), "iterate", 2), load("gpu-prod"), IMAGES, out),
-    "control": lambda out: compile_graph(trace(build("decision_mamba", "tiny"), "iterate"), load("kind-dev"), IMAGES, out),
+    "control": lambda out: compile_graph(
+        trace(build("decision_mamba", "tiny"), "iterate"), load("kind-dev"), IMAGES, out
+    ),
     "shards": lambda out: compile_graph(trace(sharded(3), "iterate"), load("gpu-prod"), IMAGES, out),
     "tick": lambda out: compile_tick(load("gpu-prod"), IMAGES, out),
     "argo": lambda out: write_workflow(build("sec", "single"), load("gpu-prod"), IMAGES, out),

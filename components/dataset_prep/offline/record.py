@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from instar.components.dataset_prep.offline.recording import Job, Run, scaled
-from instar.components.dataset_prep.offline.simulate import open_environment
 from instar.components.dataset_prep.offline.tasks import find_environment
+from instar.components.environments import open_environment
 from instar.errors import ArtifactError
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from instar import seeds
 from instar.components.dataset_prep.offline.episodes import Episodes, Singles
 from instar.components.dataset_prep.offline.minari import write_minari
-from instar.components.dataset_prep.offline.simulate import Log, open_environment, play
+from instar.components.dataset_prep.offline.simulate import Log, play
 from instar.components.dataset_prep.offline.table import write_parquet
 from instar.components.dataset_prep.offline.tasks import find_environment
 from instar.components.dataset_prep.offline.validate import validate
+from instar.components.environments import open_environment
 from instar.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -2,70 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from instar.components.dataset_prep.offline.episodes import Episodes, Singles, build
-from instar.errors import ConfigError, MissingDependencyError
-
-
-def open_environment(env: str) -> Any:
-    """Return the gymnasium environment `env`, a box of one axis on both sides. Raises `MissingDependencyError` or
-    `ConfigError`."""
-    try:
-        import gymnasium
-        from gymnasium.error import DependencyNotInstalled, Error
-    except ImportError as error:
-        raise _missing(str(error), "install instar[control]", env) from error
-    try:
-        log_mujoco_warnings()
-        made = gymnasium.make(env)
-    except DependencyNotInstalled as error:
-        raise _missing(str(error), "install instar[mujoco]", env) from error
-    except (Error, ImportError) as error:
-        raise ConfigError(
-            expected="an environment that gymnasium has",
-            found=str(error).splitlines()[0],
-            where=env,
-            action="correct the id, or install the package that registers it",
-        ) from error
-    if any(
-        not isinstance(s, gymnasium.spaces.Box) or len(s.shape) != 1
-        for s in (made.observation_space, made.action_space)
-    ):
-        raise ConfigError(
-            expected="observations and actions that are boxes of one axis",
-            found=f"{made.observation_space} and {made.action_space}",
-            where=env,
-            action="choose a control task with flat states and continuous actions",
-        )
-    return made
-
-
-def log_mujoco_warnings() -> None:
-    """Send MuJoCo's warnings to the logger `mujoco` for the rest of the process, where MuJoCo is installed.
-
-    By default it writes them to a file MUJOCO_LOG.TXT in the working directory and to the terminal.
-    """
-    try:
-        mujoco: Any = importlib.import_module("mujoco")
-    except ImportError:
-        return
-    logger = logging.getLogger("mujoco")
-
-    def note(text: str) -> None:
-        # Of use to whoever writes the environment's model, not to whoever runs it.
-        logger.log(logging.DEBUG if "deprecated" in text else logging.WARNING, "%s", text)
-
-    mujoco.set_mju_user_warning(note)
-
-
-def _missing(found: str, action: str, env: str) -> MissingDependencyError:
-    return MissingDependencyError(expected=f"what {env} needs", found=found, where=env, action=action)
+from instar.components.environments import open_environment
+from instar.errors import ConfigError
 
 
 class Log:

@@ -46,7 +46,7 @@ PENDULUM = dataclasses.replace(TASK, action_dim=1, action_low=(-2.0,), action_hi
         # Linear: encoders 128 + 256 + 128, head 65.
         (DecisionMambaArch(encoder="linear", head="linear", auxiliary=False), 2 * 77_824 + 64 + 64_640 + 65),
         # Block: 12 d^2 + 13 d; final norm 2 d.
-        (DecisionTransformerArch(), 2 * (12 * 64**2 + 13 * 64) + 128 + 64_640 + 65),
+        (DecisionTransformerArch(), 2 * (12 * 64**2 + 13 * 64) + 128 + 77_120 + 4_225),
         (BcArch(), 4 * 128 + 129 * 128 + 129),
     ],
 )

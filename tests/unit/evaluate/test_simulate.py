@@ -25,7 +25,7 @@ from instar.components.evaluate.config import SimulateConfig
 from instar.components.evaluate.episodes import Condition, Episode, run_episodes
 from instar.components.evaluate.simulate import read_task
 from instar.contract import Metrics
-from instar.errors import ContractError, InstarError, NumericsError
+from instar.errors import ConfigError, ContractError, InstarError, NumericsError
 from instar.rows import EvalRow, TaskRow
 from support import logged
 from support.logged import PENDULUM, SMALL, context, policy, task_row
@@ -273,6 +273,12 @@ def test_the_window_can_be_chosen(world: World) -> None:
     assert [row.answer for row in window] != [row.answer for row in carried]
 
 
+def test_a_delayed_return_to_go_can_be_chosen(world: World) -> None:
+    """The first action is the same, what follows the first reward is not."""
+    plain, delayed = world.run()[0], world.run("delayed", delayed=True)[0]
+    assert all(a.answer != b.answer for a, b in zip(plain, delayed, strict=True))
+
+
 def test_the_target_reaches_the_policy(world: World) -> None:
     """Equal start states, other targets: other episodes. A target beyond all data is a target like any other."""
     rows = [world.condition(f"val/{target}", "val", target, 5) for target in (-150.0, -900.0, 1e6)]
@@ -321,7 +327,7 @@ def short_table(world: World) -> None:
 BAD: dict[str, tuple[Callable[[World], None], str]] = {
     "unknown": (lambda world: rename(world, "Nowhere-v0"), "an environment that gymnasium knows; found Environment"),
     "module": (lambda world: rename(world, "os:Nowhere-v0"), "which names a module"),
-    "discrete": (lambda world: rename(world, "CartPole-v1"), "boxes of states and actions"),
+    "discrete": (lambda world: rename(world, "CartPole-v1"), "states and actions that are boxes of one axis"),
     "states": (
         other(state_dim=4, state_mean=(0.0,) * 4, state_std=(1.0,) * 4),
         r"4 numbers of state and 1 of action, as the policy; found \(3,\)",
@@ -346,7 +352,8 @@ BAD: dict[str, tuple[Callable[[World], None], str]] = {
 def test_faults_are_named(world: World, fault: str) -> None:
     plant, expected = BAD[fault]
     plant(world)
-    with pytest.raises(ContractError, match=expected):
+    kind = ConfigError if fault in ("unknown", "module", "discrete") else ContractError
+    with pytest.raises(kind, match=expected):
         world.run()
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from instar.components.dataset_prep.offline.episodes import Episodes
 from instar.components.dataset_prep.offline.noise import add_action_noise
 from instar.components.dataset_prep.offline.segments import return_buckets, segments
-from instar.components.dataset_prep.offline.simulate import open_environment
 from instar.components.dataset_prep.offline.statistics import state_statistics, tier_summary
 from instar.components.dataset_prep.offline.tasks import (
     ENVIRONMENTS,
@@ -22,6 +21,7 @@ from instar.components.dataset_prep.offline.tasks import (
     find_task,
     normalised,
 )
+from instar.components.environments import open_environment
 from instar.errors import ConfigError
 from unit.offline.cases import hopper_like, same
 

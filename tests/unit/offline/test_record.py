@@ -14,9 +14,10 @@ from instar.components.dataset_prep.offline.episodes import Episodes
 from instar.components.dataset_prep.offline.minari import read_minari
 from instar.components.dataset_prep.offline.record import make_data
 from instar.components.dataset_prep.offline.recording import Job
-from instar.components.dataset_prep.offline.simulate import Log, open_environment, play
+from instar.components.dataset_prep.offline.simulate import Log, play
 from instar.components.dataset_prep.offline.table import read_parquet
 from instar.components.dataset_prep.offline.validate import validate
+from instar.components.environments import open_environment
 from instar.errors import ArtifactError, ConfigError
 from unit.offline.cases import same
 

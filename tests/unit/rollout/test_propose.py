@@ -112,6 +112,18 @@ def test_the_shift_is_measured_in_units_of_half_the_box(world: World) -> None:
     assert metrics["shift_mean"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-6)
 
 
+def test_a_delayed_return_is_the_same_at_every_step(world: World) -> None:
+    """The policy is shown -21 / 200 all along episode a, so it acts as on rewards of 0 that end with -21."""
+    delayed = {row.group_id: row for row in world.run(slots(DRAWN), ProposeConfig(delayed=True))[0]}
+    plain = world.run(slots(DRAWN), name="plain")[0]
+    paid = [dataclasses.replace(r, rewards=[0.0] * (len(r.rewards) - 1) + [sum(r.rewards)],
+                                returns_to_go=[sum(r.rewards)] * len(r.rewards)) for r in world.rows]  # fmt: skip
+    world.data = logged.data(world.folder / "late", paid, "late")
+    late = world.run(slots(DRAWN), name="late-out")[0]
+    assert [row.actions for row in late] == [delayed[row.group_id].actions for row in late]
+    assert any(row.actions != delayed[row.group_id].actions for row in plain)
+
+
 def test_without_acting_no_actions_are_recorded(world: World) -> None:
     rows, metrics, _ = world.run(slots(DRAWN), ProposeConfig(act=False))
     acting = world.run(slots(DRAWN), name="acting")[0]
