@@ -44,6 +44,9 @@ def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     summary = summarise(attempts.rows, tasks, ins.champion, config, ctx) | attempts.notes
     summary |= {"policy": ins.policy.digest, "num_abstained": attempts.num_abstained}
     summary["num_failed"] = attempts.failures.total()
+    for split, arms in summary.pop("returns", {}).items():
+        for arm, more in arms.items():
+            summary["splits"][split]["arms"][arm] |= more
     outs.evaluation.write_json("summary.json", summary)
     return _metrics(summary, len(attempts.rows))
 

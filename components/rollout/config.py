@@ -82,7 +82,7 @@ class ProposeConfig(Piece):
     """Condition every step on the whole return of its episode; as `reward.delayed`."""
     act: bool = True
     """Record the policy's own actions. Without them nothing can be blended into the targets."""
-    max_windows: int = 512
+    max_windows: int = 128
     """Windows in one forward pass."""
     shards: int = 1
     """Parts in which a batch is worked on, each by a pod of its own on a cluster."""

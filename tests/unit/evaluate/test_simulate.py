@@ -216,7 +216,7 @@ def test_rows_summary_and_metrics_say_the_same(world: World) -> None:
     arm = world.summary["probes"]["probe"]["arms"]["target -900"]
     assert (arm["target"], arm["num_tasks"]) == (-900.0, 3) and arm["low"] <= arm["score"] <= arm["high"]
     assert world.summary["splits"].keys() == {"val"}
-    assert world.summary["returns"]["val"]["target -150"]["target"] == -150.0
+    assert world.summary["splits"]["val"]["arms"]["target -150"]["target"] == -150.0
 
 
 def test_probes_can_be_left_out_and_change_nothing_else(world: World) -> None:
