@@ -38,14 +38,14 @@ def evolution(
     make: Callable[..., Recipe] = request.param
     recipe = make(clock="rounds", iterations=1, rollout=dataclasses.replace(make().rollout, shards=2))
     open_and_run(path, recipe)
-    open_and_run(path.with_name("fused-for-conformance"), dataclasses.replace(recipe, clock="fused"))
+    open_and_run(path.with_name(f"{path.name}-fused"), dataclasses.replace(recipe, clock="fused"))
     yield path, recipe
     torch.set_num_threads(before)
 
 
 def called(path: Path, stage: str) -> tuple[Workspace, Entry]:
     """Return the workspace and the last call of a stage."""
-    workspace = open_workspace(path if stage != "fused" else path.with_name("fused-for-conformance"))
+    workspace = open_workspace(path if stage != "fused" else path.with_name(f"{path.name}-fused"))
     return workspace, [e for e in workspace.ledger.of("stage") if e.body["stage"] == stage][-1]
 
 
