@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from instar import seeds
 from instar.components.control_policy.behaviour_cloning import BehaviourCloning
-from instar.components.control_policy.config import Arch, ControlTask
+from instar.components.control_policy.config import Arch, BcArch, ControlTask
 from instar.components.control_policy.decision_mamba import DecisionMamba
 from instar.components.control_policy.decision_transformer import DecisionTransformer
 from instar.components.control_policy.mixer import Selective
 from instar.components.control_policy.model import ControlPolicy
 from instar.components.control_policy.units import Units
 from instar.config import to_dict
-from instar.errors import ArtifactError
+from instar.errors import ArtifactError, ConfigError
 
 MODELS: dict[str, type[ControlPolicy]] = {
     "instar_decision_mamba": DecisionMamba,
@@ -42,6 +42,13 @@ def build(arch: Arch, task: ControlTask, seed: int) -> ControlPolicy:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one file is written in milliseconds
+    if not isinstance(arch, BcArch) and "auto" in (arch.encoder, arch.head):
+        raise ConfigError(
+            expected="mlp or linear",
+            found="auto",
+            where="control_policy:encoder, head",
+            action="resolve it by environment",
+        )
     kind = STRATEGIES[arch.strategy]
     with torch.device("meta"):
         model: ControlPolicy = kind(kind.config_class(arch=to_dict(arch), task=to_dict(task), dtype="float32"))

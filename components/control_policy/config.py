@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from instar.errors import ConfigError
 
-Shape: TypeAlias = Literal["mlp", "linear"]
+Shape: TypeAlias = Literal["mlp", "linear", "auto"]
+"""Of encoders and head. `auto` is what was published for the environment (linear for Hopper); dataset preparation, which knows
+the environment, puts that in its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from instar.components.dataset_prep.offline.table import read_parquet, to_table
 from instar.components.dataset_prep.offline.tasks import Environment, find_environment, find_task
 from instar.components.dataset_prep.offline.validate import validate
 from instar.contract import Context, Metrics
-from instar.errors import ConfigError
+from instar.errors import ConfigError, ContractError
 from instar.quality import run_gate
 from instar.rows import TaskRow
 
@@ -51,6 +51,7 @@ def prepare(outs: Outs, config: OfflineConfig, ctx: Context) -> Metrics:
     episodes = read(config, ctx)
     environment = find_environment(episodes.env)
     ctx.heartbeat(f"{episodes.num_steps} steps of {episodes.env}", {})
+    check_fits(episodes, environment)
     validate(episodes, max_steps=environment.max_steps)
     facts = episode_table(episodes, environment.max_steps)
     if config.noise.share:
@@ -91,6 +92,18 @@ def read(config: OfflineConfig, ctx: Context) -> Episodes:
     if config.buckets:
         episodes = dataclasses.replace(episodes, tier=np.array(return_buckets(episodes.returns, config.buckets)))
     return episodes
+
+
+def check_fits(episodes: Episodes, environment: Environment) -> None:
+    """Raise `ContractError` for data of another environment than the one it is said to be of."""
+    found = (int(episodes.observations.shape[1]), int(episodes.actions.shape[1]))
+    if found != (environment.state_dim, environment.action_dim):
+        raise ContractError(
+            expected=f"{environment.state_dim} numbers of state and {environment.action_dim} of action, as {environment.id}",
+            found=f"{found[0]} and {found[1]}",
+            where="dataset_prep.source",
+            action="correct the path or the task; one data set is of one environment",
+        )
 
 
 def _recorded(source: EpisodesSource) -> Episodes:
@@ -173,10 +186,15 @@ def control_task(episodes: Episodes, environment: Environment, config: OfflineCo
 
 
 def _fitting(arch: Arch, environment: Environment) -> Arch:
-    """Return the architecture with a table of timesteps that an episode fits into."""
-    if isinstance(arch, BcArch) or arch.max_timestep >= environment.max_steps:
+    """Return the architecture with a table of timesteps that an episode fits into, and published shapes for `auto`."""
+    if isinstance(arch, BcArch):
         return arch
-    return dataclasses.replace(arch, max_timestep=environment.max_steps)
+    return dataclasses.replace(
+        arch,
+        max_timestep=max(arch.max_timestep, environment.max_steps),
+        encoder=environment.encoder if arch.encoder == "auto" else arch.encoder,
+        head=environment.encoder if arch.head == "auto" else arch.head,
+    )
 
 
 def _task(

@@ -8,6 +8,7 @@ not a D4RL result. Pendulum's are means of 20,000 measured episodes each (standa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class Environment:
     targets: tuple[float, ...]  # returns to ask for, the pre-registered one first
     probes: tuple[float, ...] = ()  # lower returns that show whether the policy does as it is told
     window: int = 20
-    encoder: str = "mlp"
+    encoder: Literal["mlp", "linear"] = "mlp"
     references: str = "D4RL-normalised"
 
     @property
