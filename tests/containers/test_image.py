@@ -25,7 +25,7 @@ import importlib, json, pkgutil, sys
 import instar.components
 names = [m.name for m in pkgutil.walk_packages(instar.components.__path__, "instar.components.")]
 for name in names: importlib.import_module(name)
-engines = "torch transformers peft safetensors reasoning_gym great_expectations pandas"
+engines = "torch transformers peft safetensors reasoning_gym gymnasium mujoco h5py great_expectations pandas"
 clients = "mlflow sqlalchemy alembic kubernetes kfp_server_api"
 for name in (engines + " " + clients).split(): importlib.import_module(name)
 import torch

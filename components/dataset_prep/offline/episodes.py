@@ -58,6 +58,11 @@ class Episodes:
         return len(self.rewards)
 
     @property
+    def ids(self) -> list[str]:
+        """Return the names of the episodes in a table, `<tier>/<number>`."""
+        return [f"{tier}/{number}" for number, tier in enumerate(self.tier.tolist())]
+
+    @property
     def offsets(self) -> Integers:
         """Return [n + 1] positions: episode i holds the steps from `offsets[i]` up to `offsets[i + 1]`."""
         return offsets(self.lengths)

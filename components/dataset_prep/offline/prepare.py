@@ -127,7 +127,7 @@ def _recorded(source: EpisodesSource) -> Episodes:
 
 def training_tasks(episodes: Episodes, config: OfflineConfig) -> list[TaskRow]:
     """Return one task per segment; its level is the return of its episode."""
-    ids, returns = to_table_ids(episodes), episodes.returns.tolist()
+    ids, returns = episodes.ids, episodes.returns.tolist()
     return [
         _task(
             found.task_id, found.tier, "train", episodes.env, returns[found.episode],
@@ -136,11 +136,6 @@ def training_tasks(episodes: Episodes, config: OfflineConfig) -> list[TaskRow]:
         )
         for found in segments(episodes, config.arch.window)
     ]  # fmt: skip
-
-
-def to_table_ids(episodes: Episodes) -> list[str]:
-    """Return the names of the episodes in the data artifact."""
-    return [f"{tier}/{number}" for number, tier in enumerate(episodes.tier.tolist())]
 
 
 def evaluation_tasks(environment: Environment, config: OfflineConfig, ctx: Context) -> list[TaskRow]:

@@ -29,7 +29,7 @@ def to_table(episodes: Episodes) -> pa.Table:
     only `truncated`, and would lose it."""
     check_flags(episodes)
     n, starts = episodes.num_episodes, episodes.offsets
-    ids = [f"{tier}/{number}" for number, tier in enumerate(episodes.tier.tolist())]
+    ids = episodes.ids
     columns: dict[str, Any] = {
         "rollout_id": ids,
         "task_id": ids,
