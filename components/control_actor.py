@@ -1,4 +1,4 @@
-"""A control policy made ready to act: on its device, and in batches whose size does not show in the results."""
+"""A control policy made ready: on its device, with data that fits it, in batches whose size does not show in the results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from instar.errors import ContractError
 
 if TYPE_CHECKING:
     from instar.components.control_policy.model import ControlPolicy
+    from instar.components.trajectories import Trajectories
 
 ROWS = 8
 """A pass has a multiple of this many rows. Matrix products of other sizes treat the rows beyond it by other code, which rounds
@@ -47,3 +48,15 @@ def open_actor(policy: Policy, device: str, ctx: Context, where: str) -> Control
     moved: Any = copy.deepcopy(model)
     moved.to(chosen)
     return moved  # type: ignore[no-any-return]
+
+
+def check_fits(model: ControlPolicy, data: Trajectories, where: str) -> None:
+    """Raise `ContractError` unless the policy reads and writes numbers of the same dimensions as the data."""
+    task, found = model.task, (data.observations.shape[1], data.actions.shape[1])
+    if found != (task.state_dim, task.action_dim):
+        raise ContractError(
+            expected=f"{task.state_dim} numbers of state and {task.action_dim} of action, as the policy for {task.env}",
+            found=f"{found[0]} and {found[1]}",
+            where=f"{where}.data:observations, actions",
+            action="use the policy and the data of one dataset preparation",
+        )

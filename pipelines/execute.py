@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +14,7 @@ from instar import contract
 from instar.artifact import Artifact
 from instar.contract import PERF, Context, Metrics, Stage
 from instar.manifest import manifest_of
+from instar.store_files import storage_errors
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -35,13 +38,27 @@ def execute(
     targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}
     outs = contract.bind(stage.outs, targets, where=stage.name)
     wall, cpu = time.perf_counter(), time.process_time()
-    metrics = stage(ins, outs, config, ctx)
+    with full_disk(folder):
+        metrics = stage(ins, outs, config, ctx)
     perf = {k: float(v) for k, v in metrics.items() if k.startswith(PERF)}
     perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}
     for artifact in targets.values():
         artifact.digest = manifest_of(artifact.path, type(artifact).__name__).digest
         _adopt_model(ctx.resident, artifact)
     return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Raise `StorageError` where the disk of `folder` was full, which each library that writes a file reports in its own way."""
+    try:
+        yield
+    except Exception as error:  # safetensors has an exception of its own, with the number in its text alone
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(error, "errno", None) == code or f"(os error {code})" in str(error):
+                with storage_errors(folder):
+                    raise OSError(code, str(error)) from error
+        raise
 
 
 def _adopt_model(resident: dict[Any, Any], artifact: Artifact) -> None:

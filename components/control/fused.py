@@ -139,4 +139,4 @@ def _summary(history: list[dict[str, Any]]) -> Metrics:
     return metrics
 
 
-STAGE = Stage("fused", Ins, Outs, FusedConfig, fused)
+STAGE = Stage("fused", Ins, Outs, FusedConfig, fused, version=2)

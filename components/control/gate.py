@@ -20,7 +20,7 @@ SPLIT = "val"
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """When to stop and when to go back. Scores are macro means over arms, 1 the best there is."""
+    """When to stop and when to go back. Scores are macro means over arms; 1 is every answer right, or the expert's return."""
 
     target: float | None = None
     """Stop when a promoted policy reaches this score."""
@@ -31,8 +31,8 @@ class GateConfig:
     rollback_margin: float = 0.05
     """Go back to the champion when the whole interval of the difference lies below minus this."""
     select: Literal["best", "last"] = "best"
-    """`best`: a policy becomes champion when it is not worse. `last`: the newest always is, as papers that report the last
-    checkpoint need; nothing is rolled back."""
+    """`best`: a policy becomes champion when the comparison says that it is not worse, and it is not behind in the estimate.
+    `last`: the newest always is, as papers that report the last checkpoint need; nothing is rolled back."""
 
     def __post_init__(self) -> None:
         if self.target is not None:

@@ -23,7 +23,7 @@ class Best:
 
     def __init__(self, config: BestConfig, arms: Sequence[Arm]) -> None:
         self.names = [arm.name for arm in arms]
-        wanted, taken = config.share * sum(arm.size for arm in arms), 0
+        wanted, taken = config.share * sum(arm.size for arm in arms) - 1e-9, 0  # 0.07 * 100 is above 7
         sizes = np.zeros(len(arms))
         for index in sorted(range(len(arms)), key=lambda i: (-arms[i].level, arms[i].name)):
             if taken < wanted:

@@ -137,4 +137,4 @@ def _counts(memory: Memory, stats: Sequence[ArmStatsRow], config: Config) -> Met
     return out
 
 
-STAGE = Stage("curriculum", Ins, Outs, Config, curriculum)
+STAGE = Stage("curriculum", Ins, Outs, Config, curriculum, version=2)

@@ -90,9 +90,11 @@ class SimulateConfig(Judged):
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.features"})
     measure: ClassVar[Measure] = "normalised_score"
-    protocol: ClassVar[tuple[str, ...]] = ("context", "delayed", "probes")
+    protocol: ClassVar[tuple[str, ...]] = ("context", "delayed")
 
     strategy: Literal["simulate"] = "simulate"
+    splits: tuple[str, ...] = ("val", "id")
+    """Pools to evaluate; the gate reads `val`. Offline data has no pool `ood`."""
     context: Literal["carried", "window"] = "carried"
     """`carried`: one step at a time with carried state, constant work per step. `window`: run the last K steps again each time."""
     delayed: bool = False

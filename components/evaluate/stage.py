@@ -105,4 +105,4 @@ def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
     return out
 
 
-STAGE = Stage("evaluate", Ins, Outs, Config, evaluate)
+STAGE = Stage("evaluate", Ins, Outs, Config, evaluate, version=2)

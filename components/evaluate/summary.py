@@ -20,7 +20,7 @@ from instar.errors import ContractError
 from instar.rows import EvalRow
 
 Means = dict[str, dict[str, float]]
-"""Mean score: arm -> task -> number, a share in [0, 1] of answers."""
+"""Mean score: arm -> task -> number; of answers a share in [0, 1], of episodes any number."""
 
 
 def task_means(rows: Sequence[EvalRow], split: str, greedy: bool) -> Means:
@@ -49,7 +49,7 @@ def split_summary(
         raise ContractError(
             expected=f"a verdict in every arm of split {split}",
             found=f"none in {lost or 'any arm'}",
-            where="Evaluation:correct",
+            where="Evaluation:score",
             action="fix the verifier or the references of these tasks",
         )
     arms = {arm: _arm(mine, arm, tasks, config, generator) for arm, tasks in sorted(means.items())}

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from instar.artifact import Policy, Rollouts, Tasks
-from instar.components.control_actor import filled, open_actor
+from instar.components.control_actor import check_fits, filled, open_actor
 from instar.components.rollout.config import ProposeConfig
 from instar.components.rollout.segments import choose_windows, to_table
 from instar.components.trajectories import Flags, Integers, Singles, Trajectories, Windows, open_trajectories
 from instar.contract import PERF, Context, Metrics
-from instar.errors import ContractError, NumericsError
+from instar.errors import NumericsError
 from instar.rows import BatchRow
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def propose(
     """
     model = open_actor(policy, config.device, ctx, "rollout")
     logged = open_trajectories(data, ctx.resident, "rollout")
-    check_fits(model, logged)
+    check_fits(model, logged, "rollout")
     seeds = np.array([ctx.seed(slot.group_id) for slot in slots], np.int64)
     windows = choose_windows(tasks, slots, seeds, logged, model.arch.window, ctx)
     start = time.perf_counter()
@@ -56,18 +56,6 @@ def propose(
         metrics["shift_mean"] = shift(model, logged, windows, actions)
         metrics[f"{PERF}windows_per_s"] = len(slots) / seconds
     return metrics
-
-
-def check_fits(model: ControlPolicy, logged: Trajectories) -> None:
-    """Raise `ContractError` unless the policy reads and writes numbers of the same dimensions as the data."""
-    task, found = model.task, (logged.observations.shape[1], logged.actions.shape[1])
-    if found != (task.state_dim, task.action_dim):
-        raise ContractError(
-            expected=f"{task.state_dim} numbers of state and {task.action_dim} of action, as the policy for {task.env}",
-            found=f"{found[0]} and {found[1]}",
-            where="rollout.data:observations, actions",
-            action="use the policy and the data of one dataset preparation",
-        )
 
 
 def act(model: ControlPolicy, logged: Trajectories, windows: Windows, config: ProposeConfig, ctx: Context) -> Singles:

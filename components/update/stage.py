@@ -65,4 +65,4 @@ def check_alone(environment: Mapping[str, str]) -> None:
             )
 
 
-STAGE = Stage("update", Ins, Outs, Config, update)
+STAGE = Stage("update", Ins, Outs, Config, update, version=2)

@@ -52,5 +52,6 @@ def published(scale: Scale) -> Recipe:
         curriculum=UniformConfig(prompts=2500 * 64, group_size=1),
         rollout=ProposeConfig(), reward=RefineConfig(),  # beta_T 0.85, cap 0.5, 40 stages
         update=SequenceConfig(),  # AdamW, lr 1e-4, warm-up 2500, decay 1e-5, clip 0.25, loss weights 0.9, 0.05, 0.05
-        evaluate=SimulateConfig(splits=("val",)), test=SimulateConfig(splits=("id",)), gate=GateConfig(select="last"),
+        evaluate=SimulateConfig(splits=("val",), context="window"), test=SimulateConfig(splits=("id",), context="window"),
+        gate=GateConfig(select="last"),
     )  # fmt: skip

@@ -259,7 +259,7 @@ def bars(values: Mapping[str, float]) -> str:
 
 
 def bar(value: float) -> str:
-    """Return the bar of a share in [0, 1]; only exactly 0 is blank."""
+    """Return the bar of a score: blank at 0 and below, full from 1 on; anything above 0 shows."""
     return BARS[0] if value <= 0 else BARS[max(1, min(8, round(8 * value)))]
 
 

@@ -88,6 +88,12 @@ def test_every_curriculum_that_needs_no_verdict_drives_decision_mamba(name: str)
             "stats.sum_abs_centred",
             "update.strategy=policy_gradient",
         ),
+        (
+            "decision_mamba",
+            {"curriculum": {"strategy": "sec", "objective": "progress"}},
+            "stats.sum_reward",
+            "update.strategy=policy_gradient",
+        ),
         ("decision_mamba", {"reward": {"strategy": "verify"}}, "rollouts.token_ids", "rollout.strategy=sample"),
         (
             "decision_mamba",

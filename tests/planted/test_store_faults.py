@@ -9,11 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from instar.cas import Cas
 from instar.errors import ArtifactError, StorageError
 from instar.manifest import blob_name, manifest_name
+from instar.pipelines.execute import full_disk
 from instar.store import LocalStore
 
 MIB = 1 << 20
@@ -54,6 +59,22 @@ def test_full_disk_names_the_path_and_leaves_the_old_object(small_disk: Path, tm
     assert (store.list(""), store.read("a")) == (["a"], b"old")
     assert list((store.root / ".tmp").iterdir()) == []
     store.put_bytes("a", b"y" * MIB)  # the failed attempts hold no space
+
+
+def test_full_disk_under_a_stage_is_named_whatever_library_writes(small_disk: Path) -> None:
+    numbers = np.random.default_rng(0).normal(size=MIB)
+    writers: list[Callable[[], object]] = [
+        lambda: save_file({"x": numbers}, small_disk / "a"),
+        lambda: pq.write_table(pa.table({"x": numbers}), small_disk / "b"),
+        lambda: (small_disk / "c").write_bytes(numbers.tobytes()),
+    ]
+    for write in writers:
+        with pytest.raises(StorageError, match=r"ENOSPC: .*[Nn]o space left.*disk; free space"), full_disk(small_disk):
+            write()
+        for path in small_disk.iterdir():
+            path.unlink()
+    with pytest.raises(KeyError, match="other"), full_disk(small_disk):
+        raise KeyError("other")
 
 
 def test_full_disk_under_the_cache(small_disk: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def metrics_of(k: int) -> dict[str, dict[str, float]]:
         "update": {
             "updates": 10.0, "num_windows": 640.0, "beta": beta, "target_shift": beta * 0.4 / k, "grad_norm": 1.0 / k,
             "lr": 1e-3, "loss": loss, "loss/action": 0.9 * loss, "loss/state": 0.5 * loss, "loss/return": 0.3 * loss,
-            "loss_before": loss, "loss_after": 0.8 * loss, "cosine_psr": 1.0 - beta / 2,
+            "loss_before": loss, "loss_after": 0.8 * loss, "cosine_pser": 1.0 - beta / 2,
             **{f"arm/{a}/loss_before": loss * (1 + i) for i, a in enumerate(arms)},
             **{f"arm/{a}/loss_change": 0.2 * loss for a in arms},
         },

@@ -33,9 +33,11 @@ def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Ep
         values = {name: array(file, name, where) for name in names}
         following = array(file, "next_observations", where) if "next_observations" in file else None
     total = len(values["rewards"])
-    for name, value in values.items():
-        if len(value) != total:
-            raise _wrong(f"{total} steps, as rewards", f"{len(value)}", f"{where}:{name}", "download the file again")
+    flat = {name: values[name].size for name in ("rewards", "terminals", "timeouts")}
+    rows = {name: len(value) for name, value in values.items()} | flat
+    for name, size in (rows if following is None else rows | {"next_observations": len(following)}).items():
+        if size != total:
+            raise _wrong(f"{total} steps, as rewards", f"{size}", f"{where}:{name}", "download the file again")
     terminal, timeout = (values[name].astype(np.bool_).reshape(total) for name in ("terminals", "timeouts"))
     lengths = cut(terminal, timeout)
     ends = np.cumsum(lengths) - 1

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from instar.components.dataset_prep.offline.episodes import Episodes, build
-from instar.components.dataset_prep.offline.hdf5 import array, opened
+from instar.components.dataset_prep.offline.hdf5 import array, created, opened
 from instar.errors import ArtifactError, ContractError, MissingDependencyError
+from instar.store_files import storage_errors
 
 VERSION = "0.5.4"
 METADATA, DATA = "metadata.json", "main_data.hdf5"
@@ -81,8 +82,9 @@ def write_minari(
     folder = root / name / "data"
     if (folder / METADATA).exists():
         raise ArtifactError(expected="a new folder", found="a data set", where=str(folder), action="remove it first")
-    folder.mkdir(parents=True, exist_ok=True)
-    with opened(folder / DATA, "w") as file:
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with created(folder / DATA) as file:
         for index, steps in enumerate(episodes.slices()):
             _write_episode(file.create_group(f"episode_{index}"), episodes, index, steps)
     metadata: dict[str, Any] = {
@@ -99,7 +101,8 @@ def write_minari(
     }
     if references:
         metadata |= {"ref_min_score": references[0], "ref_max_score": references[1]}
-    (folder / METADATA).write_text(json.dumps(metadata, sort_keys=True))
+    with storage_errors(folder):
+        (folder / METADATA).write_text(json.dumps(metadata, sort_keys=True))
     return folder
 
 
@@ -147,8 +150,8 @@ def _write_episode(group: Any, episodes: Episodes, index: int, steps: slice) -> 
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
-        metadata: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        metadata: dict[str, Any] = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(
             expected=f"the {METADATA} of a Minari data set",
             found=str(error).splitlines()[0],
@@ -162,7 +165,11 @@ def _env(metadata: dict[str, Any], folder: Path) -> str:
     spec = metadata.get("env_spec")
     if not spec:
         raise _wrong("an environment in `env_spec`", "none", f"{folder / METADATA}:env_spec")
-    return str((json.loads(spec) if isinstance(spec, str) else spec)["id"])
+    try:
+        return str((json.loads(spec) if isinstance(spec, str) else spec)["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        where = f"{folder / METADATA}:env_spec"
+        raise _wrong("gymnasium's description of an environment, with its id", str(spec)[:200], where) from error
 
 
 def _box(metadata: dict[str, Any], folder: Path) -> tuple[list[float], list[float]]:

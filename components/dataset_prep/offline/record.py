@@ -17,24 +17,36 @@ import numpy as np
 from instar.components.dataset_prep.offline.recording import Job, Run, scaled
 from instar.components.dataset_prep.offline.tasks import find_environment
 from instar.components.environments import open_environment
-from instar.errors import ArtifactError
+from instar.errors import ArtifactError, ConfigError
+from instar.store_files import storage_errors
 
 
 def make_data(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Train, record and write all tiers below `out`; `say` gets a line of progress per evaluation.
 
     Returns the content of `data.json`: per tier episodes, steps, mean and deviation of returns; settings, learning curve and
-    times. A folder that is not empty is an `ArtifactError`; one thread of torch is enough and is the caller's to set.
+    times. A folder that is not empty is an `ArtifactError`, fewer steps than the longest episode a `ConfigError`, a folder
+    that cannot be written a `StorageError`. One thread of torch is enough and is the caller's to set.
     """
     from instar.components.dataset_prep.offline.sac import Sac, SacConfig
 
-    if out.is_dir() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        found = "files" if out.is_dir() else "a file"
         raise ArtifactError(
-            expected="an empty folder or a new one", found="files", where=str(out), action="name another folder"
+            expected="an empty folder or a new one", found=found, where=str(out), action="name another folder"
         )
-    environment, simulator = find_environment(job.env), open_environment(job.env)
+    environment = find_environment(job.env)
+    if job.steps < environment.max_steps:  # the training run might not finish an episode, and hold nothing to record
+        raise ConfigError(
+            expected=f"at least {environment.max_steps} steps, the longest episode of {job.env}",
+            found=str(job.steps),
+            where="steps",
+            action="train for longer",
+        )
+    simulator = open_environment(job.env)
     low, high = simulator.action_space.low, simulator.action_space.high
-    out.mkdir(parents=True, exist_ok=True)
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     config = SacConfig(**({"capacity": min(job.steps, 1_000_000)} | job.sac))
     run = Run(job, out, say, Sac(len(simulator.observation_space.low), len(low), config, job.key("learner")))
     uniform = np.random.default_rng(job.key("random"))

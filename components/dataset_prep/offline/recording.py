@@ -20,6 +20,7 @@ from instar.components.dataset_prep.offline.tasks import find_environment
 from instar.components.dataset_prep.offline.validate import validate
 from instar.components.environments import open_environment
 from instar.errors import ConfigError
+from instar.store_files import storage_errors
 
 if TYPE_CHECKING:
     from instar.components.dataset_prep.offline.sac import Sac
@@ -44,7 +45,11 @@ class Job:
     sac: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1."""
+        """Refuse sizes below 1 and a time that is not positive."""
+        if self.seconds is not None and not self.seconds > 0:
+            raise ConfigError(
+                expected="seconds > 0", found=str(self.seconds), where="seconds", action="leave it out for no limit"
+            )
         for name in ("steps", "tier_steps", "evaluate_every", "evaluate_episodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(
@@ -111,8 +116,12 @@ class Run:
         """Check and write one tier; its file appears whole or not at all."""
         validate(episodes, max_steps=find_environment(self.job.env).max_steps, where=tier)
         path = self.out / f"{tier}.parquet"
-        write_parquet(episodes, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        with storage_errors(path):
+            try:
+                write_parquet(episodes, path.with_suffix(".tmp"))
+                path.with_suffix(".tmp").replace(path)
+            finally:
+                path.with_suffix(".tmp").unlink(missing_ok=True)
         self.tiers[tier] = episodes
 
     def summary(self) -> dict[str, Any]:
@@ -130,7 +139,8 @@ class Run:
                 "std_return": float(episodes.returns.std()),
             }
         content |= {"cpu_seconds": time.process_time() - self.cpu, "seconds": time.monotonic() - self.began}
-        (self.out / "data.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        with storage_errors(self.out):
+            (self.out / "data.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
         return content
 
 

@@ -53,7 +53,10 @@ def return_buckets(returns: Doubles, buckets: int) -> list[str]:
     """
     if not 1 <= buckets <= len(returns):
         raise ConfigError(
-            expected=f"1 to {len(returns)} buckets", found=str(buckets), where="buckets", action="choose fewer buckets"
+            expected=f"1 to {len(returns)} buckets",
+            found=str(buckets),
+            where="dataset_prep.buckets",
+            action="choose fewer buckets",
         )
     rank: Integers = np.empty(len(returns), np.int64)
     rank[np.argsort(returns, kind="stable")] = np.arange(len(returns))

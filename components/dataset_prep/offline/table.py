@@ -22,6 +22,7 @@ from instar.errors import ArtifactError, ContractError
 from instar.rows import RolloutRow
 
 KEY = b"instar.control"
+_SPACE = "env, state_dim, action_low and action_high under `instar.control` of the schema's metadata"
 
 
 def to_table(episodes: Episodes) -> pa.Table:
@@ -124,7 +125,13 @@ def _space(table: pa.Table, where: str) -> dict[str, Any]:
         raise _wrong(
             "the environment in the schema's metadata", "no `instar.control`", where, "write it with `write_parquet`"
         )
-    space: dict[str, Any] = json.loads(found)
+    try:
+        space: dict[str, Any] = json.loads(found)
+        fits = len(space["action_low"]) == len(space["action_high"]) and space["state_dim"] >= 1 and space["env"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _wrong(_SPACE, f"{type(error).__name__}: {error}", where, "write it with `write_parquet`") from error
+    if not fits:
+        raise _wrong(_SPACE, str(space)[:200], where, "write it with `write_parquet`")
     return space
 
 

@@ -20,7 +20,8 @@ class SequenceConfig(Piece):
     REQUIRES: ClassVar[frozenset[str]] = frozenset(
         {"data.observations", "data.actions", "data.rewards", "rollouts.offset", "scores.reward", "scores.components"}
     )
-    PROVIDES: ClassVar[frozenset[str]] = frozenset({"stats.sum_reward", "stats.sum_loss", "stats.sum_loss_change"})
+    # Not sum_reward: a window's return-to-go is a fact of the data that no update moves, so its change is no progress.
+    PROVIDES: ClassVar[frozenset[str]] = frozenset({"stats.sum_loss", "stats.sum_loss_change"})
 
     strategy: Literal["sequence"] = "sequence"
     batch: int = 64
@@ -49,9 +50,8 @@ class SequenceConfig(Piece):
         _need(
             min(self.weights) >= 0 and self.weights[0] > 0, "weights >= 0, of the action > 0", self.weights, "weights"
         )
-        _need(
-            self.lr > 0 and self.max_grad_norm > 0, "lr and max_grad_norm > 0", f"{self.lr}, {self.max_grad_norm}", "lr"
-        )
+        _need(self.lr > 0, "lr > 0", self.lr, "lr")
+        _need(self.max_grad_norm > 0, "max_grad_norm > 0", self.max_grad_norm, "max_grad_norm")
         _need(all(0.0 <= b < 1.0 for b in self.betas), "betas in [0, 1)", self.betas, "betas")
         _need(self.adam_eps > 0, "adam_eps > 0", self.adam_eps, "adam_eps")
         _need(self.weight_decay >= 0, "weight_decay >= 0", self.weight_decay, "weight_decay")

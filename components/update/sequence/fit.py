@@ -73,4 +73,4 @@ def collect(batch: Labelled, trace: Trace, stats: list[ArmStatsRow], cosine: flo
     }
     for name, (loss, fall, size) in arms.items():
         out |= {f"arm/{name}/loss_before": loss / size, f"arm/{name}/loss_change": fall / size}
-    return out | ({} if cosine is None else {"cosine_psr": cosine})
+    return out | ({} if cosine is None else {"cosine_pser": cosine})

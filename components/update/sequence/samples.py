@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from instar.components.control_actor import check_fits
 from instar.components.control_policy.model import ControlPolicy
 from instar.components.trajectories import Trajectories
 from instar.components.update.sequence.batch import Labelled
-from instar.errors import ContractError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class Samples:
     """All windows of a batch; `take` makes minibatches of them."""
 
     def __init__(self, data: Trajectories, batch: Labelled, model: ControlPolicy, device: str) -> None:
-        _check_fits(data, model)
+        check_fits(model, data, "update")
         self.units, self.device, windows = model.units, device, batch.windows
 
         def tensor(values: NDArray[Any]) -> Tensor:
@@ -105,14 +105,3 @@ class Samples:
         proposed = self.units.from_box(self._proposed[self._first[index][:, None] + within])
         beta = self._beta[index].to(logged.dtype)[:, None, None]
         return (1 - beta) * logged + beta * proposed
-
-
-def _check_fits(data: Trajectories, model: ControlPolicy) -> None:
-    task, found = model.task, (data.observations.shape[1], data.actions.shape[1])
-    if found != (task.state_dim, task.action_dim):
-        raise ContractError(
-            expected=f"{task.state_dim} numbers of state and {task.action_dim} of action, as the policy for {task.env}",
-            found=f"{found[0]} and {found[1]}",
-            where="update.data:observations, actions",
-            action="use the policy and the data of one dataset preparation",
-        )

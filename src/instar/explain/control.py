@@ -144,7 +144,7 @@ def optimiser(u: SequenceConfig) -> str:
     """State one optimiser step."""
     end = f", {u.schedule} to 0 at {u.total_steps}" if u.schedule != "constant" else ""
     warm = f", {u.warmup_steps} warm-up steps over the evolution" if u.warmup_steps else ""
-    decayed = "of everything but biases" if u.decay_ssm_params else "not of A_log, D, norms and biases"
+    decayed = "of all but biases and LayerNorm" if u.decay_ssm_params else "not of A_log, D, norms and biases"
     return (
         f"AdamW lr {u.lr:g}{warm}{end}, betas {u.betas[0]:g}/{u.betas[1]:g}, eps {u.adam_eps:g}, weight decay "
         f"{u.weight_decay:g} ({decayed}), gradient norm <= {u.max_grad_norm:g}; {u.batch} windows per step"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from instar.components.control_policy.config import Arch, BcArch, DecisionMambaArch
 from instar.components.curriculum.config import BestConfig, UniformConfig
 from instar.components.dataset_prep.offline.config import D4rlSource, OfflineConfig
+from instar.components.evaluate.config import SimulateConfig
 from instar.components.reward.config import RefineConfig
 from instar.components.update.sequence.config import SequenceConfig
 from instar.pipelines.recipe import Recipe
@@ -25,7 +26,7 @@ def released(recipe: Recipe, u: SequenceConfig) -> list[tuple[str, str]]:
         rows += _parts(prep.arch)
     if isinstance(recipe.reward, RefineConfig):
         rows += [
-            ("target", _target(recipe.reward, recipe.iterations)),
+            ("target", _target(recipe.reward, recipe.iterations * recipe.inner_steps)),
             ("reward", f"--mode {'delayed' if recipe.reward.delayed else 'normal'}"),
         ]
     schedule = "" if u.schedule == "constant" else f" ({u.schedule} decay: {NONE})"
@@ -33,7 +34,7 @@ def released(recipe: Recipe, u: SequenceConfig) -> list[tuple[str, str]]:
         ("optimiser", f"--learning_rate {u.lr:g} --weight_decay {u.weight_decay:g} --warmup_steps {u.warmup_steps}{schedule}"),
         ("clip", "0.25, fixed in the trainer" if u.max_grad_norm == 0.25 else "- (0.25, fixed in the trainer)"),
         ("loop", f"--max_iters {recipe.iterations} --batch_size {u.batch} "
-                 f"--num_steps_per_iter {-(-recipe.curriculum.prompts * recipe.inner_steps // u.batch)}"),
+                 f"--num_steps_per_iter {-(-recipe.curriculum.prompts // u.batch) * recipe.inner_steps}"),
         ("curriculum", _curriculum(recipe)),
         ("evaluation", _evaluation(recipe)),
     ]  # fmt: skip
@@ -72,12 +73,12 @@ def _parts(arch: Arch) -> list[tuple[str, str]]:
     ]
 
 
-def _target(r: RefineConfig, iterations: int) -> str:
+def _target(r: RefineConfig, steps: int) -> str:
     if r.schedule == "none":
         return "--pskd False"
     if r.schedule == "fixed":
         return NONE
-    end = r.beta_end * iterations / r.stages  # there, beta grows over --max_iters
+    end = r.beta_end * steps / r.stages  # there, beta grows over --max_iters
     return (
         f"--pskd True --alpha_T {end:g} --lower_bound {r.beta_cap:g} (applied as a cap); the trainer then sets the "
         "weight to 0, and would blend in the current prediction instead of the past policy's"
@@ -94,4 +95,6 @@ def _curriculum(recipe: Recipe) -> str:
 def _evaluation(recipe: Recipe) -> str:
     prep = recipe.dataset_prep
     episodes = f"--num_eval_episodes {prep.val_episodes}, " if isinstance(prep, OfflineConfig) else ""
-    return f"{episodes}targets and return scale fixed per --env in experiment.py"
+    carried = isinstance(recipe.test, SimulateConfig) and recipe.test.context == "carried"
+    read = "; runs the last --K steps again at every step" if carried else ""
+    return f"{episodes}targets and return scale fixed per --env in experiment.py{read}"

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar import schema
-from instar.components.dataset_prep.offline import sources
 from instar.components.dataset_prep.offline.episodes import Episodes, build, concat, returns_to_go
 from instar.components.dataset_prep.offline.minari import read_minari, write_minari
 from instar.components.dataset_prep.offline.table import from_table, read_parquet, to_table, write_parquet
-from instar.errors import ArtifactError, ConfigError, ContractError
+from instar.errors import ArtifactError, ContractError
 from instar.rows import RolloutRow
 from unit.offline.cases import hopper_like, same
 
@@ -256,20 +255,27 @@ def test_faults_in_a_minari_data_set_are_named(hopper: Episodes, tmp_path: Path,
         read_minari(folder)
 
 
-def test_sources_are_told_apart(hopper: Episodes, tmp_path: Path) -> None:
-    folder = write_minari(hopper, tmp_path, "t-v0")
-    write_parquet(hopper, tmp_path / "e.parquet")
-    same(sources.read(folder, "Hopper-v5"), hopper)
-    same(sources.read(tmp_path / "e.parquet"), hopper, final=False)
-    with pytest.raises(ConfigError, match="episodes of Walker2d-v5; found Hopper-v5"):
-        sources.read(folder, "Walker2d-v5")
-    with pytest.raises(ArtifactError, match="nothing is downloaded"):
-        sources.read(tmp_path / "none.parquet")
-    (tmp_path / "x.csv").write_text("a")
-    with pytest.raises(ArtifactError, match=r"a file 'x.csv'"):
-        sources.read(tmp_path / "x.csv")
-
-
 def test_hopper_like_data_ends_as_it_should() -> None:
     episodes = hopper_like([1000, 3])
     assert episodes.truncated.tolist() == [True, False] and episodes.terminated.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"env":', "[]", '{"env": "Hopper-v5"}', '{"env": "A", "state_dim": 3, "action_low": [-1], "action_high": []}'],
+)
+def test_metadata_that_does_not_describe_an_environment_is_a_contract_error(hopper: Episodes, text: str) -> None:
+    table = to_table(hopper).replace_schema_metadata({b"instar.control": text.encode()})
+    with pytest.raises(ContractError, match=r"state_dim.*found .*at a\.parquet; write it with"):
+        from_table(table, where="a.parquet")
+
+
+@pytest.mark.parametrize("spec", ["{", "{}", ["Hopper-v5"]])
+def test_a_minari_description_without_an_environment_is_a_contract_error(
+    hopper: Episodes, spec: object, tmp_path: Path
+) -> None:
+    folder = write_minari(hopper, tmp_path, "hopper/test-v0")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps(metadata | {"env_spec": spec}))
+    with pytest.raises(ContractError, match=r"with its id.*metadata\.json:env_spec"):
+        read_minari(folder.parent)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instar.components.dataset_prep.offline import sources
 from instar.components.dataset_prep.offline.d4rl import cut, read_d4rl
 from instar.components.dataset_prep.offline.episodes import Episodes, concat
 from instar.components.dataset_prep.offline.validate import validate
@@ -45,7 +44,7 @@ def written(path: Path, episodes: Episodes, *, timeouts: bool = True, next_obser
 
 
 def test_episodes_come_back_from_a_flat_file(hopper: Episodes, tmp_path: Path) -> None:
-    read = sources.read(written(tmp_path / "hopper.hdf5", hopper, next_observations=True), "Hopper-v5", "medium")
+    read = read_d4rl(written(tmp_path / "hopper.hdf5", hopper, next_observations=True), "Hopper-v5", "medium")
     validate(read, max_steps=1000)
     assert read.seeds.tolist() == [0] * 4 and read.behaviour.tolist() == ["unknown"] * 4
     for name in ("lengths", "observations", "actions", "rewards", "returns_to_go", "terminated", "truncated", "tier"):
@@ -100,8 +99,6 @@ def test_lost_flags_within_the_time_limit_are_found_by_continuity(tmp_path: Path
 
 def test_files_without_what_is_needed_are_named(hopper: Episodes, tmp_path: Path) -> None:
     path = written(tmp_path / "a.hdf5", hopper)
-    with pytest.raises(ConfigError, match="environment of a D4RL file"):
-        sources.read(path)
     with pytest.raises(ConfigError, match=r"did you mean 'Hopper-v5'\?"):
         read_d4rl(path, "Hoper-v5", "medium")
     with pytest.raises(ContractError, match=r"shape \(1012, 6\).*actions"):
@@ -128,3 +125,24 @@ def test_data_of_several_files_joins(tmp_path: Path) -> None:
     joined, expected = concat(parts), concat([a, b])
     expected.seeds[:] = 0
     same(joined, expected)
+
+
+def test_a_path_without_a_file_is_told_from_a_damaged_file(tmp_path: Path) -> None:
+    for path, found in ((tmp_path / "absent.hdf5", "nothing"), (tmp_path, "a folder")):
+        with pytest.raises(ArtifactError, match="nothing is downloaded") as raised:
+            read_d4rl(path, "Hopper-v5", "medium")
+        assert raised.value.found == found and raised.value.where == str(path)
+
+
+def test_a_column_that_is_shorter_than_the_rewards_is_named(hopper: Episodes, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.hdf5", hopper, next_observations=True)
+    for name in ("next_observations", "timeouts"):
+        with h5py.File(path, "a") as file:
+            kept = file[name][:-1]
+            del file[name]
+            file[name] = kept
+        with pytest.raises(ContractError, match=f"found {hopper.num_steps - 1}; at .*:{name}"):
+            read_d4rl(path, "Hopper-v5", "medium")
+        with h5py.File(path, "a") as file:
+            del file[name]
+            file[name] = following(hopper) if name == "next_observations" else np.zeros(hopper.num_steps, bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import numpy as np
 import pytest
 
 from instar.components.dataset_prep.offline.episodes import Episodes
-from instar.components.dataset_prep.offline.minari import read_minari
+from instar.components.dataset_prep.offline.minari import read_minari, write_minari
 from instar.components.dataset_prep.offline.record import make_data
-from instar.components.dataset_prep.offline.recording import Job
+from instar.components.dataset_prep.offline.recording import Job, Run
 from instar.components.dataset_prep.offline.simulate import Log, play
 from instar.components.dataset_prep.offline.table import read_parquet
 from instar.components.dataset_prep.offline.validate import validate
 from instar.components.environments import open_environment
-from instar.errors import ArtifactError, ConfigError
+from instar.errors import ArtifactError, ConfigError, StorageError
 from unit.offline.cases import same
 
 torch = pytest.importorskip("torch")
@@ -186,3 +187,38 @@ def test_a_job_that_never_gets_good_keeps_the_best_policy_as_medium(tmp_path: Pa
     assert set(content["tiers"]) == {"random", "medium-replay", "medium"}
     assert content["tiers"]["medium-replay"]["steps"] == 600
     assert "none reached" in content["notes"]["medium"]
+
+
+def test_a_job_that_could_record_nothing_is_refused_before_it_makes_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 200 steps, the longest episode of Pendulum-v1; found 199"):
+        make_data(Job(env="Pendulum-v1", steps=199), tmp_path / "a", lambda _: None)
+    assert not (tmp_path / "a").exists()
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="seconds > 0"):
+            Job(env="Pendulum-v1", seconds=seconds)
+
+
+def test_a_place_that_takes_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ArtifactError, match="found a file"):
+        make_data(Job(env="Pendulum-v1"), tmp_path / "file", lambda _: None)
+    with pytest.raises(StorageError, match="ENOTDIR"):
+        make_data(Job(env="Pendulum-v1", sac=TINY), tmp_path / "file" / "below", lambda _: None)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_disk_that_takes_no_more_leaves_no_half_of_a_tier(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; Python turns its signal into an error of the write."""
+    run = Run(Job(env="Pendulum-v1", tier_steps=400), tmp_path, lambda _: None, None)  # type: ignore[arg-type]
+    episodes = run.play(lambda _: np.zeros(1, np.float32), "random", "still")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="EFBIG"):
+            run.save("random", episodes)
+        with pytest.raises(StorageError, match=r"EFBIG.*main_data\.hdf5"):
+            write_minari(episodes, tmp_path / "minari", "pendulum/random-v0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["minari"] and run.tiers == {}
+    assert [path for path in (tmp_path / "minari").rglob("*") if path.is_file()] == []

@@ -48,7 +48,7 @@ LINES: Lines = {
 CONTROL_LINES: Lines = {
     "loss": ("Loss, and its parts before their weights", (
         ("whole", ("update/loss",)), ("action", ("update/loss/action",)), ("next state", ("update/loss/state",)),
-        ("next return", ("update/loss/return",)),
+        ("next return", ("update/loss/return",)), ("action, as logged", ("update/loss/logged",)),
     )),
     "fall": ("Loss of the same windows over an update", (
         ("before", ("update/loss_before",)), ("after", ("update/loss_after",)),
@@ -58,7 +58,7 @@ CONTROL_LINES: Lines = {
         ("past policy", ("reward/shift_mean", "rollout/shift_mean")), ("target", ("update/target_shift",)),
     )),
     "label": ("Return-to-go of the drawn windows", (("mean", ("reward/return_mean",)),)),
-    "cosine": ("Gradient with and without the past policy, cosine", (("cosine", ("update/cosine_psr",)),)),
+    "cosine": ("Gradient with and without the past policy, cosine", (("cosine", ("update/cosine_pser",)),)),
     "rate": ("Learning rate, mean of the optimiser steps", (("rate", ("update/lr",)),)),
     **BOTH,
 }  # fmt: skip

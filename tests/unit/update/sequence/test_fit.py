@@ -148,7 +148,7 @@ def test_statistics_and_metrics_by_hand(tmp_path: Path) -> None:
     assert metrics["loss_before"] == pytest.approx(before.mean(), rel=1e-5)
     assert metrics["loss_after"] == pytest.approx(after.mean(), rel=1e-5)
     assert metrics["arm/poor/loss_before"] == pytest.approx(before[arms == "poor"].mean(), rel=1e-5)
-    assert metrics["beta"] == 0 and metrics["target_shift"] == 0 and metrics["cosine_psr"] == 1
+    assert metrics["beta"] == 0 and metrics["target_shift"] == 0 and metrics["cosine_pser"] == 1
 
 
 def _window_losses(scene: Scene, policy: Policy) -> Any:

@@ -66,7 +66,7 @@ def test_at_the_start_of_a_stage_it_is_one_and_the_metric_is_taken_at_its_end(tm
     _, batch, samples, _ = scene.open()
     start = gradient_cosine(model, samples, torch.arange(batch.size).numpy())
     _, metrics = scene.update(dataclasses.replace(CONFIG, lr=0.05))
-    assert start == pytest.approx(1.0, abs=1e-6) and metrics["cosine_psr"] < 0.999
+    assert start == pytest.approx(1.0, abs=1e-6) and metrics["cosine_pser"] < 0.999
 
 
 def test_the_schedule_reaches_the_loss_and_the_first_stage_has_none(tmp_path: Path) -> None:
