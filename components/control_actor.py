@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from instar.artifact import Policy
 from instar.contract import Context
-from instar.errors import ContractError
+from instar.errors import ConfigError, ContractError
 
 if TYPE_CHECKING:
     from instar.components.control_policy.model import ControlPolicy
@@ -25,7 +25,8 @@ def filled(count: int) -> int:
 def open_actor(policy: Policy, device: str, ctx: Context, where: str) -> ControlPolicy:
     """Return the policy in eval mode on `device`: `cpu`, `cuda`, or `auto` for CUDA where there is one.
 
-    A policy of another kind is a `ContractError`. A model that others hold is copied before it is moved.
+    A policy of another kind is a `ContractError`, CUDA by name where there is none a `ConfigError`. A model that others hold
+    is copied before it is moved.
     """
     import copy
 
@@ -34,6 +35,8 @@ def open_actor(policy: Policy, device: str, ctx: Context, where: str) -> Control
     from instar.components.control_policy.model import ControlPolicy
     from instar.components.policy_io import load_model
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(expected="a CUDA device", found="none", where=f"{where}.device", action="write auto or cpu")
     model: Any = load_model(policy, ctx)
     if not isinstance(model, ControlPolicy):
         raise ContractError(

@@ -92,13 +92,21 @@ def write_parquet(episodes: Episodes, path: Path) -> None:
     floats = [f"{name}.list.element" for name in ("observations", "actions", "rewards", "returns_to_go")]
     # Bytes of equal weight side by side: numbers that were single precision leave half of the file to zeros.
     write: Any = pq.write_table
-    write(table, path, compression="zstd", write_statistics=False, use_dictionary=False, use_byte_stream_split=floats)
+    write(
+        table,
+        path,
+        compression="zstd",
+        write_statistics=False,
+        use_dictionary=False,
+        use_byte_stream_split=floats,
+        write_page_checksum=True,
+    )
 
 
 def read_parquet(path: Path) -> Episodes:
     """Return the episodes of a Parquet file. A file that is cut short or is not Parquet is an `ArtifactError`."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(
             expected="a Parquet file of episodes",

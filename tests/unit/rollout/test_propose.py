@@ -18,7 +18,7 @@ from instar.components.rollout.config import ProposeConfig
 from instar.components.rollout.propose import act, batches
 from instar.components.trajectories import open_trajectories
 from instar.contract import Context, Metrics, Shard
-from instar.errors import ContractError, NumericsError
+from instar.errors import ConfigError, ContractError, NumericsError
 from instar.rows import BatchRow, RolloutRow, TaskRow
 from support import logged
 from support.logged import PENDULUM, SMALL, context, episode, policy, segment, slots
@@ -234,6 +234,12 @@ def test_a_language_model_cannot_propose(world: World) -> None:
     world.policy = Policy(world.folder / "text", "text")
     with pytest.raises(ContractError, match="a control policy; found GPT2LMHeadModel"):
         world.run(slots(DRAWN))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_named_and_absent_is_refused(world: World) -> None:
+    with pytest.raises(ConfigError, match=r"a CUDA device; found none; at rollout\.device"):
+        world.run(slots(DRAWN), ProposeConfig(device="cuda"))
 
 
 def test_weights_that_are_not_finite_are_noticed(world: World) -> None:
