@@ -37,6 +37,10 @@ from instar.workspace import create_workspace
 Changes = dict[str, Any]
 BC: Changes = {"dataset_prep": {"arch": {"strategy": "bc"}}, "reward": {"schedule": "none"}, "rollout": {"act": False}}
 DT: Changes = {**BC, "dataset_prep": {"arch": {"strategy": "decision_transformer"}}}
+LINEAR: Changes = {
+    **BC,
+    "dataset_prep": {"arch": {"strategy": "decision_transformer", "encoder": "linear", "head": "linear"}},
+}
 PLAIN: Changes = {"reward": {"schedule": "none"}, "rollout": {"act": False}}
 MORE = 2
 """How many times the updates of Decision Mamba the arm `DT, more updates` makes: about its CPU time."""
@@ -58,11 +62,12 @@ ARMS: dict[str, Changes] = {
     "DM, released grouping": arch(grouping="released"),
     "DM, bandit": {**PLAIN, "curriculum": {"strategy": "sec", "mode": "fixed", "signal": "loss_change", "tau": 0.02, "q0": 0.1}},
     "DT": DT,
+    "DT, linear encoders": LINEAR,
     "DT, more updates": {**DT, "curriculum": {"prompts": MORE * 6400}, "update": {"warmup_steps": 50}},
     "BC": BC,
     "BC, filtered": {**BC, "curriculum": {"strategy": "best", "share": 0.3}},
 }  # fmt: skip
-MAIN = ("DM", "DM, no self-evolution", "DT", "BC")
+MAIN = ("DM", "DM, no self-evolution", "DT", "DT, linear encoders", "BC")
 SWING: dict[str, Sequence[float]] = {"poor": (1.0, 0.8), "mixed": (1.0, 0.7, 0.4), "good": (0.4, 0.2)}
 NOISE = {"noise 30 %": (0.3, 1.0), "noise 60 %": (0.6, 1.0)}
 HOPPER = {"random": ("random",), "random + replay": ("random", "medium-replay"), "replay": ("medium-replay",)}
