@@ -81,9 +81,10 @@ def _job(given: ExecutorInput, api: GangApi) -> GangJob:
     values = given.parameters
     config = configs.from_dict(ROLLOUT.config, executor.document(values, "config"), where="rollout.config")
     shards, inputs = executor.integer(values, "shards"), given.digests()
-    if set(inputs) != set(contract.ports(ROLLOUT.ins)):
+    ports = contract.ports(ROLLOUT.ins)
+    if not {name for name, (_, required) in ports.items() if required} <= set(inputs) <= set(ports):
         raise ContractError(
-            expected=f"the inputs {', '.join(contract.ports(ROLLOUT.ins))}",
+            expected=f"the inputs {', '.join(ports)}",
             found=", ".join(inputs) or "none",
             where="gang",
             action="compile the pipeline again",
