@@ -17,6 +17,7 @@ $(STAMP): pyproject.toml
 	$(PIP) install --quiet $(TORCH) uv
 	.venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -e '.[text,offline,mujoco,store,ui,kubeflow,argo,cluster,containers]' --group test --group bench --group check
 	.venv/bin/python -c "from manifests.tools import kubectl; kubectl()"
+	.venv/bin/python -m instar.kernels.decode.cpp build
 	touch $@
 
 demo: setup

@@ -1,30 +1,39 @@
 """Policies on disk and in memory: one function loads, one takes for training, one saves.
 
 A policy folder is a complete transformers checkpoint. Weights are read from safetensors alone, from local files
-alone, and no code of the folder runs. `ctx.resident` keeps three kinds of entries:
+alone, and no code of the folder runs. One kind of folder has no weights: an update whose outputs do not outlive the
+process (`ctx.durable` is false) writes `resident.json`, which names them by fingerprint, and leaves the model resident.
+
+`ctx.resident` keeps these entries:
 
 * `("model", digest)`: a loaded model, shared by every reader of that digest, in eval mode. Nobody may change it.
-* `("pending-model", str(folder))`: the model an update has just saved into `folder`. Its digest is known only after
-  the commit; the runner then moves it to `("model", digest)`, or drops it when the commit fails.
+  `("model", digest, "bfloat16")` is its copy in that type, where one exists.
+* `("reference", digest, type)`: the frozen model of a KL term, in the type it computes in.
+* `("pending-model", str(folder), ...)`: the model an update has just saved into `folder`. Its digest is known only after
+  the commit; the runner then moves it to `("model", digest, ...)`, or drops it when the commit fails.
 * anything else whose key, or whose value's leading key, names the digest: engines built on that model. `take_model`
   drops all of them, because they share its weights.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from instar.artifact import Policy
 from instar.contract import Context
 from instar.errors import ArtifactError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
+RESIDENT = "resident.json"
+"""File of a policy folder without weights: `fingerprint` and `num_parameters` of the model that stayed in memory."""
 CONTROL = "instar_"
 """How `model_type` begins in the `config.json` of a control policy; everything else is a causal language model."""
 
@@ -43,6 +52,37 @@ def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
     if policy.digest:
         ctx.resident[key] = model
     return model
+
+
+def load_cast(policy: Policy, ctx: Context, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """Return the policy's model in eval mode, in `dtype` on `device`; it may be shared, so nobody may change it.
+
+    Taken from what is resident where it fits, without copying what a trainer already holds in that type.
+    """
+    import torch
+
+    at = torch.device(device)
+    kept = ctx.resident.get(("model", policy.digest, str(dtype).removeprefix("torch."))) if policy.digest else None
+    if kept is not None and kept.device.type == at.type:
+        found: PreTrainedModel = kept
+        return found
+    model = load_model(policy, ctx)
+    if model.dtype == dtype and model.device.type == at.type:
+        return model
+    return cast_copy(model, dtype, device)
+
+
+def cast_copy(model: Any, dtype: torch.dtype, device: str) -> Any:
+    """Return a copy whose parameters have `dtype`. Buffers keep theirs: rotary frequencies in bfloat16 are wrong by degrees.
+
+    Tied parameters stay tied, and the copy needs no memory of the source's type.
+    """
+    import torch
+
+    made = {
+        id(p): torch.nn.Parameter(p.detach().to(device, dtype, copy=True), p.requires_grad) for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo=dict(made)).to(device)
 
 
 def take_model(policy: Policy, ctx: Context) -> PreTrainedModel:
@@ -64,6 +104,13 @@ def _read(policy: Policy) -> PreTrainedModel:
     from transformers.utils import logging
 
     policy.require()
+    if (policy.path / RESIDENT).is_file():
+        raise ArtifactError(
+            expected="weights on disk",
+            found=f"a policy whose weights were only ever in memory, fingerprint {policy.read_json(RESIDENT)['fingerprint']}",
+            where=f"policy {policy.digest or policy.path}",
+            action="run the segment again from its beginning: only its last step writes weights",
+        )
     if policy.read_json("config.json").get("model_type", "").startswith(CONTROL):
         from instar.components.control_policy.build import load
 
@@ -87,30 +134,48 @@ def _read(policy: Policy) -> PreTrainedModel:
     return model.eval()
 
 
-def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context) -> None:
+def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context, name: str = "") -> None:
     """Write `model` as a complete checkpoint: weights and config from the model, every other file copied from `source`.
 
-    The bytes depend on the weights and the source files alone. The model becomes resident as pending under `target`'s
-    folder.
+    The bytes depend on the weights and the source files alone. When the outputs do not outlive the process, no weights
+    are written but their fingerprint (`name`, where the caller has it). The model becomes resident as pending under
+    `target`'s folder.
     """
-    model.save_pretrained(target.path, safe_serialization=True)
+    if ctx.durable:
+        model.save_pretrained(target.path, safe_serialization=True)
+    else:
+        shutil.copyfile(source.path / "config.json", target.path / "config.json")
+        num = sum(p.numel() for p in model.parameters())
+        target.write_json(RESIDENT, {"fingerprint": name or fingerprint(model), "num_parameters": num})
     for file in sorted(source.path.iterdir()):
         if _is_carried(file):
             shutil.copyfile(file, target.path / file.name)
     ctx.resident[("pending-model", str(target.path))] = model
 
 
+def keep_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context) -> None:
+    """Write the policy of an update that took no step: byte for byte the source, so that its digest stays.
+
+    A source whose weights are only in memory stays resident; where the target must outlive the process it is saved.
+    """
+    if not (source.path / RESIDENT).is_file():
+        copy_policy(source, target)
+    elif ctx.durable:
+        save_policy(model, source, target, ctx)
+    else:
+        copy_policy(source, target)
+        ctx.resident[("pending-model", str(target.path))] = model
+
+
 def copy_policy(source: Policy, target: Policy) -> None:
-    """Copy a checkpoint byte for byte, so that a policy that was not stepped keeps its digest."""
-    for file in sorted(source.path.iterdir()):
-        if file.is_file():
-            shutil.copyfile(file, target.path / file.name)
+    """Copy every file of a checkpoint."""
+    shutil.copytree(source.path, target.path, dirs_exist_ok=True)
 
 
 def _is_carried(file: Path) -> bool:
     """Tokenizer files, the chat template and the generation settings; not weights, not the model's own config."""
     weights = file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json")
-    return file.is_file() and not weights and file.name != "config.json"
+    return file.is_file() and not weights and file.name not in ("config.json", RESIDENT)
 
 
 def fingerprint(model: PreTrainedModel) -> str:

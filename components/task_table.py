@@ -14,13 +14,17 @@ from instar.rows import TaskRow
 
 
 def resident_table(tasks: Tasks, resident: dict[Any, Any]) -> pa.Table:
-    """Return the checked table of `tasks`, kept in `resident` under its digest; only the newest pool is kept."""
+    """Return the checked table of `tasks`, kept in `resident` under its digest; only the newest two are kept.
+
+    Two, because an evolution has prepared tasks and tasks of its own making.
+    """
     if not tasks.digest:
         return tasks.table()
-    kept = resident.get("task-table")
-    if kept is None or kept[0] != tasks.digest:
-        kept = resident["task-table"] = (tasks.digest, tasks.table())
-    table: pa.Table = kept[1]
+    kept: dict[str, pa.Table] = resident.setdefault("task-tables", {})
+    table = kept.pop(tasks.digest) if tasks.digest in kept else tasks.table()
+    kept[tasks.digest] = table
+    if len(kept) > 2:
+        del kept[next(iter(kept))]
     return table
 
 

@@ -85,7 +85,7 @@ def markdown(candidate: Named, champion: Named, recipe: Recipe, summaries: Summa
 def table(champion: str, candidate: str, summaries: Summaries) -> str:
     """Return the scores per split with the difference and its verdict, and those of the probes, which have none."""
     lines = [f"| split | {champion} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
-    for split, found in summaries[1]["splits"].items():
+    for split, found in sorted(summaries[1]["splits"].items(), reverse=True):
         base, pair = summaries[0]["splits"][split], found["comparison"]
         gap = (
             "" if pair["difference"] is None else f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"

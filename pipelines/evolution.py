@@ -86,6 +86,8 @@ class State:
     trainer: TrainerState | None = None
     curriculum: CurriculumState | None = None
     stats: ArmStats | None = None
+    derived: Tasks | None = None
+    """Tasks that the evolution made out of its own rollouts and has not tried yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,12 @@ def learn(call: Call, recipe: Recipe, state: State, iteration: int) -> State:
     inputs: dict[str, Any] = {f.name: getattr(state, f.name) for f in dataclasses.fields(State)}
     outs = call(FUSED, recipe.fused(), iteration=iteration, step=first, **inputs)
     return dataclasses.replace(
-        state, policy=outs.policy, trainer=outs.trainer, curriculum=outs.curriculum, stats=outs.stats
+        state,
+        policy=outs.policy,
+        trainer=outs.trainer,
+        curriculum=outs.curriculum,
+        stats=outs.stats,
+        derived=outs.derived,
     )
 
 
@@ -208,6 +215,7 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
         tasks=state.tasks,
         state=state.curriculum,
         stats=state.stats,
+        derived=state.derived,
     )
     rollouts = act(call, config, state, chosen.batch, iteration, step)
     scored = call(
@@ -219,6 +227,7 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
         rollouts=rollouts,
         policy=state.policy,
         data=state.data,
+        derived=state.derived,
     )
     learned = call(
         UPDATE,
@@ -234,7 +243,12 @@ def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, st
         data=state.data,
     )
     return dataclasses.replace(
-        state, policy=learned.policy, trainer=learned.trainer, curriculum=chosen.state, stats=learned.stats
+        state,
+        policy=learned.policy,
+        trainer=learned.trainer,
+        curriculum=chosen.state,
+        stats=learned.stats,
+        derived=scored.derived,
     )
 
 
@@ -252,6 +266,7 @@ def act(call: Call, config: InnerConfig, state: State, batch: Batch, iteration: 
             tasks=state.tasks,
             batch=batch,
             data=state.data,
+            derived=state.derived,
         ).rollouts
         for number in range(total)
     )

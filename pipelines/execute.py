@@ -33,7 +33,7 @@ class Result(Generic[O]):
 def execute(
     stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path
 ) -> Result[O]:
-    """Call `stage` with outputs in sub-folders of `folder`. Models left resident by the stage are filed under their digest."""
+    """Call `stage` with outputs in sub-folders of `folder`. What it left resident is filed under digests."""
     ins = contract.bind(stage.ins, inputs, where=stage.name)
     targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}
     outs = contract.bind(stage.outs, targets, where=stage.name)
@@ -44,7 +44,7 @@ def execute(
     perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}
     for artifact in targets.values():
         artifact.digest = manifest_of(artifact.path, type(artifact).__name__).digest
-        _adopt_model(ctx.resident, artifact)
+        _adopt(ctx.resident, artifact)
     return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)
 
 
@@ -61,9 +61,12 @@ def full_disk(folder: Path) -> Iterator[None]:
         raise
 
 
-def _adopt_model(resident: dict[Any, Any], artifact: Artifact) -> None:
-    model = resident.pop(("pending-model", str(artifact.path)), None)
-    if model is not None:
-        for key in [k for k in resident if isinstance(k, tuple) and k[0] == "model"]:
-            del resident[key]
-        resident[("model", artifact.digest)] = model
+def _adopt(resident: dict[Any, Any], artifact: Artifact) -> None:
+    """File what a stage left for `artifact`, `("pending-<kind>", folder, ...)`, under its digest; older ones of the kind go."""
+    folder = str(artifact.path)
+    pending = [key for key in resident if isinstance(key, tuple) and len(key) > 1 and key[1] == folder]
+    made = {(key[0].removeprefix("pending-"), artifact.digest, *key[2:]): resident.pop(key) for key in pending}
+    kinds = {key[0] for key in made}
+    for key in [key for key in resident if isinstance(key, tuple) and key[0] in kinds]:
+        del resident[key]
+    resident |= made

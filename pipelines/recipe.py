@@ -16,7 +16,7 @@ from instar.components.update.config import Config as UpdateConfig
 from instar.errors import ConfigError
 from instar.pipelines import composition
 
-Scale = Literal["tiny", "single", "paper"]
+Scale = Literal["tiny", "small", "single", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """The loop's state. The last three are absent at the first inner step."""
+    """The loop's state. The last four are absent at the first inner step."""
 
     tasks: Tasks
     data: Rollouts
@@ -43,6 +43,7 @@ class Ins:
     trainer: TrainerState | None
     curriculum: CurriculumState | None
     stats: ArmStats | None
+    derived: Tasks | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class Outs:
     trainer: TrainerState
     curriculum: CurriculumState
     stats: ArmStats
+    derived: Tasks
     history: History
     batch: Batch
     rollouts: Rollouts
@@ -66,7 +68,7 @@ def fused(ins: Ins, outs: Outs, config: FusedConfig, ctx: Context) -> Metrics:
     scratch = _Scratch(ctx)
     state = State(**{f.name: getattr(ins, f.name) for f in dataclasses.fields(Ins)})
     for step in range(ctx.step, ctx.step + config.steps):
-        scratch.begin(step)
+        scratch.begin(step, last=step == ctx.step + config.steps - 1)
         state = inner_step(scratch.call, config.inner, state, 0, step)
     _keep(state, scratch, outs)
     return _summary(scratch.history)
@@ -82,8 +84,9 @@ class _Scratch:
         self.last: dict[str, Artifact] = {}
         self._kept: list[Path] = []
 
-    def begin(self, step: int) -> None:
-        """Open the line of `step` and delete the artifacts of the step before the previous one."""
+    def begin(self, step: int, last: bool) -> None:
+        """Open the line of `step` and delete the artifacts of the step before the previous one. Only the last step's are kept."""
+        self.ctx = dataclasses.replace(self.ctx, durable=last)
         self.history.append({"step": step})
         self._kept.append(self.folder / f"{step:06d}")
         while len(self._kept) > 2:
@@ -114,14 +117,16 @@ class _Scratch:
 
 
 def _keep(state: State, scratch: _Scratch, outs: Outs) -> None:
-    final = {name: getattr(state, name) for name in ("policy", "trainer", "curriculum", "stats")}
+    final = {name: getattr(state, name) for name in ("policy", "trainer", "curriculum", "stats", "derived")}
     final |= {name: scratch.last[name] for name in ("batch", "rollouts", "scores")}
     for name, artifact in final.items():
         target = getattr(outs, name).path
         shutil.copytree(artifact.path, target, dirs_exist_ok=True)
-    model = scratch.ctx.resident.pop(("model", state.policy.digest), None)
-    if model is not None:
-        scratch.ctx.resident[("pending-model", str(outs.policy.path))] = model
+    resident = scratch.ctx.resident
+    for kind, name in (("model", "policy"), ("trainer", "trainer")):
+        digest, folder = getattr(state, name).digest, str(getattr(outs, name).path)
+        for key in [key for key in resident if isinstance(key, tuple) and key[:2] == (kind, digest)]:
+            resident[(f"pending-{kind}", folder, *key[2:])] = resident.pop(key)
     pure = [{k: v for k, v in line.items() if PERF not in k} for line in scratch.history]
     (outs.history.path / "metrics.jsonl").write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in pure))
     shutil.rmtree(scratch.folder)
@@ -139,4 +144,4 @@ def _summary(history: list[dict[str, Any]]) -> Metrics:
     return metrics
 
 
-STAGE = Stage("fused", Ins, Outs, FusedConfig, fused, version=2)
+STAGE = Stage("fused", Ins, Outs, FusedConfig, fused, version=3)

@@ -3,7 +3,7 @@
 A pure function of the evaluation summaries so far. It reads the `val` split only: `id` and `ood` are test sets, and a
 policy selected on them would be reported on the data that chose it. When the interval cannot tell, nothing is promoted.
 A policy that is equal within the margin but behind in the point estimate is not promoted either, so that a row of small
-losses, each inside the margin, cannot add up.
+losses, each inside the margin, cannot add up. Under an alarm of the evaluation (a judge that decayed) nothing is promoted.
 """
 
 from __future__ import annotations
@@ -54,26 +54,44 @@ class Decision:
 def decide(history: Sequence[Mapping[str, Any]], config: GateConfig) -> Decision:
     """Decide on the last of `history`, the `summary.json` objects of all evaluations, oldest first.
 
-    Raises `ContractError` when a summary has no `val` split: no other split may stand in for it.
+    An alarm holds: it comes after a rollback, which also promotes nothing, and before every promotion, that of the newest policy
+    by configuration included. Raises `ContractError` when a summary has no `val` split: no other split may stand in for it.
     """
     scores = [float(_val(summary)["score"]) for summary in history]
     comparison = _val(history[-1])["comparison"]
+    if alarm := "; ".join(str(found["reason"]) for found in history[-1].get("alarms") or ()):
+        reason = f"alarm: {alarm}"
+        if config.select == "best" and _fell(comparison, config):
+            return Decision(action="rollback", reason=f"{_rolled_back(comparison, config)}; {reason}", promote=False)
+        return _advance(scores, config, promote=False, reason=reason, hold=True)
     if config.select == "last":
         return _advance(scores, config, promote=True, reason="the newest policy is champion by configuration")
     if comparison is None:
         return _advance(scores, config, promote=True, reason="first evaluation: champion by default")
-    verdict, low, high = comparison["verdict"], comparison["low"], comparison["high"]
+    verdict = comparison["verdict"]
     if verdict == "unknown":
         return _advance(scores, config, promote=False, reason=f"could not tell: {comparison['reason']}", hold=True)
-    span = f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    span = _span(comparison)
     if verdict == "worse":
-        if high < -config.rollback_margin:
-            reason = f"worse than the champion by more than {config.rollback_margin:g}: {span}"
-            return Decision(action="rollback", reason=reason, promote=False)
+        if _fell(comparison, config):
+            return Decision(action="rollback", reason=_rolled_back(comparison, config), promote=False)
         return _advance(scores, config, promote=False, reason=f"worse than the champion: {span}", hold=True)
     if verdict == "equal" and comparison["difference"] < 0.0:
         return _advance(scores, config, promote=False, reason=f"not worse, but not ahead: {span}")
     return _advance(scores, config, promote=True, reason=f"{verdict} against the champion: {span}")
+
+
+def _fell(comparison: Mapping[str, Any] | None, config: GateConfig) -> bool:
+    """Return whether the whole interval of the difference to the champion lies below minus the margin."""
+    return comparison is not None and comparison["verdict"] == "worse" and comparison["high"] < -config.rollback_margin
+
+
+def _rolled_back(comparison: Mapping[str, Any], config: GateConfig) -> str:
+    return f"worse than the champion by more than {config.rollback_margin:g}: {_span(comparison)}"
+
+
+def _span(comparison: Mapping[str, Any]) -> str:
+    return f"{comparison['difference']:+.3f} [{comparison['low']:+.3f}, {comparison['high']:+.3f}]"
 
 
 def _advance(

@@ -26,6 +26,7 @@ class Pointers:
     trainer: TrainerState | None
     curriculum: CurriculumState | None
     stats: ArmStats | None
+    derived: Tasks | None
     champion_policy: Policy
     champion_trainer: TrainerState | None
     best: Evaluation

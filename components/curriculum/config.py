@@ -7,15 +7,36 @@ gets, and how many more prompts to draw when a filter behind the rollouts will d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from instar.components.derived.templates import KINDS
 from instar.errors import ConfigError
 
 Signal: TypeAlias = Literal[
     "abs_advantage", "abs_advantage_correct", "abs_centred", "abs_centred_correct", "loss_change"
 ]
 Absent: TypeAlias = Literal["decay", "hold"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedDraw:
+    """How tasks that the evolution made itself are drawn beside or between the others, the oldest first."""
+
+    prompts: int
+    """Most derived prompts per step; they come on top of the other prompts of a batch."""
+    mode: Literal["mixed", "alternate"] = "mixed"
+    """`mixed` appends them to every batch. `alternate` gives them a batch of their own, in the step after one without them and
+    once that many wait: two updates per round, as published."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Kind -> share of the derived prompts; what a kind cannot fill goes to the oldest of any kind. Empty: by age alone."""
+
+    def __post_init__(self) -> None:
+        require(self.prompts >= 1, "derived.prompts", ">= 1", self.prompts)
+        unknown = sorted(set(self.shares) - set(KINDS))
+        require(not unknown, "derived.shares", f"kinds of {', '.join(KINDS)}", unknown)
+        good = all(0.0 <= share <= 1.0 for share in self.shares.values()) and sum(self.shares.values()) <= 1.0 + 1e-9
+        require(good, "derived.shares", "shares that add up to at most 1", self.shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +49,8 @@ class Base:
     """Rollouts per prompt (n)."""
     oversample: float = 1.0
     """Draw ceil(prompts * oversample) slots; the update keeps the first `prompts` informative groups."""
+    derived: DerivedDraw | None = None
+    """Also draw tasks that the evolution made itself."""
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "prompts", ">= 1", self.prompts)

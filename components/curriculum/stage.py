@@ -2,7 +2,8 @@
 
 A pure function of (tasks, state, statistics, configuration, keys of the context): the same inputs give the same batch,
 byte for byte. The order is the paper's (SEC section 3): first the statistics of the previous step move the values, then
-the batch is drawn. Every slot draws its arm; the arm's cursor gives the prompt, without replacement inside a pass.
+the batch is drawn. Every slot draws its arm; the arm's cursor gives the prompt, without replacement inside a pass. Tasks that
+the evolution made itself follow in slots of their own; no strategy sees them or their statistics.
 
 Invariants: only tasks of split `train`; the state of an earlier step or, at step 0 only, none; statistics that belong
 to the batch of that state. Anything else is an error: a curriculum that starts over looks like one that learns slowly.
@@ -17,10 +18,12 @@ from dataclasses import dataclass
 from instar.artifact import ArmStats, Batch, CurriculumState, Tasks
 from instar.components.curriculum.config import Config
 from instar.components.curriculum.cursor import take
+from instar.components.curriculum.derived import due, read_cache, require_free_names, slots, split_stats
 from instar.components.curriculum.memory import Memory, from_json, new_entry, reconcile, require_continues
 from instar.components.curriculum.pool import Pools, load_pools
 from instar.components.curriculum.protocol import Draw, measured, solve_rate
 from instar.components.curriculum.strategies import build, required_columns
+from instar.components.derived.templates import KINDS
 from instar.config import to_dict
 from instar.contract import Context, Metrics, Stage
 from instar.errors import LedgerError
@@ -29,11 +32,12 @@ from instar.rows import ArmStatsRow, BatchRow
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Task pools, and from step 1 on the state and the arm statistics of the step before."""
+    """Task pools; from step 1 on the state and the arm statistics of the step before, and the tasks the evolution made itself."""
 
     tasks: Tasks
     state: CurriculumState | None
     stats: ArmStats | None
+    derived: Tasks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +49,23 @@ class Outs:
 
 
 def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Observe, select, draw. Metrics: `<arm>/{q,p,share,solve_rate}`, `entropy` (nats), counts."""
+    """Observe, select, draw. Metrics: `<arm>/{q,p,share,solve_rate}`, of a derived kind `share` and `solve_rate`, `entropy` (nats),
+    counts."""
     pools = load_pools(ins.tasks, ctx)
+    require_free_names(pools.arms)
     stats = ins.stats.read() if ins.stats is not None else None
     memory = observed(recall(ins.state, pools, config, ctx), stats, config)
     memory = reconcile(memory, pools.arms)
     strategy = build(config, pools.arms)
     strategy.load_state_dict(memory.values)
-    pairs = strategy.select(config.slots, Draw(evolution=ctx.evolution, step=ctx.step, key=memory.key))
-    outs.batch.write(draw_tasks(pairs, pools, memory, config, ctx.step))
+    extra = due(read_cache(ins.derived, config.derived), config.derived, sum(memory.derived.values()))
+    alone = bool(extra) and config.derived is not None and config.derived.mode == "alternate"
+    draw = Draw(evolution=ctx.evolution, step=ctx.step, key=memory.key)
+    pairs = [] if alone else strategy.select(config.slots, draw)
+    batch = draw_tasks(pairs, pools, memory, config, ctx.step)
+    outs.batch.write([*batch, *slots(extra, len(batch), ctx.step, config.group_size)])
     memory.values, memory.step = strategy.state_dict(), ctx.step
+    memory.derived = dict(sorted(Counter(task.arm for task in extra).items()))
     outs.state.write_json("state.json", memory.to_json())
     return strategy.metrics() | _counts(memory, stats or [], config)
 
@@ -86,13 +97,17 @@ def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config
         return memory
     if first:
         raise _stats_error("no statistics before the first batch", f"statistics of {len(stats)} arms")
-    for row in stats:
-        drawn = memory.arms[row.arm].drawn if row.arm in memory.arms else 0
+    mine, derived = split_stats(stats)
+    drawn_of = {name: arm.drawn for name, arm in memory.arms.items()} | memory.derived
+    for row in [*mine, *derived]:
+        drawn = drawn_of.get(row.arm, 0)
         if row.num_prompts > drawn:
             raise _stats_error(f"at most {drawn} groups of arm {row.arm}", f"{row.num_prompts}")
+    if not any(arm.drawn for arm in memory.arms.values()):
+        return memory  # a batch of derived tasks alone says nothing about the arms, not even that they were left out
     strategy = build(config, memory.known())
     strategy.load_state_dict(memory.values)
-    strategy.observe(stats)
+    strategy.observe(mine)
     memory.values = strategy.state_dict()
     return memory
 
@@ -131,10 +146,12 @@ def _counts(memory: Memory, stats: Sequence[ArmStatsRow], config: Config) -> Met
     seen = measured(stats)
     out |= {f"{name}/solve_rate": solve_rate(row) for name, row in seen.items() if row.sum_correct is not None}
     out |= {f"{name}/loss": row.sum_loss / row.num_rollouts for name, row in seen.items() if row.sum_loss is not None}
-    out["num_prompts"] = float(config.slots)
+    if config.derived is not None:
+        out |= {f"{kind}/share": memory.derived.get(kind, 0) / config.derived.prompts for kind in KINDS}
+    out["num_prompts"] = float(sum(arm.drawn for arm in memory.arms.values()) + sum(memory.derived.values()))
     out["num_arms"] = float(len(memory.arms))
     out["num_arms_without_scores"] = float(sum(r.num_prompts > 0 and r.num_rollouts == 0 for r in stats))
     return out
 
 
-STAGE = Stage("curriculum", Ins, Outs, Config, curriculum, version=2)
+STAGE = Stage("curriculum", Ins, Outs, Config, curriculum, version=3)

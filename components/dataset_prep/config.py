@@ -14,8 +14,10 @@ from instar.components.columns import Piece
 from instar.components.dataset_prep.charlm import CharModelConfig
 from instar.components.dataset_prep.domains import DOMAINS
 from instar.components.dataset_prep.offline.config import OfflineConfig
+from instar.components.dataset_prep.packages import package
 from instar.components.dataset_prep.templates import TEMPLATES
 from instar.components.dataset_prep.warmstart import WarmStartConfig
+from instar.components.derived.anchors import AnchorConfig
 from instar.errors import ConfigError, nearest
 
 SEC_TRAIN, SEC_VAL, SEC_TEST = 10_000, 200, 200
@@ -86,11 +88,28 @@ class FromScratch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Packaged:
+    """A pretrained model that a registry package ships, converted once and cached (`packages.PACKAGES`)."""
+
+    strategy: Literal["packaged"] = "packaged"
+    name: str = "smollm2-135m-instruct"
+
+    def __post_init__(self) -> None:
+        """Refuse a model that no known package ships."""
+        package(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A transformers checkpoint: a folder, or a hub id that transformers can reach."""
 
     strategy: Literal["checkpoint"] = "checkpoint"
     path: str
+
+
+def pretrained(model: str | None) -> Packaged | Checkpoint:
+    """Return the model that `--model` names, or the packaged one."""
+    return Checkpoint(path=model) if model else Packaged()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +120,9 @@ class TextConfig(Piece):
 
     strategy: Literal["text"] = "text"
     pools: PoolsConfig
-    initial: FromScratch | Checkpoint
+    initial: FromScratch | Packaged | Checkpoint
+    anchors: AnchorConfig | None = None
+    """Questions about given answers, by which evaluation measures the policy as a judge."""
 
 
 Config: TypeAlias = TextConfig | OfflineConfig

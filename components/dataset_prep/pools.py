@@ -2,26 +2,27 @@
 
 Pools are filled in the order test (`id`, `ood`), `val`, `train`, over all arms, so that training is what gives way when
 a domain is small. Two items are the same task when their keys are equal (for Countdown: same numbers in any order and
-same target), which is stricter than equal text. Every item's stored answer is checked with the verifier that will score
-it.
+same target), which is stricter than equal text. Solved items that a template shows are drawn before all pools, the same
+for every seed, and are in none. Every item's stored answer is checked with the verifier that will score it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
-from instar.components.dataset_prep.domains import DOMAINS, Item
-from instar.components.dataset_prep.templates import TEMPLATES
+from instar.components.dataset_prep.domains import DOMAINS, Domain, Item
+from instar.components.dataset_prep.templates import FORM, SHOTS, TEMPLATES
 from instar.components.reward.verifiers import VERIFIERS, Score
 from instar.errors import ContractError
 from instar.rows import TaskRow
 
 TRIES_PER_ITEM, EXTRA_TRIES = 20, 200
 SEED_RANGE = 1 << 62  # leaves room for `seed + index` in a signed 64-bit column
+SHOT_SEED = 0
 
 
 def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
@@ -31,6 +32,8 @@ def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[Task
     """
     seen: set[str] = set()
     rows: list[TaskRow] = []
+    wanted = SHOTS.get(config.template, 0)
+    shots = {arm.name: _shots(arm, wanted, seen) for arm in config.arms}
     for group in ("test", "val", "train"):
         for arm in config.arms:
             size = {"test": arm.test, "val": arm.val, "train": arm.train}[group]
@@ -39,10 +42,15 @@ def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[Task
             seed = seed_of(pool) % SEED_RANGE
             items = _distinct(arm, pool, size, seed, seen)
             rows += [
-                _row(arm, split, f"{pool}/{n:05d}", item, item_seed, config.template)
+                _row(arm, split, f"{pool}/{n:05d}", item, item_seed, config.template, shots[arm.name])
                 for n, (item, item_seed) in enumerate(items)
             ]
     return rows
+
+
+def _shots(arm: ArmConfig, count: int, seen: set[str]) -> list[Item]:
+    """Return `count` items to show solved; records their keys in `seen`, so that no pool holds one."""
+    return [item for item, _ in _distinct(arm, f"{arm.name}/shots", count, SHOT_SEED, seen)]
 
 
 def _distinct(arm: ArmConfig, pool: str, size: int, seed: int, seen: set[str]) -> Iterator[tuple[Item, int]]:
@@ -66,9 +74,11 @@ def _distinct(arm: ArmConfig, pool: str, size: int, seed: int, seen: set[str]) -
             yield item, seed + index - 1
 
 
-def _row(arm: ArmConfig, split: str, task_id: str, item: Item, seed: int, template: str) -> TaskRow:
+def _row(
+    arm: ArmConfig, split: str, task_id: str, item: Item, seed: int, template: str, shots: Sequence[Item]
+) -> TaskRow:
     domain = DOMAINS[arm.domain]
-    prompt = TEMPLATES[template](item, domain)
+    prompt = TEMPLATES[template](item, domain, shots)
     verdict = VERIFIERS[domain.verifier](str(item.reference["answer"]), item.reference)
     if not (isinstance(verdict, Score) and verdict.correct == 1.0):
         raise ContractError(
@@ -87,11 +97,23 @@ def _row(arm: ArmConfig, split: str, task_id: str, item: Item, seed: int, templa
         prompt=prompt,
         verifier=domain.verifier,
         reference=reference,
-        features=_json(item.features),
+        features=_json(item.features | question(item, domain, template)),
         content_hash=hashlib.sha256(f"{prompt}\x1f{reference}".encode()).hexdigest(),
         generator=domain.generator,
         seed=seed,
+        form=FORM[template],
     )
+
+
+def question(item: Item, domain: Domain, template: str) -> dict[str, str]:
+    """Return the bare task as feature `question`, where the prompt says more: what derived tasks ask about."""
+    if template in ("plain", "terse"):
+        return {}
+    return {
+        "question": item.terse
+        if template == "few_shot"
+        else f"{item.prompt_body}\n(The answer is {domain.answer_form}.)"
+    }
 
 
 def _json(value: dict[str, Any]) -> str:

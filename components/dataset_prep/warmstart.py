@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from instar.components.dataset_prep import warm_derived
 from instar.components.dataset_prep.charlm import EOS, PAD
+from instar.components.dataset_prep.warm_derived import DerivedWarmStart
 from instar.errors import ConfigError, NumericsError
 from instar.rows import TaskRow
 from instar.seeds import torch_generator
@@ -28,6 +30,10 @@ class WarmStartConfig:
     lr: float = 2e-3
     warmup: int = 30
     weight_decay: float = 0.01
+    derived: DerivedWarmStart | None = None
+    """Also teach the format of judging and correcting, on the same arms."""
+    weight: Literal["token", "example"] = "token"
+    """What counts equally in the loss: tokens, or examples, so that a verdict of one letter weighs as much as a long answer."""
 
 
 def train(
@@ -41,7 +47,7 @@ def train(
     """Train in place on the train split of `config.arms`; return the last loss and the number of examples seen."""
     import torch
 
-    ids, labels = _encode(tokenizer, tasks, config.arms)
+    ids, labels = _encode(tokenizer, _pairs(tasks, config, seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_scale(step, config))
     order = _order(len(ids), config, seed)
@@ -49,7 +55,7 @@ def train(
     model.train()
     for step in range(config.steps):
         rows = order[step * config.batch : (step + 1) * config.batch]
-        loss = _loss(model, ids[rows], labels[rows])
+        loss = _loss(model, ids[rows], labels[rows], config.weight)
         loss_value = float(loss.detach())
         if not math.isfinite(loss_value):
             raise NumericsError(
@@ -84,14 +90,10 @@ def _order(count: int, config: WarmStartConfig, seed: int) -> torch.Tensor:
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-need // count))])[:need]
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerFast, tasks: Sequence[TaskRow], arms: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and labels, both [N, T]; labels are -100 on prompts and padding."""
-    import torch
-
-    chosen = [task for task in tasks if task.split == "train" and task.arm in arms]
-    missing = sorted(set(arms) - {task.arm for task in chosen})
+def _pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[tuple[str, str]]:
+    """Return prompts with their answers: the solved tasks of the arms, then the derived ones."""
+    chosen = [task for task in tasks if task.split == "train" and task.arm in config.arms]
+    missing = sorted(set(config.arms) - {task.arm for task in chosen})
     if missing:
         raise ConfigError(
             expected="arms with training tasks",
@@ -99,7 +101,15 @@ def _encode(
             where="warm_start.arms",
             action="name arms of the pools",
         )
-    pairs = [(tokenizer.encode(t.prompt), tokenizer.encode(json.loads(t.reference)["answer"])) for t in chosen]
+    solved = [(task.prompt, str(json.loads(task.reference)["answer"])) for task in chosen]
+    return solved + (warm_derived.examples(chosen, config.derived, seed) if config.derived else [])
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and labels, both [N, T]; labels are -100 on prompts and padding."""
+    import torch
+
+    pairs = [(tokenizer.encode(prompt), tokenizer.encode(answer)) for prompt, answer in texts]
     width = max(len(prompt) + len(answer) + 1 for prompt, answer in pairs)
     eos, pad = (tokenizer.get_vocab()[token] for token in (EOS, PAD))
     ids = torch.full((len(pairs), width), pad)
@@ -111,10 +121,13 @@ def _encode(
     return ids, labels
 
 
-def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens. Right padding needs no mask under causal attention."""
+def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, weight: str) -> torch.Tensor:
+    """Mean cross-entropy of the answer tokens, or of the examples' means. Right padding needs no mask under causal attention."""
     import torch
 
     width = int((labels != -100).any(0).nonzero().max()) + 1
-    logits = model(input_ids=ids[:, : width - 1]).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:width].flatten(), ignore_index=-100)
+    logits, wanted = model(input_ids=ids[:, : width - 1]).logits, labels[:, 1:width]
+    if weight == "token":
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-100, reduction="none")
+    return (each.sum(1) / (wanted != -100).sum(1)).mean()

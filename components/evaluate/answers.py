@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from instar import seeds
-from instar.artifact import Policy
+from instar.artifact import Policy, Tasks
 from instar.components.evaluate.attempts import Attempts
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.verifiers import Abstain, Failed, Score, verify
@@ -24,16 +24,21 @@ _REQUESTS = 256
 """Requests handed to the engine at once; a heartbeat follows each batch."""
 
 
-def answer(tasks: Sequence[TaskRow], policy: Policy, config: AnswerConfig, ctx: Context) -> Attempts:
-    """Return verdicts on the greedy and sampled answers of `policy`. Too many failed verdicts are a `RewardError`."""
+def answer(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: AnswerConfig, ctx: Context) -> Attempts:
+    """Return verdicts on the greedy and sampled answers of `policy`, and with `config.judge` its own verdicts on answers.
+
+    Too many failed verdicts are a `RewardError`.
+    """
     engine, tokenizer, out = open_engine(config.engine, policy, ctx), load_tokenizer(policy), Attempts()
     plans = [(0.0, [-1])] if config.greedy else []
     plans += [(config.temperature, list(range(config.samples)))] if config.samples else []
-    prompts = {task.task_id: tokenizer.encode(task.prompt) for task in tasks}
+    prompts = {task.task_id: tokenizer.encode_prompt(task.prompt, task.form) for task in tasks}
     for temperature, numbers in plans:
         for chunk in _chunks(tasks):
             requests = [_request(task, prompts[task.task_id], numbers, ctx.evolution) for task in chunk]
-            replies = engine.sample(requests, max_new_tokens=config.max_new_tokens, temperature=temperature)
+            replies = engine.sample(
+                requests, max_new_tokens=config.max_new_tokens, temperature=temperature, stop=config.stop
+            )
             for task, samples in zip(chunk, replies, strict=True):
                 for number, sample in zip(numbers, samples, strict=True):
                     text = tokenizer.decode(sample.token_ids)
@@ -48,6 +53,12 @@ def answer(tasks: Sequence[TaskRow], policy: Policy, config: AnswerConfig, ctx: 
             where="evaluate.evaluation",
             action="fix the verifier or the references; a failed verdict is not a wrong answer",
         )
+    if config.judge is not None:
+        from instar.components.evaluate.asking import Asker
+        from instar.components.evaluate.judging import run
+
+        asker = Asker(engine=engine, tokenizer=tokenizer, stop=config.stop, heartbeat=ctx.heartbeat)
+        out.judging = run(tasks, out.rows, pools, asker, config, ctx)
     return out
 
 

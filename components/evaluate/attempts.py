@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
 
+if TYPE_CHECKING:
+    from instar.components.evaluate.judging import Judging
+
 
 @dataclass(slots=True, kw_only=True)
 class Attempts:
@@ -26,6 +29,8 @@ class Attempts:
     failures: Counter[str] = field(default_factory=Counter)
     notes: dict[str, Any] = field(default_factory=dict)
     """Added to the summary, for example under `probes`."""
+    judging: Judging | None = None
+    """What the policy said as a judge, and how it corrected itself, where that is measured."""
 
 
 def choose_tasks(tasks: Tasks, splits: tuple[str, ...], config: Config, ctx: Context) -> list[TaskRow]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
+from instar.components.derived.templates import Wording
+from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.rollout.config import EngineConfig
 from instar.errors import ConfigError
 
@@ -49,7 +51,16 @@ class AnswerConfig(Judged):
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt", "tasks.reference"})
     measure: ClassVar[Measure] = "accuracy"
-    protocol: ClassVar[tuple[str, ...]] = ("samples", "greedy", "max_new_tokens", "temperature", "style")
+    protocol: ClassVar[tuple[str, ...]] = (
+        "samples",
+        "greedy",
+        "max_new_tokens",
+        "temperature",
+        "stop",
+        "style",
+        "judge",
+        "reflect",
+    )
 
     strategy: Literal["answer"] = "answer"
     samples: int = 1
@@ -60,10 +71,16 @@ class AnswerConfig(Judged):
     """Length limit of an answer."""
     temperature: float = 1.0
     """Temperature of the samples."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer; as in training."""
     style: Literal["boxed", "line", "tag"] = "boxed"
     """Where in the completion the answer stands; as in training."""
     failed_limit: float = 0.1
     """Share of failed verdicts above which the stage stops."""
+    judge: JudgeConfig | None = None
+    """Also measure how well the policy judges answers: the anchors, and with `greedy` its own."""
+    reflect: ReflectConfig | None = None
+    """Also let the policy judge and correct its greedy answers. The score stays that of the answers before it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -72,7 +89,16 @@ class AnswerConfig(Judged):
         _require(self.samples > 0 or self.greedy, "samples", "samples > 0 or greedy = true", self.samples)
         _require(self.max_new_tokens >= 1, "max_new_tokens", ">= 1", self.max_new_tokens)
         _require(0.0 < self.temperature < float("inf"), "temperature", "> 0; greedy is its own field", self.temperature)
+        _require(all(self.stop), "stop", "strings with at least one character", self.stop)
         _require(0.0 <= self.failed_limit <= 1.0, "failed_limit", "in [0, 1]", self.failed_limit)
+        if self.judge is not None:
+            style = self.judge.style
+            _require(
+                self.style == style, "style", f"'{style}', as judge.wording '{self.judge.wording}' asks", self.style
+            )
+        if self.reflect is not None:
+            _require(self.judge is not None, "judge", "set: reflection rests on a judge that is measured", self.judge)
+            _require(self.greedy, "greedy", "true: reflection starts from the greedy answer", self.greedy)
 
     @property
     def by_greedy(self) -> bool:
@@ -116,6 +142,20 @@ class SimulateConfig(Judged):
 
 
 Config: TypeAlias = AnswerConfig | SimulateConfig
+
+
+def judged(wording: Wording, max_new_tokens: int, mode: Literal["gated", "published"] = "gated") -> AnswerConfig:
+    """Return greedy answers to validation tasks, judged and corrected by the policy itself (SPARK section 5)."""
+    judge, reflect = JudgeConfig(wording=wording), ReflectConfig(mode=mode)
+    return AnswerConfig(
+        splits=("val",),
+        style=judge.style,
+        samples=0,
+        greedy=True,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        reflect=reflect,
+    )
 
 
 def _require(holds: bool, name: str, expected: str, found: Any) -> None:

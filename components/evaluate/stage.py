@@ -4,13 +4,19 @@ Every policy of an evolution attempts the same held-out tasks with the same rand
 verify (the score is an accuracy), `simulate` episodes (the score is a normalised return). `rows.parquet` holds every
 attempt; `summary.json` holds, per split, the macro score over arms with its interval, each arm, the worst arm, and
 the comparison. The comparison on `val` is what the gate reads; `id` and `ood` are reported and select nothing.
+
+With `judge`, the policy also judges answers: those of the anchors (rows of split `anchor`) and its own greedy ones. A judge that
+decayed against the champion's is an alarm in the summary, under which nothing is promoted. With `reflect` it corrects what it
+rejects: what comes of it are rows of sample -2 and `reflected` in every split, the dialogues are in `reflections.jsonl`, and the
+score stays that of the answers before it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instar import seeds
 from instar.artifact import Evaluation, Policy, Tasks
@@ -18,6 +24,9 @@ from instar.components.evaluate.attempts import Attempts, choose_tasks
 from instar.components.evaluate.config import AnswerConfig, Config, SimulateConfig
 from instar.contract import Context, Metrics, Stage
 from instar.rows import EvalRow, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.evaluate.judging import Judging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +49,30 @@ def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the champion."""
     tasks = choose_tasks(ins.tasks, config.splits, config, ctx)
     attempts = attempt(tasks, ins, config, ctx)
-    outs.evaluation.write(attempts.rows)
+    judging = attempts.judging
+    outs.evaluation.write([*attempts.rows, *(judging.rows if judging is not None else [])])
     summary = summarise(attempts.rows, tasks, ins.champion, config, ctx) | attempts.notes
     summary |= {"policy": ins.policy.digest, "num_abstained": attempts.num_abstained}
     summary["num_failed"] = attempts.failures.total()
     for split, arms in summary.pop("returns", {}).items():
         for arm, more in arms.items():
             summary["splits"][split]["arms"][arm] |= more
+    if judging is not None:
+        summary = _judged(summary, judging, ins, outs, config, ctx)
     outs.evaluation.write_json("summary.json", summary)
     return _metrics(summary, len(attempts.rows))
+
+
+def _judged(
+    summary: dict[str, Any], judging: Judging, ins: Ins, outs: Outs, config: Config, ctx: Context
+) -> dict[str, Any]:
+    """Return the summary with what is known of the judge; `reflections.jsonl` keeps what was said, answer by answer."""
+    from instar.components.evaluate.judging import extend
+
+    assert isinstance(config, AnswerConfig)
+    lines = [json.dumps(dialogue.to_json(), sort_keys=True) + "\n" for dialogue in judging.dialogues]
+    (outs.evaluation.path / "reflections.jsonl").write_text("".join(lines), encoding="utf-8")
+    return extend(summary, judging, ins.champion, config, ctx)
 
 
 def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) -> Attempts:
@@ -57,7 +81,7 @@ def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) ->
         case AnswerConfig():
             from instar.components.evaluate.answers import answer
 
-            return answer(tasks, ins.policy, config, ctx)
+            return answer(tasks, ins.tasks, ins.policy, config, ctx)
         case SimulateConfig():
             from instar.components.evaluate.simulate import simulate
 
@@ -102,7 +126,11 @@ def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
         comparison = values.get("comparison")
         if comparison is not None and comparison["difference"] is not None:
             out[f"{split}/difference_to_champion"] = comparison["difference"]
+    if "judge" in summary:
+        from instar.components.evaluate.judging import metrics
+
+        out |= metrics(summary)
     return out
 
 
-STAGE = Stage("evaluate", Ins, Outs, Config, evaluate, version=2)
+STAGE = Stage("evaluate", Ins, Outs, Config, evaluate, version=3)

@@ -24,10 +24,14 @@ Means = dict[str, dict[str, float]]
 
 
 def task_means(rows: Sequence[EvalRow], split: str, greedy: bool) -> Means:
-    """Return the mean score of every task of `split` that has a verdict, over samples or of the greedy answer."""
+    """Return the mean score of every task of `split` that has a verdict, over samples or of the greedy answer.
+
+    What reflection made of an answer (sample -2) is neither.
+    """
     answers: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row.split == split and (row.sample == -1) == greedy and row.score is not None:
+        wanted = row.sample == -1 if greedy else row.sample >= 0
+        if row.split == split and wanted and row.score is not None:
             answers[row.arm][row.task_id].append(row.score)
     return {arm: {task: sum(values) / len(values) for task, values in tasks.items()} for arm, tasks in answers.items()}
 
@@ -42,7 +46,7 @@ def split_summary(
 ) -> dict[str, Any]:
     """Return the score with its interval per arm and over arms, the worst arm, and counts, for one split."""
     primary = config.by_greedy
-    mine = [row for row in rows if row.split == split]
+    mine = [row for row in rows if row.split == split and row.sample >= -1]
     means = task_means(mine, split, greedy=primary)
     lost = sorted({row.arm for row in mine} - means.keys())
     if lost or not means:

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
+from instar.components.derived.rule import Rule
+from instar.components.derived.templates import Wording
 from instar.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecycleConfig:
+    """Derived tasks made of every step's attempts (SPARK section 2). `published` gives the rule of the release."""
+
+    wording: Wording = "words"
+    """`words` for language models, `terse` for character models."""
+    rule: Rule = field(default_factory=Rule)
+    max_age: int = 8
+    """Most updates between the policy that wrote an attempt and the one that judges it; 0 has no limit."""
+    max_size: int = 512
+    """Most tasks in the cache, the oldest go first; 0 has no limit."""
+    max_chars: int = 16_000
+    """Longest prompt; a longer one is not made."""
+    remember: int = 32
+    """Steps in which no task of equal parent, shown texts and template family is made again; 0 allows repeats."""
+    keep_truncated: bool = False
+    """Make tasks of attempts that the length limit cut. Their label is "wrong" whatever they were about to say."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below zero, shares that are none, and a reflection that only confirms."""
+        rule = self.rule
+        shares = {"rule.pair_share": rule.pair_share, "rule.known_wrong_share": rule.known_wrong_share}
+        counts = {"rule.judges": rule.judges, "rule.reflections": rule.reflections, "max_age": self.max_age}
+        counts |= {"max_size": self.max_size, "max_chars": self.max_chars - 1, "remember": self.remember}
+        checks = [(name, 0.0 <= value <= 1.0, "in 0..1", value) for name, value in shares.items()]
+        checks += [(name, value >= 0, "not negative", value) for name, value in counts.items()]
+        checks.append(("rule.confirm_share", 0.0 <= rule.confirm_share <= 0.9, "in 0..0.9", rule.confirm_share))
+        for name, holds, expected, found in checks:
+            if not holds:
+                raise ConfigError(
+                    expected=expected, found=f"{found}", where=f"reward.recycle.{name}", action="correct the value"
+                )
+
+    @classmethod
+    def published(cls, wording: Wording = "words") -> RecycleConfig:
+        """Return the rule as released: labels follow the policy, truncated attempts count as wrong, no age, no size, repeats."""
+        rule = Rule(balance="none", confirm_share=0.0)
+        return cls(wording=wording, rule=rule, max_age=0, max_size=0, remember=0, keep_truncated=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +66,8 @@ class VerifyConfig(Piece):
     format_reward: float = 0.0
     failed_limit: float = 0.1
     style: Literal["boxed", "line", "tag"] = "boxed"
+    recycle: RecycleConfig | None = None
+    """Make derived tasks of the attempts; without it the table of derived tasks stays empty."""
 
     def __post_init__(self) -> None:
         """Refuse a format reward that pays as much as a right answer, and a limit that is not a share."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from instar.artifact import Policy, Rollouts, Scores, Tasks
+from instar.components.derived.item import is_derived
 from instar.components.reward.config import VerifyConfig
+from instar.components.reward.recycle import read_cache, recycle, summary_by_kind, write_cache
 from instar.components.reward.verifiers import VERSION, Failed, Score, Verdict, chance, verify
 from instar.components.task_table import lookup
 from instar.components.tokenizer import load_tokenizer
@@ -15,18 +17,32 @@ from instar.contract import Context, Metrics
 from instar.errors import ContractError, RewardError
 from instar.rows import RolloutRow, ScoreRow, TaskRow
 
+if TYPE_CHECKING:
+    from instar.components.reward.stage import Ins, Outs
+
 Decode = Callable[[list[int]], str]
 
 
-def score(
-    tasks: Tasks, rollouts: Rollouts, policy: Policy, scores: Scores, config: VerifyConfig, ctx: Context
-) -> Metrics:
-    """Verify the answers of all rollouts and write their scores."""
-    rows = rollouts.read()
-    attempted = lookup(tasks, {row.task_id for row in rows}, ctx.resident)
-    found = score_rollouts(attempted, rows, load_tokenizer(policy).decode, config)
-    scores.write(found)
-    return summary(attempted, rows, found)
+def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
+    """Verify the answers of all rollouts, write their scores, and make tasks of the attempts if `recycle` says so."""
+    rows, tokenizer = ins.rollouts.read(), load_tokenizer(ins.policy)
+    wanted = {row.task_id for row in rows}
+    attempted = lookup(ins.tasks, wanted, ctx.resident)
+    if ins.derived is not None:
+        attempted |= lookup(ins.derived, wanted, ctx.resident)
+    found = score_rollouts(attempted, rows, tokenizer.decode, config)
+    outs.scores.write(found)
+    metrics = summary(attempted, rows, found) | summary_by_kind(attempted, rows, found)
+    if config.recycle is None:
+        outs.derived.write([])
+        return metrics
+
+    def text_of(rollout: RolloutRow) -> str:
+        return tokenizer.decode(answer_tokens(rollout))
+
+    cache, made = recycle(attempted, rows, found, text_of, read_cache(ins.derived, ctx), config, ctx)
+    write_cache(outs.derived, cache)
+    return metrics | made
 
 
 def score_rollouts(
@@ -86,7 +102,7 @@ def check_coverage(rollout_ids: Sequence[str], scores: Sequence[ScoreRow]) -> No
 
 
 def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores: Sequence[ScoreRow]) -> Metrics:
-    """Return shares over all rollouts, and means over the scored ones, which are left out when nothing was scored."""
+    """Return shares over all rollouts, and means over the scored ones at ordinary tasks, left out when there are none."""
     count = len(scores)
     lengths = [sum(s.end - s.start for s in r.steps if s.role == "action") for r in rollouts]
     metrics: Metrics = {
@@ -96,7 +112,11 @@ def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores
         "truncated_share": sum(r.truncated for r in rollouts) / count,
         "length_mean": sum(lengths) / count,
     }
-    scored = [(r, s) for r, s in zip(rollouts, scores, strict=True) if s.status == "scored"]
+    scored = [
+        (r, s)
+        for r, s in zip(rollouts, scores, strict=True)
+        if s.status == "scored" and not is_derived(tasks[r.task_id])
+    ]
     if scored:
         metrics |= {
             "accuracy": math.fsum(s.correct or 0.0 for _, s in scored) / len(scored),

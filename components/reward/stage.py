@@ -3,7 +3,8 @@
 Strategies: `verify` answers (SEC sections 3 and 7.4), `refine` logged windows in hindsight (Decision Mamba section 4).
 `correct`, `format_ok` and `reward` stay separate columns, because a curriculum that sees only their sum mistakes
 formatting for learning. Invariants: every rollout has exactly one score; a verifier that failed leaves the numbers
-empty; truncated rollouts are scored like any other and counted.
+empty; truncated rollouts are scored like any other and counted. Rules score every kind of task, those of judging included:
+what a policy thinks of an answer is never a reward. With `recycle`, attempts become tasks of later steps (SPARK section 2).
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from instar.contract import Context, Metrics, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Rollouts, the tasks they attempt, the policy that acted, and the logged trajectories, if there are any."""
+    """Rollouts, the tasks they attempt, the policy that acted; logged trajectories and tasks made by the evolution, if there are
+    any."""
 
     tasks: Tasks
     rollouts: Rollouts
     policy: Policy
     data: Rollouts | None = None
+    derived: Tasks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """One score per rollout, in the order of the rollouts."""
+    """One score per rollout, in the order of the rollouts, and the tasks made and not yet tried, oldest first."""
 
     scores: Scores
+    derived: Tasks
 
 
 def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
@@ -38,11 +42,12 @@ def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
         case VerifyConfig():
             from instar.components.reward.score import score
 
-            return score(ins.tasks, ins.rollouts, ins.policy, outs.scores, config, ctx)
+            return score(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
         case RefineConfig():
             from instar.components.reward.refine import refine
 
+            outs.derived.write([])
             return refine(ins.rollouts, ins.policy, ins.data, outs.scores, config, ctx)
 
 
-STAGE = Stage("reward", Ins, Outs, Config, reward, version=2)
+STAGE = Stage("reward", Ins, Outs, Config, reward, version=3)

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from instar.components.derived.item import style_of
 from instar.components.reward.expression import ExpressionError, evaluate_tokens, integers, tokenise
 from instar.components.reward.extract import extract
+from instar.components.reward.labels import read_label
 from instar.errors import ContractError, nearest
 from instar.rows import TaskRow
 
@@ -74,6 +76,15 @@ def exact(answer: str, reference: Reference) -> Verdict:
     return _judge(pair[0] == pair[1])
 
 
+def label(answer: str, reference: Reference) -> Verdict:
+    """Compare a class label with the expected one of `labels`; what is none of them is wrong and badly formatted."""
+    labels, expected = [_text(name) for name in reference["labels"]], _text(reference["answer"])
+    if expected not in labels:
+        raise ValueError(f"answer {expected!r} is none of {labels}")
+    found = read_label(answer, labels)
+    return Score(correct=float(found == expected), format_ok=found is not None)
+
+
 def zebra(answer: str, reference: Reference) -> Verdict:
     """Compare a name without case and surrounding blanks."""
     return exact(answer, {"answer": reference["answer"], "casefold": True})
@@ -111,6 +122,7 @@ def countdown(answer: str, reference: Reference) -> Verdict:
 
 VERIFIERS: dict[str, Verifier] = {
     "exact": exact,
+    "label": label,
     "zebra": zebra,
     "arc1d": arc1d,
     "number": number,
@@ -119,7 +131,7 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 def verify(task: TaskRow, text: str, style: str) -> Verdict:
-    """Extract the answer of a completion and judge it.
+    """Extract the answer of a completion and judge it; a derived task has the style of its wording, any other has `style`.
 
     An unknown verifier or style raises; anything else is a verdict.
     """
@@ -130,7 +142,7 @@ def verify(task: TaskRow, text: str, style: str) -> Verdict:
             where=f"Tasks:verifier of {task.task_id}",
             action=nearest(task.verifier, VERIFIERS),
         )
-    answer = extract(text, style)
+    answer = extract(text, style_of(task, style))
     try:
         reference = json.loads(task.reference)
         verdict = VERIFIERS[task.verifier](answer or "", reference)

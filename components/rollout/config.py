@@ -14,17 +14,29 @@ from instar.errors import ConfigError
 class EngineConfig:
     """How samples are computed. None of these settings changes the distribution sampled from, up to rounding."""
 
-    name: Literal["transformers"] = "transformers"
+    name: Literal["transformers", "vllm"] = "transformers"
     max_rows: int = 512
     """Samples decoded at once; the key-value cache grows with it."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """`auto` keeps the precision the policy was stored in."""
+    """`auto` keeps the precision the policy was stored in; bfloat16 on a CPU without it is computed in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA when there is one."""
+    forward: Literal["auto", "stock"] = "auto"
+    """`auto` decodes the Llama family on a path of its own, the rest by transformers; `stock` takes transformers always."""
+    memory_share: float = 0.5
+    """Share of the device's memory that `vllm` takes for weights, keys and values while it is awake."""
+    lora_rank: int = 0
+    """Rank of adapters that `vllm` serves beside the base weights it holds; 0 loads the merged weights of every policy."""
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:
             raise _wrong("at least 1", self.max_rows, "rollout.engine.max_rows", "raise it")
+        if not 0 < self.memory_share <= 1:
+            raise _wrong("a share in (0, 1]", self.memory_share, "rollout.engine.memory_share", "correct the value")
+
+
+BF16 = EngineConfig(dtype="bfloat16")
+"""What belongs to an update in bfloat16: the float32 weights that it keeps are another policy than the rounded ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,8 @@ class SampleConfig(Piece):
     """Recorded log-probabilities are those of the distribution sampled from, at this temperature."""
     allow_tempered: bool = False
     """Accept a temperature other than 1, although the trainer scores the same tokens at temperature 1."""
+    stop: tuple[str, ...] = ()
+    """An answer ends with the first token after which its text holds one of these strings; that token is kept."""
     shards: int = 1
     """Parts in which a batch is sampled, each by a pod of its own on a cluster."""
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -52,6 +66,8 @@ class SampleConfig(Piece):
             raise _wrong("at least 1", self.shards, "rollout.shards", "raise it")
         if self.max_new_tokens < 1:
             raise _wrong("at least 1", self.max_new_tokens, "rollout.max_new_tokens", "raise it")
+        if not all(self.stop):
+            raise _wrong("strings with at least one character", self.stop, "rollout.stop", "leave the empty one out")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise _wrong(
                 "a positive number", self.temperature, "rollout.temperature", "greedy answers belong to evaluate"

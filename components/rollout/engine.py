@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Action tokens, the stop token included, with the log-probability each had when it was chosen."""
+    """Action tokens, the one that ended the sample included, with the log-probability each had when it was chosen."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -47,10 +47,15 @@ class Engine(Protocol):
         """Digest of the weights that are served now."""
         ...
 
-    def sample(self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float) -> list[list[Sample]]:
+    def sample(
+        self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float, stop: tuple[str, ...] = ()
+    ) -> list[list[Sample]]:
         """Return the samples of each request, in order. Temperature 0 takes the likeliest token.
 
-        Log-probabilities belong to the distribution sampled from; at temperature 0 to the untempered one.
+        A sample ends with a stop token of the policy, or with the first token after which the decoded action text holds
+        one of the strings `stop`; that token is kept and `truncated` is False. Special tokens have no text. Otherwise
+        it is cut at `max_new_tokens`. Log-probabilities belong to the distribution sampled from; at temperature 0 to the
+        untempered one.
         """
         ...
 
@@ -61,8 +66,15 @@ def _transformers(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
     return cast(Engine, TransformersEngine.open(config, policy, ctx))
 
 
+def _vllm(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
+    from instar.components.rollout.vllm_engine import VllmEngine
+
+    return cast(Engine, VllmEngine.open(config, policy, ctx))
+
+
 ENGINES: dict[str, Callable[[EngineConfig, Policy, Context], Engine]] = {
     "transformers": _transformers,  # stock causal language models, on CPU or CUDA
+    "vllm": _vllm,  # the same on CUDA, by vLLM in this process
 }
 
 
@@ -84,6 +96,13 @@ def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
     engine: Engine = kept[1]
     check_served(engine, policy)
     return engine
+
+
+def rest(engine: Engine) -> None:
+    """Let an engine that can give its device's memory to the update do so; it wakes for its next sample."""
+    sleep = getattr(engine, "rest", None)
+    if sleep is not None:
+        sleep()
 
 
 def check_served(engine: Engine, policy: Policy) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 from instar.artifact import Policy, Rollouts, Tasks
 from instar.components.rollout.config import SampleConfig
@@ -20,22 +19,29 @@ from instar.components.rollout.engine import (
     check_canary,
     check_served,
     open_engine,
+    rest,
 )
+from instar.components.rollout.stops import holds
+from instar.components.task_table import lookup
 from instar.components.tokenizer import TextTokenizer, load_tokenizer
 from instar.contract import PERF, Context, Metrics
 from instar.errors import ContractError, EngineError
-from instar.rows import BatchRow, RolloutRow, Step
+from instar.rows import BatchRow, RolloutRow, Step, TaskRow
 
-_TASKS = "rollout/tasks"
 _PARTS = 4  # engine batches between two heartbeats
 
 
 def sample(
-    policy: Policy, tasks: Tasks, slots: Sequence[BatchRow], rollouts: Rollouts, config: SampleConfig, ctx: Context
+    policy: Policy,
+    pools: Sequence[Tasks],
+    slots: Sequence[BatchRow],
+    rollouts: Rollouts,
+    config: SampleConfig,
+    ctx: Context,
 ) -> Metrics:
-    """Sample `group_size` answers to every prompt slot."""
+    """Sample `group_size` answers to every prompt slot of a task in `pools`."""
     engine = open_engine(config.engine, policy, ctx)
-    tokenizer, prompts = load_tokenizer(policy), prompt_index(tasks, ctx)
+    tokenizer, prompts = load_tokenizer(policy), prompts_of(pools, slots, ctx)
     requests = [_request(slot, prompts, tokenizer, ctx) for slot in slots]
     start = time.perf_counter()
     rows: list[RolloutRow] = []
@@ -46,37 +52,39 @@ def sample(
     check_served(engine, policy)
     canary = canary_logprob(engine, tokenizer.vocab_size)
     check_canary(ctx, policy, canary)
+    rest(engine)
     rollouts.write(rows)
     metrics = describe(rows)
     speed = metrics["tokens"] / seconds if rows else 0.0
     return {**metrics, "canary_logprob": canary, f"{PERF}tokens_per_s": speed}
 
 
-def prompt_index(tasks: Tasks, ctx: Context) -> dict[str, tuple[str, str]]:
-    """Return task id -> (arm, prompt), read once per digest and kept while the process lives."""
-    kept = ctx.resident.get(_TASKS)
-    if kept is not None and tasks.digest and kept[0] == tasks.digest:
-        return cast(dict[str, tuple[str, str]], kept[1])
-    table = tasks.table()
-    columns = (table.column(name).to_pylist() for name in ("task_id", "arm", "prompt"))
-    index = {task_id: (arm, prompt) for task_id, arm, prompt in zip(*columns, strict=True)}
-    ctx.resident[_TASKS] = (tasks.digest, index)
-    return index
+def prompts_of(pools: Sequence[Tasks], slots: Sequence[BatchRow], ctx: Context) -> dict[str, TaskRow]:
+    """Return the tasks that were drawn by id, from the pools that hold them."""
+    wanted = {slot.task_id for slot in slots}
+    found: dict[str, TaskRow] = {}
+    for pool in pools:
+        found |= lookup(pool, wanted, ctx.resident)
+    return found
 
 
-def check_sample(sample: Sample, request: Request, eos_ids: frozenset[int], max_new_tokens: int) -> None:
-    """Raise `EngineError` unless the sample ends with its only stop token or was cut, one log-probability per token.
+def check_sample(sample: Sample, request: Request, tokenizer: TextTokenizer, config: SampleConfig) -> None:
+    """Raise `EngineError` unless the sample ends with its first stop or was cut, one log-probability per token.
 
-    An engine that takes its tokens from text loses stop tokens or changes the count; both show here.
+    A stop is a stop token, or the token that completes a stop string. An engine that takes its tokens from text loses
+    stop tokens, cuts behind a stop string or changes the count; all of it shows here.
     """
-    ids = sample.token_ids
+    ids, eos_ids, limit = sample.token_ids, tokenizer.eos_ids, config.max_new_tokens
     stops = [i for i, token in enumerate(ids) if token in eos_ids]
-    cut = sample.truncated and not stops and len(ids) == max_new_tokens
-    ended = not sample.truncated and stops == [len(ids) - 1] and len(ids) <= max_new_tokens
-    if len(ids) != len(sample.logprobs) or not (cut or ended):
+    early, late = (bool(config.stop) and holds(tokenizer.decode(part), config.stop) for part in (ids[:-1], ids))
+    cut = sample.truncated and not stops and not late and len(ids) == limit
+    ended = not sample.truncated and not early and len(ids) <= limit and (stops or late)
+    if len(ids) != len(sample.logprobs) or stops not in ([], [len(ids) - 1]) or not (cut or ended):
         raise EngineError(
-            expected=f"tokens up to the first of {sorted(eos_ids)} or {max_new_tokens} cut, one log-probability each",
-            found=f"{len(ids)} tokens, {len(sample.logprobs)} log-probabilities, stops at {stops}, "
+            expected=f"tokens up to the first of {[*sorted(eos_ids), *config.stop]} or {limit} cut, "
+            "one log-probability each",
+            found=f"{len(ids)} tokens, {len(sample.logprobs)} log-probabilities, stop tokens at {stops}, "
+            f"stop string {'before the last token' if early else 'at the last token' if late else 'nowhere'}, "
             f"truncated {sample.truncated}",
             where=f"request {request.request_id}",
             action="return the sampled ids themselves, never ids encoded from text",
@@ -106,17 +114,17 @@ def check_append_only(row: RolloutRow, prompt_ids: Sequence[int]) -> None:
     )
 
 
-def _request(slot: BatchRow, prompts: dict[str, tuple[str, str]], tokenizer: TextTokenizer, ctx: Context) -> Request:
-    arm, prompt = prompts.get(slot.task_id, ("", ""))
-    if arm != slot.arm:
+def _request(slot: BatchRow, prompts: dict[str, TaskRow], tokenizer: TextTokenizer, ctx: Context) -> Request:
+    task = prompts.get(slot.task_id)
+    if task is None or task.arm != slot.arm:
         raise ContractError(
             expected=f"task {slot.task_id} of arm {slot.arm}",
-            found=f"a task of arm {arm}" if arm else "no such task",
+            found=f"a task of arm {task.arm}" if task else "no such task",
             where=f"batch slot {slot.slot}",
             action="draw from the task pools that the rollout reads",
         )
     seeds = [ctx.seed(f"{slot.group_id}/{i}") for i in range(slot.group_size)]
-    return Request(request_id=slot.group_id, prompt_ids=tokenizer.encode(prompt), seeds=seeds)
+    return Request(request_id=slot.group_id, prompt_ids=tokenizer.encode_prompt(task.prompt, task.form), seeds=seeds)
 
 
 Drawn = tuple[BatchRow, Request]
@@ -138,11 +146,13 @@ def _part(
     engine: Engine, drawn: list[Drawn], tokenizer: TextTokenizer, config: SampleConfig, policy: Policy
 ) -> list[RolloutRow]:
     requests = [request for _, request in drawn]
-    groups = engine.sample(requests, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
+    groups = engine.sample(
+        requests, max_new_tokens=config.max_new_tokens, temperature=config.temperature, stop=config.stop
+    )
     rows = []
     for (slot, request), samples in zip(drawn, groups, strict=True):
         for i, (seed, sample) in enumerate(zip(request.seeds, samples, strict=True)):
-            check_sample(sample, request, tokenizer.eos_ids, config.max_new_tokens)
+            check_sample(sample, request, tokenizer, config)
             row = _row(slot, request.prompt_ids, f"{slot.group_id}/{i}", sample, seed, policy)
             check_append_only(row, request.prompt_ids)
             rows.append(row)

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instar.kernels.decode import cpp
+from instar.kernels.decode import dispatch as kernels
+
 _ONE_LEVEL = 1024
 _BLOCK = 256
 
@@ -27,18 +30,26 @@ def uniforms(seeds: Sequence[int], num_positions: int) -> Tensor:
     return torch.from_numpy((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
+def pick(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """Draw as `draw` does, by the C++ kernel where it is built."""
+    if kernels.draws(logits.dtype, logits.device.type):
+        return cpp.draw(logits, uniform, temperature)
+    return draw(logits, uniform, temperature)
+
+
 def draw(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
     """Return token ids int64 [R] and their log-probabilities float32 [R] from logits [R, V].
 
     `uniform` float64 [R] picks tokens by inverse CDF of softmax(logits / temperature); None takes the likeliest token
     and scores it at temperature 1. A row that is not finite gives a log-probability that is not finite.
     """
-    scores = logits.float()
     if uniform is None:
+        scores = logits.float()
         top, token = scores.max(dim=-1)
         total = torch.exp(scores - top[:, None]).sum(dim=-1, dtype=torch.float64)
         return token, -total.log().float()
-    probabilities = torch.softmax(scores if temperature == 1.0 else scores / temperature, dim=-1)
+    scores = logits if temperature == 1.0 else logits.float() / temperature
+    probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32)
     token = _invert(probabilities, uniform)
     return token, probabilities.gather(1, token[:, None])[:, 0].double().log().float()
 
@@ -54,7 +65,8 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
         cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
         token, _ = _locate(cumulative, uniform * cumulative[:, -1])
         return token
-    blocks = torch.nn.functional.pad(weights, (0, -vocab % _BLOCK)).view(rows, -1, _BLOCK)
+    missing = -vocab % _BLOCK
+    blocks = (torch.nn.functional.pad(weights, (0, missing)) if missing else weights).view(rows, -1, _BLOCK)
     sums = blocks.sum(dim=-1).double()
     cumulative = sums.cumsum(dim=-1)
     block, below = _locate(cumulative, uniform * cumulative[:, -1])

@@ -15,12 +15,13 @@ from instar.contract import Context, Metrics, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """The acting policy, the tasks, the drawn ones, and the logged trajectories, if there are any."""
+    """The acting policy, the tasks, the drawn ones; logged trajectories and tasks made by the evolution, if there are any."""
 
     policy: Policy
     tasks: Tasks
     batch: Batch
     data: Rollouts | None = None
+    derived: Tasks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,13 @@ def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
         case SampleConfig():
             from instar.components.rollout.sample import sample
 
-            return sample(ins.policy, ins.tasks, slots, outs.rollouts, config, ctx)
+            return sample(
+                ins.policy, [t for t in (ins.tasks, ins.derived) if t is not None], slots, outs.rollouts, config, ctx
+            )
         case ProposeConfig():
             from instar.components.rollout.propose import propose
 
             return propose(ins.policy, ins.tasks, slots, ins.data, outs.rollouts, config, ctx)
 
 
-STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=2)
+STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=4)

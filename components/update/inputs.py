@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
+import torch
 
 from instar.artifact import Policy, TrainerState
-from instar.components.policy_io import load_model
+from instar.components.policy_io import cast_copy, load_model
 from instar.components.update.advantages import Ints
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
-from instar.components.update.learner import device, master_dtype
+from instar.components.update.learner import device
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, LedgerError
 
@@ -68,14 +68,32 @@ def check_rollouts(data: Experience, policy: Policy, config: PolicyGradientConfi
         )
 
 
+def needs_reference(reference: Policy | None, policy: Policy, config: PolicyGradientConfig) -> bool:
+    """Whether a KL term needs weights of its own: not where the reference is the policy itself."""
+    same = reference is not None and bool(reference.digest) and reference.digest == policy.digest
+    return config.kl.place != "none" and reference is not None and not same
+
+
 def reference_model(reference: Policy | None, policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Any:
-    """Return the frozen model, or None when no KL term needs it or when it is the policy itself."""
-    if config.kl.place == "none" or reference is None or (reference.digest and reference.digest == policy.digest):
+    """Return the frozen model in the type of the forward pass, or None when no KL term needs it or it is the policy itself.
+
+    It stays resident under `("reference", digest, type)`.
+    """
+    if reference is None or not needs_reference(reference, policy, config):
         return None
-    model: Any = load_model(reference, ctx)
-    if model.dtype != master_dtype(config) or model.device.type != device(config):
-        model = copy.deepcopy(model).to(device=device(config), dtype=master_dtype(config))
-    return model
+    key = ("reference", reference.digest, config.dtype)
+    found: Any = ctx.resident.get(key) if reference.digest else None
+    if found is None:
+        shared = bool(reference.digest) and ("model", reference.digest) in ctx.resident
+        found = load_model(reference, ctx)
+        kind, place = getattr(torch, config.dtype), device(config)
+        if found.dtype != kind or found.device.type != place:
+            if not shared:  # nobody else asked for it: do not keep it in two types
+                ctx.resident.pop(("model", reference.digest), None)
+            found = cast_copy(found, kind, place)
+        if reference.digest:
+            ctx.resident[key] = found
+    return found
 
 
 def dumper(data: Experience, rollouts: pa.Table, scores: pa.Table, folder: Path) -> Callable[[Ints], Path]:

@@ -1,49 +1,82 @@
-"""The model being trained with everything that trains it: adapters, value head, optimiser; and their state on disk.
+"""The model being trained with everything that trains it: adapters, value head, optimiser; and their state.
 
 `trainer.json` names the policy the state belongs to by a hash of its weights, so a state cannot continue another
 policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
-`base.safetensors` holds the unmerged matrices.
+`base.safetensors` holds the unmerged matrices. What the files hold also stays in memory as `Kept`, under
+`("pending-trainer", str(folder))` and, after the commit, `("trainer", digest)`: the next update in the same process reads
+no file. Outputs that do not outlive the process (`ctx.durable` is false) have it there alone; their `optimizer.safetensors`
+is empty.
 """
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from instar.artifact import TrainerState
+from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import fingerprint
 from instar.components.update import lora
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_head
+from instar.components.update.forward import as_loaded
+from instar.components.update.kept import Kept, broken, take_kept, versions
 from instar.components.update.optimizer import Optimizer
+from instar.components.update.parallel.ranks import Ranks
+from instar.components.update.working import Working
 from instar.contract import Context
-from instar.errors import ConfigError, LedgerError
+from instar.errors import ConfigError
 
 FORMAT = 1
 
 
 class Learner:
-    """`model` is the transformers model whose forward pass runs; adapters, if any, are inside it."""
+    """`model` holds the weights that are trained, adapters, if any, inside it; `compute` runs the forward passes.
 
-    def __init__(self, model: Any, config: PolicyGradientConfig, ctx: Context, saved: TrainerState | None) -> None:
-        self.config, self.updates = config, 0
+    They are one, or `compute` is the bfloat16 copy of `model`.
+    """
+
+    def __init__(
+        self, model: Any, config: PolicyGradientConfig, ctx: Context, saved: TrainerState | None, digest: str = ""
+    ) -> None:
+        """`digest` names the policy `model` came from."""
+        self.config, self.updates, self.ranks = config, 0, Ranks()
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
-        if record is not None:
-            _check_record(record, model, config, saved)
         self.device = device(config)
         self.model: Any = model.to(device=self.device, dtype=master_dtype(config)).eval()
+        kept = take_kept(saved, self.model, record, ctx)
+        if record is not None:
+            _check_record(record, self.model if kept is None else None, config, saved)
+        self._base: dict[str, str] | None = None
+        if config.lora is not None:
+            fresh = {"digest": digest, "fingerprint": ""}
+            self._base = record["base"] if record else fresh | {"fingerprint": fingerprint(self.model)}
         self._lora: Any = lora.attach(self.model, config.lora, ctx.seed("lora")) if config.lora else None
         self.critic: nn.Linear | None = None
         if config.baseline == "critic":
             head = self.model.get_output_embeddings()
             self.critic = value_head(head.weight.shape[1]).to(device=self.device, dtype=head.weight.dtype)
-        if config.gradient_checkpointing:
-            _checkpoint(self.model)
-        self.optimizer = Optimizer(config, self.trained())
+        self.optimizer = Optimizer(config, self.trained(), fresh=record is None)
         if record is not None and saved is not None:
-            self._load(saved, record)
+            self._load(saved, record, kept)
+        self.working = self._working(kept) if config.dtype == "bfloat16" else None
+        self.compute: Any = self.model if self.working is None else self.working.model
+        if config.gradient_checkpointing == "on":
+            recompute_layers(self.compute)
+
+    def _working(self, kept: Kept | None) -> Working:
+        if kept is not None and kept.working is not None and kept.working.fits(self.model):
+            return kept.working
+        return Working(self.model)
+
+    def step(self) -> float:
+        """Take one optimiser step and return the norm of the gradient before clipping."""
+        norm = self.optimizer.step()
+        if self.working is not None:
+            self.working.refresh()
+        return norm
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """Return name and parameter of everything the optimiser changes."""
@@ -52,56 +85,74 @@ class Learner:
             named += [(f"critic.{name}", p) for name, p in self.critic.named_parameters()]
         return named
 
-    def save(self, target: TrainerState, normalisers: list[float]) -> Any:
-        """Write the state, merge adapters and return the plain model. The learner must not be used afterwards."""
+    def export_adapter(self, policy: Policy) -> None:
+        """Write the adapter, if there is one, into the policy's folder; before `save`, which merges it."""
+        if self._lora is not None and self._base is not None:
+            lora.export(self._lora, policy.path / lora.ADAPTER, self._base)
+
+    def save(self, target: TrainerState, normalisers: list[float], ctx: Context) -> Any:
+        """Write and keep the state, merge adapters, return the plain model. The learner must not be used afterwards."""
         from safetensors.torch import save_file
 
         tensors = self.optimizer.tensors()
         if self.critic is not None:
-            tensors |= {f"critic/{name}": p for name, p in self.critic.named_parameters()}
+            tensors |= {f"critic/{name}": p.detach() for name, p in self.critic.named_parameters()}
+        base: dict[str, Tensor] = {}
         if self._lora is not None:
-            tensors |= {f"adapter/{name}": p for name, p in lora.adapters(self._lora).items()}
-            save_file(_contiguous(lora.base_weights(self._lora)), target.path / "base.safetensors")
-        save_file(_contiguous(tensors), target.path / "optimizer.safetensors")
+            tensors |= {f"adapter/{name}": p.detach() for name, p in lora.adapters(self._lora).items()}
+            base = {name: p.detach().clone() for name, p in lora.base_weights(self._lora).items()}
+        save_file(_contiguous(tensors) if ctx.durable else {}, target.path / "optimizer.safetensors")
+        if base and ctx.durable:
+            save_file(_contiguous(base), target.path / "base.safetensors")
         model = self._finish()
+        self.fingerprint = fingerprint(model)
         record = {
             "format": FORMAT,
-            "fingerprint": fingerprint(model),
+            "fingerprint": self.fingerprint,
             "optimizer_steps": self.optimizer.steps,
             "adam_steps": self.optimizer.adam_steps(),
             "updates": self.updates,
             "critic": self.critic is not None,
             "lora": None if self.config.lora is None else {"r": self.config.lora.r, "alpha": self.config.lora.alpha},
+            "base": self._base,
             "normalisers": normalisers,
         }
-        target.write_json("trainer.json", record)
+        target.write_json("trainer.json", record if ctx.durable else record | {"resident": True})
+        # A device's memory belongs to the sampler now; files of adapters are small next to the base they came from.
+        if not ctx.durable or (self.device == "cpu" and self._lora is None):
+            ctx.resident[("pending-trainer", str(target.path))] = Kept(
+                model=weakref.ref(model),
+                versions=versions(model),
+                tensors={name: value.cpu() for name, value in tensors.items()},
+                base={name: value.cpu() for name, value in base.items()},
+                working=self.working if self._lora is None else None,
+            )
         return model
 
     def _finish(self) -> Any:
         self.optimizer.zero_grad()
-        if self.config.gradient_checkpointing:
-            self.model.activation_checkpointing_disable()
+        as_loaded(self.compute)
+        if self.config.gradient_checkpointing == "on":
+            self.compute.activation_checkpointing_disable()
+            self.compute.eval()
         model = self.model if self._lora is None else lora.merge(self._lora)
         return model.eval()
 
-    def _load(self, saved: TrainerState, record: dict[str, Any]) -> None:
-        from safetensors.torch import load_file
-
-        tensors = load_file(saved.path / "optimizer.safetensors")
+    def _load(self, saved: TrainerState, record: dict[str, Any], kept: Kept | None) -> None:
         parts: dict[str, dict[str, Tensor]] = {"critic": {}, "adapter": {}, "moments": {}}
-        for key, value in tensors.items():
+        for key, value in (_read(saved, "optimizer") if kept is None else kept.tensors).items():
             head, _, name = key.partition("/")
             parts.get(head, parts["moments"])[name if head in parts else key] = value
         complete = True
         if self.critic is not None:
             complete &= lora.restore(dict(self.critic.named_parameters()), parts["critic"])
         if self._lora is not None:
-            base = saved.path / "base.safetensors"
-            complete &= base.is_file() and lora.restore(lora.base_weights(self._lora), load_file(base))
+            base = _read(saved, "base") if kept is None else kept.base
+            complete &= lora.restore(lora.base_weights(self._lora), base)
             complete &= lora.restore(lora.adapters(self._lora), parts["adapter"])
         if not complete:
-            raise _broken("critic and adapters of this model", "missing or other shapes", saved)
-        self.optimizer.load(record["optimizer_steps"], record["adam_steps"], parts["moments"])
+            raise broken("critic and adapters of this model", "missing or other shapes", saved)
+        self.optimizer.load(record["optimizer_steps"], record["adam_steps"], parts["moments"], adopt=kept is not None)
         self.updates = record["updates"]
 
 
@@ -119,25 +170,26 @@ def master_dtype(config: PolicyGradientConfig) -> torch.dtype:
 
 
 def _check_record(record: dict[str, Any], model: Any, config: PolicyGradientConfig, saved: TrainerState | None) -> None:
+    """`model` is None where the state is known to be its."""
     if record.get("format") != FORMAT:
-        raise _broken(f"format {FORMAT}", str(record.get("format")), saved)
-    if record["fingerprint"] != fingerprint(model):
-        raise _broken("the trainer state of this policy", "the state of another policy", saved)
+        raise broken(f"format {FORMAT}", str(record.get("format")), saved)
+    if model is not None and record["fingerprint"] != fingerprint(model):
+        raise broken("the trainer state of this policy", "the state of another policy", saved)
     adapters = None if config.lora is None else {"r": config.lora.r, "alpha": config.lora.alpha}
     if record["lora"] != adapters or record["critic"] != (config.baseline == "critic"):
-        raise _broken(
+        raise broken(
             f"lora {record['lora']}, critic {record['critic']}, as when it was written", f"lora {adapters}", saved
         )
 
 
-def _broken(expected: str, found: str, saved: TrainerState | None) -> LedgerError:
-    where = f"trainer {saved.digest or saved.path}" if saved else "trainer"
-    return LedgerError(
-        expected=expected, found=found, where=where, action="restore policy and trainer of the same step"
-    )
+def _read(saved: TrainerState, name: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    file = saved.path / f"{name}.safetensors"
+    return load_file(file) if file.is_file() else {}
 
 
-def _checkpoint(model: Any) -> None:
+def recompute_layers(model: Any) -> None:
     """Recompute layers in backward. Only the layers are in training mode; their children stay without dropout."""
     model.activation_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():

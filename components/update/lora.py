@@ -3,11 +3,17 @@
 A merged weight is rounded, so training could not continue exactly from it. The trainer state therefore keeps the
 adapter and the unmerged values of the adapted matrices; the latter never change, so a content-addressed store keeps
 them once.
+
+The policy folder holds the merged weights, because whoever loads it with transformers must get the policy and not its
+base, and beside them `adapter/` in peft's format, a few megabytes: an engine that already holds the base needs nothing
+else. `adapter/base.json` says which base that is.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +23,8 @@ from instar import seeds
 from instar.components.update.config import LoraConfig
 from instar.errors import ConfigError
 
+ADAPTER = "adapter"
+"""Folder of a policy that holds its adapter."""
 _BASE = ".base_layer.weight"
 
 
@@ -64,6 +72,31 @@ def adapters(wrapped: Any) -> dict[str, Tensor]:
 def base_weights(wrapped: Any) -> dict[str, Tensor]:
     """Return the adapted matrices without their adapters, by name."""
     return {name: p for name, p in wrapped.named_parameters() if name.endswith(_BASE)}
+
+
+def export(wrapped: Any, folder: Path, base: dict[str, str]) -> None:
+    """Write the adapter as peft does, and `base.json`: digest and float32 fingerprint of the policy it adds to.
+
+    The bytes depend on the adapter and `base` alone.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name.replace(".default.", "."): p.detach().cpu().contiguous() for name, p in adapters(wrapped).items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base["digest"],
+        "inference_mode": True,
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "r": wrapped.peft_config["default"].r,
+        "lora_alpha": wrapped.peft_config["default"].lora_alpha,
+        "target_modules": sorted(wrapped.peft_config["default"].target_modules),
+    }
+    for name, value in (("adapter_config.json", settings), ("base.json", base)):
+        (folder / name).write_text(json.dumps(value, sort_keys=True, indent=1) + "\n")
 
 
 def restore(named: dict[str, Tensor], saved: dict[str, Tensor]) -> bool:

@@ -48,7 +48,8 @@ def lr_factor(config: Settings, step: int) -> float:
 class Optimizer:
     """AdamW over named parameters; names with prefix `critic.` use `critic_lr`, where the configuration has one.
 
-    `decayed` names the parameters that weight decay pulls to 0; None means matrices, so never norms and biases.
+    `decayed` names the parameters that weight decay pulls to 0; None means matrices, so never norms and biases. With
+    `fresh` false the moments are left out until `load`, which must come before the first step.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Optimizer:
         config: Settings,
         parameters: Iterable[tuple[str, nn.Parameter]],
         decayed: Collection[str] | None = None,
+        fresh: bool = True,
     ) -> None:
         self.config, self.named, self.steps = config, dict(parameters), 0
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -72,9 +74,12 @@ class Optimizer:
             eps=config.adam_eps,
             fused=True,
         )
-        for p in self.named.values():
-            moments = {m: torch.zeros_like(p, memory_format=torch.preserve_format) for m in MOMENTS}
-            self._adam.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **moments}
+        for p in self.named.values() if fresh else ():
+            self._start(p, {m: torch.zeros_like(p, memory_format=torch.preserve_format) for m in MOMENTS}, 0)
+
+    def _start(self, p: nn.Parameter, moments: dict[str, Tensor], steps: int) -> None:
+        step = torch.full((), float(steps), dtype=torch.float32, device=p.device)
+        self._adam.state[p] = {"step": step, **moments}
 
     def lr(self) -> float:
         """Return the policy's learning rate of the next step."""
@@ -111,9 +116,13 @@ class Optimizer:
         """Return how often each parameter was stepped; a parameter without gradient is skipped."""
         return {name: int(self._adam.state[p]["step"]) for name, p in self.named.items()}
 
-    def load(self, steps: int, adam_steps: dict[str, int], tensors: dict[str, Tensor]) -> None:
-        """Restore a state. Names and shapes must be those of this model, else `LedgerError`."""
-        expected = {key: list(value.shape) for key, value in self.tensors().items()}
+    def load(self, steps: int, adam_steps: dict[str, int], tensors: dict[str, Tensor], adopt: bool = False) -> None:
+        """Restore a state. Names and shapes must be those of this model, else `LedgerError`.
+
+        `adopt` takes the tensors themselves. Otherwise they are copied, because a tensor mapped from a file starts at an
+        odd address, where the same step may round differently.
+        """
+        expected = {f"{m}/{name}": list(p.shape) for name, p in self.named.items() for m in MOMENTS}
         found = {key: list(value.shape) for key, value in tensors.items()}
         if expected != found or set(adam_steps) != set(self.named):
             odd = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
@@ -125,7 +134,7 @@ class Optimizer:
             )
         self.steps = steps
         for name, p in self.named.items():
-            state = self._adam.state[p]
-            state["step"].fill_(adam_steps[name])
-            for moment in MOMENTS:
-                state[moment].copy_(tensors[f"{moment}/{name}"])
+            moments = {m: tensors[f"{m}/{name}"].to(p.device) for m in MOMENTS}
+            if not adopt:
+                moments = {m: torch.empty_like(p).copy_(value) for m, value in moments.items()}
+            self._start(p, moments, adam_steps[name])

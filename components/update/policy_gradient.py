@@ -6,14 +6,19 @@ sampler disagree; the batch is then saved in the scratch folder.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from instar.artifact import Policy
 from instar.components import policy_io
-from instar.components.update import experience, inputs, learner, memory, metrics, stats, trainer
+from instar.components.update import batching, experience, forward, inputs, learner, memory, metrics, stats, trainer
 from instar.components.update.config import PolicyGradientConfig
 from instar.contract import Context, Metrics
 
 if TYPE_CHECKING:
+    from instar.artifact import Policy
     from instar.components.update.stage import Ins, Outs
 
 
@@ -23,18 +28,40 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) ->
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
     data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)
+    config = resolve(config, data)
+    plan = memory.decide(
+        ins.policy, config, data, inputs.needs_reference(ins.reference, ins.policy, config), learner.device(config)
+    )
+    config = dataclasses.replace(config, gradient_checkpointing="on" if plan.checkpointing else "off")
+    ctx.heartbeat(memory.line(plan, config.packing), memory.metrics(plan))
     reference = inputs.reference_model(ins.reference, ins.policy, config, ctx)
-    plan = memory.plan(ins.policy, config, data, reference is not None)
-    memory.check(plan, learner.device(config), config)
 
-    student = learner.Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer)
+    student = learner.Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer, ins.policy.digest)
     dump = inputs.dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
-    frozen = student.model if reference is None else reference
+    frozen = student.compute if reference is None else reference
     outcome = trainer.train(student, data, config, ctx, frozen, dump)
+    forward.as_loaded(frozen)
     outs.stats.write(stats.arm_stats(config, data, outcome.abs_advantage, outcome.kept))
-    model = student.save(outs.trainer, outcome.trace.normalisers)
-    if outcome.trace.grad_norms:
-        policy_io.save_policy(model, ins.policy, outs.policy, ctx)
-    else:
-        policy_io.copy_policy(ins.policy, outs.policy)
+    write(student, outcome, ins.policy, outs, ctx)
     return {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
+
+
+def write(student: learner.Learner, outcome: trainer.Outcome, source: Policy, outs: Outs, ctx: Context) -> None:
+    """Write the next policy and its trainer state, and leave in memory what spares the next stages reading them."""
+    if outcome.trace.grad_norms or (source.path / policy_io.RESIDENT).is_file():
+        student.export_adapter(outs.policy)
+    model = student.save(outs.trainer, outcome.trace.normalisers, ctx)
+    if not outcome.trace.grad_norms:
+        policy_io.keep_policy(model, source, outs.policy, ctx)
+        return
+    policy_io.save_policy(model, source, outs.policy, ctx, student.fingerprint)
+    if student.working is not None and student.config.lora is None:
+        ctx.resident[("pending-model", str(outs.policy.path), "bfloat16")] = student.working.model
+
+
+def resolve(config: PolicyGradientConfig, data: experience.Experience) -> PolicyGradientConfig:
+    """Return the configuration with the layout chosen."""
+    if config.packing != "auto":
+        return config
+    layout = batching.choose(data, np.flatnonzero(data.valid), config.micro_batch_tokens)
+    return dataclasses.replace(config, packing="prefix" if layout == "prefix" else "none")

@@ -113,13 +113,14 @@ def minibatches(
     if config.minibatches > 1:
         groups = np.random.Generator(np.random.PCG64(ctx.seed("minibatches"))).permutation(groups)
     parts = np.array_split(groups, max(1, min(config.minibatches, len(groups))))
+    factor = np.asarray([config.arm_weights.get(arm, 1.0) for arm in data.arms])[data.group_arm[data.group]]
     in_loss = data.valid & overlong.included(config.overlong, data.truncated)
     others = config.kl.place == "loss" or config.entropy_coef != 0 or config.baseline == "critic"
     out = []
     for part in parts:
         chosen = in_loss & np.isin(data.group, part)
-        weights = aggregate.sequence_weights(config.aggregate, data.lengths, chosen, config.max_length)
-        active = np.flatnonzero(chosen if others else chosen & (found.abs_mean > 0))
+        weights = aggregate.sequence_weights(config.aggregate, data.lengths, chosen, config.max_length) * factor
+        active = np.flatnonzero(chosen & (factor > 0) & (others | (found.abs_mean > 0)))
         out.append(
             Minibatch(
                 micros=tuple(micro_batches(data, active, config.micro_batch_tokens, config.packing, device)),

@@ -40,10 +40,14 @@ class Outs:
 
 
 def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Train the policy on one batch of labelled rollouts."""
+    """Train the policy on one batch of labelled rollouts, in this process or in those it starts."""
     check_alone(os.environ)
     match config:
         case PolicyGradientConfig():
+            if config.processes != 1:
+                from instar.components.update.parallel.launch import improve_together
+
+                return improve_together(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType]
             from instar.components.update.policy_gradient import improve
 
             return improve(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
@@ -61,8 +65,8 @@ def check_alone(environment: Mapping[str, str]) -> None:
                 expected="one process for an update",
                 found=f"{name}={environment[name]}",
                 where="update",
-                action="run the update on one node without torchrun; training is not data-parallel",
+                action="run the update without torchrun, and set update.processes: it starts its own on one machine",
             )
 
 
-STAGE = Stage("update", Ins, Outs, Config, update, version=2)
+STAGE = Stage("update", Ins, Outs, Config, update, version=3)

@@ -76,7 +76,7 @@ def train(
 ) -> Outcome:
     """Change `learner.model` by one update and return what happened.
 
-    `reference` is the frozen model, or `learner.model` itself while nothing has been trained, or None. Raises
+    `reference` is the frozen model, or `learner.compute` itself while nothing has been trained, or None. Raises
     `NumericsError` before the step that would have used a bad number; `dump` saves the rollouts it came from.
     """
     everything = micro_batches(
@@ -85,7 +85,7 @@ def train(
     if everything:
         rows = everything[-1].rows[:3].cpu().numpy()
         try:
-            check_forward(learner.model, data, rows, config)
+            check_forward(learner.compute, data, rows, config, ctx.resident)
         except NumericsError as error:
             raise _dumped(error, everything[-1:], dump) from error
     prior = measure(learner, data, everything, config, reference) if prepare.needs_prior(config) else None
@@ -107,6 +107,8 @@ def train(
         for step in steps:
             _optimise(learner, step, constants, config, trace, dump)
             ctx.heartbeat(f"optimizer step {learner.optimizer.steps}", {})
+    taken = [step.micros for _ in range(config.epochs) for step in steps]
+    learner.ranks.gather(trace, taken, _kind(learner), learner.device)  # pyright: ignore[reportArgumentType]
     learner.updates += bool(trace.grad_norms)
     return Outcome(kept=kept, abs_advantage=found.abs_mean, trace=trace)
 
@@ -126,16 +128,26 @@ def measure(
         if policy:
             logp = empty.clone()
             values = empty.clone() if learner.critic is not None else None
-            for micro in micros:
-                out = score(learner.model, micro, config)
-                logp[micro.tokens] = out.logp
-                if values is not None and learner.critic is not None:
-                    values[micro.tokens] = learner.critic(out.hidden.to(learner.critic.weight.dtype)).squeeze(1)
+            found, judged = [], []
+            for micro, counts in learner.ranks.share(micros):
+                out = score(learner.compute, micro, config)
+                found += [out.logp] if counts else []
+                if learner.critic is not None:
+                    judgement = learner.critic(out.hidden.to(learner.critic.weight.dtype)).squeeze(1)
+                    judged += [judgement] if counts else []
+            _fill(learner, logp, found, micros)
+            if values is not None:
+                _fill(learner, values, judged, micros)
         if config.kl.place != "none":
             ref = empty.clone()
-            for micro in micros:
-                ref[micro.tokens] = score(reference, micro, config).logp.to(ref.dtype)
+            passes = [(score(reference, micro, config).logp, counts) for micro, counts in learner.ranks.share(micros)]
+            _fill(learner, ref, [found for found, counts in passes if counts], micros)
     return prepare.Prior(rows=np.arange(0), logp=logp, values=values, ref=ref)
+
+
+def _fill(learner: Learner, values: Tensor, mine: list[Tensor], micros: list[Micro]) -> None:
+    for micro, found in zip(micros, learner.ranks.everywhere(mine, micros, values.dtype), strict=True):
+        values[micro.tokens] = found.to(values.dtype)
 
 
 def _kind(learner: Learner) -> torch.dtype:
@@ -205,8 +217,10 @@ def _optimise(
     weights = torch.from_numpy(step.weights).to(device=learner.device, dtype=_kind(learner))
     learner.optimizer.zero_grad()
     total, pairs = 0.0, []
-    for micro in step.micros:
-        loss, pair = _loss(learner, micro, weights, step.num_tokens, constants, config, trace)
+    for micro, counts in learner.ranks.share(step.micros):
+        seen = trace if counts else Trace()
+        loss, pair = _loss(learner, micro, weights, step.num_tokens, constants, config, seen)
+        loss = loss if counts else 0.0 * loss
         value = float(loss.detach())
         if not np.isfinite(value):
             where = f"update.loss of {len(micro.rows)} rollouts"
@@ -216,15 +230,24 @@ def _optimise(
             raise _dumped(error, [micro], dump)
         loss.backward()  # type: ignore[no-untyped-call]
         total += value
-        pairs.append(pair)
+        pairs += [pair] if counts else []
     if constants.old is None:
+        pairs = _all_pairs(learner, pairs, step.micros)
         _alarm(config, trace, pairs, list(step.micros), dump)
     trace.lrs.append(learner.optimizer.lr())
     try:
-        trace.grad_norms.append(learner.optimizer.step())
+        trace.grad_norms.append(learner.step())
     except NumericsError as error:
         raise _dumped(error, list(step.micros), dump) from error
-    trace.losses.append(total)
+    trace.losses.append(learner.ranks.total(total, learner.device))
+
+
+def _all_pairs(
+    learner: Learner, mine: list[tuple[Tensor, Tensor]], micros: tuple[Micro, ...]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return (trainer, sampler) log-probabilities of the micro-batches of all processes."""
+    sides = [learner.ranks.everywhere([pair[i] for pair in mine], micros, _kind(learner)) for i in (0, 1)]
+    return list(zip(*sides, strict=True))
 
 
 def _loss(
@@ -237,7 +260,7 @@ def _loss(
     trace: Trace,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Return this micro-batch's share of the minibatch loss, and (trainer, sampler) log-probabilities [m]."""
-    out = score(learner.model, micro, config)
+    out = score(learner.compute, micro, config)
     at, sequence, num = micro.tokens, micro.sequence, len(micro.rows)
     old = out.logp.detach() if constants.old is None else constants.old[at]
     behaviour, advantage = constants.behaviour[at], constants.advantage[at]

@@ -17,8 +17,8 @@ from instar.errors import ConfigError
 from instar.kernels.logprob import chunked, reference
 
 Backend = Literal["auto", "triton", "chunked", "reference"]
-CHUNK_LOGITS = 2**22
-"""Logits of one chunk when the caller does not say: 16 MiB in float32, two such buffers at the peak."""
+CHUNK_LOGITS = 2**21
+"""Logits of one tile when the caller does not say: 8 MiB in float32, two such buffers at the peak."""
 SLICE_BYTES = 2**25
 """Size of the slice of the logits' gradient that the Triton backward holds when the caller does not say."""
 SLICE_COLUMNS = 128

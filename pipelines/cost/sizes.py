@@ -66,7 +66,8 @@ def answers(config: AnswerConfig, arms: Sequence[ArmConfig]) -> int:
     pools["ood"] = [a.test if a.ood else 0 for a in arms]
     most = config.tasks_per_arm or max(max(p) for p in pools.values())
     num_tasks = sum(min(most, n) for split in config.splits for n in pools[split])
-    return num_tasks * (config.samples + config.greedy)
+    judged = config.reflect.max_calls - 1 if config.reflect else int(config.judge is not None)
+    return num_tasks * (config.samples + config.greedy + judged)
 
 
 def traffic(graph: Graph, case: Case) -> tuple[dict[str, float], dict[str, float]]:

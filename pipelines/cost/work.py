@@ -43,5 +43,5 @@ def _update_s(case: Case) -> float:
     c, r, curriculum = case.constants, case.text, case.recipe.curriculum
     drawn = curriculum.slots * curriculum.group_size
     tokens = drawn * r.rollout.max_new_tokens * c.length_share * r.update.epochs
-    passes = 6 + 2 * r.update.gradient_checkpointing + 2 * (r.update.kl.place != "none")
+    passes = 6 + 2 * (r.update.gradient_checkpointing == "on") + 2 * (r.update.kl.place != "none")
     return passes * case.params * tokens / (c.mfu * c.flops * max(case.gpus, 1))

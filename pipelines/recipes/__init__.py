@@ -9,11 +9,13 @@ from instar.errors import ConfigError, nearest
 from instar.pipelines.recipe import Recipe, Scale
 from instar.pipelines.recipes.decision_mamba import decision_mamba
 from instar.pipelines.recipes.sec import sec
+from instar.pipelines.recipes.spark import spark
 
 Build = Callable[[Scale, str | None], Recipe]
 RECIPES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "decision_mamba": (decision_mamba, ("tiny", "single", "paper")),
-    "sec": (sec, ("tiny", "single", "paper")),
+    "sec": (sec, ("tiny", "small", "single", "paper")),
+    "spark": (spark, ("tiny", "small", "paper")),
 }
 
 

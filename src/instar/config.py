@@ -125,10 +125,12 @@ def _from_union(kind: Any, data: Any, where: str) -> Any:
     if not all(dataclasses.is_dataclass(o) for o in options):
         if len(options) == 1:
             return from_dict(options[0], data, where)
-        if type(data) in options:
+        words = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
+        if type(data) in options or data in words:
             _check_finite(data, where)
             return data
-        raise _wrong(" or ".join(getattr(o, "__name__", str(o)) for o in options), data, where)
+        kinds = [getattr(o, "__name__", str(o)) for o in options if get_origin(o) is not Literal]
+        raise _wrong(" or ".join([*kinds, *map(str, words)]), data, where)
     if len(options) == 1:
         return from_dict(options[0], data, where)
     by_name = {get_args(get_type_hints(o)[DISCRIMINATOR])[0]: o for o in options}

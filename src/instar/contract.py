@@ -42,6 +42,7 @@ class Context:
 
     `step` counts inner steps over the whole evolution, under both clocks; it is the `iteration` of `seed`.
     `heartbeat(unit, metrics)` says that a unit of work is done; runners use it for progress and to notice a stall.
+    `durable` is false where no output outlives the process: then weights may stay resident instead of being written.
     """
 
     evolution: str
@@ -51,6 +52,7 @@ class Context:
     shard: Shard = WHOLE
     resident: dict[Any, Any] = field(default_factory=dict, repr=False)
     heartbeat: Callable[[str, Mapping[str, float]], None] = field(default=lambda unit, metrics: None, repr=False)
+    durable: bool = True
 
     def seed(self, item: int | str = 0) -> int:
         """Return the seed of one item of this stage."""

@@ -11,8 +11,9 @@ from typing import Annotated
 
 from instar.schema import Column
 
-SPLITS = ("train", "val", "id", "ood", "probe")
-"""Pools: learn from `train`, choose on `val`, report on `id` and `ood`; `probe` asks for less or more than can be had."""
+SPLITS = ("train", "val", "id", "ood", "probe", "anchor")
+"""Pools: learn from `train`, choose on `val`, report on `id` and `ood`; `probe` asks for less or more than can be had, `anchor`
+for a verdict on given answers, which measures a judge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,9 @@ class TaskRow:
     ]
     generator: Annotated[str, Column("generator name and version that made the task", min_length=1)]
     seed: Annotated[int, Column("seed of this item", ge=0)]
+    form: Annotated[
+        str, Column("`chat`: the policy's chat template goes around the prompt, once", one_of=("text", "chat"))
+    ] = "text"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,12 +139,12 @@ class ArmStatsRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRow:
-    """One evaluation attempt: `sample` -1 is the greedy answer, 0 and up are samples."""
+    """One evaluation attempt: `sample` -1 is the greedy answer, -2 what reflection made of it, 0 and up are samples."""
 
     task_id: Annotated[str, Column("evaluated task", min_length=1)]
     arm: Annotated[str, Column("arm of the task", min_length=1)]
     split: Annotated[str, Column("which pool", one_of=SPLITS)]
-    sample: Annotated[int, Column("-1 greedy, otherwise sample number", ge=-1)]
+    sample: Annotated[int, Column("-1 greedy, -2 after reflection, otherwise sample number", ge=-2)]
     score: Annotated[
         float | None,
         Column(

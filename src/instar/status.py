@@ -30,6 +30,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "champion": champions.get((promoted or gates)[-1].body["evaluation"], "") if gates else "",
         "status": "done" if closed else "open" if ledger.entries else "empty",
         "head": ledger.head,
+        "decision": "{action}: {reason}".format(**gates[-1].body["decision"]) if gates else "",
         "metrics": dict(tested[-1].body["metrics"]) if tested else {},
     }
 

@@ -35,6 +35,7 @@ def test_a_recipe_is_under_60_lines(path: Path) -> None:
 
 def test_the_resolved_recipe_is_what_the_ledger_stores() -> None:
     """Resolved JSON builds the very same recipe again: no value hides outside of it."""
-    for scale in ("tiny", "single", "paper"):
-        recipe = build("sec", scale)
-        assert configs.from_dict(type(recipe), configs.to_dict(recipe)) == recipe
+    for name, (_, scales) in recipes.RECIPES.items():
+        for scale in scales:
+            recipe = build(name, scale)
+            assert configs.from_dict(type(recipe), configs.to_dict(recipe)) == recipe

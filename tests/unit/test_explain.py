@@ -9,9 +9,12 @@ import pytest
 
 from instar import config as configs
 from instar.components.control_policy.config import BcArch, DecisionMambaArch, DecisionTransformerArch
-from instar.components.curriculum.config import BestConfig, SecConfig, UniformConfig
+from instar.components.curriculum.config import BestConfig, DerivedDraw, SecConfig, UniformConfig
 from instar.components.dataset_prep.offline.config import NoiseConfig, OfflineConfig
-from instar.components.reward.config import RefineConfig
+from instar.components.derived.anchors import AnchorConfig
+from instar.components.derived.rule import Rule
+from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
+from instar.components.reward.config import RecycleConfig, RefineConfig
 from instar.explain import explain
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES, build
@@ -115,3 +118,50 @@ def test_text_recipes_keep_their_libraries_and_control_recipes_have_none() -> No
     sec, mamba = explain(build("sec", "tiny")), explain(control())
     assert "TRL 1.16" in sec and "released code" not in sec
     assert "released code" in mamba and not any(name in mamba for name in ("TRL", "verl", "OpenRLHF"))
+
+
+def spark(**changes: Any) -> Recipe:
+    """Sorting with SPARK's labelling, whatever the recipe of that name is."""
+    made = build("sec", "tiny")
+    reward = dataclasses.replace(
+        made.reward, recycle=RecycleConfig(wording="terse", rule=Rule(judges=8, reflections=4))
+    )
+    drawn = UniformConfig(prompts=48, group_size=8, derived=DerivedDraw(prompts=16))
+    judge, reflect = JudgeConfig(wording="terse", anchors=24), ReflectConfig()
+    evaluate = dataclasses.replace(made.evaluate, judge=judge)
+    test = dataclasses.replace(made.test, judge=judge, reflect=reflect)
+    prep = dataclasses.replace(made.dataset_prep, anchors=AnchorConfig(wording="terse"))  # type: ignore[call-arg]
+    pieces = {"dataset_prep": prep, "reward": reward, "curriculum": drawn, "evaluate": evaluate, "test": test}
+    return dataclasses.replace(made, **{**pieces, **changes})  # type: ignore[arg-type]
+
+
+def test_own_tasks_judge_and_reflection_are_said_from_the_settings() -> None:
+    found = sections(explain(spark()))
+    assert "at most 8 to judge" in found["own tasks"] and "and 4 to correct" in found["own tasks"]
+    assert "as many are right as wrong, at every accuracy" in found["own tasks"]
+    assert "up to 16 of them are drawn on top of every batch, the oldest first, 8 rollouts each" in found["own tasks"]
+    assert "never a reward" in found["judge"] and "24 questions a kind" in found["judge"]
+    assert "at most 2 round(s)" in found["reflection"] and "at most 5 calls" in found["reflection"]
+    assert "lies above 0.55 with its whole interval" in found["reflection"]
+    assert max(map(len, explain(spark()).splitlines())) <= 120
+
+
+def test_published_rule_and_reflection_are_said_to_be_what_they_are() -> None:
+    made = spark()
+    reward = dataclasses.replace(made.reward, recycle=RecycleConfig.published("terse"))
+    drawn = UniformConfig(prompts=64, group_size=8, derived=DerivedDraw(prompts=64, mode="alternate"))
+    test = dataclasses.replace(made.test, reflect=ReflectConfig(mode="published", rounds=1))
+    found = sections(explain(dataclasses.replace(made, reward=reward, curriculum=drawn, test=test)))
+    assert "labels follow the policy's accuracy" in found["own tasks"]
+    assert "0% of the attempts to correct are right" in found["own tasks"] and "count as wrong" in found["own tasks"]
+    assert "any number of tasks, of any age" in found["own tasks"]
+    assert "once 64 wait, every second step is made of them alone" in found["own tasks"]
+    assert "at most 3 calls" in found["reflection"] and "a judge that guesses costs points" in found["reflection"]
+
+
+def test_recipes_without_a_judge_do_not_speak_of_one() -> None:
+    plain = explain(build("sec", "tiny"))
+    assert not {"own tasks", "judge", "reflection"} & sections(plain).keys()
+    unmeasured = spark(evaluate=build("sec", "tiny").evaluate, test=build("sec", "tiny").test)
+    assert "not measured" in sections(explain(unmeasured))["judge"]
+    assert "reflection" not in sections(explain(unmeasured))

@@ -122,8 +122,8 @@ def rollout_jobset(job: GangJob) -> dict[str, Any]:
 def update_trainjob(job: GangJob, nodes: int) -> dict[str, Any]:
     """Return the TrainJob that runs a stage on several nodes.
 
-    Its runtime fixes security, credentials and retries; the process finds its place in the variables PET_*. Until the stage
-    trains data-parallel it refuses to start on more than one node.
+    Its runtime fixes security, credentials and retries; the process finds its place in the variables PET_*. The stage
+    uses the GPUs of one machine and refuses to start on more than one node.
     """
     if nodes < 2 or job.shards != 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The task families of Self-Evolving Curriculum, and the sorting ladder of the tiny scale, by name.
+"""The task families of Self-Evolving Curriculum, and the ladders of the scales `tiny` and `small`, by name.
 
 | domain | the task | made by |
 |---|---|---|
@@ -7,11 +7,13 @@
 | `arc1d` | continue a rule over a row of digits | reasoning-gym |
 | `arithmetic` | evaluate a sum | reasoning-gym |
 | `sorting` | write digits in ascending order | instar |
+| `facts` | add or multiply two numbers | instar |
+| `ones` | count the ones in a row | instar |
 """
 
 from __future__ import annotations
 
-from instar.components.dataset_prep.domains import arc1d, arithmetic, countdown, sorting, zebra
+from instar.components.dataset_prep.domains import arc1d, arithmetic, countdown, facts, ones, sorting, zebra
 from instar.components.dataset_prep.domains.item import Domain, Item
 
 __all__ = ["DOMAINS", "Domain", "Item"]
@@ -22,4 +24,6 @@ DOMAINS: dict[str, Domain] = {
     "arc1d": arc1d.DOMAIN,
     "arithmetic": arithmetic.DOMAIN,
     "sorting": sorting.DOMAIN,
+    "facts": facts.DOMAIN,
+    "ones": ones.DOMAIN,
 }

@@ -6,6 +6,7 @@ from instar.components.reward.config import VerifyConfig
 from instar.components.rollout.config import SampleConfig
 from instar.components.update.config import PolicyGradientConfig
 from instar.equivalents import equivalents
+from instar.explain import derived
 from instar.explain.curriculum import curriculum
 from instar.explain.layout import section, table
 from instar.pipelines.recipe import Recipe
@@ -36,6 +37,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
     """Return the sections, ending in the table of equivalents."""
     return [
         *section("reward", [*reward(recipe), *kl_in_reward(u), *overlong(u)]),
+        *derived.lines(recipe),
         *section("advantage", [advantage(u)]),
         *section("filter", [group_filter(u)]),
         *section("loss", [ratio(u), token_loss(u), *entropy(u), *mismatch(u), *kl_in_loss(u)]),
@@ -44,7 +46,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
         *section("curriculum", curriculum(recipe.curriculum, "prompt")),
         *section("loop", loop(recipe)),
         "equivalents (a dash means that the library has none)",
-        *table(LIBRARIES, equivalents(recipe, u)),
+        *table(LIBRARIES, [*equivalents(recipe, u), *derived.rows(recipe)]),
     ]
 
 

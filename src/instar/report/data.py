@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
+
 from instar.artifact import Tasks
 from instar.contract import PERF
 from instar.errors import InstarError
@@ -18,6 +20,7 @@ from instar.ledger import Entry
 from instar.report.control_data import Control, control_data
 from instar.report.costs import Cost, costs
 from instar.report.evaluations import SPLIT, Evaluated, Gate, Score, Test, evaluations, gates, tests
+from instar.report.judge_data import ANCHOR, Judge, judge_data
 from instar.report.samples import Sample, pick_samples
 from instar.timeline import Elapsed, elapsed, inner_steps, points
 from instar.workspace import Workspace
@@ -61,6 +64,8 @@ class Data:
     samples: list[Sample] = field(default_factory=list)
     control: Control | None = None
     """What only a control recipe has: returns, targets, logged data, episodes. None where answers are judged."""
+    judge: Judge | None = None
+    """The policy as a judge, and reflection. None where neither is measured."""
     champion: int = 0
     """Iteration whose policy is the champion."""
     notes: list[str] = field(default_factory=list)
@@ -119,6 +124,7 @@ def gather(workspace: Workspace) -> Data:
         elapsed=elapsed(ledger.entries),
         samples=[] if control else _samples(tasks, found, notes),
         control=control_data(tasks, found, notes) if control else None,
+        judge=judge_data(found),
         champion=promoted[-1] if promoted else 0,
         notes=notes,
     )
@@ -171,7 +177,8 @@ def _tasks(workspace: Workspace, stages: list[Entry], notes: list[str]) -> Any:
 
 
 def _arms(tasks: Any) -> list[Arm]:
-    """Return the arms by domain and mean level."""
+    """Return the arms by domain and mean level. Anchors are questions about answers and belong to none."""
+    tasks = tasks.filter(pc.field("split") != ANCHOR)
     pairs = tasks.group_by(["arm", "split"]).aggregate([]).to_pylist()
     trained = {pair["arm"] for pair in pairs if pair["split"] == "train"}
     groups = tasks.group_by(["arm", "domain"]).aggregate([("level", "mean")]).to_pylist()

@@ -56,6 +56,11 @@ class Evaluated:
     scores: list[Score]
     comparison: Mapping[str, Any] | None
     probes: list[Score] = field(default_factory=list)
+    judge: Mapping[str, Any] | None = None
+    """What the anchors said of the policy as a judge."""
+    own: Mapping[str, Any] | None = None
+    reflected: Mapping[str, Any] | None = None
+    alarms: tuple[Mapping[str, Any], ...] = ()
 
 
 def evaluations(workspace: Workspace, stages: list[Entry], notes: list[str]) -> list[Evaluated]:
@@ -91,6 +96,10 @@ def _splits(entry: Entry, evaluation: Evaluation, summary: Mapping[str, Any]) ->
             scores=_scores(k, split, {"": values, **values["arms"]}),
             comparison=values.get("comparison"),
             probes=probes,
+            judge=summary.get("judge"),
+            own=values.get("own"),
+            reflected=values.get("reflected"),
+            alarms=tuple(summary.get("alarms") or ()),
         )
         for split, values in summary["splits"].items()
     ]
@@ -104,12 +113,16 @@ def _scores(k: int, split: str, arms: Mapping[str, Mapping[str, float]]) -> list
 
 
 def tests(found: list[Evaluated]) -> list[Test]:
-    """Return base and champion per test split, from its first and last evaluation."""
+    """Return base and champion per test split, from its first and last evaluation; what was never trained on (`ood`) first."""
     by_split: dict[str, list[Evaluated]] = defaultdict(list)
     for evaluated in found:
         if evaluated.split != SPLIT:
             by_split[evaluated.split].append(evaluated)
-    return [(runs[0].scores[0], runs[-1].scores[0], runs[-1].comparison) for runs in by_split.values() if len(runs) > 1]
+    return [
+        (runs[0].scores[0], runs[-1].scores[0], runs[-1].comparison)
+        for _, runs in sorted(by_split.items(), reverse=True)
+        if len(runs) > 1
+    ]
 
 
 def gates(entries: Iterable[Entry], found: list[Evaluated]) -> list[Gate]:

@@ -12,11 +12,11 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from instar.report.charts import Chart, draw
+from instar.report.charts import DERIVED_LINES, Chart, draw
 from instar.report.charts.control import signed
 from instar.report.costs import overhead, stage_totals
 from instar.report.data import MASTERED, Data
-from instar.report.tiles import duration, percent, spent, tiles
+from instar.report.tiles import duration, percent, share, spent, tiles
 
 LEARNING = (
     "reward",
@@ -41,13 +41,14 @@ def render(data: Data) -> str:
     environment = jinja2.Environment(
         loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"short": _short, "seconds": duration, "percent": percent, "signed": signed}
+    environment.filters |= {"short": _short, "seconds": duration, "percent": percent, "share": share, "signed": signed}
     return environment.get_template("page.html.j2").render(
         data=data,
         tiles=tiles(data),
         charts=charts,
         arm_charts=[c for key, c in charts.items() if key.startswith("arm-")],
         return_charts=[c for key, c in charts.items() if key.startswith("return-")],
+        derived_charts=[charts[k] for k in DERIVED_LINES if k in charts],
         learning=[charts[k] for k in LEARNING if k in charts],
         health=[charts[k] for k in HEALTH if k in charts],
         opened=most_gained(data),

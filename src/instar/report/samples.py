@@ -64,7 +64,7 @@ def pick_samples(tasks: Any, first: Evaluation, last: Evaluation) -> list[Sample
 def _answers(evaluation: Evaluation) -> dict[str, tuple[str, Answer]]:
     """Return task -> (arm, first answer): greedy where there is one, otherwise sample 0."""
     found: dict[str, tuple[str, Answer]] = {}
-    table = evaluation.table().filter(pc.field("split") == SPLIT)
+    table = evaluation.table().filter((pc.field("split") == SPLIT) & (pc.field("sample") >= -1))
     columns = ["task_id", "arm", "sample", "score", "length", "truncated", "answer"]
     for row in sorted(table.select(columns).to_pylist(), key=lambda r: r["sample"]):
         answer = Answer(

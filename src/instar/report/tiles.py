@@ -15,6 +15,7 @@ def tiles(data: Data) -> list[Tile]:
     """Return the headline numbers: label, value, note."""
     out = _control(data) if data.control else _accuracy(data)
     out += _tests(data)
+    out += _judge(data)
     done, planned = data.iterations
     out.append(_tile("iterations", f"{done} of {planned}", f"{len(data.steps)} inner steps, champion: {data.champion}"))
     if data.rollouts:
@@ -42,6 +43,23 @@ def _accuracy(data: Data) -> list[Tile]:
         _tile("levels mastered", f"{data.mastered(0)} → {data.mastered(data.champion)} of {arms}",
               f"{percent(MASTERED)} or more right"),
     ]  # fmt: skip
+
+
+def _judge(data: Data) -> list[Tile]:
+    """The judge on the anchors, and what reflection adds: on the first test split, on validation before there is a test."""
+    if data.judge is None:
+        return []
+    out = []
+    base, now = data.judge.after(0), data.judge.after(data.champion)
+    if base and now:
+        note = f"balanced accuracy, 50% is guessing; champion between {percent(now.low)} and {percent(now.high)}"
+        out.append(_tile("judges given answers", f"{percent(base.value)} → {percent(now.value)}", note))
+    tested = [r for r in data.judge.tested() if r.who == "champion"]
+    found = tested[0] if tested else next((r for r in data.judge.watched() if r.iteration == data.champion), None)
+    if found is not None:
+        note = f"{SPLITS.get(found.split, found.split)}, champion, {found.calls:.1f} calls a question; {found.reason}"
+        out.append(_tile("before and after reflection", f"{percent(found.plain)} → {percent(found.after.value)}", note))
+    return out
 
 
 def _control(data: Data) -> list[Tile]:
@@ -115,6 +133,11 @@ def duration(seconds: float) -> str:
 def percent(value: float) -> str:
     """Return a share as people write it."""
     return f"{100 * value:.0f}%"
+
+
+def share(value: float | None) -> str:
+    """Return a share with a decimal, a dash where it is undefined."""
+    return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def _score(value: float) -> str:

@@ -15,7 +15,7 @@ from instar.components.rollout.engine import Request, Sample
 from instar.contract import Context
 from instar.rows import TaskRow
 
-ALPHABET = "0123456789 ?:abcdefghijklmnopqrstuvwxyz"
+ALPHABET = "0123456789 ?:abcdefghijklmnopqrstuvwxyz!|"
 EOS = len(ALPHABET)
 
 
@@ -25,7 +25,10 @@ class Scripted:
     def __init__(self, digest: str, reply: Callable[[str, int, float], str]) -> None:
         self.digest, self.reply = digest, reply
 
-    def sample(self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float) -> list[list[Sample]]:
+    def sample(
+        self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float, stop: tuple[str, ...] = ()
+    ) -> list[list[Sample]]:
+        del stop
         out = []
         for request in requests:
             text = "".join(ALPHABET[i] for i in request.prompt_ids)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from instar.components.evaluate.bootstrap import Interval, wilson
-from instar.components.evaluate.compare import EXIT_CODES, compare, exit_code, judge
+from instar.components.evaluate.compare import EXIT_CODES, compare, exit_code, judge, protocol
 from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.evaluate.summary import split_summary, task_means
 from instar.errors import ConfigError, ContractError
 from instar.rows import EvalRow
@@ -91,6 +94,22 @@ def test_order_of_rows_does_not_matter() -> None:
 def test_what_cannot_be_told_is_unknown(ours: list[EvalRow], theirs: list[EvalRow], reason: str) -> None:
     found = compare(ours, theirs, "val", CONFIG, generator())
     assert found.verdict == "unknown" and reason in found.reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"judge": JudgeConfig(wording="terse")},
+        {"judge": JudgeConfig(wording="terse"), "reflect": ReflectConfig()},
+        {"judge": JudgeConfig(wording="terse"), "reflect": ReflectConfig(rounds=1)},
+        {"judge": JudgeConfig(wording="terse"), "reflect": ReflectConfig(mode="published")},
+        {"judge": JudgeConfig(wording="terse", max_new_tokens=2)},
+    ],
+)
+def test_judge_and_reflection_are_part_of_the_protocol(changes: dict[str, Any]) -> None:
+    base = dataclasses.replace(CONFIG, style="line", greedy=True)
+    changed = dataclasses.replace(base, **changes)
+    assert protocol(changed, []) == protocol(dataclasses.replace(changed), []) != protocol(base, [])
 
 
 def test_other_splits_and_greedy_answers_stay_out() -> None:

@@ -95,6 +95,32 @@ def test_rollback_comes_before_a_plateau() -> None:
     assert decide(history, GateConfig(patience=1)).action == "rollback"
 
 
+ALARM = [{"name": "judge_drift", "reason": "the judge fell"}]
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+@pytest.mark.parametrize(
+    ("comparison", "action"),
+    [((), "hold"), (BETTER, "hold"), (EQUAL_BEHIND, "hold"), (WORSE, "hold"), (UNKNOWN, "hold"), (NO_PAIRS, "hold")],
+)
+def test_an_alarm_promotes_nothing(comparison: tuple[Any, ...], action: str, select: Any) -> None:
+    history = [summary(0.4), {**summary(0.95, *comparison), "alarms": ALARM}]
+    decision = decide(history, GateConfig(select=select, target=0.9))
+    assert (decision.action, decision.promote, decision.reason) == (action, False, "alarm: the judge fell")
+
+
+def test_a_rollback_stays_one_under_an_alarm_and_an_old_alarm_is_over() -> None:
+    fallen = {**summary(0.2, *MUCH_WORSE), "alarms": ALARM}
+    assert decide([summary(0.5), fallen], GateConfig()).action == "rollback"
+    assert decide([summary(0.5), fallen, {**summary(0.6, *BETTER), "alarms": []}], GateConfig()).promote
+
+
+def test_a_plateau_ends_a_run_under_a_standing_alarm() -> None:
+    history = [summary(0.5), *({**summary(0.5, *BETTER), "alarms": ALARM} for _ in range(3))]
+    decision = decide(history, GateConfig(patience=3))
+    assert (decision.action, decision.promote) == ("stop", False) and "alarm" in decision.reason
+
+
 def test_test_splits_select_nothing() -> None:
     """Whatever id and ood say, the decision is the same; without val there is no decision."""
     base = decide([summary(0.5, *EQUAL_AHEAD)], GateConfig(target=0.9))

@@ -178,8 +178,8 @@ def test_real_model_answers(run: Run, make_policy: MakePolicy, monkeypatch: pyte
 
     policy = make_policy("sha256:real", knows(1.0))
     monkeypatch.undo()
-    ids = {"bos_token_id": None, "eos_token_id": 39, "pad_token_id": None}
-    shape = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    ids = {"bos_token_id": None, "eos_token_id": 41, "pad_token_id": None}
+    shape = {"vocab_size": 42, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
     model = LlamaForCausalLM(LlamaConfig(**shape, **heads, **ids))
     generator = torch.Generator().manual_seed(0)

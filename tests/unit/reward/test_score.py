@@ -168,7 +168,8 @@ def run(
     )
     pool.write(tasks)
     tried.write(rollouts)
-    ins, outs = Ins(tasks=pool, rollouts=tried, policy=policy), Outs(scores=scores)
+    ins = Ins(tasks=pool, rollouts=tried, policy=policy)
+    outs = Outs(scores=scores, derived=Tasks(tmp_path / "derived"))
     metrics = STAGE(ins, outs, LINE, context(tmp_path))
     return scores.read(), metrics
 

@@ -85,6 +85,11 @@ TABLE = [
     ("number", {"answer": "1"}, "inf", WRONG),
     ("number", {"answer": "1"}, "1 2", WRONG),
     ("number", {"answer": None}, "1", Abstain(reason="the task has no label")),
+    ("label", {"answer": "Yes", "labels": ["Yes", "No"]}, " yes. ", RIGHT),
+    ("label", {"answer": "Yes", "labels": ["Yes", "No"]}, r"\text{Yes}", RIGHT),
+    ("label", {"answer": "Yes", "labels": ["Yes", "No"]}, "no", WRONG),
+    ("label", {"answer": "No", "labels": ["Yes", "No"]}, "not sure", Score(correct=0.0, format_ok=False)),
+    ("label", {"answer": "A", "labels": ["A", "B"]}, "A or B", Score(correct=0.0, format_ok=False)),
 ]
 
 
@@ -97,11 +102,14 @@ def test_table(name: str, reference: dict[str, Any], answer: str, verdict: objec
 
 @pytest.mark.parametrize("name", sorted(VERIFIERS))
 def test_no_answer_is_wrong_and_unformatted_for_every_verifier(name: str) -> None:
-    reference = {"answer": "", "numbers": [1], "target": 1} if name != "number" else {"answer": "0"}
+    general = {"answer": "", "numbers": [1], "target": 1, "labels": [""]}
+    reference = general if name != "number" else {"answer": "0"}
     assert verify(task(name, reference), "no box here", "boxed") == Score(correct=0.0, format_ok=False)
 
 
 MALFORMED = [
+    ("label", {"answer": "Maybe", "labels": ["Yes", "No"]}, "ValueError"),
+    ("label", {"answer": "Yes"}, "KeyError"),
     ("countdown", {"numbers": [1, 2]}, "KeyError"),
     ("countdown", {"target": 3}, "KeyError"),
     ("countdown", {"numbers": ["1", "2"], "target": 3}, "TypeError"),

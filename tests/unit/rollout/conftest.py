@@ -1,9 +1,9 @@
-"""Tiny models of three architectures, prompts, a character tokenizer and a policy folder."""
+"""Tiny models of several architectures, prompts, a character tokenizer and a policy folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from instar.artifact import Policy
 from instar.components.rollout.engine import Request
+from instar.kernels.decode import cpp
 
 VOCAB = 32
 ALPHABET = "0123456789+-= abcdefghijklmnop"
@@ -20,7 +21,16 @@ ALPHABET = "0123456789+-= abcdefghijklmnop"
 
 def build(kind: str, seed: int = 0) -> Any:
     """Return a random tiny model in eval mode, with logits varied enough to tell tokens apart."""
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
 
     ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "tie_word_embeddings": False}
     shape: dict[str, Any] = {
@@ -33,15 +43,37 @@ def build(kind: str, seed: int = 0) -> Any:
         )
     elif kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**shape))
+    elif kind == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**shape))
+    elif kind == "llama-wide":  # wide enough for packed weights and the C++ kernel; three queries share a key
+        wide: dict[str, Any] = shape | {
+            "hidden_size": 192, "intermediate_size": 384, "head_dim": 32, "num_attention_heads": 6, "vocab_size": 1003,
+            "tie_word_embeddings": True,
+        }  # fmt: skip
+        model = LlamaForCausalLM(LlamaConfig(**wide))
     else:
         attention = "eager" if kind == "llama-eager" else "sdpa"
         model = LlamaForCausalLM._from_config(LlamaConfig(**shape), attn_implementation=attention)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+                parameter.copy_(noise * (0.1 if kind == "llama-wide" else 0.3))
+            else:  # biases and scales, so that a forgotten one shows
+                parameter.add_(noise * 0.1)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Build the C++ kernel into a cache of its own and use it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSTAR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("INSTAR_DECODE_CPP", raising=False)
+        cpp.build()
+        yield
+    cpp._function.cache_clear()
 
 
 @pytest.fixture(scope="session")

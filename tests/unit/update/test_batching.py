@@ -88,6 +88,38 @@ def test_shared_prompts_are_computed_once() -> None:
     assert batching.padding_ratio([micro], 8 * 25) == 60 / 200
 
 
+def test_prompts_are_shared_where_it_pays() -> None:
+    """Short answers to long prompts, against long answers to short prompts and prompts that nobody shares."""
+    every = np.arange(64)
+    assert batching.choose(_data([(i // 8, 34, 6) for i in range(64)]), every, 2048) == "prefix"
+    assert batching.choose(_data([(i // 8, 34, 400) for i in range(64)]), every, 2048) == "none"
+    assert batching.choose(_data([(i, 34, 6) for i in range(64)]), every, 2048) == "none"
+    assert batching.choose(_data([]), np.arange(0), 2048) == "none"
+
+
+def test_pieces_are_as_wide_as_pays() -> None:
+    """8 answers of 100 behind a prompt of 100: best at w = 100 + sqrt(100 * 1250) = 453.6, so 4 and 4."""
+    data = _data([(1, 100, 100)] * 8)
+    assert [len(piece) for piece in batching.share(data, np.arange(8), 4096)] == [4, 4]
+    assert batching.shapes(data, np.arange(8), 4096, "prefix") == [(2, 500)]
+    # 800 positions of 200 against 1000 of 500.
+    assert batching.cost([(8, 200)]) == pytest.approx(1600 * (1 + 200 / 1150))
+    assert batching.cost([(2, 500)]) == pytest.approx(1000 * (1 + 500 / 1150))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=25),
+    st.integers(1, 80),
+    st.sampled_from(LAYOUTS),
+)
+def test_shapes_are_those_of_the_built_passes(lengths: list[tuple[int, int, int]], budget: int, packing: str) -> None:
+    data = _data(lengths)
+    every = np.arange(len(lengths))
+    built = [tuple(m.input_ids.shape) for m in batching.micro_batches(data, every, budget, packing, "cpu")]
+    assert batching.shapes(data, every, budget, packing) == built
+
+
 def test_sorting_by_length_pads_little() -> None:
     rng = np.random.default_rng(0)
     data = _data([(i, 20, int(t)) for i, t in enumerate(rng.integers(4, 60, 512))])
@@ -107,17 +139,18 @@ def test_log_probabilities_do_not_depend_on_the_layout(world: World, packing: st
             logp[micro.tokens] = forward.score(model, micro, config).logp
     # The recorded log-probabilities came from one sequence at a time, in float32.
     torch.testing.assert_close(logp, torch.tensor(data.behaviour), rtol=1e-4, atol=1e-4)
-    again = torch.cat([forward._alone(model, data, row, config) for row in range(16)])
+    again = torch.cat([forward._alone(model, data, row) for row in range(16)])
     torch.testing.assert_close(logp, again, rtol=1e-10, atol=1e-10)
 
 
 def test_a_model_that_scales_its_logits_is_refused(world: World) -> None:
     model, data = tiny_llama(), joined(world)
-    forward.check_forward(model, data, np.arange(3), PolicyGradientConfig())
+    plain = PolicyGradientConfig(packing="none")
+    forward.check_forward(model, data, np.arange(3), plain)
     original = model.forward
     model.forward = lambda *args, **kwargs: _scaled(original(*args, **kwargs))
     with pytest.raises(ConfigError, match="packing=none"):
-        forward.check_forward(model, data, np.arange(3), PolicyGradientConfig())
+        forward.check_forward(model, data, np.arange(3), plain)
 
 
 def _scaled(out: object) -> object:
@@ -130,7 +163,7 @@ def test_a_model_that_ignores_the_mask_is_refused(world: World) -> None:
     original = model.model.forward
     model.model.forward = lambda *args, attention_mask=None, **kwargs: original(*args, **kwargs)
     with pytest.raises(ConfigError, match="packing=prefix"):
-        forward.check_forward(model, data, np.arange(3), PolicyGradientConfig())
+        forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="prefix"))
     forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="none"))
 
 

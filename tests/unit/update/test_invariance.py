@@ -16,7 +16,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"packing": "none", "micro_batch_tokens": 50},
     {"packing": "sequence", "micro_batch_tokens": 30},
     {"packing": "prefix", "micro_batch_tokens": 40},
-    {"packing": "prefix", "logprob_chunk": 3, "gradient_checkpointing": True},
+    {"packing": "prefix", "logprob_chunk": 3, "gradient_checkpointing": "on"},
 ]
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from instar.artifact import Policy
 from instar.components.update import memory
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
-from unit.update.world import World, joined, tiny_llama
+from instar.errors import ConfigError
+from instar.rows import Step
+from unit.update.world import World, joined, score_row, tiny_llama
 
 
 def test_parameters_are_counted_from_the_file_headers(world: World) -> None:
@@ -15,19 +24,90 @@ def test_parameters_are_counted_from_the_file_headers(world: World) -> None:
 def test_each_remedy_lowers_its_own_part(world: World) -> None:
     data = joined(world)
 
-    def plan(config: PolicyGradientConfig, reference: bool = False) -> memory.Plan:
-        return memory.plan(world.policy, config, data, reference)
+    def plan(config: PolicyGradientConfig, reference: bool = False, on: bool = False) -> memory.Plan:
+        return memory.plan(world.policy, dataclasses.replace(config, packing="none"), data, reference, on)
 
     base = plan(PolicyGradientConfig())
     num = memory.count_parameters(world.policy.path)
     assert (base.weights_bytes, base.trained_bytes, base.reference_bytes) == (4 * num, 12 * num, 0)
     assert plan(PolicyGradientConfig(), reference=True).reference_bytes == 4 * num
+    # A bfloat16 copy computes, and so does the reference; what is trained stays in float32.
+    half = plan(PolicyGradientConfig(dtype="bfloat16"), reference=True)
+    assert (half.weights_bytes, half.trained_bytes, half.reference_bytes) == (6 * num, 12 * num, 2 * num)
+    assert half.activation_bytes < base.activation_bytes
     assert plan(PolicyGradientConfig(micro_batch_tokens=20)).activation_bytes < base.activation_bytes
-    assert plan(PolicyGradientConfig(gradient_checkpointing=True)).activation_bytes < base.activation_bytes
+    assert plan(PolicyGradientConfig(), on=True).activation_bytes < base.activation_bytes
     assert plan(PolicyGradientConfig(lora=LoraConfig(r=1, targets=("q_proj",)))).trained_bytes < base.trained_bytes
-    assert plan(PolicyGradientConfig(logprob_chunk=2)).logits_bytes == 2 * 2 * 20 * 4
+    assert plan(PolicyGradientConfig(logprob_chunk=2)).logits_bytes < base.logits_bytes
     parts = base.weights_bytes + base.trained_bytes + base.activation_bytes + base.logits_bytes
     assert base.peak_bytes == memory.FIXED_BYTES + parts
+
+
+def test_checkpointing_is_chosen_where_the_rest_does_not_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = joined(world)
+    config = PolicyGradientConfig(packing="none")
+    off, on = (memory.plan(world.policy, config, data, False, choice) for choice in (False, True))
+    assert on.peak_bytes < off.peak_bytes
+
+    def decided(free: int, **changes: Any) -> memory.Plan:
+        monkeypatch.setattr(memory, "available_bytes", lambda device: free)
+        return memory.decide(world.policy, dataclasses.replace(config, **changes), data, False, "cpu")
+
+    assert not decided(off.peak_bytes).checkpointing
+    tight = decided(off.peak_bytes - 1)
+    assert tight.checkpointing and "without" in tight.reason
+    assert f"{on.peak_bytes / 2**30:.2f} GiB" in memory.line(tight, "none") and "on" in memory.line(tight, "none")
+    with pytest.raises(ConfigError, match="lower it, set lora"):
+        decided(on.peak_bytes - 1)
+    with pytest.raises(ConfigError, match="gradient_checkpointing=auto"):
+        decided(off.peak_bytes - 1, gradient_checkpointing="off")
+    assert decided(on.peak_bytes - 1, allow_over_memory=True).checkpointing
+
+
+def test_the_choice_is_announced_before_it_is_used(world: World) -> None:
+    said: list[tuple[str, dict[str, float]]] = []
+    world.heartbeat = lambda unit, values: said.append((unit, dict(values)))
+    _, metrics = world.update(PolicyGradientConfig(lr=1e-4))
+    unit, values = said[0]
+    assert unit.startswith("predicted peak") and "packing" in unit and "checkpointing off" in unit
+    assert values["perf/predicted_peak_bytes"] == metrics["perf/predicted_peak_bytes"] > 0
+
+
+def test_a_real_model_that_cannot_fit_is_refused_before_any_weight_is_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 6 at the size of SmolLM2-135M: 64 answers of 2,000 tokens in one pass, of which 24 GiB hold less than a third.
+
+    The weights are a hole in the disk, so that reading them would give zeros; a layer keeps 12 x 576 + 4 x 1536 numbers a
+    position, 30 of them in bfloat16 783,360 bytes.
+    """
+    folder = world.root / "real"
+    folder.mkdir()
+    shape = {"vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    (folder / "config.json").write_text(json.dumps(shape))
+    size = 134_515_008
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [size], "data_offsets": [0, 2 * size]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * size)
+    world.policy = Policy(folder, "digest0")
+    row, scores = world.rollouts[0], []
+    world.rollouts = []
+    world.batch = [dataclasses.replace(world.batch[0], group_size=64)]
+    for i in range(64):
+        steps = [Step(role="prompt", start=0, end=1000), Step(role="action", start=1000, end=2000)]
+        changes = {"rollout_id": f"g0/{i}", "token_ids": [i % 7] * 2000, "behaviour_logprobs": [-1.0] * 1000}
+        world.rollouts.append(dataclasses.replace(row, steps=steps, **changes))
+        scores.append(score_row(f"g0/{i}", float(i % 2), float(i % 2)))
+    world.scores = scores
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 24 * 2**30)
+    config = PolicyGradientConfig(dtype="bfloat16", micro_batch_tokens=128_000, packing="none")
+    config = dataclasses.replace(config, gradient_checkpointing="off")
+    resident: dict[Any, Any] = {}
+    activations = 128_000 * 30 * (12 * 576 + 4 * 1536) * 2
+    with pytest.raises(ConfigError, match=f"activations {activations / 2**30:.2f}"):
+        world.update(config, resident)
+    assert resident == {}
 
 
 def test_the_machine_has_memory() -> None:

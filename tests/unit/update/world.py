@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from instar import schema
-from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
-from instar.components.policy_io import load_model
+from instar.artifact import ArmStats, Artifact, Batch, Policy, Rollouts, Scores, TrainerState
+from instar.components.policy_io import RESIDENT, load_model
 from instar.components.update import experience
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
@@ -36,12 +36,17 @@ class World:
     reference: Policy | None = None
     step: int = 0
     runs: int = 0
+    durable: bool = True
+    heartbeat: Callable[[str, Any], None] = lambda unit, values: None
 
     def context(self, resident: dict[Any, Any] | None = None) -> Context:
         scratch = self.root / "scratch"
         scratch.mkdir(exist_ok=True)
         kept = {} if resident is None else resident
-        return Context(evolution="test", step=self.step, stage="update", scratch=scratch, resident=kept)
+        return Context(
+            evolution="test", step=self.step, stage="update", scratch=scratch, resident=kept,
+            durable=self.durable, heartbeat=self.heartbeat,
+        )  # fmt: skip
 
     def update(
         self, config: PolicyGradientConfig, resident: dict[Any, Any] | None = None
@@ -68,16 +73,26 @@ class World:
         """Go to the next step: commit what the update wrote and sample from the new policy."""
         self.step += 1
         digest = f"digest{self.step}"
-        pending = (resident or {}).pop(("pending-model", str(outs.policy.path)), None)
-        if resident is not None and pending is not None:
-            resident[("model", digest)] = pending
-        self.policy, self.trainer = Policy(outs.policy.path, digest), outs.trainer
-        model = load_model(self.policy, self.context({}))
+        self.policy, self.trainer = Policy(outs.policy.path, digest), TrainerState(outs.trainer.path, f"t{self.step}")
+        kept = {} if resident is None else resident
+        for artifact in (self.policy, self.trainer):
+            adopt(kept, artifact)
+        model = load_model(self.policy, self.context(kept if self.policy_is_resident() else {}))
         self.batch, self.rollouts, self.scores = sample_rollouts(model, digest, seed=self.step)
+
+    def policy_is_resident(self) -> bool:
+        return (self.policy.path / RESIDENT).is_file()
 
     def scored(self, reward: Callable[[RolloutRow], float]) -> None:
         """Score every rollout by `reward`, with `correct` 1 where it is positive."""
         self.scores = [score_row(row.rollout_id, float(reward(row) > 0), reward(row)) for row in self.rollouts]
+
+
+def adopt(resident: dict[Any, Any], artifact: Artifact) -> None:
+    """File what a stage left pending under the digest that its folder got, as a runner does."""
+    for key in [k for k in resident if isinstance(k, tuple) and len(k) > 1 and k[1] == str(artifact.path)]:
+        kind = key[0].removeprefix("pending-")
+        resident[(kind, artifact.digest, *key[2:])] = resident.pop(key)
 
 
 def make_world(root: Path, **changes: Any) -> World:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from instar.report.charts.control import episodes, obtained, returns, tiers
+from instar.report.charts.derived import DERIVED_LINES
+from instar.report.charts.judge import judged, reflected
 from instar.report.charts.scores import climb, macro, per_arm
 from instar.report.charts.style import Chart
 from instar.report.charts.training import CONTROL_LINES, LINES, PER_ARM, arm_lines, cost, lines, shares
 from instar.report.data import Data
 
-__all__ = ["CONTROL_LINES", "LINES", "Chart", "draw"]
+__all__ = ["CONTROL_LINES", "DERIVED_LINES", "LINES", "Chart", "draw"]
 
 
 def draw(data: Data) -> dict[str, Chart]:
     """Return the charts that the data supports, by key; small multiples are `arm-0`, `arm-1`, ... and `return-0`, ..."""
     makers: tuple[Callable[[Data], Chart | None], ...] = (climb, macro, shares, cost, obtained, tiers, episodes)
+    makers += (judged, reflected)
     found = [maker(data) for maker in makers]
     found += [lines(data, key) for key in (CONTROL_LINES if data.control else LINES)]
+    found += [lines(data, key) for key in DERIVED_LINES]
     found += [arm_lines(data, key) for key in PER_ARM] if data.control else []
     found += [*per_arm(data), *returns(data)]
     return {chart.key: chart for chart in found if chart is not None}

@@ -6,12 +6,11 @@ from typing import Any
 
 import altair as alt
 
+from instar.report.charts.derived import DERIVED_LINES, Lines
 from instar.report.charts.style import FEW, PALETTE, Chart, clock, ends, legend, specification, values, viridis, whole
 from instar.report.data import Data
 
 STAGES = ("dataset_prep", "curriculum", "rollout", "reward", "update", "evaluate", "overhead")
-Lines = dict[str, tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]]
-"""key: (title, ((legend, metric names in order of preference), ...))"""
 BOTH: Lines = {
     "grad": ("Gradient norm", (("norm", ("update/grad_norm",)),)),
     "bandit": ("Entropy of the curriculum, nats", (("entropy", ("curriculum/entropy",)),)),
@@ -111,7 +110,7 @@ def arm_colors(used: list[str]) -> Any:
 
 def lines(data: Data, key: str) -> Chart | None:
     """Curves of training metrics over inner steps, from the table of the recipe's kind."""
-    title, curves = (CONTROL_LINES if data.control else LINES)[key]
+    title, curves = (DERIVED_LINES | (CONTROL_LINES if data.control else LINES))[key]
     rows: list[dict[str, Any]] = []
     first = clock(data)[1]
     for label, names in curves:

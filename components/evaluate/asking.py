@@ -1,0 +1,67 @@
+"""Greedy questions to a policy, and the probability that it gave to the token that decided its answer."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, isfinite
+
+from instar.components.reward.extract import extract
+from instar.components.rollout.engine import Engine, Request, Sample
+from instar.components.tokenizer import TextTokenizer
+
+REQUESTS = 256
+"""Requests handed to the engine at once; a heartbeat follows each batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A greedy reply: its text, and the tokens with their log-probabilities."""
+
+    text: str
+    sample: Sample
+
+    @property
+    def num_tokens(self) -> int:
+        """Action tokens."""
+        return len(self.sample.token_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """An engine that serves one policy, its tokenizer, and the strings that end a reply."""
+
+    engine: Engine
+    tokenizer: TextTokenizer
+    stop: tuple[str, ...]
+    heartbeat: Callable[[str, Mapping[str, float]], None]
+
+    def greedy(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int, what: str) -> list[Reply]:
+        """Return the likeliest reply to every (prompt, form), in order. `what` names them in heartbeats."""
+        out: list[Reply] = []
+        for start in range(0, len(prompts), REQUESTS):
+            requests = [
+                Request(
+                    request_id=f"{what}/{start + i}", prompt_ids=self.tokenizer.encode_prompt(text, form), seeds=[0]
+                )
+                for i, (text, form) in enumerate(prompts[start : start + REQUESTS])
+            ]
+            replies = self.engine.sample(requests, max_new_tokens=max_new_tokens, temperature=0.0, stop=self.stop)
+            out += [Reply(text=self.tokenizer.decode(s.token_ids), sample=s) for (s,) in replies]
+            self.heartbeat(f"{len(out)} {what}", {})
+        return out
+
+    def probability(self, reply: Reply, style: str) -> float | None:
+        """Return the probability of the token that begins the answer in `reply`; None without an answer or log-probabilities.
+
+        The answer stands where `extract` finds it. Of a verdict of one word the first token decides.
+        """
+        answer, ids = extract(reply.text, style), reply.sample.token_ids
+        if answer is None or len(reply.sample.logprobs) != len(ids):
+            return None
+        box = max(0, reply.text.rfind("\\boxed")) if style == "boxed" else 0
+        place = reply.text.find(answer, box) if style != "tag" else reply.text.rfind(answer)
+        first = bisect_right(range(len(ids) + 1), place, key=lambda n: len(self.tokenizer.decode(ids[:n]))) - 1
+        value = reply.sample.logprobs[min(first, len(ids) - 1)]
+        return exp(min(0.0, value)) if isfinite(value) else None

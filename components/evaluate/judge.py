@@ -1,0 +1,146 @@
+"""The policy as a judge: what it says of the anchors, and whether it judges worse than the champion did.
+
+A judge may decay while accuracy still rises. The fall is measured on answers that no policy wrote, and raises an alarm that the
+gate obeys.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from instar import config as configs
+from instar import schema, seeds
+from instar.artifact import Evaluation, Tasks
+from instar.components.derived.anchors import SPLIT
+from instar.components.derived.item import LABELS, origin
+from instar.components.derived.templates import read_verdict
+from instar.components.evaluate.asking import Asker, Reply
+from instar.components.evaluate.bootstrap import stratified_mean
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.judge_config import JudgeConfig
+from instar.components.evaluate.quality import Anchored, anchor_quality, column, units
+from instar.components.reward.verifiers import Score, verify
+from instar.components.task_table import resident_table
+from instar.contract import Context
+from instar.errors import ContractError
+from instar.rows import EvalRow, TaskRow
+
+DRIFT = "judge_drift"
+
+
+def choose_anchors(pools: Tasks, config: JudgeConfig, ctx: Context) -> list[TaskRow]:
+    """Return the anchors to ask: whole units, the first of each kind. A pool without any is a `ContractError`."""
+    table = resident_table(pools, ctx.resident)
+    rows = table.filter(np.asarray(table.column("split").to_numpy(zero_copy_only=False) == SPLIT))
+    taken: Counter[str] = Counter()
+    seen: dict[str, bool] = {}
+    out = []
+    for row in schema.from_table(TaskRow, rows):
+        unit = origin(row).group
+        if unit not in seen:
+            taken[row.arm] += 1
+            seen[unit] = config.anchors == 0 or taken[row.arm] <= config.anchors
+        if seen[unit]:
+            out.append(row)
+    if not out:
+        raise ContractError(
+            expected=f"tasks of split {SPLIT}",
+            found="none",
+            where=f"Tasks {pools.digest}:split",
+            action="prepare them with dataset_prep.anchors, or set evaluate.judge=none and evaluate.reflect=none",
+        )
+    return out
+
+
+def ask_anchors(anchors: Sequence[TaskRow], asker: Asker, config: AnswerConfig) -> list[EvalRow]:
+    """Return the verdicts on anchors as evaluation rows; the score says whether the verdict was right."""
+    assert config.judge is not None
+    limit = config.judge.max_new_tokens or config.max_new_tokens
+    replies = asker.greedy([(task.prompt, task.form) for task in anchors], limit, "verdicts on anchors")
+    return [_row(task, reply, config.style) for task, reply in zip(anchors, replies, strict=True)]
+
+
+def anchored(rows: Sequence[EvalRow], anchors: Sequence[TaskRow]) -> list[Anchored]:
+    """Return the verdicts of evaluation rows on `anchors`; rows of other tasks are left out."""
+    origins = {task.task_id: origin(task) for task in anchors}
+    found = [(row, origins[row.task_id]) for row in rows if row.split == SPLIT and row.task_id in origins]
+    return [
+        Anchored(
+            kind=about.kind,
+            unit=about.group,
+            first=about.label == LABELS[about.kind][0],
+            says=read_verdict(about.wording, about.family, row.answer),
+            score=row.score,
+        )
+        for row, about in found
+    ]
+
+
+def judge_summary(
+    rows: Sequence[EvalRow], anchors: Sequence[TaskRow], config: AnswerConfig, ctx: Context
+) -> dict[str, Any]:
+    """Return what the anchors say of the judge, with the protocol under which it can be compared."""
+    assert config.judge is not None
+    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{SPLIT}")
+    quality = anchor_quality(anchored(rows, anchors), config.bootstrap, config.judge.confidence, generator)
+    limit = config.judge.max_new_tokens or config.max_new_tokens
+    contents = sorted((task.task_id, task.content_hash, task.form) for task in anchors)
+    settings = {"max_new_tokens": limit, "stop": config.stop, "style": config.style}
+    return {**quality, "protocol": configs.digest({"settings": settings, "anchors": contents})}
+
+
+def drift(
+    summary: dict[str, Any],
+    rows: Sequence[EvalRow],
+    anchors: Sequence[TaskRow],
+    champion: Evaluation | None,
+    config: AnswerConfig,
+    ctx: Context,
+) -> dict[str, Any] | None:
+    """Return the paired difference to the champion's balanced accuracy and whether it is an alarm; None without a champion.
+
+    The mean over kinds of the mean over units, as in the balanced accuracy. A champion that judged other anchors, or under other
+    settings, gives no difference and no alarm.
+    """
+    assert config.judge is not None
+    if champion is None:
+        return None
+    limit, theirs = config.judge.drift_limit, champion.read_json("summary.json").get("judge")
+    out: dict[str, Any] = {"limit": limit, "alarm": False, **dict.fromkeys(("difference", "low", "high"))}
+    if theirs is None or theirs["protocol"] != summary["protocol"]:
+        return {**out, "reason": "the champion judged other anchors, or under other settings"}
+    now, before = units(anchored(rows, anchors)), units(anchored(champion.read(), anchors))
+    gaps = {
+        kind: {unit: now[kind][unit] - before[kind][unit] for unit in now[kind].keys() & before[kind].keys()}
+        for kind in now.keys() & before.keys()
+    }
+    columns = [column(values) for _, values in sorted(gaps.items()) if len(values) >= 2]
+    if not columns:
+        return {**out, "reason": "no kind of anchor has two units that both judged"}
+    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{SPLIT}/drift")
+    found = stratified_mean(columns, config.bootstrap, config.judge.confidence, generator)
+    alarm = found.estimate < -limit and found.high < 0.0
+    span = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    level = "" if summary["balanced_accuracy"] is None else f", now {summary['balanced_accuracy']:.3f}"
+    verdict = "fell by more than" if alarm else "is within"
+    reason = f"balanced accuracy of the judge on the anchors {verdict} {limit:g} of the champion's: {span}{level}"
+    numbers = {"difference": found.estimate, "low": found.low, "high": found.high}
+    return {**out, **numbers, "alarm": alarm, "reason": reason}
+
+
+def _row(task: TaskRow, reply: Reply, style: str) -> EvalRow:
+    verdict = verify(task, reply.text, style)
+    return EvalRow(
+        task_id=task.task_id,
+        arm=task.arm,
+        split=task.split,
+        sample=-1,
+        score=verdict.correct if isinstance(verdict, Score) else None,
+        length=reply.num_tokens,
+        truncated=reply.sample.truncated,
+        answer=reply.text,
+    )

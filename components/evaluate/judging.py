@@ -1,0 +1,190 @@
+"""What evaluation says of the policy as judge and corrector: anchors first, then the gate, then its own answers.
+
+`summary["judge"]`: quality on the anchors, drift against the champion. Per split: `own`, the first verdicts on the greedy answers,
+and `reflected`, the score after reflection beside that of the same greedy answers without it. `score` is never touched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from instar import seeds
+from instar.artifact import Evaluation, Tasks
+from instar.components.evaluate.asking import Asker
+from instar.components.evaluate.bootstrap import Interval, stratified_mean
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.judge import DRIFT, ask_anchors, choose_anchors, drift, judge_summary
+from instar.components.evaluate.quality import own_quality
+from instar.components.evaluate.reflect import Dialogue, begin, gate, judge, opinion, reflect
+from instar.components.evaluate.summary import arrays
+from instar.components.reward.verifiers import Score, verify
+from instar.contract import Context
+from instar.rows import EvalRow, TaskRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Anchors with the verdicts on them, what they say, the gate of reflection (None without one), and the dialogues."""
+
+    anchors: list[TaskRow]
+    verdicts: list[EvalRow]
+    quality: dict[str, Any]
+    gate: dict[str, Any] | None
+    dialogues: list[Dialogue]
+    plain: Mapping[str, float | None] = field(default_factory=dict)
+    """Task -> score of its greedy answer."""
+    after: Mapping[str, EvalRow] = field(default_factory=dict)
+    """Task -> what reflection made of its greedy answer, as sample -2; the answer itself behind a closed gate."""
+
+    @property
+    def rows(self) -> list[EvalRow]:
+        """Return the rows that evaluation keeps beside those of ordinary answers."""
+        return [*self.verdicts, *self.after.values()]
+
+
+def run(
+    tasks: Sequence[TaskRow], rows: Sequence[EvalRow], pools: Tasks, asker: Asker, config: AnswerConfig, ctx: Context
+) -> Judging:
+    """Ask the anchors, and have the greedy answers in `rows` judged, or reflected upon where the gate is open."""
+    assert config.judge is not None
+    anchors = choose_anchors(pools, config.judge, ctx)
+    verdicts = ask_anchors(anchors, asker, config)
+    quality = judge_summary(verdicts, anchors, config, ctx)
+    found = gate(quality, config.reflect) if config.reflect is not None else None
+    by_task = {row.task_id: row for row in rows if row.sample == -1}
+    first = [(task, by_task[task.task_id]) for task in tasks if task.task_id in by_task]
+    dialogues = [begin(task, row, config.style) for task, row in first]
+    if found is not None and found["open"]:
+        reflect(dialogues, asker, config)
+    else:
+        judge(dialogues, asker, config, counted=False)
+    return Judging(
+        anchors=anchors,
+        verdicts=verdicts,
+        quality=quality,
+        gate=found,
+        dialogues=dialogues,
+        plain={row.task_id: row.score for _, row in first},
+        after={d.task.task_id: _row(d, config.style) for d in dialogues} if found is not None else {},
+    )
+
+
+def extend(
+    summary: dict[str, Any], judging: Judging, champion: Evaluation | None, config: AnswerConfig, ctx: Context
+) -> dict[str, Any]:
+    """Return `summary` with `judge`, `alarms`, and in every split `own` and `reflected`."""
+    fell = drift(judging.quality, judging.verdicts, judging.anchors, champion, config, ctx)
+    splits: dict[str, Any] = {}
+    for split, values in summary["splits"].items():
+        mine = [d for d in judging.dialogues if d.task.split == split]
+        splits[split] = values | _split(mine, judging, split, config, ctx)
+    alarms = [{"name": DRIFT, "reason": fell["reason"]}] if fell is not None and fell["alarm"] else []
+    return summary | {"splits": splits, "judge": {**judging.quality, "drift": fell}, "alarms": alarms}
+
+
+def metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the defined numbers of `extend` as metrics."""
+    found, fell = summary["judge"], summary["judge"]["drift"] or {}
+    out: dict[str, float | None] = {f"judge/{n}": found[n] for n in ("balanced_accuracy", "low", "high", "parse_rate")}
+    out |= {"judge/drift_alarm": float(bool(summary["alarms"])), "judge/difference_to_champion": fell.get("difference")}
+    for kind, values in found["kinds"].items():
+        out |= {
+            f"judge/{kind}/{name}": values[name] for name in ("balanced_accuracy", "bias", "parse_rate", "consistency")
+        }
+    for split, values in summary["splits"].items():
+        own, after = values.get("own") or {}, values.get("reflected")
+        names = ("precision", "recall", "f1", "balanced_accuracy", "parse_rate", "brier", "ece")
+        out |= {f"{split}/own/{name}": own.get(name) for name in names}
+        if after is not None:
+            out |= {
+                f"{split}/reflected_accuracy": after["score"],
+                f"{split}/reflected_gain": after["gain"]["difference"],
+            }
+            out |= {f"{split}/reflected_calls": after["calls_mean"], "judge/gate_open": float(after["gate"]["open"])}
+    return {name: float(value) for name, value in out.items() if value is not None}
+
+
+def _split(
+    mine: Sequence[Dialogue], judging: Judging, split: str, config: AnswerConfig, ctx: Context
+) -> dict[str, Any]:
+    """Return `own` and `reflected` of one split, with random numbers of their own, so that all others stay what they are."""
+    assert config.judge is not None
+    if not mine:
+        return {}
+    known = [(d, score) for d in mine if (score := judging.plain[d.task.task_id]) is not None]
+    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/own/{split}")
+    opinions = [opinion(d, score == 1.0) for d, score in known if d.verdicts]
+    out: dict[str, Any] = {"own": own_quality(opinions, config.bootstrap, config.judge.confidence, generator)}
+    if judging.gate is not None:
+        scored = [(d, before, judging.after[d.task.task_id].score) for d, before in known]
+        pairs = [(d, before, after) for d, before, after in scored if after is not None]
+        out["reflected"] = _reflected(pairs, judging.gate, split, config, ctx)
+    return out
+
+
+def _reflected(
+    pairs: Sequence[tuple[Dialogue, float, float]],
+    gated: dict[str, Any],
+    split: str,
+    config: AnswerConfig,
+    ctx: Context,
+) -> dict[str, Any]:
+    """Return the score after reflection with its interval, that of the same answers before, the paired gain, and the calls."""
+    calls = [d.calls for d, _, _ in pairs]
+    after = _mean(pairs, lambda b, a: a, f"reflected/{split}", config, ctx)
+    gain = _mean(pairs, lambda b, a: a - b, f"gain/{split}", config, ctx)
+    return {
+        "score": after.estimate,
+        "low": after.low,
+        "high": after.high,
+        "plain": after.estimate - gain.estimate,
+        "gain": {"difference": gain.estimate, "low": gain.low, "high": gain.high},
+        "arms": {arm: sum(a for _, a in v) / len(v) for arm, v in sorted(_by_arm(pairs).items())},
+        "num_tasks": len(pairs),
+        "calls_mean": sum(calls) / len(calls),
+        "calls_max": max(calls),
+        "tokens_mean": sum(d.num_tokens for d, _, _ in pairs) / len(pairs),
+        "rounds": {str(n): c for n, c in sorted(Counter(d.rewrites for d, _, _ in pairs).items())},
+        "ends": dict(sorted(Counter(d.end for d, _, _ in pairs if d.end).items())),
+        "right_to_wrong": sum(b > a for _, b, a in pairs),
+        "wrong_to_right": sum(a > b for _, b, a in pairs),
+        "gate": gated,
+    }
+
+
+def _row(dialogue: Dialogue, style: str) -> EvalRow:
+    verdict = verify(dialogue.task, dialogue.text, style)
+    return EvalRow(
+        task_id=dialogue.task.task_id,
+        arm=dialogue.task.arm,
+        split=dialogue.task.split,
+        sample=-2,
+        score=verdict.correct if isinstance(verdict, Score) else None,
+        length=dialogue.num_tokens,
+        truncated=dialogue.truncated,
+        answer=dialogue.text,
+    )
+
+
+def _mean(
+    pairs: Sequence[tuple[Dialogue, float, float]],
+    value: Callable[[float, float], float],
+    key: str,
+    config: AnswerConfig,
+    ctx: Context,
+) -> Interval:
+    means: dict[str, dict[str, float]] = {}
+    for dialogue, before, after in pairs:
+        means.setdefault(dialogue.task.arm, {})[dialogue.task.task_id] = value(before, after)
+    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{key}")
+    return stratified_mean(arrays(means), config.bootstrap, config.confidence, generator)
+
+
+def _by_arm(pairs: Sequence[tuple[Dialogue, float, float]]) -> dict[str, list[tuple[float, float]]]:
+    out: dict[str, list[tuple[float, float]]] = {}
+    for dialogue, before, after in pairs:
+        out.setdefault(dialogue.task.arm, []).append((before, after))
+    return out

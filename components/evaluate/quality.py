@@ -1,0 +1,158 @@
+"""How good verdicts are, by hand-checkable formulas: own answers against the verifier, anchors against their labels.
+
+Of own answers the positive class is "my answer is right". Of anchors the unit is a question that was asked twice, with either
+verdict being right once: the mean over units is the balanced accuracy, exactly .5 for a judge that always says the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instar.components.evaluate.bootstrap import Interval, stratified_mean
+
+BINS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opinion:
+    """A verdict on an answer: what is true, what the judge said (None: nothing readable), the probability of what it said."""
+
+    right: bool
+    says: bool | None
+    probability: float | None
+
+    @property
+    def belief(self) -> float | None:
+        """Probability that the judge gives to the answer being right."""
+        if self.says is None or self.probability is None:
+            return None
+        return self.probability if self.says else 1.0 - self.probability
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Anchored:
+    """A verdict on an anchor: its kind and unit, whether the first label (yes, or the first of two) was due, and was said."""
+
+    kind: str
+    unit: str
+    first: bool
+    says: bool | None
+    score: float | None
+    """1 when the verdict is the right one, 0 otherwise, an unreadable one included; None when the verifier failed."""
+
+
+def own_quality(
+    opinions: Sequence[Opinion], resamples: int, confidence: float, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Return precision, recall, F1, balanced accuracy with interval, parse rate and calibration. What is undefined is None.
+
+    A verdict that is not readable accepts nothing, and is a mistake on both classes of the balanced accuracy. `brier` and `ece`
+    (10 equal bins, weighted by their counts) are those of the probability that the answer is right, over readable verdicts.
+    """
+    accepted, right = sum(o.says is True for o in opinions), sum(o.right for o in opinions)
+    hits = sum(o.right and o.says is True for o in opinions)
+    precision, recall = _share(hits, accepted), _share(hits, right)
+    classes = [np.array([float(o.says is side) for o in opinions if o.right is side]) for side in (True, False)]
+    interval = None
+    if min(c.size for c in classes) >= 2:
+        interval = stratified_mean(classes, resamples, confidence, generator)
+    means = [float(c.mean()) for c in classes if c.size]
+    return {
+        "num": len(opinions),
+        "num_right": right,
+        "num_accepted": accepted,
+        "parse_rate": _share(sum(o.says is not None for o in opinions), len(opinions)),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * hits / (accepted + right) if accepted + right else None,
+        "balanced_accuracy": sum(means) / 2 if len(means) == 2 else None,
+        "low": max(0.0, interval.low) if interval else None,
+        "high": min(1.0, interval.high) if interval else None,
+        **_calibration(opinions),
+    }
+
+
+def _calibration(opinions: Sequence[Opinion]) -> dict[str, float | None]:
+    pairs = np.array([(o.belief, o.right) for o in opinions if o.belief is not None], dtype=np.float64).reshape(-1, 2)
+    if not len(pairs):
+        return {"brier": None, "ece": None}
+    belief, right = pairs.T
+    bins = np.minimum((belief * BINS).astype(int), BINS - 1)
+    gaps = [abs(float((belief[bins == b] - right[bins == b]).sum())) for b in range(BINS)]
+    return {"brier": float(((belief - right) ** 2).mean()), "ece": sum(gaps) / len(pairs)}
+
+
+def units(anchored: Sequence[Anchored]) -> dict[str, dict[str, float]]:
+    """Return kind -> unit -> mean score of its two questions, of the units whose two questions both have a verdict."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for item in anchored:
+        found.setdefault(item.kind, {}).setdefault(item.unit, []).append(item.score)
+    means = {
+        kind: {unit: sum(map(float, s)) / 2 for unit, s in values.items() if len(s) == 2 and None not in s}  # type: ignore[arg-type]
+        for kind, values in found.items()
+    }
+    return {kind: values for kind, values in means.items() if len(values) >= 2}
+
+
+def anchor_quality(
+    anchored: Sequence[Anchored], resamples: int, confidence: float, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Return the balanced accuracy with interval, over kinds and of each, the parse rate, and what shows a bias.
+
+    `bias`: share of first labels (Yes, or A) among readable verdicts minus share of the others, 0 without a preference because
+    either is right as often; of pairs that is the position bias. `consistency`: share of units, among those with two readable
+    verdicts, that were right twice or wrong twice, which for a pair is to name one answer in both orders. Without a kind that
+    has two complete units the balanced accuracy is None.
+    """
+    means = units(anchored)
+    out: dict[str, Any] = {"kinds": {}, "parse_rate": _share(sum(a.says is not None for a in anchored), len(anchored))}
+    for kind, values in sorted(means.items()):
+        mine = [a for a in anchored if a.kind == kind]
+        interval = stratified_mean([column(values)], resamples, confidence, generator)
+        out["kinds"][kind] = {**_numbers(interval), "num_units": len(values), **_sides(mine)}
+    both = (
+        stratified_mean([column(v) for _, v in sorted(means.items())], resamples, confidence, generator)
+        if means
+        else None
+    )
+    return {**out, **(_numbers(both) if both else dict.fromkeys(("balanced_accuracy", "low", "high")))}
+
+
+def _sides(anchored: Sequence[Anchored]) -> dict[str, float | None]:
+    readable = [a for a in anchored if a.says is not None]
+    by_unit: dict[str, list[bool]] = {}
+    for item in readable:
+        by_unit.setdefault(item.unit, []).append(item.says == item.first)
+    twice = [said for said in by_unit.values() if len(said) == 2]
+    return {
+        "parse_rate": _share(len(readable), len(anchored)),
+        "bias": _share(sum(1 if a.says else -1 for a in readable), len(readable)),
+        "recall_first": _share(sum(a.says is True for a in anchored if a.first), sum(a.first for a in anchored)),
+        "recall_second": _share(
+            sum(a.says is False for a in anchored if not a.first), sum(not a.first for a in anchored)
+        ),
+        "consistency": _share(sum(one == other for one, other in twice), len(twice)),
+    }
+
+
+def column(values: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the values in order of their names."""
+    return np.array([values[name] for name in sorted(values)], dtype=np.float64)
+
+
+def _numbers(interval: Interval) -> dict[str, float]:
+    """Return estimate and interval; few units spread beyond the range of a share, and the interval ends there."""
+    return {
+        "balanced_accuracy": interval.estimate,
+        "low": max(0.0, interval.low),
+        "high": min(1.0, interval.high),
+    }
+
+
+def _share(count: int, total: int) -> float | None:
+    return count / total if total else None

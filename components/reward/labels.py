@@ -1,0 +1,23 @@
+"""Class labels, as in Yes and No or A and B: one reader for rewards, evaluation and reflection (SPARK section 7.4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_WRAPPED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\{([^{}]*)\}")
+
+
+def read_label(answer: str, labels: Sequence[str]) -> str | None:
+    """Return the one of `labels` that an extracted answer names, or None.
+
+    Case, blanks around it, one LaTeX text command and one closing full stop carry no meaning; anything more is no label.
+    """
+    text = _bare(answer)
+    wrapped = _WRAPPED.fullmatch(text)
+    text = (_bare(wrapped.group(1)) if wrapped else text).casefold()
+    return next((label for label in labels if label.casefold() == text), None)
+
+
+def _bare(text: str) -> str:
+    return text.strip().removesuffix(".").rstrip()

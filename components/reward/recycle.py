@@ -1,0 +1,198 @@
+"""Recycling: attempts of this step become tasks of later ones (SPARK section 2), kept in a first-in, first-out cache.
+
+new cache = old cache - tasks attempted in these rollouts - tasks too old + new tasks, the oldest dropped beyond `max_size`. Beside
+the rows lies `recycler.json`: the version of the templates, the keys of tasks made lately with the step that made them, and how
+many of each kind were made in all. The result is a function of the inputs, the configuration and the seed; a restart makes the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from instar.artifact import Tasks
+from instar.components.derived import rule as rules
+from instar.components.derived import templates
+from instar.components.derived.groups import Group, collect
+from instar.components.derived.item import LABELS, Origin, is_derived, make, origin, question_of
+from instar.components.reward.config import RecycleConfig, VerifyConfig
+from instar.contract import Context, Metrics
+from instar.errors import LedgerError
+from instar.rows import RolloutRow, ScoreRow, TaskRow
+
+MEMORY = "recycler.json"
+
+
+@dataclass(kw_only=True)
+class Cache:
+    """Derived tasks that were not tried yet, oldest first, and what the recycler remembers."""
+
+    rows: list[TaskRow] = field(default_factory=list)
+    recent: dict[str, int] = field(default_factory=dict)
+    """Key of a task -> inner step that made it."""
+    totals: dict[str, int] = field(default_factory=dict)
+    """Kind -> tasks made so far."""
+
+
+def recycle(
+    tasks: Mapping[str, TaskRow],
+    rollouts: Sequence[RolloutRow],
+    scores: Sequence[ScoreRow],
+    text_of: Callable[[RolloutRow], str],
+    cache: Cache,
+    config: VerifyConfig,
+    ctx: Context,
+) -> tuple[Cache, Metrics]:
+    """Return the cache after this step and what was made, kept and dropped. `text_of` decodes what the policy wrote last."""
+    settings = config.recycle or RecycleConfig()
+    attempted = {rollout.task_id for rollout in rollouts}
+    groups, left_out = collect(tasks, rollouts, scores, text_of, config.style, keep_truncated=settings.keep_truncated)
+    dropped: Counter[str] = Counter({f"attempt_{reason}": count for reason, count in left_out.items()})
+    waiting = [row for row in cache.rows if row.task_id not in attempted]
+    kept = [row for row in waiting if settings.max_age == 0 or age(row, ctx.step) <= settings.max_age]
+    dropped["too_old"] = len(waiting) - len(kept)
+    recent = {key: step for key, step in cache.recent.items() if ctx.step - step < settings.remember}
+    recent |= {origin(row).key: origin(row).step for row in kept} if settings.remember else {}
+    made = worded(picked(groups, settings, recent, ctx), settings, ctx, dropped)
+    rows = kept + made
+    surplus = max(0, len(rows) - settings.max_size) if settings.max_size else 0
+    dropped["cache_full"] = surplus
+    recent |= {origin(row).key: ctx.step for row in made} if settings.remember else {}
+    totals = Counter(cache.totals) + Counter(row.arm for row in made)
+    after = Cache(rows=rows[surplus:], recent=recent, totals={kind: totals[kind] for kind in templates.KINDS})
+    return after, _metrics(groups, made, after, dropped, ctx.step)
+
+
+def age(row: TaskRow, step: int) -> int:
+    """Return how many updates lie between the policy that wrote a task's attempts and the one that can try it after `step`."""
+    return step + 1 - origin(row).step
+
+
+def picked(
+    groups: Sequence[Group], settings: RecycleConfig, recent: Mapping[str, int], ctx: Context
+) -> list[rules.Pick]:
+    """Return what the rule makes of the groups, in random order: a later draw of a few holds all kinds."""
+    rng = np.random.Generator(np.random.PCG64(ctx.seed("recycle")))
+    families = templates.FAMILIES[settings.wording]
+    points = [name for name in ("P1", "P2") if name in families]
+    known_wrong = families["P6"].templates != families["P5"].templates
+
+    def fresh(key: str) -> bool:
+        return key not in recent
+
+    chosen = rules.judges(groups, settings.rule, points, fresh, rng)
+    chosen += rules.reflections(groups, settings.rule, known_wrong, settings.wording == "words", fresh, rng)
+    return [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
+
+
+def worded(picks: Sequence[rules.Pick], settings: RecycleConfig, ctx: Context, dropped: Counter[str]) -> list[TaskRow]:
+    """Return the picks as tasks; prompts beyond `max_chars` and a second task of one key are counted in `dropped`."""
+    rows: list[TaskRow] = []
+    keys: set[str] = set()
+    for number, pick in enumerate(picks):
+        seed = ctx.seed(f"template/{number}")
+        key = rules.key_of_pick(pick)
+        index = seed % len(templates.family_of(settings.wording, pick.family).templates)
+        prompt = templates.render(settings.wording, pick.family, index, **_parts(pick, settings.wording))
+        if len(prompt) > settings.max_chars or (key in keys and settings.remember):
+            dropped["too_long" if len(prompt) > settings.max_chars else "duplicate"] += 1
+            continue
+        keys.add(key)
+        about = Origin(
+            kind=pick.kind,
+            wording=settings.wording,
+            template=f"{pick.family}/{index}",
+            label=LABELS[pick.kind][0 if pick.first else 1],
+            parent=pick.group.parent.task_id,
+            group=pick.group.group_id,
+            policy=pick.group.policy,
+            step=ctx.step,
+            key=key,
+        )
+        rows.append(make(f"{pick.kind}/train/{ctx.step:06d}-{number:04d}", pick.group.parent, about, prompt, seed=seed))
+    return rows
+
+
+def read_cache(derived: Tasks | None, ctx: Context) -> Cache:
+    """Return the cache of the step before. None but at step 0, or one without its memory or of other templates: `LedgerError`."""
+    if derived is None:
+        if ctx.step == 0:
+            return Cache()
+        raise _lost(f"the derived tasks of the step before {ctx.step}", "none")
+    rows = derived.read()
+    if not (derived.path / MEMORY).exists():
+        if not rows:
+            return Cache()
+        raise _lost(MEMORY, "rows alone")
+    memory = derived.read_json(MEMORY)
+    if memory["templates"] != templates.VERSION:
+        raise _lost(f"templates of version {templates.VERSION}", f"version {memory['templates']}")
+    return Cache(rows=rows, recent=memory["recent"], totals=memory["totals"])
+
+
+def write_cache(derived: Tasks, cache: Cache) -> None:
+    """Write rows and memory."""
+    derived.write(cache.rows)
+    derived.write_json(MEMORY, {"templates": templates.VERSION, "recent": cache.recent, "totals": cache.totals})
+
+
+def _parts(pick: rules.Pick, wording: str) -> dict[str, str]:
+    """Return the texts that a template shows. A known wrong attempt stands where other families have the answer."""
+    shown = [a.text if pick.kind == "reflect-trace" else a.answer or "" for a in pick.shown]
+    parts = {"question": question_of(pick.group.parent, wording), "answer": shown[0], "attempt": shown[0]}
+    return parts | ({"answer_a": shown[0], "answer_b": shown[1]} if len(shown) == 2 else {})
+
+
+def _metrics(
+    groups: Sequence[Group], made: Sequence[TaskRow], cache: Cache, dropped: Counter[str], step: int
+) -> Metrics:
+    out: Metrics = {"recycle_groups": float(len(groups)), "recycle_cache_size": float(len(cache.rows))}
+    out |= {f"recycle_made/{kind}": float(sum(row.arm == kind for row in made)) for kind in templates.KINDS}
+    out |= {f"recycle_dropped/{reason}": float(count) for reason, count in sorted(dropped.items())}
+    shares = (("p_right", "judge-point"), ("p_first", "judge-pair"), ("confirm_share", "reflect"))
+    for name, prefix in shares:
+        about = [origin(row) for row in made if row.arm.startswith(prefix)]
+        if about:
+            out[f"recycle_{name}"] = sum(o.label == LABELS[o.kind][0] for o in about) / len(about)
+    ages = [age(row, step) for row in cache.rows]
+    if ages:
+        out |= {"recycle_age_mean": sum(ages) / len(ages), "recycle_age_max": float(max(ages))}
+    return out
+
+
+def _lost(expected: str, found: str) -> LedgerError:
+    return LedgerError(
+        expected=expected,
+        found=found,
+        where="reward.derived",
+        action="resume from the ledger; the cache of derived tasks is never made up",
+    )
+
+
+def summary_by_kind(
+    tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores: Sequence[ScoreRow]
+) -> Metrics:
+    """Return per kind of derived task that was attempted and scored its accuracy and format rate, and the accuracy by what was
+    shown: of judging, whether both classes are recognised; of reflection, right attempts kept and wrong ones put right."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for rollout, score in zip(rollouts, scores, strict=True):
+        task = tasks[rollout.task_id]
+        if is_derived(task) and score.status == "scored":
+            pair = (score.correct or 0.0, score.format_ok or 0.0)
+            found.setdefault(task.arm, []).append(pair)
+            found.setdefault(f"{task.arm}/{origin(task).label}", []).append(pair)
+    out: Metrics = {}
+    for name, pairs in sorted(found.items()):
+        right, formatted = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
+        kind, _, label = name.partition("/")
+        out |= (
+            {f"{kind}/accuracy_{label}": right}
+            if label
+            else {f"{kind}/accuracy": right, f"{kind}/format_rate": formatted}
+        )
+    return out

@@ -1,0 +1,113 @@
+"""The forward pass of transformers over slots. Serves every causal language model with attention over all positions.
+
+Prompts of one pass are padded on the right, where causal attention needs no mask, up to their last token; that one is
+read by itself in column W - 1 and its keys and values are then put where they belong, behind the prompt. The gap is
+masked and position ids count real tokens, so logits equal those of an unpadded pass up to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+from instar.components.policy_io import cast_copy
+from instar.components.rollout.forward import Name
+from instar.components.rollout.slot_cache import Prefix, SlotCache
+from instar.kernels.decode.reference import open_mask
+
+
+class StockForward:
+    """A model of transformers; copied when precision or device must change."""
+
+    name: Name = "stock"
+
+    def __init__(self, model: Any, dtype: torch.dtype, device: str, *, reason: str) -> None:
+        if model.dtype != dtype or model.device.type != device:
+            model = cast_copy(model, dtype, device)  # rotary frequencies keep their precision
+        self._model, self.reason, self.device = model, reason, model.device
+
+    def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:
+        """Return next-token logits [N, V] and the keys and values of prompts sorted by length."""
+        cache, device, width = DynamicCache(), self.device, len(prompts[-1])
+        if len(prompts[0]) == width:
+            logits = self._run(torch.tensor(prompts, device=device), None, cache, None)
+            return logits, _prefix(cache)
+        head = width - 1
+        filled = [[*p[:-1], *p[-1:] * (head - len(p) + 1)] for p in prompts]
+        self._run(torch.tensor(filled, device=device), None, cache, None)
+        last = torch.tensor([[p[-1]] for p in prompts], device=device)
+        end = torch.tensor([len(p) - 1 for p in prompts], device=device)
+        mask = open_mask(end - 1, width, self._model.dtype)
+        mask[..., -1] = 0.0
+        logits, prefix = self._run(last, end[:, None], cache, mask), _prefix(cache)
+        rows = torch.arange(len(prompts), device=device)
+        for tensor in (tensor for pair in prefix for tensor in pair):
+            tensor[rows, :, end] = tensor[:, :, -1].clone()
+        return logits, prefix
+
+    def step(self, token: Tensor, position: Tensor, cache: SlotCache, columns: int, ragged: bool) -> Tensor:
+        """Append `token` [R] at `position` [R] and return the next logits [R, V]."""
+        mask = open_mask(position, columns, self._model.dtype) if ragged else None
+        return self._run(token[:, None], position[:, None], _StepCache(cache, position, columns), mask)
+
+    def _run(self, ids: Tensor, position: Tensor | None, cache: Any, mask: Tensor | None) -> Tensor:
+        if position is None:
+            position = torch.arange(ids.shape[1], device=ids.device)[None]
+        out = self._model(
+            input_ids=ids,
+            position_ids=position,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+
+class _StepLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer of the slots during one step: the new key and value of row r go to column position[r]."""
+
+    def __init__(self, cache: SlotCache, layer: int, position: Tensor, columns: int) -> None:
+        super().__init__()
+        self.slots = cache.keys[layer], cache.values[layer]
+        self.position, self.columns = position, columns
+        self.rows = torch.arange(len(position), device=position.device)
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the slots exist."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Store [R, H, 1, D] and return views [R, H, columns, D]."""
+        keys, values = (tensor[: len(self.rows)] for tensor in self.slots)
+        keys[self.rows, :, self.position] = key_states[:, :, 0]
+        values[self.rows, :, self.position] = value_states[:, :, 0]
+        return keys[:, :, : self.columns], values[:, :, : self.columns]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the key length, and offset 0."""
+        return self.columns, 0
+
+    def get_seq_length(self) -> int:
+        """Return the columns in use before this step."""
+        return self.columns - 1
+
+    def get_max_length(self) -> int:
+        """Return -1: the slots grow."""
+        return -1
+
+
+class _StepCache(Cache):  # type: ignore[misc]
+    def __init__(self, cache: SlotCache, position: Tensor, columns: int) -> None:
+        super().__init__(layers=[_StepLayer(cache, i, position, columns) for i in range(len(cache.keys))])
+
+
+def _prefix(cache: DynamicCache) -> Prefix:
+    layers: Any = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]

@@ -1,0 +1,157 @@
+"""Group sampling with vLLM on a GPU, offline: one `vllm.LLM` in this process, its weights loaded from the policy folder.
+
+Prompts go in and actions come out as token ids. vLLM's text is read by nobody: it only looks for stop strings in it. Each
+sample is a request of its own with a seed of its own; the prefix cache reads a group's prompt once. Log-probabilities
+are `processed_logprobs`, those of the distribution that is sampled from (at temperature 0 the untempered one).
+
+Checked against vLLM 0.30 (torch 2.13), whose engine runs in this process when VLLM_ENABLE_V1_MULTIPROCESSING is 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from instar.artifact import Policy
+from instar.components.rollout import vllm_server
+from instar.components.rollout.config import EngineConfig
+from instar.components.rollout.engine import Request, Sample
+from instar.components.rollout.stops import holds
+from instar.components.rollout.vllm_server import Server, refuse
+from instar.contract import Context
+from instar.errors import NumericsError
+
+if TYPE_CHECKING:
+    from instar.components.tokenizer import TextTokenizer
+
+_SERVER = "rollout/vllm"  # names no digest: an update drops what names the policy it changes, and this may stay
+_COOLEST, _HOTTEST = 0.01, 2.0  # vLLM raises lower temperatures to the first and refuses those above the second
+
+
+class VllmEngine:
+    """Samples from the policy that the server holds."""
+
+    def __init__(self, server: Server, policy: Policy, tokenizer: TextTokenizer) -> None:
+        self._server, self._policy, self._tokenizer = server, policy, tokenizer
+        self._longest = int(server.llm.model_config.max_model_len)
+        self.vocab_size = int(server.llm.model_config.get_vocab_size())
+
+    @classmethod
+    def open(cls, config: EngineConfig, policy: Policy, ctx: Context) -> VllmEngine:
+        """Start the server, or reload it for `policy`. A policy whose weights are only in memory is written to scratch."""
+        from instar.components.tokenizer import load_tokenizer
+
+        if config.device == "cpu":
+            raise refuse("a CUDA device", "rollout.engine.device=cpu", "use rollout.engine.name=transformers")
+        dtype = vllm_server.stored_dtype(policy, config, ctx)
+        key = vllm_server.server_key(policy, config, dtype)
+        server: Server | None = ctx.resident.get(_SERVER)
+        if server is not None and server.key != key:
+            ctx.resident.pop(_SERVER).stop()  # before another engine takes its share of the device
+            server = None
+        if server is None or server.digest != policy.digest:
+            base = vllm_server.adapter_base(policy, config)
+            if server is not None and base and server.base == base:
+                server.adapt(policy.path / "adapter", policy.digest)
+            else:
+                server = ctx.resident[_SERVER] = _loaded(server, key, dtype, config, policy, ctx)
+        return cls(server, policy, load_tokenizer(policy))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the policy whose weights the server holds and was checked for; empty while it holds none."""
+        return self._server.digest
+
+    def rest(self) -> None:
+        """Sleep until the next sample."""
+        self._server.sleep()
+
+    def sample(
+        self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float, stop: tuple[str, ...] = ()
+    ) -> list[list[Sample]]:
+        """Return samples per request. Raises `EngineError` for what it cannot serve, `NumericsError` for NaN."""
+        if self.digest != self._policy.digest:
+            raise refuse(
+                f"policy {self._policy.digest}", f"policy {self.digest or 'of unknown weights'}", "open it again"
+            )
+        self._check(requests, max_new_tokens, temperature)
+        flat = [(request, seed) for request in requests for seed in request.seeds]
+        if not flat:
+            return [[] for _ in requests]
+        self._server.wake()
+        make = importlib.import_module("vllm").SamplingParams
+        common: dict[str, Any] = {
+            "max_tokens": max_new_tokens, "temperature": temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logprobs": 0,
+            "ignore_eos": True, "stop_token_ids": sorted(self._tokenizer.eos_ids), "stop": list(stop),
+            "include_stop_str_in_output": bool(stop), "detokenize": bool(stop), "skip_special_tokens": True,
+        }  # fmt: skip
+        found = self._server.llm.generate(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in flat],
+            [make(seed=seed, **common) for _, seed in flat],
+            use_tqdm=False,
+            lora_request=self._server.adapter,
+        )
+        if len(found) != len(flat):
+            raise refuse(f"{len(flat)} answers", str(len(found)), "report the version of vLLM")
+        samples = iter([self._read(out, request, stop) for out, (request, _) in zip(found, flat, strict=True)])
+        return [[next(samples) for _ in request.seeds] for request in requests]
+
+    def _check(self, requests: Sequence[Request], max_new_tokens: int, temperature: float) -> None:
+        if temperature != 0 and not _COOLEST <= temperature <= _HOTTEST:
+            allowed = f"temperature 0 or {_COOLEST} to {_HOTTEST}"
+            raise refuse(allowed, str(temperature), "vLLM would change it without a word")
+        for request in requests:
+            ids = request.prompt_ids
+            if not ids or min(ids) < 0 or max(ids) >= self.vocab_size or len(ids) + max_new_tokens > self._longest:
+                raise refuse(
+                    f"1 to {self._longest - max_new_tokens} prompt ids in 0..{self.vocab_size - 1}",
+                    f"{len(ids)} ids, {f'{min(ids)} to {max(ids)}' if ids else 'none'}, in request {request.request_id}",
+                    "encode the prompt with the tokenizer of this policy, or shorten it",
+                )
+
+    def _read(self, out: Any, request: Request, stop: tuple[str, ...]) -> Sample:
+        """Return the sample of one finished request, cut behind its first stop string."""
+        if len(out.outputs) != 1 or list(out.prompt_token_ids) != list(request.prompt_ids):
+            found = f"{len(out.outputs)} answers to {list(out.prompt_token_ids)[:8]}..."
+            raise refuse(f"one answer to the prompt of request {request.request_id}", found, "check the prompt's path")
+        answer = out.outputs[0]
+        ids, places, reason = list(map(int, answer.token_ids)), list(answer.logprobs or ()), answer.finish_reason
+        chosen = [place.get(token) for token, place in zip(ids, places, strict=False)]
+        if reason not in ("stop", "length") or not ids or len(places) != len(ids) or None in chosen:
+            raise refuse(
+                "sampled ids, each with its own log-probability, ended by a stop or the length limit",
+                f"{len(ids)} ids, {sum(c is not None for c in chosen)} with one, ended by {reason}",
+                "take the ids that were sampled, never ids encoded from text",
+            )
+        logprobs = [float(place.logprob) for place in chosen if place is not None]
+        if not all(map(math.isfinite, logprobs)):
+            raise NumericsError(
+                expected="finite log-probabilities", found="NaN or infinity", where="rollout engine vllm",
+                action="check the last update for divergence",
+            )  # fmt: skip
+        end = self._first_stop(ids, stop)
+        ended = end < len(ids) or ids[-1] in self._tokenizer.eos_ids or holds(self._tokenizer.decode(ids), stop)
+        return Sample(token_ids=ids[:end], logprobs=logprobs[:end], truncated=not ended)
+
+    def _first_stop(self, ids: list[int], stop: tuple[str, ...]) -> int:
+        """Return how many tokens a sample has that ends with the first after which its text holds a stop string.
+
+        vLLM looks at text as it grows and may see the string later than a decoding of all tokens shows it.
+        """
+        if not stop or not holds(self._tokenizer.decode(ids[:-1]), stop):
+            return len(ids)
+        return next(n for n in range(1, len(ids)) if holds(self._tokenizer.decode(ids[:n]), stop))
+
+
+def _loaded(server: Server | None, key: str, dtype: str, config: EngineConfig, policy: Policy, ctx: Context) -> Server:
+    """Return the server, started where there is none, with the whole weights of `policy` inside."""
+    folder = vllm_server.weights_folder(policy, ctx)
+    if server is None:
+        server = Server(llm=vllm_server.start(folder, config, dtype), key=key, dtype=dtype)
+    server.load(folder, policy.digest)
+    if folder != policy.path:
+        shutil.rmtree(folder)
+    return server

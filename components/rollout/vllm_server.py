@@ -1,0 +1,169 @@
+"""A running vLLM engine that outlives the policies it serves: how it is started, given weights, put to sleep and woken.
+
+A new policy reloads the weights in place and forgets the cached keys of the old one. Asleep it leaves the device's memory to
+the update. Each of these steps can go wrong without a sign, so the weights inside the engine are compared with the
+policy folder after loading, and after waking with what they were when it fell asleep (failure row 5).
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instar.artifact import Policy
+from instar.components.rollout import vllm_weights
+from instar.components.rollout.config import EngineConfig
+from instar.contract import Context
+from instar.errors import EngineError, MissingDependencyError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(kw_only=True)
+class Server:
+    """A running `vllm.LLM`: what it was started for, which policy it serves, and whether it sleeps.
+
+    `base` is the policy whose weights are inside; `adapter` what is served beside them, None for the policy itself.
+    """
+
+    llm: Any
+    key: str
+    dtype: str
+    digest: str = ""
+    base: str = ""
+    adapter: Any = None
+    sums: vllm_weights.Sums | None = None
+    asleep: bool = False
+    adapters: int = 0
+
+    def load(self, folder: Path, digest: str) -> None:
+        """Put the weights of `folder` into the engine, unless it was just started on them, and check that they arrived."""
+        fresh = self.sums is None
+        if not fresh:
+            self.wake()
+            self.digest = ""  # nothing is served while the weights are half of each
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            if not self.llm.reset_prefix_cache():
+                raise refuse(
+                    "an empty prefix cache", "keys and values of the old weights", "end running requests first"
+                )
+        sums = self._sums()
+        vllm_weights.compare(sums, vllm_weights.of_folder(folder, _DTYPES[self.dtype]), digest)
+        self.sums, self.adapter, self.base, self.digest = sums, None, digest, digest
+
+    def adapt(self, folder: Path, digest: str) -> None:
+        """Serve the adapter in `folder` on top of the weights that are inside.
+
+        vLLM keeps adapters by number and cached keys by name, so every policy gets a number and a name of its own.
+        """
+        self.wake()
+        self.digest, self.adapters = "", self.adapters + 1
+        if self._sums() != self.sums:
+            raise refuse(f"the weights of policy {self.base} below the adapter", "other ones", "open the engine again")
+        request = importlib.import_module("vllm.lora.request").LoRARequest
+        self.adapter = request(lora_name=digest, lora_int_id=self.adapters, lora_path=str(folder))
+        self.digest = digest
+
+    def wake(self) -> None:
+        """Bring weights and cache back; raises `EngineError` when the weights are not those that fell asleep."""
+        if not self.asleep:
+            return
+        self.llm.wake_up()
+        self.asleep = False
+        if self._sums() != self.sums:
+            digest, self.digest = self.digest, ""
+            raise refuse(f"the weights of policy {digest} after waking", "other ones", "open the engine again")
+
+    def sleep(self) -> None:
+        """Give the device's memory back: weights go to host memory, cached keys and values are dropped."""
+        if not self.asleep:
+            self.llm.sleep(level=1)
+            self.asleep = True
+
+    def stop(self) -> None:
+        """End the engine and return its memory to the device."""
+        shutdown = getattr(getattr(getattr(self.llm, "llm_engine", None), "engine_core", None), "shutdown", None)
+        if shutdown is not None:
+            shutdown()
+        self.llm, self.digest, self.sums = None, "", None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _sums(self) -> vllm_weights.Sums:
+        found: vllm_weights.Sums = self.llm.apply_model(vllm_weights.of_engine)[0]
+        return found
+
+
+def start(folder: Path, config: EngineConfig, dtype: str) -> Any:
+    """Return a `vllm.LLM` on the weights of `folder`, with nothing taken from the folder's generation settings."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    try:
+        vllm: Any = importlib.import_module("vllm")
+    except ImportError as error:
+        raise MissingDependencyError(
+            expected="vllm", found=str(error), where="rollout.engine.name=vllm", action="pip install 'instar[vllm]'"
+        ) from error
+    try:
+        return vllm.LLM(
+            model=str(folder), dtype=dtype, seed=0, trust_remote_code=False, load_format="safetensors", max_model_len=-1,
+            max_num_seqs=config.max_rows, gpu_memory_utilization=config.memory_share, enable_sleep_mode=True,
+            enable_prefix_caching=True, logprobs_mode="processed_logprobs", generation_config="vllm",
+            **({"enable_lora": True, "max_lora_rank": config.lora_rank, "max_loras": 1} if config.lora_rank else {}),
+        )  # fmt: skip
+    except (ValueError, RuntimeError, AssertionError) as error:
+        action = "raise or lower rollout.engine.memory_share, or use rollout.engine.name=transformers"
+        raise refuse("a vLLM engine on this device", str(error).splitlines()[0][:300], action) from error
+
+
+def server_key(policy: Policy, config: EngineConfig, dtype: str) -> str:
+    """Return what a running server must have been started for: architecture, tokenizer, precision and sizes."""
+    shape = {
+        k: v for k, v in policy.read_json("config.json").items() if k not in ("dtype", "torch_dtype", "_name_or_path")
+    }
+    sizes = [dtype, config.max_rows, config.memory_share, config.lora_rank]
+    return json.dumps([shape, (policy.path / "tokenizer.json").read_text(), sizes], sort_keys=True)
+
+
+def stored_dtype(policy: Policy, config: EngineConfig, ctx: Context) -> str:
+    """Return the precision to serve in. vLLM's own `auto` would make float16 of float32."""
+    if config.dtype != "auto":
+        return config.dtype
+    model = ctx.resident.get(("model", policy.digest))
+    shape = policy.read_json("config.json")
+    named = str(model.dtype if model is not None else shape.get("dtype") or shape.get("torch_dtype") or "float32")
+    return named.removeprefix("torch.")
+
+
+def adapter_base(policy: Policy, config: EngineConfig) -> str:
+    """Return the digest of the policy that `policy` adds an adapter to, or nothing when it is to be loaded whole.
+
+    An update writes the adapter beside the merged weights (`adapter/base.json` names the base).
+    """
+    named = policy.path / "adapter" / "base.json"
+    return str(json.loads(named.read_text())["digest"]) if config.lora_rank and named.is_file() else ""
+
+
+def weights_folder(policy: Policy, ctx: Context) -> Path:
+    """Return a folder with the weights of `policy`: its own, or a copy in scratch when they are only in memory."""
+    if any(policy.path.glob("*.safetensors")):
+        return policy.path
+    from instar.components.policy_io import load_model
+
+    model, target = load_model(policy, ctx), ctx.scratch / "vllm-policy"
+    shutil.copytree(policy.path, target, dirs_exist_ok=True)
+    model.save_pretrained(target)
+    return target
+
+
+def refuse(expected: str, found: str, action: str) -> EngineError:
+    """Return the error of what the engine does not do."""
+    return EngineError(expected=expected, found=found, where="rollout engine vllm", action=action)

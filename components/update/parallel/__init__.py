@@ -1,0 +1,1 @@
+"""The update in several processes: who computes what, parameters in shards, and the launcher."""

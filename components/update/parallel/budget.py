@@ -1,0 +1,81 @@
+"""How large the micro-batches of several processes are, and what each process will need in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from instar.artifact import Policy
+from instar.components.update import memory
+from instar.components.update.batching import shapes
+from instar.components.update.config import PolicyGradientConfig
+from instar.components.update.experience import Experience
+
+ROUND_TOKENS = 512
+"""What gathering the parameters and summing the gradients of one pass costs, in positions: an order of magnitude."""
+
+
+def split(config: PolicyGradientConfig, data: Experience, size: int) -> PolicyGradientConfig:
+    """Return the configuration with the token budget, at most its own, that lets `size` processes finish first.
+
+    Processes run in step, so a round takes as long as its widest pass, and every round gathers the whole model. Tried:
+    the budget itself, and what divides all tokens evenly over one to four rounds, with some room for uneven lengths.
+    Losses do not depend on it.
+    """
+    rows = np.flatnonzero(data.valid)
+    tokens = int(data.widths[rows].sum())
+    shares = {int(room * tokens / (size * rounds)) for rounds in range(1, 5) for room in (1.0, 1.2, 1.5)}
+    tried = [config.micro_batch_tokens, *sorted((s for s in shares if 0 < s < config.micro_batch_tokens), reverse=True)]
+
+    def time(budget: int) -> int:
+        passes = [num * width for num, width in shapes(data, rows, budget, config.packing)]
+        return sum(ROUND_TOKENS + max(passes[i : i + size]) for i in range(0, len(passes), size))
+
+    return dataclasses.replace(config, micro_batch_tokens=min(tried, key=time))
+
+
+def decide(
+    policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, device: str, size: int
+) -> memory.Plan:
+    """Return what each process will need, for the first choice of checkpointing that fits all; raise if none does."""
+    free = _free(device, size)
+    choices = {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
+    plans = [plan(policy, config, data, has_reference, choice, size) for choice in choices]
+    chosen = next((p for p in plans if p.peak_bytes <= free), plans[-1])
+    memory.check(chosen, free, device, config)
+    return dataclasses.replace(chosen, reason=f"{free / 2**30:.2f} GiB free for each process")
+
+
+def _free(device: str, size: int) -> int:
+    """Return what the process that has least may take. Processes on the CPU share one memory."""
+    free = torch.tensor(memory.available_bytes(device) // (size if device == "cpu" else 1), device=device)
+    torch.distributed.all_reduce(free, torch.distributed.ReduceOp.MIN)
+    return int(free)
+
+
+def plan(
+    policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, on: bool, size: int
+) -> memory.Plan:
+    """Return the plan of one process: its shards, and whole in turn what a pass gathers and reduces.
+
+    Gathered: the embedding, the head where it is not tied, and two layers, in the type of the pass. Backward adds their
+    gradients in that type, and in the master's while they are summed.
+    """
+    alone = memory.plan(policy, config, data, has_reference, on)
+    shape = policy.read_json("config.json")
+    shape = shape.get("text_config", shape)
+    num = memory.count_parameters(policy.path)
+    depth = int(shape.get("num_hidden_layers") or shape["n_layer"])
+    ends = int(shape["vocab_size"]) * int(shape.get("hidden_size") or shape["n_embd"])
+    ends = min(num, ends if shape.get("tie_word_embeddings", True) else 2 * ends)
+    together = ends + 2 * (num - ends) // max(depth, 1)
+    word = 8 if config.dtype == "float64" else 4
+    compute = {"float64": 8, "float32": 4, "bfloat16": 2}[config.dtype]
+    return dataclasses.replace(
+        alone,
+        weights_bytes=num * word // size + together * (2 * compute + word),
+        trained_bytes=alone.trained_bytes // size,
+        reference_bytes=alone.reference_bytes // size + (together * compute if has_reference else 0),
+    )

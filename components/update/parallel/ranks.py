@@ -1,0 +1,83 @@
+"""Which forward passes a process runs, and how the processes tell each other what they found.
+
+Every process knows all micro-batches of a step; process r of N runs numbers r, r + N, ... Parameters are gathered layer
+by layer inside a pass, so all processes must run equally many: one that has none left repeats another's with weight 0.
+Loss weights come from counts of the whole step, so gradients and losses are sums over processes, never means.
+Shapes: m action tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from instar.components.update.batching import Micro
+    from instar.components.update.trainer import Trace
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is `rank` of `size`. Alone, every method returns what it was given."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, micros: Sequence[Micro]) -> list[tuple[Micro, bool]]:
+        """Return the passes of this process, in order; false marks one that counts for nothing."""
+        if self.size == 1:
+            return [(micro, True) for micro in micros]
+        rounds = -(-len(micros) // self.size)
+        own = [i * self.size + self.rank for i in range(rounds)]
+        # The last micro-batch is the narrowest, so it is what an idle process repeats.
+        return [(micros[min(i, len(micros) - 1)], i < len(micros)) for i in own]
+
+    def everywhere(self, mine: Sequence[Tensor], micros: Sequence[Micro], dtype: torch.dtype) -> list[Tensor]:
+        """Return one [m] tensor for each of `micros` on all processes; `mine` are those of this process's own passes."""
+        if self.size == 1 or not micros:
+            return list(mine)
+        sizes = [len(micro.tokens) for micro in micros]
+        flat = torch.zeros(sum(sizes), dtype=dtype, device=micros[0].tokens.device)
+        out = list(torch.split(flat, sizes))
+        for part, values in zip(out[self.rank :: self.size], mine, strict=True):
+            part.copy_(values)  # each is a view of `flat`
+        torch.distributed.all_reduce(flat)
+        return out
+
+    def total(self, value: float, device: str) -> float:
+        """Return the sum of `value` over the processes."""
+        if self.size == 1:
+            return value
+        out = torch.tensor(value, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(out)
+        return float(out)
+
+    def gather(self, trace: Trace, steps: Sequence[Sequence[Micro]], dtype: torch.dtype, device: str) -> None:
+        """Complete `trace` with what the others saw. `steps` are the micro-batches of every optimiser step taken."""
+        if self.size == 1:
+            return
+        everything = [micro for step in steps for micro in step]
+        # Dealing starts anew at every step, so the passes of a step are a run of this process's records.
+        ends = [0]
+        for step in steps:
+            ends.append(ends[-1] + len(step[self.rank :: self.size]))
+
+        def whole(mine: Sequence[Tensor]) -> list[Tensor]:
+            parts = [mine[a:b] for a, b in pairwise(ends)]
+            return [x for part, step in zip(parts, steps, strict=True) for x in self.everywhere(part, step, dtype)]
+
+        def pairs(mine: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+            if not self.total(len(mine), device):
+                return []
+            return list(zip(whole([a for a, _ in mine]), whole([b for _, b in mine]), strict=True))
+
+        trace.log_w, trace.entropy = whole(trace.log_w), whole(trace.entropy)
+        trace.kl, trace.values = pairs(trace.kl), pairs(trace.values)
+        trace.tokens = [micro.tokens for micro in everything]
+        low, high = (self.total(sum(x[i] for x in trace.clipped), device) for i in (0, 1))
+        trace.clipped = [(int(low), int(high))] if everything else []

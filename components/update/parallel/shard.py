@@ -1,0 +1,140 @@
+"""A learner whose parameters, gradients and moments lie in shards, one per process (FSDP2), and back again.
+
+Layers are gathered one at a time inside a pass; embeddings, last norm and head together, for the whole pass. Shards are
+float32 and so are sums of gradients, whatever type the pass computes in. Buffers keep their type.
+A learner is built and saved whole, on the CPU, by the code that one process uses: its files are the same, and a state
+that N processes wrote continues on any other number. Processes load in turn, so the machine holds one whole model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from instar.artifact import Policy, TrainerState
+from instar.components import policy_io
+from instar.components.update import forward, learner
+from instar.components.update.batching import Micro
+from instar.components.update.config import PolicyGradientConfig
+from instar.components.update.learner import Learner
+from instar.components.update.optimizer import Optimizer
+from instar.components.update.parallel.ranks import Ranks
+from instar.contract import Context
+from instar.errors import ConfigError
+
+Beat = Callable[[], None]
+
+
+def whole(policy: Policy, saved: TrainerState | None, config: PolicyGradientConfig, ctx: Context) -> Learner:
+    """Return the learner in one piece on the CPU, in the type of the master weights, read from files."""
+    plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
+    if config.dtype == "bfloat16":
+        plain = dataclasses.replace(plain, dtype="float32")
+    return Learner(policy_io.take_model(policy, ctx), plain, ctx, saved, policy.digest)
+
+
+def shard(student: Learner, config: PolicyGradientConfig, ranks: Ranks, mesh: DeviceMesh, beat: Beat) -> None:
+    """Cut a whole learner: afterwards this process holds 1/N of it, on the device of `mesh`, set up as `config` says."""
+    old = student.optimizer
+    moments = old.tensors() if old.steps else {}
+    student.ranks, student.config, student.device = ranks, config, mesh.device_type
+    cut(student.model, config, mesh, beat)
+    if student.critic is not None:
+        _fully_shard(student.critic, mesh, MixedPrecisionPolicy())
+    student.optimizer = Optimizer(config, student.trained(), fresh=not moments)
+    if moments:
+        placed = {key: _like(student.optimizer.named[_name(key)], value) for key, value in moments.items()}
+        student.optimizer.load(old.steps, old.adam_steps(), placed, adopt=True)
+    if config.gradient_checkpointing == "on":
+        learner.recompute_layers(student.compute)
+
+
+def cut(model: Any, config: PolicyGradientConfig, mesh: DeviceMesh, beat: Beat) -> Any:
+    """Cut a model's parameters in place and return it; `forward.score` and calling it gather them.
+
+    `beat` is called with every pass.
+    """
+    precision = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if config.dtype == "bfloat16":
+        precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for layer in layers(model):
+        _fully_shard(layer, mesh, precision)
+    _fully_shard(model, mesh, precision)
+
+    def gathered(micro: Micro, settings: PolicyGradientConfig) -> tuple[Tensor, Tensor, Tensor]:
+        beat()
+        out = forward.compute(model, micro, settings)
+        return out.logp, out.entropy, out.hidden
+
+    setattr(model, forward.GATHERED, gathered)
+    register_fsdp_forward_method(model, forward.GATHERED)
+    return model
+
+
+def layers(model: Any) -> list[nn.Module]:
+    """Return the decoder layers: the one module list of the trunk whose members the model says not to split."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    found = [m for m in model.base_model.modules() if type(m).__name__ in names and not isinstance(m, FSDPModule)]
+    if not found:
+        raise ConfigError(
+            expected="a model that names its layers (_no_split_modules)",
+            found=type(model).__name__,
+            where="update.processes",
+            action="set update.processes=1, or use another model",
+        )
+    return found
+
+
+def _fully_shard(module: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy) -> None:
+    made = fully_shard(module, mesh=mesh, mp_policy=precision)
+    made.set_gradient_divide_factor(1.0)  # losses are weighted by counts of all processes: sums, not means
+    made.set_force_sum_reduction_for_comms(True)  # gloo has no other; the factor 1 costs nothing
+    made.set_reduce_scatter_unused_params(True)  # processes may reach different parts of a model
+
+
+def _name(key: str) -> str:
+    return key.partition("/")[2]
+
+
+def _like(parameter: Any, value: Tensor) -> Tensor:
+    """Return this process's shard of a whole tensor, cut as `parameter` is."""
+    mesh, placements = parameter.device_mesh, parameter.placements
+    # None: every process has the whole and takes its part, nothing is sent.
+    return distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None)
+
+
+def collect(student: Learner, into: Callable[[], Learner]) -> Learner | None:
+    """Return the learner in one piece on process 0, where `into` makes one to fill; None elsewhere. All take part."""
+    for module in (student.model, student.critic):
+        for part in () if module is None else module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # a pass without backward leaves some parameters gathered
+    target = into() if student.ranks.rank == 0 else None
+    places = dict(target.trained()) if target is not None else {}
+    for name, p in student.trained():
+        value = _full(p)
+        if target is not None:
+            with torch.no_grad():
+                places[name].copy_(value)
+    moments: dict[str, Tensor] = {}
+    for key, part in student.optimizer.tensors().items():
+        value = _full(part)
+        if target is not None:
+            moments[key] = value
+    if target is not None:
+        target.optimizer.load(student.optimizer.steps, student.optimizer.adam_steps(), moments, adopt=True)
+        target.updates = student.updates
+    return target
+
+
+def _full(part: Any) -> Tensor:
+    assert isinstance(part, DTensor)
+    found: Tensor = part.full_tensor()
+    return found.detach().cpu()

@@ -1,0 +1,113 @@
+"""One of the processes of an update, as a program under torchrun: its argument is the file `job.json` of `launch`.
+
+Beside that file process r keeps `rank-r.log` (its output, and its stacks when it is asked or told to end),
+`rank-r.json` (its last unit of work) and, when it fails, `rank-r.error.json`; process 0 leaves `metrics.json`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from instar.components.update.parallel import lifeline
+from instar.errors import InstarError
+
+Work = Callable[[dict[str, Any], Path, int, int], None]
+
+
+def main(work: Work) -> None:
+    """Do the work of one process; end at once when it fails, because the others may wait in a collective for ever."""
+    folder, rank = Path(sys.argv[1]).parent, int(os.environ["RANK"])
+    log = (folder / f"rank-{rank}.log").open("ab")
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+    lifeline.hold()
+    faulthandler.enable(log)
+    faulthandler.register(signal.SIGTERM, file=log, all_threads=True, chain=True)
+    try:
+        work(json.loads(Path(sys.argv[1]).read_text()), folder, rank, int(os.environ["WORLD_SIZE"]))
+    except Exception as error:
+        traceback.print_exc()
+        write(folder / f"rank-{rank}.error.json", _record(error))
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def update(job: dict[str, Any], folder: Path, rank: int, size: int) -> None:
+    """Join the others, do one update, part."""
+    from torch import distributed
+
+    join(job["device"], job["config"]["collective_timeout_s"])
+    metrics = improve(job, folder, rank, size)
+    if rank == 0:
+        write(folder / "metrics.json", metrics)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def join(device: str, timeout_s: float) -> None:
+    """Meet the other processes and take this one's device; no collective may last longer than `timeout_s`."""
+    import torch
+    from torch import distributed
+
+    timeout = timedelta(seconds=timeout_s)
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group(
+            "nccl", timeout=timeout, device_id=torch.device("cuda", torch.cuda.current_device())
+        )
+    else:
+        distributed.init_process_group("gloo", timeout=timeout)
+
+
+def improve(job: dict[str, Any], folder: Path, rank: int, size: int) -> dict[str, float]:
+    """Do the update that `job` describes and return its metrics."""
+    from instar import config as configs
+    from instar.components.control.supervisor import Heartbeat
+    from instar.components.update.config import PolicyGradientConfig
+    from instar.components.update.parallel import improve as parts
+    from instar.components.update.parallel.ranks import Ranks
+    from instar.components.update.stage import Ins, Outs
+    from instar.contract import Context, bind, ports
+
+    beat = Heartbeat(folder / f"rank-{rank}.json", "update", lambda unit, metrics: None)
+    beat("start", {})
+    ins, outs = (
+        bind(
+            kind,
+            {name: ports(kind)[name][0](Path(path), digest) for name, (path, digest) in job[key].items()},
+            "update",
+        )
+        for kind, key in ((Ins, "ins"), (Outs, "outs"))
+    )
+    scratch = Path(job["scratch"]) if rank == 0 else folder / f"rank-{rank}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    ctx = Context(**job["context"], scratch=scratch, heartbeat=beat)
+    config = configs.from_dict(PolicyGradientConfig, job["config"])
+    return parts.improve(ins, outs, config, ctx, Ranks(rank, size), job["device"])
+
+
+def _record(error: Exception) -> dict[str, str]:
+    if isinstance(error, InstarError):
+        fields = {k: getattr(error, k) for k in ("expected", "found", "where", "action")}
+        return {"class": type(error).__name__, **fields}
+    return {"class": "", "found": f"{type(error).__name__}: {str(error).strip()[:300]}"}
+
+
+def write(path: Path, value: Any) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main(update)

@@ -1,0 +1,164 @@
+"""Settings that must agree between pieces: one stage would otherwise not see what another one did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from instar.components.dataset_prep.config import TextConfig
+from instar.components.dataset_prep.templates import ANSWER_STYLE
+from instar.components.derived.templates import STYLE
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.reward.config import VerifyConfig
+from instar.components.rollout.config import ProposeConfig, SampleConfig
+from instar.components.update.config import PolicyGradientConfig
+from instar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instar.pipelines.recipe import Recipe
+
+PIECES = ("dataset_prep", "curriculum", "rollout", "reward", "update", "evaluate", "test")
+
+
+def check(recipe: Recipe) -> None:
+    """Raise `ConfigError` for the first pair of pieces that do not agree."""
+    _check_style(recipe)
+    _check_derived(recipe)
+    _check_judge(recipe)
+    _check_delayed(recipe)
+    _check_drawing(recipe)
+    _check_precision(recipe)
+
+
+def _check_style(recipe: Recipe) -> None:
+    if not isinstance(recipe.dataset_prep, TextConfig):
+        return
+    style = ANSWER_STYLE[recipe.dataset_prep.pools.template]
+    for name in ("reward", "evaluate", "test"):
+        piece = getattr(recipe, name)
+        if isinstance(piece, VerifyConfig | AnswerConfig) and piece.style != style:
+            raise ConfigError(
+                expected=f"'{style}', the style in which template '{recipe.dataset_prep.pools.template}' asks for answers",
+                found=f"'{piece.style}'",
+                where=f"recipe.{name}.style",
+                action=f"set {name}.style={style}, or choose another dataset_prep.pools.template",
+            )
+
+
+def _check_derived(recipe: Recipe) -> None:
+    """Refuse derived tasks that nobody makes or tries, in a wording that is not read, or behind a filter that counts slots."""
+    draw = recipe.curriculum.derived
+    made = recipe.reward.recycle if isinstance(recipe.reward, VerifyConfig) else None
+    if (draw is None) != (made is None):
+        raise ConfigError(
+            expected="reward.recycle, which makes derived tasks, together with curriculum.derived, which draws them",
+            found="reward.recycle alone" if made else "curriculum.derived alone",
+            where="recipe.curriculum.derived",
+            action="set both, for example curriculum.derived.prompts and reward.recycle.wording, or none",
+        )
+    if made is None or draw is None or not isinstance(recipe.reward, VerifyConfig):
+        return
+    _need_style("reward.recycle.wording", made.wording, recipe.reward.style)
+    _need_template(recipe, made.wording)
+    kept = recipe.update.filter.keep_prompts if isinstance(recipe.update, PolicyGradientConfig) else 0
+    if kept:
+        raise ConfigError(
+            expected="update.filter.keep_prompts=0: derived slots come last, and the first so many groups would leave them out",
+            found=f"{kept}",
+            where="recipe.update.filter",
+            action="set it to 0, or train without curriculum.derived",
+        )
+
+
+def _check_judge(recipe: Recipe) -> None:
+    """Refuse a judge that is measured without anchors, or in another wording than theirs."""
+    for name in ("evaluate", "test"):
+        piece = getattr(recipe, name)
+        if not isinstance(piece, AnswerConfig) or piece.judge is None:
+            continue
+        anchors = recipe.dataset_prep.anchors if isinstance(recipe.dataset_prep, TextConfig) else None
+        if anchors is None or anchors.wording != piece.judge.wording:
+            raise ConfigError(
+                expected=f"anchors in wording '{piece.judge.wording}', by which {name}.judge measures the judge",
+                found=f"wording '{anchors.wording}'" if anchors else "none",
+                where=f"recipe.{name}.judge",
+                action=f"set dataset_prep.anchors.wording={piece.judge.wording}, or {name}.judge=none and {name}.reflect=none",
+            )
+
+
+TEMPLATES_OF = {"terse": ("terse",), "few_shot": ("few_shot",), "words": ("boxed", "base_chat", "chat")}
+"""Wording of derived tasks -> templates of the tasks they are made from."""
+
+
+def _need_template(recipe: Recipe, wording: str) -> None:
+    template = recipe.dataset_prep.pools.template if isinstance(recipe.dataset_prep, TextConfig) else ""
+    stop = recipe.rollout.stop if isinstance(recipe.rollout, SampleConfig) else ()
+    if template not in TEMPLATES_OF[wording] or (wording == "words" and stop):
+        raise ConfigError(
+            expected=f"template {' or '.join(TEMPLATES_OF[wording])}"
+            + (" and no stop strings" if wording == "words" else ""),
+            found=f"template '{template}', stop {list(stop)}",
+            where="recipe.reward.recycle.wording",
+            action="choose the wording that goes with the template; a stop string cuts reasoning short",
+        )
+
+
+def _need_style(where: str, wording: str, style: str) -> None:
+    if STYLE[wording] != style:
+        raise ConfigError(
+            expected=f"a wording whose answers are read as '{style}'",
+            found=f"'{wording}', read as '{STYLE[wording]}'",
+            where=f"recipe.{where}",
+            action=f"set {where}={next(name for name, read in STYLE.items() if read == style)}"
+            if style in STYLE.values()
+            else "choose another template",
+        )
+
+
+def _check_delayed(recipe: Recipe) -> None:
+    """Refuse a return-to-go that means one thing where a policy learns and another where it acts."""
+    found = {name: getattr(recipe, name).delayed for name in PIECES if hasattr(getattr(recipe, name), "delayed")}
+    if len(set(found.values())) > 1:
+        raise ConfigError(
+            expected=f"one value of delayed in {', '.join(found)}",
+            found=", ".join(f"{name}.delayed={value}" for name, value in found.items()),
+            where="recipe",
+            action="set all of them, or none",
+        )
+
+
+def _check_drawing(recipe: Recipe) -> None:
+    """Refuse draws that the update would not use, and several rollouts of a task where all would be the same."""
+    drawn, update = recipe.curriculum, recipe.update
+    kept = update.filter if isinstance(update, PolicyGradientConfig) else None
+    fits = kept is not None and kept.kind != "none" and kept.keep_prompts == drawn.prompts
+    if drawn.slots > drawn.prompts and not fits:
+        raise ConfigError(
+            expected=f"an update filter that keeps {drawn.prompts} of the {drawn.slots} prompts drawn",
+            found=f"filter '{kept.kind}' with keep_prompts={kept.keep_prompts}"
+            if kept
+            else "an update without a filter",
+            where="recipe.update.filter",
+            action=f"set update.filter.kind=zero_variance and update.filter.keep_prompts={drawn.prompts}, "
+            "or curriculum.oversample=1",
+        )
+    if isinstance(recipe.rollout, ProposeConfig) and drawn.group_size != 1:
+        raise ConfigError(
+            expected="one rollout per task: a deterministic policy does the same each time",
+            found=f"group_size {drawn.group_size}",
+            where="recipe.curriculum.group_size",
+            action="set curriculum.group_size=1 and draw more tasks instead",
+        )
+
+
+def _check_precision(recipe: Recipe) -> None:
+    """Refuse a trainer in bfloat16 behind a sampler that keeps the float32 weights: small steps reach the one and not the other."""
+    update, rollout = recipe.update, recipe.rollout
+    if not (isinstance(update, PolicyGradientConfig) and isinstance(rollout, SampleConfig)):
+        return
+    if update.dtype == "bfloat16" and rollout.engine.dtype != "bfloat16":
+        raise ConfigError(
+            expected="rollout.engine.dtype=bfloat16, as update.dtype: weights are kept in float32 and both read them rounded",
+            found=f"'{rollout.engine.dtype}'",
+            where="recipe.rollout.engine.dtype",
+            action="set rollout.engine.dtype=bfloat16 (and evaluate.engine.dtype, test.engine.dtype), or update.dtype=float32",
+        )

@@ -1,0 +1,77 @@
+"""Every combination of curriculum, labelling and update that closes runs; every other one is refused; the page says which."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from instar import config as configs
+from instar.errors import ConfigError
+from instar.pipelines import swaps
+from instar.pipelines.recipe import Recipe
+from instar.workspace import open_workspace
+from support.micro import micro, open_and_run
+from support.micro_control import micro_control
+
+EVERY = {cell: swaps.verdict(cell) for cell in swaps.cells()}
+CLOSING = [cell for cell, verdict in EVERY.items() if verdict == "runs"]
+ALPHABET = "0123456789=?!|ynab"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small(cell: swaps.Cell) -> Recipe:
+    """Return the cell at a size of a second: one iteration of two inner steps, so that the second draws what the first made."""
+    if swaps.HOSTS[cell.host] == "sec":
+        host = configs.merge(micro(iterations=1), {"dataset_prep": {"initial": {"model": {"alphabet": ALPHABET}}}})
+    else:
+        host = micro_control(iterations=1, inner_steps=2)
+    return configs.merge(host, swaps.changes(cell))
+
+
+def test_the_page_is_what_the_declarations_say() -> None:
+    assert (Path(__file__).parents[2] / "docs/composition.md").read_text() == swaps.page(), (
+        "run python -m instar.pipelines.swaps"
+    )
+
+
+def test_three_recipes_meet_and_both_kinds_of_data_close() -> None:
+    assert {cell.host for cell in CLOSING} == set(swaps.HOSTS)
+    assert {cell.label for cell in CLOSING} == set(swaps.LABELS) and {cell.update for cell in CLOSING} == set(
+        swaps.UPDATES
+    )
+    assert EVERY[swaps.Cell("answers to prompts", "sec", "verify and recycle (SPARK)", "GRPO (SEC)")] == "runs"
+
+
+@pytest.mark.parametrize("cell", CLOSING, ids=lambda cell: "-".join(cell).replace(" ", "_"))
+def test_what_closes_runs(cell: swaps.Cell, tmp_path: Path) -> None:
+    recipe = small(cell)
+    open_and_run(tmp_path, dataclasses.replace(recipe, clock="rounds"))
+    stages = [entry.body for entry in open_workspace(tmp_path).ledger.of("stage")]
+    assert [body["stage"] for body in stages].count("update") == 2
+    assert sum(body["metrics"].get("updates", 0.0) for body in stages if body["stage"] == "update") >= 1
+    if "recycle" in cell.label:
+        second = [body["metrics"] for body in stages if body["stage"] == "reward"][1]
+        assert second["num_rollouts"] > recipe.curriculum.prompts * recipe.curriculum.group_size
+
+
+@pytest.mark.parametrize(
+    "cell", [cell for cell in EVERY if cell not in CLOSING], ids=lambda cell: "-".join(cell).replace(" ", "_")
+)
+def test_what_does_not_close_is_refused(cell: swaps.Cell) -> None:
+    with pytest.raises(ConfigError) as error:
+        swaps.swapped(cell)
+    named = EVERY[cell].strip("`")
+    assert f"column {named}," in error.value.expected or error.value.where.endswith(named)
+    assert error.value.action

@@ -1,0 +1,125 @@
+"""Traps of judging and reflecting at test time (SPARK section 9, traps 9 and 13), planted one by one. About 6 s."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instar.artifact import Evaluation, Policy, Tasks
+from instar.components.control.gate import GateConfig, decide
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.stage import STAGE, Ins, Outs
+from instar.contract import Context
+from unit.evaluate.conftest import context, make_policy, tasks  # noqa: F401
+from unit.evaluate.judges import CONFIG, Reply, honest, scripted, with_anchors, with_reflect
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path,
+    tasks: Tasks,  # noqa: F811
+    make_policy: Callable[[str, Reply], Policy],  # noqa: F811
+    context: Callable[[int], Context],  # noqa: F811
+) -> Iterator[Run]:
+    pools = with_anchors(tasks, tmp_path / "anchored")
+    made: list[Evaluation] = []
+
+    def call(reply: Reply, config: AnswerConfig = CONFIG, against: bool = False) -> dict[str, Any]:
+        out = Evaluation(tmp_path / f"evaluation-{len(made)}")
+        ins = Ins(tasks=pools, policy=make_policy(f"p{len(made)}", reply), champion=made[-1] if against else None)
+        STAGE(ins, Outs(evaluation=out), config, context(0))
+        made.append(out)
+        return {**out.read_json("summary.json"), "rows": out.read()}
+
+    yield call
+
+
+def solve(number: int) -> str:
+    """Right on 18 of 30 tasks of every arm: an accuracy of .6."""
+    return str(number) if number < 18 else "x"
+
+
+@pytest.mark.parametrize("letter", ["a", "b"])
+def test_trap_9_a_judge_with_a_favourite_position_gains_nothing(run: Run, letter: str) -> None:
+    """Asked in the order in which the favourite is right it is perfect; asked in both it is at .5, and the bias is named."""
+    found = run(scripted(solve, honest, pair=lambda number, a, b: letter))
+    pair = found["judge"]["kinds"]["judge-pair"]
+    one_order = [
+        r for r in found["rows"] if r.arm == "judge-pair" and r.task_id.endswith("x" if letter == "a" else "y")
+    ]
+    assert {row.score for row in one_order} == {1.0} and len(one_order) == 20
+    assert (pair["balanced_accuracy"], pair["low"], pair["high"]) == (0.5, 0.5, 0.5)
+    assert pair["bias"] == (1.0 if letter == "a" else -1.0) and pair["consistency"] == 0.0
+
+
+def test_trap_9_a_judge_that_reads_the_content_has_no_bias(run: Run) -> None:
+    """Also one that is always wrong: it names the same answer in both orders, which is not a question of position."""
+    good = run(scripted(solve, honest))["judge"]["kinds"]["judge-pair"]
+    wrong = run(scripted(solve, honest, pair=lambda n, a, b: "b" if a == str(n) else "a"))["judge"]["kinds"][
+        "judge-pair"
+    ]
+    assert (good["bias"], good["consistency"], good["balanced_accuracy"]) == (0.0, 1.0, 1.0)
+    assert (wrong["bias"], wrong["consistency"], wrong["balanced_accuracy"]) == (0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("said", ["n", "q", ""])
+def test_trap_13_reflection_with_an_untrained_judge_costs_points_and_the_gate_keeps_them(run: Run, said: str) -> None:
+    """It never says Yes, or nothing that can be read. As published every answer is thrown away; behind the gate none is."""
+    reply = scripted(solve, lambda n, a: said, fix=lambda n, a: "x" if a != "x" else "0")
+    published = run(reply, with_reflect(mode="published"))["splits"]["val"]["reflected"]
+    assert published["plain"] == pytest.approx(0.6) and published["score"] <= 1 / 30
+    assert published["right_to_wrong"] >= 34 and published["gain"]["high"] < -0.3
+    assert published["calls_mean"] == published["calls_max"] == 5
+    gated = run(reply, CONFIG)["splits"]["val"]["reflected"]
+    assert not gated["gate"]["open"] and gated["gate"]["reason"].startswith("closed")
+    assert gated["score"] == gated["plain"] == pytest.approx(0.6) and gated["calls_mean"] == 1.0
+
+
+def test_trap_13_an_unreadable_verdict_keeps_the_answer_behind_an_open_gate(run: Run) -> None:
+    """The judge knows what the anchors show, and says nothing readable of the policy's own wrong answers."""
+    reply = scripted(solve, lambda n, a: "q" if a == "x" else honest(n, a), fix=lambda n, a: "0")
+    found = run(reply)["splits"]["val"]
+    assert found["reflected"]["gate"]["open"] and found["reflected"]["score"] == pytest.approx(0.6)
+    assert found["reflected"]["ends"] == {"accepted": 36, "no verdict": 24}
+    assert found["own"]["parse_rate"] == pytest.approx(0.6)
+
+
+def test_plain_accuracy_stays_in_sight_when_reflection_lifts_the_reported_one(run: Run) -> None:
+    """A policy that lost half of its answers and repairs them at test time is worse, whatever it reports after reflection."""
+    before = run(scripted(solve, honest))
+    after = run(scripted(lambda n: str(n) if n < 6 else "x", honest), against=True)
+    val = after["splits"]["val"]
+    assert val["reflected"]["score"] == 1.0 and val["score"] == pytest.approx(0.2)
+    assert decide([before, after], GateConfig()).action == "rollback"
+
+
+def test_self_confirmation_is_seen_on_answers_that_no_policy_wrote(run: Run) -> None:
+    """It accepts whatever it wrote and nothing else: F1 and even calibration on its own answers look fine, the anchors do not."""
+    before = run(scripted(lambda n: str(n), honest))
+    loyal = run(scripted(lambda n: str(n), lambda n, a: "y"), against=True)
+    assert loyal["splits"]["val"]["own"]["f1"] == 1.0 and loyal["splits"]["val"]["own"]["brier"] == 0.0
+    assert loyal["judge"]["kinds"]["judge-point"]["balanced_accuracy"] == 0.5
+    assert [alarm["name"] for alarm in loyal["alarms"]] == ["judge_drift"]
+    decision = decide([before, loyal], GateConfig(select="last"))
+    assert (decision.action, decision.promote) == ("hold", False) and decision.reason.startswith(
+        "alarm: balanced accuracy"
+    )
+
+
+def test_an_alarm_does_not_stop_what_ends_a_run(run: Run) -> None:
+    """A policy far below its champion goes back, alarm or not, and a plateau ends a run under a standing alarm."""
+    before = run(scripted(solve, honest))
+    after = run(scripted(lambda n: "x", lambda n, a: "y"), against=True)
+    decision = decide([before, after], GateConfig())
+    assert (decision.action, decision.promote) == ("rollback", False) and "alarm" in decision.reason
+    assert decide([before, after], GateConfig(select="last")).action == "hold"
+    same = run(scripted(solve, lambda n, a: "y"), dataclasses.replace(CONFIG), against=False)
+    held = {**same, "alarms": [{"name": "judge_drift", "reason": "fell"}]}
+    assert decide([before, held, held], GateConfig(patience=2)).action == "stop"
+    assert not decide([before, held, held], GateConfig(patience=2)).promote

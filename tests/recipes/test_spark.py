@@ -1,0 +1,157 @@
+"""SPARK's recipe: what its scales say, what its warm start teaches, and that one evolution really judges and corrects."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from instar import config as configs
+from instar.artifact import Evaluation, Tasks
+from instar.components.curriculum.config import DerivedDraw
+from instar.components.dataset_prep import counting
+from instar.components.dataset_prep.config import Checkpoint, TextConfig
+from instar.components.dataset_prep.domains import DOMAINS
+from instar.components.dataset_prep.pools import build_pools
+from instar.components.dataset_prep.warm_derived import DerivedWarmStart, examples
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.reward.config import VerifyConfig
+from instar.components.reward.verifiers import Score, verify
+from instar.components.update.config import PolicyGradientConfig
+from instar.errors import ConfigError
+from instar.pipelines.evolution import evolve
+from instar.pipelines.local import LocalRunner
+from instar.pipelines.recipes.spark import spark
+from instar.rows import TaskRow
+from instar.workspace import create_workspace
+
+
+def _tasks() -> list[TaskRow]:
+    rows = build_pools(counting.rows(range(8, 9), train=100, val=4, test=4), lambda pool: len(pool))
+    return [row for row in rows if row.split == "train"]
+
+
+def test_paper_has_the_published_settings() -> None:
+    """Section 4: 64 prompts x 8 rollouts, 64 derived prompts in an update of their own, lr 5e-7, k3 as a loss at 1e-3."""
+    recipe = spark("paper", None)
+    assert isinstance(recipe.dataset_prep, TextConfig)
+    assert recipe.dataset_prep.initial == Checkpoint(path="Qwen/Qwen2.5-7B-Instruct")
+    assert (recipe.curriculum.prompts, recipe.curriculum.group_size) == (64, 8)
+    assert recipe.curriculum.derived == DerivedDraw(prompts=64, mode="alternate")
+    update = recipe.update
+    assert isinstance(update, PolicyGradientConfig)
+    assert (update.lr, update.kl.kind, update.kl.coef, update.clip_low, update.clip_high) == (
+        5e-7,
+        "k3",
+        1e-3,
+        0.2,
+        0.2,
+    )
+    assert (update.minibatches, update.epochs, update.entropy_coef) == (1, 1, 0.0)
+    reward = recipe.reward
+    assert isinstance(reward, VerifyConfig) and reward.recycle is not None
+    rule = reward.recycle.rule
+    assert (rule.judges, rule.reflections, rule.pair_share, rule.balance, rule.confirm_share) == (
+        32,
+        32,
+        0.7,
+        "none",
+        0,
+    )
+    assert isinstance(recipe.evaluate, AnswerConfig) and recipe.evaluate.reflect is not None
+    assert (recipe.evaluate.reflect.mode, recipe.evaluate.reflect.max_calls) == ("published", 5)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_repaired_settings_where_labels_would_drift(scale: str) -> None:
+    recipe = spark(scale, None)  # type: ignore[arg-type]
+    assert isinstance(recipe.reward, VerifyConfig) and recipe.reward.recycle is not None
+    assert recipe.reward.recycle.rule.balance != "none"
+    assert recipe.reward.recycle.rule.confirm_share == 0.25
+    assert recipe.curriculum.derived is not None
+
+
+def test_model_replaces_the_packaged_one() -> None:
+    recipe = spark("small", "/models/mine")
+    assert isinstance(recipe.dataset_prep, TextConfig)
+    assert recipe.dataset_prep.initial == Checkpoint(path="/models/mine")
+
+
+def test_counts_are_exact_and_every_count_is_as_likely() -> None:
+    items = [DOMAINS["ones"].generate({"length": 6}, 0, index) for index in range(1400)]
+    assert all(item.reference["answer"] == str(item.terse.count("1")) for item in items)
+    shares = [sum(item.reference["answer"] == str(k) for item in items) for k in range(7)]
+    assert all(abs(share - 200) < 5 * (1400 * (1 / 7) * (6 / 7)) ** 0.5 for share in shares)
+
+
+def test_worked_examples_say_what_a_verifier_says() -> None:
+    tasks = _tasks()
+    by_prompt = {task.prompt: task for task in tasks}
+    found = examples(tasks, DerivedWarmStart(point=1.0, pair=0.5, reflect=2.0), seed=3)
+    assert len(found) == 100 + 50 + 200
+    for prompt, answer in found:
+        question, _, shown = prompt[:-1].partition("=")
+        task = by_prompt[f"{question}="]
+        right = [_right(task, one) for one in shown.split("|")]
+        if prompt.endswith("!"):
+            assert _right(task, answer)
+        else:
+            assert len(right) == 1 or right in ([True, False], [False, True])
+            assert answer == {(True,): "y", (False,): "n", (True, False): "a", (False, True): "b"}[tuple(right)]
+    said = [answer for prompt, answer in found if prompt.endswith("?")]
+    assert [said.count(letter) for letter in "ynab"] == [50, 50, 25, 25]
+    kept = sum(_right(by_prompt[p[:9]], p[9:-1]) for p, _ in found if p.endswith("!"))
+    assert abs(kept - 50) < 25  # a quarter of 200, 4 standard deviations
+
+
+def test_random_labels_teach_nothing_but_the_letters() -> None:
+    tasks = _tasks()
+    config = DerivedWarmStart(point=20.0, pair=0.0, reflect=0.0, labels="random")
+    by_prompt = {task.prompt: task for task in tasks}
+    agree = [(answer == "y") == _right(by_prompt[p[:9]], p[9:-1]) for p, answer in examples(tasks, config, seed=0)]
+    assert len(agree) == 2000
+    assert abs(sum(agree) - 1000) < 100  # 4.5 standard deviations
+
+
+def test_equal_seeds_make_equal_examples() -> None:
+    config = DerivedWarmStart()
+    assert examples(_tasks(), config, seed=5) == examples(_tasks(), config, seed=5)
+    assert examples(_tasks(), config, seed=5) != examples(_tasks(), config, seed=6)
+
+
+def test_shares_that_are_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match="shares >= 0"):
+        DerivedWarmStart(point=-1.0)
+    with pytest.raises(ConfigError, match="confirm_share"):
+        DerivedWarmStart(confirm_share=1.5)
+
+
+def test_one_evolution_judges_and_corrects(tmp_path: Path) -> None:
+    """Few steps: every part of the loop is there, derived tasks are attempted, and reflection counts its calls."""
+    changes = {
+        "iterations": 1,
+        "inner_steps": 4,
+        "curriculum": {"prompts": 16, "derived": {"prompts": 12}},
+        "dataset_prep": {"initial": {"warm_start": {"steps": 40}}},
+    }
+    recipe = configs.merge(spark("tiny", None), changes)
+    workspace = create_workspace(tmp_path, "spark-test")
+    outcome = evolve(LocalRunner(workspace, threads=1), recipe)
+    fused = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "fused")
+    assert fused.body["metrics"]["reward/num_rollouts"] > 16 * 8  # more than the solve prompts alone
+    assert outcome.state.derived is not None
+    cache = Tasks(workspace.cas.get(outcome.state.derived.digest)).read()
+    assert {row.arm for row in cache} <= {"judge-point", "judge-pair", "reflect-answer"}
+    summary = Evaluation(workspace.cas.get(outcome.champion_test.digest)).read_json("summary.json")
+    reflected = summary["splits"]["id"]["reflected"]
+    assert 1.0 <= reflected["calls_mean"] <= reflected["calls_max"] <= 5
+    assert 0.0 <= summary["judge"]["balanced_accuracy"] <= 1.0
+    assert counting.arm(6) in summary["splits"]["id"]["arms"]
+
+
+def _right(task: TaskRow, answer: str) -> bool:
+    verdict = verify(dataclasses.replace(task), answer, "line")
+    assert isinstance(verdict, Score) and json.loads(task.reference)["answer"]
+    return verdict.correct == 1.0

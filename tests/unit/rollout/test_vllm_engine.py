@@ -1,0 +1,475 @@
+"""What every engine promises, asked of both; and what vLLM may do wrong without a sign, planted one by one.
+
+vLLM is `support.fake_vllm` here; `tests/gpu/test_vllm_on_cuda.py` asks the same of the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from instar.artifact import Policy
+from instar.components.policy_io import load_model
+from instar.components.rollout.config import EngineConfig
+from instar.components.rollout.engine import Engine, Request, open_engine
+from instar.components.rollout.vllm_engine import VllmEngine
+from instar.contract import Context
+from instar.errors import EngineError, InstarError, MissingDependencyError, NumericsError
+from support import fake_vllm
+
+LENGTHS = [3, 9, 1, 5, 12]
+Open = Callable[..., Any]
+
+
+def context(tmp_path: Path, resident: dict[Any, Any] | None = None) -> Context:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return Context(
+        evolution="test", step=0, stage="rollout", scratch=scratch, resident={} if resident is None else resident
+    )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that installs the stand-in with faults and returns the module."""
+
+    def install(*faults: str) -> Any:
+        made = fake_vllm.modules(*faults)
+        for name, module in made.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        return made["vllm"]
+
+    return install
+
+
+@pytest.fixture
+def fused(folder: Any) -> Callable[..., Policy]:
+    """Return a writer of policies whose tokenizer joins characters without spaces."""
+
+    def write(model: Any, digest: str, **config: Any) -> Policy:
+        from tokenizers import decoders
+
+        return folder(model, digest, lambda made: setattr(made, "decoder", decoders.Fuse()), **config)  # type: ignore[no-any-return]
+
+    return write
+
+
+def opened(name: str, policy: Policy, tmp_path: Path, resident: dict[Any, Any] | None = None, **options: Any) -> Any:
+    return open_engine(EngineConfig(**{"name": name, **options}), policy, context(tmp_path, resident))
+
+
+ENGINES = ["transformers", "vllm"]
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
+@pytest.mark.parametrize("name", ENGINES)
+def test_logprobs_are_those_of_the_distribution_sampled_from(
+    name: str, temperature: float, tiny: Any, prompts: Any, full_logits: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    model, wanted = tiny("llama"), prompts(LENGTHS, 3)
+    engine = opened(name, fused(model, "a"), tmp_path)
+    groups = engine.sample(wanted, max_new_tokens=8, temperature=temperature)
+    for request, samples in zip(wanted, groups, strict=True):
+        for sample in samples:
+            logits = full_logits(model, request.prompt_ids + sample.token_ids)[len(request.prompt_ids) - 1 :]
+            exact = (logits / (temperature or 1.0)).log_softmax(-1)
+            assert sample.logprobs == pytest.approx(
+                [float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5
+            )
+            if temperature == 0:
+                assert sample.token_ids == logits[:-1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_sample_ends_with_a_stop_token_or_at_the_limit(
+    name: str, tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    engine = opened(name, fused(tiny("llama"), "a", eos_token_id=[1, 2, 3, 4]), tmp_path)
+    samples = [s for g in engine.sample(prompts(LENGTHS, 6), max_new_tokens=9, temperature=1.0) for s in g]
+    for sample in samples:
+        stops = [i for i, token in enumerate(sample.token_ids) if token in (1, 2, 3, 4)]
+        assert stops == ([] if sample.truncated else [len(sample.token_ids) - 1])
+        assert len(sample.token_ids) == len(sample.logprobs) == (9 if sample.truncated else len(sample.token_ids))
+    assert {s.truncated for s in samples} == {True, False}
+
+
+@pytest.mark.parametrize("stop", [("a",), ("-", "+"), ("b", "ab")])
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_stop_string_ends_the_sample_and_is_kept(
+    name: str, stop: tuple[str, ...], tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    from instar.components.tokenizer import load_tokenizer
+
+    fake()
+    policy = fused(tiny("llama"), "a")
+    engine, tokenizer = opened(name, policy, tmp_path), load_tokenizer(policy)
+    samples = [s for g in engine.sample(prompts(LENGTHS, 8), max_new_tokens=12, temperature=1.0, stop=stop) for s in g]
+    hit = 0
+    for sample in samples:
+        ended = [
+            any(x in tokenizer.decode(sample.token_ids[: n + 1]) for x in stop) for n in range(len(sample.token_ids))
+        ]
+        assert not any(ended[:-1])
+        over = ended[-1] or sample.token_ids[-1] in tokenizer.eos_ids
+        assert sample.truncated == (not over)
+        hit += ended[-1]
+    assert hit > 3
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_stop_at_the_limit_is_not_truncation(
+    name: str, tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """One token each, and every token is a stop token."""
+    fake()
+    engine = opened(name, fused(tiny("llama"), "a", eos_token_id=list(range(32))), tmp_path)
+    groups = engine.sample(prompts([4, 6], 3), max_new_tokens=1, temperature=1.0)
+    assert all(not sample.truncated for group in groups for sample in group)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_sample_depends_on_its_own_seed_only(
+    name: str, tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    engine: Engine = opened(name, fused(tiny("llama"), "a"), tmp_path)
+    wanted = prompts(LENGTHS, 4)
+    tokens = [[s.token_ids for s in g] for g in engine.sample(wanted, max_new_tokens=7, temperature=1.0)]
+    back = engine.sample(wanted[::-1], max_new_tokens=7, temperature=1.0)[::-1]
+    alone = [engine.sample([request], max_new_tokens=7, temperature=1.0)[0] for request in wanted]
+    assert [[s.token_ids for s in g] for g in back] == tokens
+    assert [[s.token_ids for s in g] for g in alone] == tokens
+    assert len({tuple(t) for t in tokens[1]}) > 1
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_no_request_gives_no_sample(name: str, tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    fake()
+    engine = opened(name, fused(tiny("llama"), "a"), tmp_path)
+    assert engine.sample([], max_new_tokens=4, temperature=1.0) == []
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [32], list(range(20)) * 3], ids=["none", "negative", "above", "too long"])
+@pytest.mark.parametrize("name", ENGINES)
+def test_prompts_that_cannot_be_served_are_refused(
+    name: str, ids: list[int], tiny: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    engine = opened(name, fused(tiny("llama"), "a"), tmp_path)
+    with pytest.raises(EngineError):
+        engine.sample([Request(request_id="r", prompt_ids=ids, seeds=[0])], max_new_tokens=8, temperature=1.0)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_new_digest_serves_new_weights(
+    name: str, tiny: Any, prompts: Any, full_logits: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """The engine names what it serves, and the log-probabilities are those of the policy it names."""
+    fake()
+    resident: dict[Any, Any] = {}
+    (request,) = prompts([5], 1)
+    for seed, digest in enumerate(("a", "b", "a")):
+        model = tiny("llama", 0 if digest == "a" else 1)
+        engine = opened(name, fused(model, f"{digest}{seed}"), tmp_path, resident)
+        assert engine.digest == f"{digest}{seed}"
+        (sample,) = engine.sample([request], max_new_tokens=3, temperature=0.0)[0]
+        exact = full_logits(model, request.prompt_ids + sample.token_ids).log_softmax(-1)[4:]
+        assert sample.logprobs == pytest.approx([float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5)
+
+
+# --- one server for many policies -------------------------------------------------------------------------------------
+
+
+def test_one_server_serves_one_policy_after_the_other(
+    tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Asleep between rollouts, awake before weights are written, and started once."""
+    fake()
+    resident: dict[Any, Any] = {}
+    for seed in range(3):
+        engine = opened("vllm", fused(tiny("llama", seed), f"p{seed}"), tmp_path, resident)
+        engine.sample(prompts([4], 2), max_new_tokens=2, temperature=1.0)
+        engine.rest()
+        engine.rest()
+    (server,) = fake_vllm.LLM.started
+    cycle = ["wake_up", "reload_weights", "sleep 1"]
+    assert server.calls == ["sleep 1", *cycle, *cycle]
+
+
+def test_a_sleeping_engine_wakes_for_the_next_sample(
+    tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    engine = opened("vllm", fused(tiny("llama"), "a"), tmp_path)
+    before = engine.sample(prompts(LENGTHS, 2), max_new_tokens=5, temperature=1.0)
+    engine.rest()
+    assert engine.sample(prompts(LENGTHS, 2), max_new_tokens=5, temperature=1.0) == before
+
+
+def test_another_architecture_or_size_starts_another_server(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    fake()
+    resident: dict[Any, Any] = {}
+    opened("vllm", fused(tiny("llama"), "a"), tmp_path, resident)
+    opened("vllm", fused(tiny("qwen3"), "b"), tmp_path, resident)
+    opened("vllm", fused(tiny("qwen3"), "c"), tmp_path, resident, max_rows=3)
+    assert [s.max_num_seqs for s in fake_vllm.LLM.started] == [512, 512, 3]
+    assert (
+        sum(isinstance(value, tuple) is False and type(value).__name__ == "Server" for value in resident.values()) == 1
+    )
+
+
+def test_an_update_drops_the_engine_and_keeps_the_server(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    from instar.components.policy_io import take_model
+
+    fake()
+    resident: dict[Any, Any] = {}
+    policy = fused(tiny("llama"), "a")
+    opened("vllm", policy, tmp_path, resident)
+    take_model(policy, context(tmp_path, resident))
+    assert [type(value).__name__ for value in resident.values()] == ["Server"]
+
+
+def test_weights_that_are_only_in_memory_reach_the_engine(
+    tiny: Any, prompts: Any, full_logits: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Under the fused clock a policy folder has no weights: the resident model is the policy."""
+    fake()
+    resident: dict[Any, Any] = {}
+    opened("vllm", fused(tiny("llama"), "a"), tmp_path, resident)
+    policy, model = fused(tiny("llama"), "b"), tiny("llama", 1)
+    for file in policy.path.glob("*.safetensors"):
+        file.unlink()
+    resident["model", "b"] = model
+    (request,) = prompts([5], 1)
+    engine = opened("vllm", policy, tmp_path, resident)
+    (sample,) = engine.sample([request], max_new_tokens=3, temperature=0.0)[0]
+    exact = full_logits(model, request.prompt_ids + sample.token_ids).log_softmax(-1)[4:]
+    assert sample.logprobs == pytest.approx([float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def adapted(policy: Policy, base: Any, digest: str, fused: Any, seed: int) -> Any:
+    """Write a policy that adds an adapter to `base`, as an update does: merged weights, and the adapter beside them."""
+    import copy
+
+    from instar.components.update import lora
+    from instar.components.update.config import LoraConfig
+
+    wrapped = lora.attach(copy.deepcopy(base), LoraConfig(r=4, alpha=8, targets=("q_proj", "down_proj")), seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in lora.adapters(wrapped).items():
+        if ".lora_B." in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    folder = policy.path.parent / f"adapter-{digest}"
+    lora.export(wrapped, folder, {"digest": policy.digest, "fingerprint": "0"})
+    merged = lora.merge(wrapped)
+    written = fused(merged, digest)
+    folder.rename(written.path / "adapter")
+    return written, merged
+
+
+def test_an_adapter_is_all_that_is_loaded_where_the_base_is_inside(
+    tiny: Any, prompts: Any, full_logits: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Base, two adapters in turn with sleep between them, base again: one start, no reload, and each its own numbers."""
+    fake()
+    resident: dict[Any, Any] = {}
+    base = tiny("llama")
+    policies = [(fused(base, "base"), base)]
+    policies += [adapted(policies[0][0], base, f"p{seed}", fused, seed) for seed in (1, 2)]
+    (request,) = prompts([5], 1)
+    for policy, model in (*policies, policies[1]):
+        engine = opened("vllm", policy, tmp_path, resident, lora_rank=8)
+        assert engine.digest == policy.digest
+        (sample,) = engine.sample([request], max_new_tokens=3, temperature=0.0)[0]
+        exact = full_logits(model, request.prompt_ids + sample.token_ids).log_softmax(-1)[4:]
+        assert sample.logprobs == pytest.approx([float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5)
+        engine.rest()
+    (server,) = fake_vllm.LLM.started
+    assert "reload_weights" not in server.calls and server.calls.count("adapter") == 3
+
+
+@pytest.mark.parametrize("rank", [0, 8])
+def test_a_policy_whose_base_is_not_inside_is_loaded_whole(
+    rank: int, tiny: Any, prompts: Any, full_logits: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Also where adapters are not asked for: the folder holds the merged weights."""
+    fake()
+    resident: dict[Any, Any] = {}
+    opened("vllm", fused(tiny("llama", 5), "other"), tmp_path, resident, lora_rank=rank)
+    policy, model = adapted(fused(tiny("llama"), "base"), tiny("llama"), "p", fused, 1)
+    engine = opened("vllm", policy, tmp_path, resident, lora_rank=rank)
+    (request,) = prompts([5], 1)
+    (sample,) = engine.sample([request], max_new_tokens=3, temperature=0.0)[0]
+    exact = full_logits(model, request.prompt_ids + sample.token_ids).log_softmax(-1)[4:]
+    assert sample.logprobs == pytest.approx([float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5)
+    assert fake_vllm.LLM.started[0].calls == ["reload_weights"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "served"),
+    [("float32", "auto", "float32"), ("bfloat16", "auto", "bfloat16"), ("float32", "bfloat16", "bfloat16")],
+)
+def test_the_precision_is_the_policys_own_or_the_one_asked_for(
+    stored: str, asked: str, served: str, tiny: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Left to itself vLLM makes float16 of a float32 checkpoint."""
+    fake()
+    policy = fused(tiny("llama").to(getattr(torch, stored)), "a")
+    assert json.loads((policy.path / "config.json").read_text())["dtype"] == stored
+    opened("vllm", policy, tmp_path, dtype=asked)
+    assert fake_vllm.LLM.started[-1].dtype == served
+
+
+def test_the_stage_puts_the_engine_to_sleep_when_it_is_done(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    """Two rollouts of two policies through `sample`: awake for samples and canary, asleep after them."""
+    from instar.artifact import Rollouts, Tasks
+    from instar.components.rollout import sample as stage
+    from instar.components.rollout.config import SampleConfig
+    from instar.rows import BatchRow, TaskRow
+
+    fake()
+    task = TaskRow(
+        task_id="t", arm="a", domain="d", level=1.0, split="train", prompt="12+3=", verifier="number", reference="{}",
+        features="{}", content_hash="0" * 64, generator="g", seed=0,
+    )  # fmt: skip
+    slot = BatchRow(slot=0, task_id="t", arm="a", probability=1.0, group_id="g", group_size=3)
+    tasks, resident = Tasks(tmp_path / "tasks", "tasks"), {}
+    tasks.path.mkdir()
+    tasks.write([task])
+    config = SampleConfig(max_new_tokens=5, stop=("a",), engine=EngineConfig(name="vllm"))
+    for seed in range(2):
+        out = Rollouts(tmp_path / f"out{seed}")
+        out.path.mkdir()
+        policy = fused(tiny("llama", seed), f"p{seed}")
+        stage.sample(policy, [tasks], [slot], out, config, context(tmp_path, resident))
+        assert {row.policy for row in out.read()} == {policy.digest} and len(out.read()) == 3
+        assert fake_vllm.LLM.started[-1].calls[-1] == "sleep 1"
+    assert fake_vllm.LLM.started[0].calls == ["sleep 1", "wake_up", "reload_weights", "sleep 1"]
+
+
+# --- planted faults ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["count", "missing logprob", "retokenised", "nan", "aborted", "other prompt"])
+def test_an_answer_that_is_not_what_was_sampled_is_refused(
+    fault: str, tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    made = fake()
+    engine = opened("vllm", fused(tiny("llama"), "a", eos_token_id=[1, 2, 3, 4, 5, 6, 7, 8]), tmp_path)
+    made.LLM.faults = {fault}
+    expected: type[InstarError] = NumericsError if fault == "nan" else EngineError
+    with pytest.raises(expected):
+        engine.sample(prompts(LENGTHS, 6), max_new_tokens=9, temperature=1.0)
+
+
+@pytest.mark.parametrize("fault", ["not reloaded", "cache kept"])
+def test_old_weights_and_old_keys_are_refused(fault: str, tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    """And the next attempt is not fooled: it loads again."""
+    made = fake(fault)
+    resident: dict[Any, Any] = {}
+    opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident)
+    new = fused(tiny("llama", 1), "b")
+    for _ in range(2):
+        with pytest.raises(EngineError):
+            opened("vllm", new, tmp_path, resident)
+    made.LLM.faults = set()
+    assert opened("vllm", new, tmp_path, resident).digest == "b"
+
+
+def test_weights_that_come_back_stale_after_waking_are_refused(
+    tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Awake again, the engine holds what it held when it first fell asleep; its digest says otherwise."""
+    fake("stale after wake")
+    resident: dict[Any, Any] = {}
+    opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident).rest()
+    engine = opened("vllm", fused(tiny("llama", 1), "b"), tmp_path, resident)
+    engine.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
+    engine.rest()
+    with pytest.raises(EngineError, match="after waking"):
+        engine.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
+    with pytest.raises(EngineError, match="open it again"):
+        engine.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
+
+
+def test_one_bit_of_one_matrix_is_noticed(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    """A key projection, which vLLM keeps stacked with two others."""
+    made = fake()
+    read = made.LLM._read
+
+    def damaged(self: Any, folder: str) -> Any:
+        model = read(self, folder)
+        model.model.layers[1].self_attn.k_proj.weight.data.view(torch.int32)[3, 4] ^= 1
+        return model
+
+    made.LLM._read = damaged
+    with pytest.raises(EngineError, match="qkv_proj"):
+        opened("vllm", fused(tiny("llama"), "a"), tmp_path)
+
+
+def test_an_engine_whose_server_moved_on_refuses(
+    tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    resident: dict[Any, Any] = {}
+    old = opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident)
+    opened("vllm", fused(tiny("llama", 1), "b"), tmp_path, resident)
+    with pytest.raises(EngineError, match="policy a"):
+        old.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.001, 2.5])
+def test_temperatures_that_vllm_would_change_are_refused(
+    temperature: float, tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    engine = opened("vllm", fused(tiny("llama"), "a"), tmp_path)
+    with pytest.raises(EngineError, match="temperature"):
+        engine.sample(prompts([4], 1), max_new_tokens=2, temperature=temperature)
+
+
+def test_a_stop_string_that_vllm_sees_late_is_cut_where_it_ends(
+    tiny: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    fake()
+    engine: VllmEngine = opened("vllm", fused(tiny("llama"), "a"), tmp_path)
+    ids = engine._tokenizer.encode("5ab7")
+    places = [{token: fake_vllm.Logprob(-0.5 - i)} for i, token in enumerate(ids)]
+    answer = fake_vllm.CompletionOutput(0, "", ids, None, places, "length")
+    request = Request(request_id="r", prompt_ids=[2, 3], seeds=[0])
+    sample = engine._read(fake_vllm.RequestOutput("0", None, [2, 3], [answer]), request, ("ab",))
+    assert (sample.token_ids, sample.logprobs, sample.truncated) == (ids[:3], [-0.5, -1.5, -2.5], False)
+
+
+def test_a_cpu_and_a_missing_package_are_named(
+    tiny: Any, fused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = fused(tiny("llama"), "a")
+    with pytest.raises(EngineError, match="CUDA"):
+        opened("vllm", policy, tmp_path, device="cpu")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(MissingDependencyError, match="vllm"):
+        opened("vllm", policy, tmp_path)
+
+
+def test_arguments_that_vllm_does_not_have_would_be_refused(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    """The stand-in is as strict as vLLM: this is what the contract above rests on."""
+    made = fake()
+    policy = fused(tiny("llama"), "a")
+    with pytest.raises(TypeError):
+        made.LLM(model=str(policy.path), dtype="float32", max_rows=3)
+    with pytest.raises(TypeError):
+        made.SamplingParams(max_new_tokens=3)
+    assert load_model(policy, context(tmp_path)).dtype == torch.float32

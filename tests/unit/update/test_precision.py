@@ -1,0 +1,128 @@
+"""bfloat16 arithmetic over float32 weights, the number of forward passes, and recomputation: what each may change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from instar.components.update import forward, learner, trainer
+from instar.components.update.batching import Micro
+from instar.components.update.config import PolicyGradientConfig
+from instar.components.update.presets import preset
+from unit.update.world import World, save_model, tiny_llama, weights
+
+
+def _gradients(world: World, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, torch.Tensor]:
+    """Return the float32 gradients that an update hands to the optimiser, before the norm is clipped."""
+    found: dict[str, torch.Tensor] = {}
+    original = learner.Learner.step
+
+    def step(self: learner.Learner) -> float:
+        found.update({name: p.grad.clone() for name, p in self.trained() if p.grad is not None})
+        return original(self)
+
+    monkeypatch.setattr(learner.Learner, "step", step)
+    world.update(PolicyGradientConfig(lr=1e-6, **changes))
+    monkeypatch.undo()
+    return found
+
+
+@pytest.mark.parametrize("packing", ["none", "prefix"])
+@pytest.mark.parametrize("budget", [30, 4096])
+def test_bfloat16_gradients_are_those_of_float32(
+    world: World, monkeypatch: pytest.MonkeyPatch, packing: Any, budget: int
+) -> None:
+    exact = _gradients(world, monkeypatch, packing=packing)
+    half = _gradients(world, monkeypatch, packing=packing, dtype="bfloat16", micro_batch_tokens=budget)
+    assert exact.keys() == half.keys() and {g.dtype for g in half.values()} == {torch.float32}
+    one, two = (torch.cat([g.flatten() for g in side.values()]) for side in (exact, half))
+    assert float((one - two).norm() / one.norm()) < 0.05
+    assert float(torch.nn.functional.cosine_similarity(one, two, dim=0)) > 0.998
+
+
+def test_small_updates_survive_in_the_masters(world: World) -> None:
+    """A learning rate under half a bfloat16 step moves the policy; in bfloat16 weights it would be rounded away."""
+    world.policy = save_model(tiny_llama().bfloat16(), world.root / "half", "digest0")
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-5, dtype="bfloat16"))
+    before, after = weights(world.policy), weights(outs.policy)
+    name = "model.layers.0.mlp.up_proj.weight"
+    moved = (after[name] - before[name].float()).abs()
+    assert float(moved.max()) == pytest.approx(1e-5, rel=0.1)
+    assert float((after[name].bfloat16() == before[name]).double().mean()) > 0.95
+
+
+def test_the_working_copy_follows_the_masters(world: World) -> None:
+    resident: dict[Any, Any] = {}
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16"), resident)
+    copy = resident[("pending-model", str(outs.policy.path), "bfloat16")]
+    for name, p in resident[("pending-model", str(outs.policy.path))].named_parameters():
+        assert torch.equal(copy.get_parameter(name), p.bfloat16()), name
+        assert p.grad is None and copy.get_parameter(name).grad is None
+
+
+def test_rows_attend_as_loaded_afterwards(world: World) -> None:
+    """Short rows use plain products while they train; whoever shares the copy must find the model's own attention."""
+    resident: dict[Any, Any] = {}
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16"), resident)
+    copy = resident[("pending-model", str(outs.policy.path), "bfloat16")]
+    assert copy.config._attn_implementation == "sdpa"
+    model = tiny_llama(dtype=torch.bfloat16)
+    assert forward.attend(model, forward.EAGER_WIDTH) == model.config._attn_implementation == "eager"
+    assert forward.attend(model, forward.EAGER_WIDTH + 1) == model.config._attn_implementation == "sdpa"
+    assert forward.attend(tiny_llama(), 8) == "sdpa"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recomputation_changes_no_bit(world: World, dtype: Any) -> None:
+    files = []
+    for choice in ("off", "on"):
+        outs, _ = world.update(PolicyGradientConfig(lr=1e-3, dtype=dtype, gradient_checkpointing=choice))  # type: ignore[arg-type]
+        files.append((outs.policy.path / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+
+
+COUNTS: dict[str, tuple[dict[str, Any], int, int]] = {
+    # changes, passes of the policy, of the reference; every minibatch is one pass
+    "on-policy": ({}, 1, 0),
+    "two minibatches": ({"minibatches": 2}, 4, 0),
+    "two epochs": ({"epochs": 2}, 3, 0),
+    "KL in the loss": ({"kl": preset("grpo").kl}, 1, 1),
+    "KL in the reward": ({"kl": preset("rloo").kl}, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_no_pass_that_the_algorithm_does_not_need(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Old log-probabilities cost a pass only where a step comes before their use; the reference only with a KL term."""
+    changes, policy, reference = COUNTS[name]
+    other = tiny_llama(seed=1)
+    world.reference = save_model(other, world.root / "reference", "reference")
+    world.scored(lambda row: float(row.rollout_id[-1] in "02"))  # a signal in every group
+    seen: list[bool] = []
+    original = trainer.score
+
+    def counted(model: Any, micro: Micro, config: PolicyGradientConfig) -> forward.Scored:
+        seen.append(torch.equal(model.lm_head.weight, other.lm_head.weight))
+        return original(model, micro, config)
+
+    monkeypatch.setattr(trainer, "score", counted)
+    _, metrics = world.update(PolicyGradientConfig(lr=1e-5, **changes))
+    assert metrics["updates"] == changes.get("minibatches", 1) * changes.get("epochs", 1)
+    assert (seen.count(False), seen.count(True)) == (policy, reference)
+
+
+def test_the_layout_is_checked_once_per_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    original = forward._alone
+    monkeypatch.setattr(forward, "_alone", lambda *args: calls.append(1) or original(*args))
+    resident: dict[Any, Any] = {}
+    config = PolicyGradientConfig(lr=1e-4, packing="prefix")
+    outs, _ = world.update(config, resident)
+    first = len(calls)
+    world.advance(outs, resident)
+    world.update(config, resident)
+    assert first > 0 and len(calls) == first
+    world.update(PolicyGradientConfig(lr=1e-4, packing="sequence"), resident)
+    assert len(calls) > first

@@ -1,0 +1,162 @@
+"""What stays in memory between updates: the same bits as through files, and a clear error where it is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from instar.components import policy_io
+from instar.components.policy_io import RESIDENT, cast_copy, fingerprint, load_cast, load_model
+from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
+from instar.components.update.presets import preset
+from instar.errors import ArtifactError, LedgerError
+from unit.update.world import World, make_world, tiny_llama
+
+CASES = {
+    "float32": PolicyGradientConfig(lr=1e-3, schedule="cosine", warmup_steps=1, total_steps=20, weight_decay=0.01),
+    "bfloat16": PolicyGradientConfig(lr=1e-3, dtype="bfloat16"),
+    "ppo": preset("ppo", lr=1e-3, critic_lr=1e-2, kl=Kl()),
+    "lora": PolicyGradientConfig(lr=1e-3, lora=LoraConfig(r=2, alpha=4)),
+}
+
+
+def _segment(world: World, config: PolicyGradientConfig, durable: list[bool], resident: dict[Any, Any]) -> list[Path]:
+    """Run one update per entry and return the folders of the last."""
+    for keep in durable:
+        world.durable = keep
+        outs, _ = world.update(config, resident)
+        world.advance(outs, resident)
+    assert world.trainer is not None
+    return [world.policy.path, world.trainer.path]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_in_memory_end_in_the_same_bytes_as_steps_through_files(tmp_path: Path, name: str) -> None:
+    """Three steps of which only the last outlives the process, against three that each write and read everything."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    fused = _segment(make_world(tmp_path / "a"), CASES[name], [False, False, True], {})
+    rounds = make_world(tmp_path / "b")
+    for _ in range(2):
+        _segment(rounds, CASES[name], [True], {})
+    written = _segment(rounds, CASES[name], [True], {})
+    assert [_files(folder) for folder in fused] == [_files(folder) for folder in written]
+
+
+@pytest.mark.parametrize("name", ["float32", "lora"])
+def test_a_step_that_is_not_durable_writes_no_weights(world: World, name: str) -> None:
+    resident: dict[Any, Any] = {}
+    policy, trainer = _segment(world, CASES[name], [False], resident)
+    names = {name for name in _files(policy) if not name.startswith("adapter/")}
+    assert RESIDENT in names and not any(n.endswith((".safetensors", ".bin")) for n in names)
+    assert set(_files(trainer)) == {"trainer.json", "optimizer.safetensors"}
+    assert (trainer / "optimizer.safetensors").stat().st_size < 100
+    model = load_model(world.policy, world.context(resident))
+    assert world.policy.read_json(RESIDENT)["fingerprint"] == fingerprint(model)
+    assert world.policy.read_json(RESIDENT)["num_parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_weights_that_are_gone_are_an_error(world: World) -> None:
+    resident: dict[Any, Any] = {}
+    _segment(world, CASES["float32"], [False], resident)
+    with pytest.raises(ArtifactError, match="only ever in memory"):
+        load_model(world.policy, world.context({}))
+    del resident[("trainer", "t1")]
+    with pytest.raises(LedgerError, match="run the segment again"):
+        world.update(CASES["float32"], resident)
+
+
+def test_a_model_that_somebody_changed_does_not_meet_its_state(world: World) -> None:
+    resident: dict[Any, Any] = {}
+    _segment(world, CASES["float32"], [False], resident)
+    model = load_model(world.policy, world.context(resident))
+    with torch.no_grad():
+        model.model.norm.weight.add_(1)
+    with pytest.raises(LedgerError, match="other weights"):
+        world.update(CASES["float32"], resident)
+
+
+def test_the_optimiser_is_not_read_again_in_the_same_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident: dict[Any, Any] = {}
+    _segment(world, CASES["bfloat16"], [True], resident)
+    copy = resident[("model", "digest1", "bfloat16")]
+    assert world.trainer is not None
+    (world.trainer.path / "optimizer.safetensors").unlink()
+    (world.policy.path / "model.safetensors").unlink()
+    (world.trainer.path / "optimizer.safetensors").touch()
+    monkeypatch.setattr("instar.components.update.memory.count_parameters", lambda folder: 1)
+    outs, metrics = world.update(CASES["bfloat16"], resident)
+    assert metrics["updates"] == 1
+    # The working copy goes on as well, refreshed, and nobody finds it under the old digest.
+    assert resident[("pending-model", str(outs.policy.path), "bfloat16")] is copy
+    assert not any(isinstance(k, tuple) and "digest1" in k for k in resident)
+
+
+def test_a_step_without_signal_keeps_the_policy(world: World) -> None:
+    """A constant reward in memory, after a real step: the digest stays, then a durable one writes the weights."""
+    resident: dict[Any, Any] = {}
+    _segment(world, CASES["float32"], [False], resident)
+    before = _files(world.policy.path)
+    for durable in (False, True):
+        world.durable = durable
+        world.scored(lambda row: 1.0)
+        outs, metrics = world.update(CASES["float32"], resident)
+        assert metrics["updates"] == 0
+        if durable:
+            assert (outs.policy.path / "model.safetensors").is_file()
+            assert not (outs.policy.path / RESIDENT).exists()
+        else:
+            assert _files(outs.policy.path) == before
+        world.advance(outs, resident)
+    model = load_model(world.policy, world.context({}))
+    assert fingerprint(model) == before_fingerprint(before)
+
+
+def before_fingerprint(files: dict[str, bytes]) -> str:
+    import json
+
+    return str(json.loads(files[RESIDENT])["fingerprint"])
+
+
+def test_a_first_step_without_signal_on_bfloat16_weights(tmp_path: Path) -> None:
+    """The policy stays as it is on disk, in its own type, and the state continues it."""
+    world = make_world(tmp_path)
+    tiny_llama(dtype=torch.bfloat16).save_pretrained(world.policy.path)
+    world.scored(lambda row: 1.0)
+    resident: dict[Any, Any] = {}
+    before = _files(world.policy.path)
+    _segment(world, CASES["float32"], [False], resident)
+    assert _files(world.policy.path) == before
+    assert load_model(world.policy, world.context(resident)).dtype == torch.bfloat16
+    outs, metrics = world.update(PolicyGradientConfig(lr=1e-3), resident)
+    assert metrics["updates"] == 1 and (outs.policy.path / RESIDENT).is_file()
+
+
+def test_a_cast_copy_keeps_buffers_and_ties() -> None:
+    model = tiny_llama()
+    half = cast_copy(model, torch.bfloat16, "cpu")
+    assert half.lm_head.weight is half.model.embed_tokens.weight
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert half.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert model.lm_head.weight.dtype == torch.float32
+    assert half.lm_head.weight.data_ptr() != model.lm_head.weight.data_ptr()
+
+
+def test_load_cast_takes_what_is_there(world: World) -> None:
+    resident: dict[Any, Any] = {}
+    ctx = world.context(resident)
+    full = load_cast(world.policy, ctx, torch.float32, "cpu")
+    assert full is load_model(world.policy, ctx)
+    half = load_cast(world.policy, ctx, torch.bfloat16, "cpu")
+    assert half is not full and half.dtype == torch.bfloat16
+    resident[("model", world.policy.digest, "bfloat16")] = half
+    assert load_cast(world.policy, ctx, torch.bfloat16, "cpu") is half
+    policy_io.take_model(world.policy, ctx)
+    assert not resident
