@@ -18,7 +18,7 @@ from instar.errors import EngineError
 
 _ENGINE = "rollout/engine"
 _CANARY = "rollout/canary"
-_CANARY_TOKENS = 8
+_CANARY_TOKENS, _CANARY_SAMPLES = 8, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,10 +117,14 @@ def check_served(engine: Engine, policy: Policy) -> None:
 
 
 def canary_logprob(engine: Engine, vocab_size: int) -> float:
-    """Return the log-probability of the likeliest token after a fixed prompt: the first ids of the vocabulary."""
+    """Return the sum of log-probabilities of a few samples after a fixed prompt, the first ids of the vocabulary.
+
+    Several tokens and not the likeliest one: where a policy is sure, its log-probability is 0 up to rounding before and after.
+    """
     prompt = list(range(min(_CANARY_TOKENS, vocab_size)))
-    request = Request(request_id="canary", prompt_ids=prompt, seeds=[0])
-    return engine.sample([request], max_new_tokens=1, temperature=0.0)[0][0].logprobs[0]
+    request = Request(request_id="canary", prompt_ids=prompt, seeds=list(range(_CANARY_SAMPLES)))
+    (samples,) = engine.sample([request], max_new_tokens=_CANARY_TOKENS, temperature=1.0)
+    return sum(logprob for sample in samples for logprob in sample.logprobs)
 
 
 def check_canary(ctx: Context, policy: Policy, value: float) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from instar.components.policy_io import logits_dtype
 from instar.components.rollout.forward import Name
 from instar.components.rollout.packed_linear import Linear, linear
 from instar.components.rollout.slot_cache import Prefix, SlotCache
@@ -75,7 +76,8 @@ class LlamaForward:
             self._embed = self._take(core.embed_tokens.weight)
             self._layers = [self._layer(layer) for layer in core.layers]
             self._norm = self._take(core.norm.weight)
-            self._head = self._linear(model.lm_head)
+            self._kind = logits_dtype(dtype, device)
+            self._head = self._linear(model.lm_head, dtype=self._kind)
         self._kernel = kernels.choose(
             dtype, device, width=self._width, sizes=(int(config.hidden_size), int(config.intermediate_size))
         )
@@ -84,11 +86,12 @@ class LlamaForward:
     def _take(self, weight: Tensor) -> Tensor:
         return weight.detach().to(device=self.device, dtype=self._dtype)
 
-    def _linear(self, *modules: Any) -> Linear:
+    def _linear(self, *modules: Any, dtype: torch.dtype | None = None) -> Linear:
         """Return the product with the weights of all modules, one below the other."""
         weight = torch.cat([m.weight.detach() for m in modules]) if modules[1:] else modules[0].weight
         bias = None if modules[0].bias is None else torch.cat([m.bias.detach() for m in modules])
-        return linear(self._take(weight), None if bias is None else self._take(bias), _ROWS)
+        kind = dtype or self._dtype
+        return linear(self._take(weight).to(kind), None if bias is None else self._take(bias).to(kind), _ROWS)
 
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -115,7 +118,7 @@ class LlamaForward:
             mixed = kernel.attend(qkv, cache.keys[i], cache.values[i], where)
             normed = kernel.add_norm(x, layer.out(mixed), layer.after, self._eps)
             delta = layer.down(kernel.silu_mul(layer.gate_up(normed)))
-        return self._head(kernel.add_norm(x, delta, self._norm, self._eps))
+        return self._head(kernel.add_norm(x, delta, self._norm, self._eps).to(self._kind))
 
     def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:
         """Return next-token logits [N, V] and the keys and values of prompts sorted by length, padded on the right."""
@@ -136,7 +139,7 @@ class LlamaForward:
             delta = layer.down(kernel.silu_mul(layer.gate_up(normed)))
         last = torch.tensor([i * width + len(p) - 1 for i, p in enumerate(prompts)], device=self.device)
         assert delta is not None
-        return self._head(kernel.add_norm(x[last], delta[last], self._norm, self._eps)), prefix
+        return self._head(kernel.add_norm(x[last], delta[last], self._norm, self._eps).to(self._kind)), prefix
 
     def _split(self, qkv: Tensor, layer: _Layer) -> Tensor:
         """Return [M, A + 2 H, D], queries and keys scaled where the family does so."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 class InstarError(Exception):
@@ -20,6 +21,11 @@ class InstarError(Exception):
     def __init__(self, *, expected: str, found: str, where: str, action: str) -> None:
         self.expected, self.found, self.where, self.action = expected, found, where, action
         super().__init__(f"expected {expected}; found {found}; at {where}; {action}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross a process border whole: the fields are keyword-only, which the default cannot call."""
+        fields = {"expected": self.expected, "found": self.found, "where": self.where, "action": self.action}
+        return partial(type(self), **fields), ()
 
     def render(self) -> str:
         """Return the message on four labelled lines for a terminal."""
