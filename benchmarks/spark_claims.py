@@ -59,7 +59,11 @@ def recipe_of(arm: str, steps: int) -> Recipe:
     """Return the tiny recipe of one arm with `steps` updates (0: as many as the recipe has), evaluated once at the end."""
     base = spark("tiny", None)
     total = steps or base.iterations * base.inner_steps
-    changes: dict[str, Any] = {"iterations": 1, "inner_steps": total}
+    changes: dict[str, Any] = {
+        "iterations": 1,
+        "inner_steps": total,
+        "gate": {"select": "last"},
+    }  # what got worse stays
     if arm != "SPARK":
         changes |= GRPO
     recipe = configs.merge(base, changes)
@@ -140,7 +144,8 @@ def untaught(made: Evaluation, tasks: Tasks, recipe: Recipe) -> float:
 def run(results: Path, workers: int, seeds: int, steps: int) -> None:
     """Run what is missing."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    done = {(r["arm"], r["seed"]) for r in load(results)}
+    length = {arm: recipe_of(arm, steps).inner_steps for arm in ARMS}
+    done = {(r["arm"], r["seed"]) for r in load(results) if r["steps"] == length[r["arm"]]}
     todo = [(arm, seed) for seed in range(seeds) for arm in ARMS if (arm, seed) not in done]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, results.open("a") as log:
         futures = [pool.submit(learn, job, steps) for job in todo]

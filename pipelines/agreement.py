@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from instar.components.dataset_prep.config import TextConfig
+from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE
-from instar.components.derived.templates import STYLE
+from instar.components.derived.templates import Wording, characters
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.config import VerifyConfig
 from instar.components.rollout.config import ProposeConfig, SampleConfig
@@ -57,8 +57,8 @@ def _check_derived(recipe: Recipe) -> None:
         )
     if made is None or draw is None or not isinstance(recipe.reward, VerifyConfig):
         return
-    _need_style("reward.recycle.wording", made.wording, recipe.reward.style)
     _need_template(recipe, made.wording)
+    _need_alphabet(recipe, made.wording)
     kept = recipe.update.filter.keep_prompts if isinstance(recipe.update, PolicyGradientConfig) else 0
     if kept:
         raise ConfigError(
@@ -89,28 +89,34 @@ TEMPLATES_OF = {"terse": ("terse",), "few_shot": ("few_shot",), "words": ("boxed
 """Wording of derived tasks -> templates of the tasks they are made from."""
 
 
-def _need_template(recipe: Recipe, wording: str) -> None:
+def _need_template(recipe: Recipe, wording: Wording) -> None:
     template = recipe.dataset_prep.pools.template if isinstance(recipe.dataset_prep, TextConfig) else ""
     stop = recipe.rollout.stop if isinstance(recipe.rollout, SampleConfig) else ()
+    fitting = next((name for name, fits in TEMPLATES_OF.items() if template in fits), "")
     if template not in TEMPLATES_OF[wording] or (wording == "words" and stop):
         raise ConfigError(
             expected=f"template {' or '.join(TEMPLATES_OF[wording])}"
             + (" and no stop strings" if wording == "words" else ""),
             found=f"template '{template}', stop {list(stop)}",
             where="recipe.reward.recycle.wording",
-            action="choose the wording that goes with the template; a stop string cuts reasoning short",
+            action=f"set reward.recycle.wording={fitting}"
+            if fitting and fitting != wording
+            else "take out the stop strings",
         )
 
 
-def _need_style(where: str, wording: str, style: str) -> None:
-    if STYLE[wording] != style:
+def _need_alphabet(recipe: Recipe, wording: Wording) -> None:
+    """Refuse a character model that cannot read or write what derived tasks are made of: unknown characters become padding."""
+    initial = recipe.dataset_prep.initial if isinstance(recipe.dataset_prep, TextConfig) else None
+    if not isinstance(initial, FromScratch):
+        return
+    missing = characters(wording) - set(initial.model.alphabet)
+    if missing:
         raise ConfigError(
-            expected=f"a wording whose answers are read as '{style}'",
-            found=f"'{wording}', read as '{STYLE[wording]}'",
-            where=f"recipe.{where}",
-            action=f"set {where}={next(name for name, read in STYLE.items() if read == style)}"
-            if style in STYLE.values()
-            else "choose another template",
+            expected=f"an alphabet with every character of wording '{wording}'",
+            found=f"'{initial.model.alphabet}' without '{''.join(sorted(missing))}'",
+            where="recipe.dataset_prep.initial.model.alphabet",
+            action=f"set dataset_prep.initial.model.alphabet='{initial.model.alphabet}{''.join(sorted(missing))}'",
         )
 
 

@@ -13,9 +13,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
+from instar.components.dataset_prep.config import ArmConfig, PoolsConfig, TextConfig
 from instar.components.dataset_prep.domains import DOMAINS, Domain, Item
 from instar.components.dataset_prep.templates import FORM, SHOTS, TEMPLATES
+from instar.components.derived.anchors import build as build_anchors
 from instar.components.reward.verifiers import VERIFIERS, Score
 from instar.errors import ContractError
 from instar.rows import TaskRow
@@ -51,6 +52,12 @@ def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[Task
 def _shots(arm: ArmConfig, count: int, seen: set[str]) -> list[Item]:
     """Return `count` items to show solved; records their keys in `seen`, so that no pool holds one."""
     return [item for item, _ in _distinct(arm, f"{arm.name}/shots", count, SHOT_SEED, seen)]
+
+
+def build_tasks(config: TextConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
+    """Return the pools with the anchors of a judge, where they are wanted: everything that a policy is asked."""
+    rows = build_pools(config.pools, seed_of)
+    return rows + (build_anchors(rows, config.anchors, seed_of) if config.anchors is not None else [])
 
 
 def _distinct(arm: ArmConfig, pool: str, size: int, seed: int, seen: set[str]) -> Iterator[tuple[Item, int]]:

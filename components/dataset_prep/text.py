@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instar.components.dataset_prep.config import Checkpoint, FromScratch, Packaged, TextConfig
-from instar.components.dataset_prep.pools import build_pools
-from instar.components.derived.anchors import build as build_anchors
+from instar.components.dataset_prep.pools import build_tasks
 from instar.components.tokenizer import TextTokenizer
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, ContractError, NumericsError
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 
 def prepare(outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
     """Build and validate the task pools of every arm, and make or fetch the initial policy. Nothing is logged yet."""
-    rows = build_pools(config.pools, ctx.seed)
-    if config.anchors is not None:
-        rows += build_anchors(rows, config.anchors, ctx.seed)
+    rows = build_tasks(config, ctx.seed)
     ctx.heartbeat(f"built {len(rows)} tasks", {})
     outs.tasks.write(rows)
     outs.data.write([])

@@ -57,8 +57,8 @@ def collect(
     for rollout, score in zip(rollouts, scores, strict=True):
         task = tasks[rollout.task_id]
         reason = _left_out(task, rollout, score, keep_truncated)
-        text = "" if reason else text_of(rollout).strip()
-        if reason or not text:
+        text = "" if reason else text_of(rollout)
+        if reason or not text.strip():
             dropped[reason or "blank"] += 1
             continue
         if parents.setdefault(rollout.group_id, task).task_id != task.task_id:
@@ -70,7 +70,7 @@ def collect(
             )
         policies.setdefault(rollout.group_id, rollout.policy)
         right, wrong = found.setdefault(rollout.group_id, ([], []))
-        (right if score.correct == 1.0 else wrong).append(Attempt(text=text, answer=extract(text, style)))
+        (right if score.correct == 1.0 else wrong).append(Attempt(text=text.strip(), answer=extract(text, style)))
     groups = [
         Group(group_id=name, parent=parents[name], policy=policies[name], right=tuple(right), wrong=tuple(wrong))
         for name, (right, wrong) in found.items()

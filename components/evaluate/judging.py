@@ -82,7 +82,26 @@ def extend(
         mine = [d for d in judging.dialogues if d.task.split == split]
         splits[split] = values | _split(mine, judging, split, config, ctx)
     alarms = [{"name": DRIFT, "reason": fell["reason"]}] if fell is not None and fell["alarm"] else []
-    return summary | {"splits": splits, "judge": {**judging.quality, "drift": fell}, "alarms": alarms}
+    peak, sunk = best_so_far(judging.quality, champion, config.judge.drift_limit if config.judge else 0.0)
+    alarms += [{"name": DRIFT, "reason": sunk}] if sunk and not alarms else []
+    return summary | {"splits": splits, "judge": {**judging.quality, "drift": fell, "peak": peak}, "alarms": alarms}
+
+
+def best_so_far(quality: dict[str, Any], champion: Evaluation | None, limit: float) -> tuple[float | None, str]:
+    """Return the best balanced accuracy along the line of champions, and why that is an alarm now; empty when it is not.
+
+    Each champion is compared with the one before; a row of small falls, each inside the limit, must not add up.
+    """
+    theirs = champion.read_json("summary.json").get("judge") if champion is not None else None
+    same = theirs is not None and theirs["protocol"] == quality["protocol"]
+    before, now = theirs.get("peak") if theirs is not None and same else None, quality["balanced_accuracy"]
+    peak = max((value for value in (before, now) if value is not None), default=None)
+    if before is None or now is None or now >= before - limit or quality["high"] >= before:
+        return peak, ""
+    return (
+        peak,
+        f"balanced accuracy {now:.3f} of the judge on the anchors is more than {limit:g} below its best, {before:.3f}",
+    )
 
 
 def metrics(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -16,7 +16,8 @@ from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
 from instar.errors import EngineError
 
-_ENGINE = "rollout/engine"
+ENGINE = "rollout/engine"
+"""Key of the resident engine."""
 _CANARY = "rollout/canary"
 _CANARY_TOKENS, _CANARY_SAMPLES = 8, 4
 
@@ -88,11 +89,11 @@ def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
             expected="a committed policy", found="no digest", where=str(policy.path), action="commit the policy first"
         )
     key = (configs.digest(config), policy.digest)
-    kept = ctx.resident.get(_ENGINE)
+    kept = ctx.resident.get(ENGINE)
     if kept is None or kept[0] != key:
-        ctx.resident.pop(_ENGINE, None)
+        ctx.resident.pop(ENGINE, None)
         del kept  # free the old weights before loading the new ones
-        kept = ctx.resident[_ENGINE] = (key, ENGINES[config.name](config, policy, ctx))
+        kept = ctx.resident[ENGINE] = (key, ENGINES[config.name](config, policy, ctx))
     engine: Engine = kept[1]
     check_served(engine, policy)
     return engine

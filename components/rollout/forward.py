@@ -22,6 +22,8 @@ class Forward(Protocol):
 
     name: Name
     reason: str
+    compiled: bool
+    """Whether a compiled kernel takes part: it rounds otherwise than plain torch."""
     device: torch.device
 
     def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from instar.components.policy_io import cast_copy
 from instar.components.rollout.forward import Name
 from instar.components.rollout.slot_cache import Prefix, SlotCache
+from instar.kernels.decode.dispatch import draws
 from instar.kernels.decode.reference import open_mask
 
 
@@ -28,6 +29,7 @@ class StockForward:
         if model.dtype != dtype or model.device.type != device:
             model = cast_copy(model, dtype, device)  # rotary frequencies keep their precision
         self._model, self.reason, self.device = model, reason, model.device
+        self.compiled = draws(torch.float32, device)
 
     def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:
         """Return next-token logits [N, V] and the keys and values of prompts sorted by length."""

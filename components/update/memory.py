@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,14 @@ def plan(
     )
 
 
-def decide(policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, device: str) -> Plan:
-    """Return the plan of `gradient_checkpointing`, or for `auto` the first that fits what is free; raise if none does."""
-    free = available_bytes(device)
+def decide(
+    policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, device: str, held: int = 0
+) -> Plan:
+    """Return the plan of `gradient_checkpointing`, or for `auto` the first that fits what is free; raise if none does.
+
+    `held` is what this process holds already of what the plan counts (`held_bytes`).
+    """
+    free = available_bytes(device) + held
     choices = {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
     plans = [plan(policy, config, data, has_reference, checkpointing=choice) for choice in choices]
     chosen = next((p for p in plans if p.peak_bytes <= free), plans[-1])
@@ -86,6 +92,24 @@ def decide(policy: Policy, config: PolicyGradientConfig, data: Experience, has_r
     other = "" if len(plans) == 1 else f", {plans[0].peak_bytes / 2**30:.2f} without" if chosen.checkpointing else ""
     how = "named" if len(plans) == 1 else "too much without" if chosen.checkpointing else "fits without"
     return dataclasses.replace(chosen, reason=f"{how}: {free / 2**30:.2f} GiB free{other}")
+
+
+def held_bytes(resident: Mapping[Any, Any], digests: Collection[str], device: str) -> int:
+    """Return the bytes on `device` of the models, copies and trainer states of `digests` that are resident, shared storage once."""
+    seen: dict[int, int] = {}
+    for key, value in resident.items():
+        if not (isinstance(key, tuple) and any(digest and digest in key for digest in digests)):
+            continue
+        if key[0] == "trainer":
+            tensors = [*value.tensors.values(), *value.base.values()]
+            tensors += list(value.working.model.parameters()) if value.working else []
+        else:
+            tensors = list(value.parameters()) if key[0] in ("model", "reference") else []
+        for tensor in tensors:
+            if tensor.device.type == device:
+                storage = tensor.untyped_storage()
+                seen[storage.data_ptr()] = storage.nbytes()
+    return sum(seen.values())
 
 
 def line(predicted: Plan, packing: str) -> str:
@@ -147,7 +171,10 @@ def available_bytes(device: str) -> int:
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        unused = (
+            torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        )  # kept by the allocator, free to this process
+        return int(torch.cuda.mem_get_info()[0]) + unused
     free = [_meminfo()]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":

@@ -13,6 +13,7 @@ import numpy as np
 
 from instar.artifact import Policy
 from instar.components import policy_io
+from instar.components.rollout.engine import ENGINE
 from instar.components.update import batching, experience, forward, inputs, learner, memory, metrics, stats, trainer
 from instar.components.update.config import PolicyGradientConfig
 from instar.contract import Context, Metrics
@@ -29,9 +30,12 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) ->
     data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)
     config = resolve(config, data)
-    plan = memory.decide(
-        ins.policy, config, data, inputs.needs_reference(ins.reference, ins.policy, config), learner.device(config)
-    )
+    ctx.resident.pop(ENGINE, None)  # the sampler's weights make room before the plan looks at what is free
+    frozen_needed, device = inputs.needs_reference(ins.reference, ins.policy, config), learner.device(config)
+    counted = [ins.policy.digest, ins.trainer.digest if ins.trainer else ""]
+    counted += [ins.reference.digest] if frozen_needed and ins.reference else []
+    held = memory.held_bytes(ctx.resident, counted, device)
+    plan = memory.decide(ins.policy, config, data, frozen_needed, device, held)
     config = dataclasses.replace(config, gradient_checkpointing="on" if plan.checkpointing else "off")
     ctx.heartbeat(memory.line(plan, config.packing), memory.metrics(plan))
     reference = inputs.reference_model(ins.reference, ins.policy, config, ctx)

@@ -14,7 +14,7 @@ from instar.errors import LedgerError, LockedError
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
 from instar.workspace import create_workspace, locked, open_workspace
-from support.micro import EVOLUTION, micro, open_and_run, pools
+from support.micro import EVOLUTION, micro, micro_derived, open_and_run, pools
 from support.micro_control import micro_control
 
 KILLED = Path(__file__).parents[1] / "support" / "killed.py"
@@ -30,7 +30,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Text under both clocks, and control: each runs to the end without a fault."""
+    """Text under both clocks, control, and text with derived tasks: each runs to the end without a fault."""
     import torch
 
     torch.set_num_threads(1)
@@ -40,6 +40,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         open_and_run(out[clock], micro(clock=clock))
     out["control"] = tmp_path_factory.mktemp("control")
     open_and_run(out["control"], micro_control())
+    out["derived"] = tmp_path_factory.mktemp("derived")
+    open_and_run(out["derived"], micro_derived(clock="rounds"))
     return out
 
 
@@ -94,7 +96,7 @@ def test_subprocess_mode_writes_the_same_ledger(tmp_path: Path) -> None:
     assert heads[0] == heads[1]
 
 
-@pytest.mark.parametrize("clock", ["rounds", "fused", "control"])
+@pytest.mark.parametrize("clock", ["rounds", "fused", "control", "derived"])
 def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
     """Every resume dies at its first new boundary, before and after each stage, until nothing is left to kill."""
     done = subprocess.run(
@@ -106,7 +108,7 @@ def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp
     assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken[clock]).ledger.head
 
 
-@pytest.mark.parametrize("clock", ["rounds", "fused", "control"])
+@pytest.mark.parametrize("clock", ["rounds", "fused", "control", "derived"])
 def test_kill_at_random_instants(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
     from instar.seeds import rng
 

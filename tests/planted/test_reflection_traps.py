@@ -123,3 +123,21 @@ def test_an_alarm_does_not_stop_what_ends_a_run(run: Run) -> None:
     held = {**same, "alarms": [{"name": "judge_drift", "reason": "fell"}]}
     assert decide([before, held, held], GateConfig(patience=2)).action == "stop"
     assert not decide([before, held, held], GateConfig(patience=2)).promote
+
+
+def test_a_judge_that_falls_a_little_with_every_champion_ends_in_an_alarm(tmp_path: Path) -> None:
+    """Each fall is inside the limit; together they are not."""
+    from instar.artifact import Evaluation
+    from instar.components.evaluate.judging import best_so_far
+
+    peak: float | None = None
+    alarms = []
+    for number, level in enumerate((0.95, 0.88, 0.82, 0.76)):
+        champion = Evaluation(tmp_path / str(number))
+        champion.path.mkdir()
+        champion.write_json("summary.json", {"judge": {"protocol": "p", "peak": peak}})
+        quality = {"protocol": "p", "balanced_accuracy": level, "high": level + 0.04}
+        peak, reason = best_so_far(quality, champion, 0.1)
+        alarms.append(bool(reason))
+    assert alarms == [False, False, True, True] and peak == 0.95
+    assert best_so_far({"protocol": "other", "balanced_accuracy": 0.5, "high": 0.5}, champion, 0.1) == (0.5, "")

@@ -23,6 +23,7 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
+from instar.pipelines.recipe import Scale
 from instar.pipelines.recipes.spark import spark
 from instar.rows import TaskRow
 from instar.workspace import create_workspace
@@ -147,7 +148,8 @@ def test_one_evolution_judges_and_corrects(tmp_path: Path) -> None:
     summary = Evaluation(workspace.cas.get(outcome.champion_test.digest)).read_json("summary.json")
     reflected = summary["splits"]["id"]["reflected"]
     assert 1.0 <= reflected["calls_mean"] <= reflected["calls_max"] <= 5
-    assert 0.0 <= summary["judge"]["balanced_accuracy"] <= 1.0
+    kinds = summary["judge"]["kinds"]
+    assert set(kinds) == {"judge-point", "judge-pair"} and all(k["parse_rate"] > 0.0 for k in kinds.values())
     assert counting.arm(6) in summary["splits"]["id"]["arms"]
 
 
@@ -155,3 +157,26 @@ def _right(task: TaskRow, answer: str) -> bool:
     verdict = verify(dataclasses.replace(task), answer, "line")
     assert isinstance(verdict, Score) and json.loads(task.reference)["answer"]
     return verdict.correct == 1.0
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+def test_the_tasks_of_an_evaluation_by_suite_have_the_anchors(scale: Scale, tmp_path: Path) -> None:
+    from instar.pipelines.evaluation import pools
+
+    tasks = pools(spark(scale, None), "spark-x-seed0", tmp_path / "tasks")
+    assert sum(row.split == "anchor" for row in tasks.read()) > 0
+
+
+def test_judging_rises_above_chance_and_solving_does_not_pay_for_it(tmp_path: Path) -> None:
+    """The toy run of the specification: 60 updates of the tiny recipe, compared with its own base on tasks that chose nothing."""
+    recipe = configs.merge(spark("tiny", None), {"iterations": 1, "inner_steps": 60, "gate": {"select": "last"}})
+    workspace = create_workspace(tmp_path, "spark-toy")
+    outcome = evolve(LocalRunner(workspace, threads=1), recipe)
+    before, after = (
+        Evaluation(workspace.cas.get(made.digest)).read_json("summary.json")
+        for made in (outcome.base_test, outcome.champion_test)
+    )
+    own = [found["splits"]["id"]["own"]["balanced_accuracy"] for found in (before, after)]
+    assert own[1] > own[0] + 0.05 and after["splits"]["id"]["own"]["low"] > 0.5
+    assert after["judge"]["low"] > 0.5
+    assert after["splits"]["id"]["score"] > before["splits"]["id"]["score"] + 0.02

@@ -32,7 +32,7 @@ from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
 from instar.quality import run_gate
 from instar.workspace import create_workspace
-from support.micro import micro
+from support.micro import micro, micro_derived
 from support.micro_control import micro_control
 
 PRELOADED = (gymnasium, torch, transformers, LlamaForCausalLM, run_gate)
@@ -42,6 +42,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rounds": lambda: micro(clock="rounds"),
     "fused": lambda: micro(clock="fused"),
     "control": micro_control,
+    "derived": lambda: micro_derived(clock="rounds"),
 }
 
 

@@ -51,6 +51,16 @@ def micro(**changes: Any) -> Recipe:
     return dataclasses.replace(recipe, **changes)
 
 
+def micro_derived(**changes: Any) -> Recipe:
+    """Return the micro recipe with derived tasks: what one inner step attempts becomes tasks of the next (SPARK)."""
+    more = {
+        "dataset_prep": {"initial": {"model": {"alphabet": "0123456789=?!|ynab"}}},
+        "reward": {"recycle": {"wording": "terse"}},
+        "curriculum": {"derived": {"prompts": 4}},
+    }
+    return configs.merge(micro(**changes), more)
+
+
 def open_and_run(directory: Path, recipe: Recipe, mode: Mode = "inprocess", store: str | None = None) -> Outcome:
     """Run `recipe` in `directory` as the command line does, without tracking, report or progress."""
     from instar.lifecycle import open_evolution

@@ -119,3 +119,10 @@ def _unknown(what: str, found: str, known: list[str]) -> ConfigError:
         where="derived.templates",
         action=nearest(found, known),
     )
+
+
+def characters(wording: Wording) -> frozenset[str]:
+    """Return every character that templates and verdicts of a wording add to a question and its answers."""
+    families = FAMILIES[wording].values()
+    texts = [_NAME.sub("", template) for family in families for template in family.templates]
+    return frozenset("".join([*texts, *(label for family in families for label in family.labels)]))

