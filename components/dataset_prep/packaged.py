@@ -59,7 +59,17 @@ def fetch(name: str, say: Say = lambda text: None) -> Path:
             if found is not None:
                 if folder.exists():
                     say(f"made again: {folder.name} has {found}")
-                _make(folder, wanted, say)
+                try:
+                    _make(folder, wanted, say)
+                except UnavailableError as error:
+                    if not folder.exists():
+                        raise
+                    raise UnavailableError(
+                        expected=error.expected,
+                        found=f"{error.found}; and the cache has {found}",
+                        where=str(folder),
+                        action=f"restore or delete {folder}; {error.action}",
+                    ) from error
     return folder
 
 

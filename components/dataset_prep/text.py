@@ -75,18 +75,28 @@ def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
 def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
     """Copy a checkpoint into the lineage as safetensors. Remote code is never run."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             config.path, trust_remote_code=False, use_safetensors=True, dtype="auto"
         )
-        tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             expected="a transformers checkpoint with safetensors weights",
-            found=str(error).splitlines()[0][:200],
+            found=" ".join(str(error).split())[:200],
             where=f"dataset_prep.initial.path={config.path}",
             action="pass --model with a folder or a hub id this machine can reach",
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            expected="a tokenizer beside the weights",
+            found=" ".join(str(error).split())[:200],
+            where=f"dataset_prep.initial.path={config.path}",
+            action="copy tokenizer.json and tokenizer_config.json of the model into the folder",
         ) from error
     broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
     if broken:

@@ -54,14 +54,16 @@ def _download(wanted: Package, work: Path) -> Path:
         raise _unreachable(requirement, f"no end after {TIMEOUT_S:.0f} s") from error
     wheels = sorted(work.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise _failed(requirement, done.stderr + done.stdout, work)
+        raise _failed(requirement, done.stdout + done.stderr, work)
     return wheels[0]
 
 
 def _failed(requirement: str, output: str, work: Path) -> InstarError:
     """Return the named error for what pip said."""
     lines = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.strip()]
-    last = lines[-1][:200] if lines else "nothing"
+    told = [line for line in lines if "Failed to establish" in line or "onnection" in line]
+    errors = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")]
+    last = (told[:1] or errors[-1:] or lines[-1:] or ["nothing"])[0][-200:]
     if "No module named pip" in output:
         return MissingDependencyError(
             expected="pip in the environment that runs instar",

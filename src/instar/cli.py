@@ -22,7 +22,7 @@ Mode = Literal["inprocess", "subprocess"]
 RunMode = Literal["inprocess", "subprocess", "containers"]
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 Dir = Annotated[Path, typer.Argument(help="evolution directory")]
-ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
+ScaleOption = Annotated[str, typer.Option(help="tiny, small, single or paper")]
 Out = Annotated[Path | None, typer.Option("--out", help="evolution directory; default runs/<name>")]
 
 
@@ -36,7 +36,7 @@ def run(
         str | None, typer.Option(help="store URI, a directory or s3://bucket/prefix; default inside --out")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="base checkpoint: folder or hub id (scales single and paper)")
+        str | None, typer.Option(help="base checkpoint: folder or hub id (scales small, single and paper)")
     ] = None,
     mode: Annotated[
         RunMode, typer.Option(help="subprocess: each stage in a process of its own; containers: in a Docker container")
@@ -120,7 +120,7 @@ def data(
 def explain(
     recipe: str,
     scale: ScaleOption = "tiny",
-    model: Annotated[str | None, typer.Option(help="base checkpoint for scales single and paper")] = None,
+    model: Annotated[str | None, typer.Option(help="base checkpoint for scales small, single and paper")] = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -138,8 +138,8 @@ def evaluate(
     against: Annotated[
         str, typer.Option(help="evolution directory (its champion), policy folder, or `champion`: the registry's alias")
     ],
-    suite: Annotated[str, typer.Option(help="recipe whose tasks are used")] = "sec",
-    scale: ScaleOption = "tiny",
+    suite: Annotated[str, typer.Option(help="recipe whose tasks are used; default that of the evolution")] = "",
+    scale: Annotated[str, typer.Option(help="scale of the suite; default that of the evolution")] = "",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI of the registry; default the one inside the evolution directory")

@@ -10,8 +10,8 @@ import typer
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
-ScaleOption = Annotated[str, typer.Option(help="tiny, single or paper")]
-ModelOption = Annotated[str | None, typer.Option(help="base checkpoint for scales single and paper")]
+ScaleOption = Annotated[str, typer.Option(help="tiny, small, single or paper")]
+ModelOption = Annotated[str | None, typer.Option(help="base checkpoint for scales small, single and paper")]
 Segment = Literal["begin", "iterate", "finish", "tick"]
 Engine = Literal["kfp", "argo"]
 ProfileOption = Annotated[str, typer.Option(help="node-pool profile; see pipelines/pools.toml")]

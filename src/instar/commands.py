@@ -197,6 +197,7 @@ def evaluate(
     from instar.pipelines.evaluation import Page, compare_policies, registry_side, side
     from instar.tracking_server import scrub
 
+    suite, scale = suite_of(policy, against, suite, scale)
     recipe = resolve(suite, scale, None, None, sets)
     command = ["instar", "evaluate", str(policy), "--against", against, "--suite", suite, "--scale", scale]
     command += ["--seed", str(seed), *(["--tracking", scrub(tracking)] if tracking else [])]
@@ -208,6 +209,25 @@ def evaluate(
         else:
             champion = side(Path(against))
         return compare_policies(side(policy), champion, recipe, f"{suite}-{scale}-seed{seed}", Path(temporary), page)
+
+
+def suite_of(policy: Path, against: str, suite: str, scale: str) -> tuple[str, str]:
+    """Return recipe and scale whose tasks judge two policies: as named, else those of the evolutions, else SEC's tiny ones.
+
+    Evolutions of two recipes have no tasks in common: `ConfigError` unless one is named.
+    """
+    folders = [path for path in (Path(against), policy) if (path / "evolution.json").exists()]
+    found = [status(open_workspace(path)) for path in folders]
+    names = list(dict.fromkeys(str(one["recipe"]) for one in found))
+    if not suite and len(names) > 1:
+        raise ConfigError(
+            expected="two evolutions of one recipe, or --suite",
+            found=f"{' and '.join(names)}",
+            where="evaluate --suite",
+            action="name the recipe whose tasks shall judge both",
+        )
+    scales = [str(one["scale"]) for one in found if one["recipe"] == (suite or names[0])] if found else []
+    return suite or next(iter(names), "sec"), scale or next(iter(scales), "tiny")
 
 
 def _embedded_registry(directory: Path) -> str:

@@ -47,6 +47,7 @@ class Need:
 # 48 GB at 3e9, plus activations and the sampler's cache.
 SCALES: dict[str, Need] = {
     "tiny": Need(memory=2 * GIB, disk=2 * GIB, gpu=0, extras=TINY_EXTRAS, what="a character model made here"),
+    "small": Need(memory=8 * GIB, disk=8 * GIB, gpu=0, extras=TINY_EXTRAS, what="SmolLM2-135M from a package"),
     "single": Need(memory=16 * GIB, disk=40 * GIB, gpu=20 * GIB, extras=TINY_EXTRAS, what="a 0.5B model"),
     "paper": Need(memory=64 * GIB, disk=200 * GIB, gpu=75 * GIB, extras=TINY_EXTRAS, what="a 3B model"),
 }

@@ -78,6 +78,14 @@ def count(config: PolicyGradientConfig, place: str) -> int:
             where="update.processes",
             action="lower it, or write auto",
         )
+    cores = len(os.sched_getaffinity(0))
+    if place == "cpu" and size > cores:
+        raise ConfigError(
+            expected=f"at most {cores} processes, one for each core",
+            found=str(size),
+            where="update.processes",
+            action="lower it; on a CPU several processes are for tests, one is faster",
+        )
     if size > 1 and not distributed.is_available():
         raise MissingDependencyError(
             expected="a torch built with torch.distributed",
