@@ -150,6 +150,8 @@ def run(results: Path, workers: int, seeds: int, steps: int) -> None:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, results.open("a") as log:
         futures = [pool.submit(learn, job, steps) for job in todo]
         for number, future in enumerate(as_completed(futures), 1):
+            if future.exception() is not None:  # else the pool would finish every other run before it says so
+                pool.shutdown(wait=False, cancel_futures=True)
             found = future.result()
             log.write(json.dumps(found, sort_keys=True) + "\n")
             log.flush()

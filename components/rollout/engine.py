@@ -19,7 +19,7 @@ from instar.errors import EngineError
 ENGINE = "rollout/engine"
 """Key of the resident engine."""
 _CANARY = "rollout/canary"
-_CANARY_TOKENS, _CANARY_SAMPLES = 8, 4
+_CANARY_PROMPTS, _CANARY_TOKENS, _CANARY_TEMPERATURE = (2, 3, 5, 8), 4, 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,14 +118,15 @@ def check_served(engine: Engine, policy: Policy) -> None:
 
 
 def canary_logprob(engine: Engine, vocab_size: int) -> float:
-    """Return the sum of log-probabilities of a few samples after a fixed prompt, the first ids of the vocabulary.
+    """Return the sum of log-probabilities of samples after fixed prompts, the first ids of the vocabulary.
 
-    Several tokens and not the likeliest one: where a policy is sure, its log-probability is 0 up to rounding before and after.
+    Several prompts, and drawn hot: where a policy is sure, the log-probability of its choice is 0 up to rounding, and stays the
+    same number while every logit moves.
     """
-    prompt = list(range(min(_CANARY_TOKENS, vocab_size)))
-    request = Request(request_id="canary", prompt_ids=prompt, seeds=list(range(_CANARY_SAMPLES)))
-    (samples,) = engine.sample([request], max_new_tokens=_CANARY_TOKENS, temperature=1.0)
-    return sum(logprob for sample in samples for logprob in sample.logprobs)
+    lengths = [max(1, min(n, vocab_size)) for n in _CANARY_PROMPTS]
+    requests = [Request(request_id="canary", prompt_ids=list(range(n)), seeds=[n]) for n in lengths]
+    groups = engine.sample(requests, max_new_tokens=_CANARY_TOKENS, temperature=_CANARY_TEMPERATURE)
+    return sum(logprob for samples in groups for sample in samples for logprob in sample.logprobs)
 
 
 def check_canary(ctx: Context, policy: Policy, value: float) -> None:

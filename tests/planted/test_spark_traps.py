@@ -170,6 +170,18 @@ def test_8_an_answer_that_changes_its_mind_is_judged_by_its_last_word() -> None:
     assert {style for style in STYLES if extract("\\boxed{1} \\boxed{2}", style) == "2"} == {"boxed"}
 
 
+def test_8_what_the_verifier_could_not_read_is_not_shown_as_an_answer() -> None:
+    """The first line is empty and the second is right: the verdict is wrong, so the second must not stand as a wrong answer."""
+    config = dataclasses.replace(TERSE, recycle=RecycleConfig(wording="terse", rule=Rule(pair_share=0.0)))
+    bare = {"features": "{}"}
+    step = attempts([(task(3, **bare), ["\n12", "12"]), (task(4, **bare), ["77", "12"])], config)
+    assert [score.correct for score in step.scores] == [0.0, 1.0, 0.0, 1.0]
+    for seed in range(20):
+        cache, _ = step.recycle(evolution=f"evo{seed}")
+        shown = [row for row in cache.rows if row.arm == "judge-point" and origin(row).parent.endswith("3")]
+        assert all(origin(row).label == "right" for row in shown)
+
+
 def test_9_the_right_answer_stands_first_as_often_as_last_and_any_attempt_is_shown() -> None:
     firsts = Counter(origin(row).label for row in made_over(TERSE, 0.5) if row.arm == "judge-pair")
     assert abs(firsts["first"] - firsts["second"]) <= STEPS
