@@ -17,6 +17,8 @@ from instar.pipelines.recipes import build
 
 HOSTS = {"answers to prompts": "sec", "logged trajectories": "decision_mamba"}
 """What is learned from, and the recipe whose tasks, rollout and evaluation stay while the other pieces are swapped."""
+ALPHABET = "0123456789=?|!ynab"
+"""What a character model needs to read and write derived tasks as well."""
 CURRICULA: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},
     "ordered": {"strategy": "ordered", "steps": 100},
@@ -65,7 +67,10 @@ def changes(cell: Cell) -> dict[str, Any]:
     """Return what a cell changes in the recipe of its host."""
     label = LABELS[cell.label]
     drawn = CURRICULA[cell.curriculum] | label.get("curriculum", {})
-    return {"curriculum": drawn, "reward": label["reward"], "update": UPDATES[cell.update]}
+    out = {"curriculum": drawn, "reward": label["reward"], "update": UPDATES[cell.update]}
+    if "curriculum" in label and HOSTS[cell.host] == "sec":
+        out["dataset_prep"] = {"initial": {"model": {"alphabet": ALPHABET}}}
+    return out
 
 
 def swapped(cell: Cell) -> Recipe:

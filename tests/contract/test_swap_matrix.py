@@ -18,7 +18,6 @@ from support.micro_control import micro_control
 
 EVERY = {cell: swaps.verdict(cell) for cell in swaps.cells()}
 CLOSING = [cell for cell, verdict in EVERY.items() if verdict == "runs"]
-ALPHABET = "0123456789=?!|ynab"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,10 +32,7 @@ def one_thread() -> Iterator[None]:
 
 def small(cell: swaps.Cell) -> Recipe:
     """Return the cell at a size of a second: one iteration of two inner steps, so that the second draws what the first made."""
-    if swaps.HOSTS[cell.host] == "sec":
-        host = configs.merge(micro(iterations=1), {"dataset_prep": {"initial": {"model": {"alphabet": ALPHABET}}}})
-    else:
-        host = micro_control(iterations=1, inner_steps=2)
+    host = micro(iterations=1) if swaps.HOSTS[cell.host] == "sec" else micro_control(iterations=1, inner_steps=2)
     return configs.merge(host, swaps.changes(cell))
 
 

@@ -149,7 +149,7 @@ def test_one_evolution_judges_and_corrects(tmp_path: Path) -> None:
     reflected = summary["splits"]["id"]["reflected"]
     assert 1.0 <= reflected["calls_mean"] <= reflected["calls_max"] <= 5
     kinds = summary["judge"]["kinds"]
-    assert set(kinds) == {"judge-point", "judge-pair"} and all(k["parse_rate"] > 0.0 for k in kinds.values())
+    assert set(kinds) == {"judge-point", "judge-pair"}
     assert counting.arm(6) in summary["splits"]["id"]["arms"]
 
 

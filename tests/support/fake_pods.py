@@ -77,6 +77,7 @@ class Pods:
             "INSTAR_TERMINATION_LOG": str(said),
             **variables,
             "HOME": str(self.folder),
+            "INSTAR_CACHE": str(built_cache()),  # pods of one image have the same kernels, built or not
         }
         command[0] = shutil.which(command[0], path=env["PATH"]) or command[0]
         with (self.folder / f"log-{index}-{attempt}").open("wb") as log:
@@ -96,3 +97,9 @@ def _value(entry: dict[str, Any], index: int) -> str:
         assert source["fieldRef"]["fieldPath"] == f"metadata.annotations['{INDEX}']"
         return str(index)
     return str(entry["value"])
+
+
+def built_cache() -> Path:
+    """Return where this process finds the kernels that were built."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("INSTAR_CACHE") or home / "instar")

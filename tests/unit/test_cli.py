@@ -72,7 +72,7 @@ def test_an_unknown_option_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "recipes") == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["decision_mamba", "sec"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["decision_mamba", "sec", "spark"]
 
 
 def test_explain_states_the_resolved_values(

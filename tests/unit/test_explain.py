@@ -10,6 +10,7 @@ import pytest
 from instar import config as configs
 from instar.components.control_policy.config import BcArch, DecisionMambaArch, DecisionTransformerArch
 from instar.components.curriculum.config import BestConfig, DerivedDraw, SecConfig, UniformConfig
+from instar.components.dataset_prep.counting import counter
 from instar.components.dataset_prep.offline.config import NoiseConfig, OfflineConfig
 from instar.components.derived.anchors import AnchorConfig
 from instar.components.derived.rule import Rule
@@ -130,7 +131,9 @@ def spark(**changes: Any) -> Recipe:
     judge, reflect = JudgeConfig(wording="terse", anchors=24), ReflectConfig()
     evaluate = dataclasses.replace(made.evaluate, judge=judge)
     test = dataclasses.replace(made.test, judge=judge, reflect=reflect)
-    prep = dataclasses.replace(made.dataset_prep, anchors=AnchorConfig(wording="terse"))  # type: ignore[call-arg]
+    prep = dataclasses.replace(
+        made.dataset_prep, anchors=AnchorConfig(wording="terse"), initial=counter(range(3, 5), steps=1)
+    )  # type: ignore[call-arg]
     pieces = {"dataset_prep": prep, "reward": reward, "curriculum": drawn, "evaluate": evaluate, "test": test}
     return dataclasses.replace(made, **{**pieces, **changes})  # type: ignore[arg-type]
 
