@@ -114,4 +114,5 @@ def memory(field: str) -> int:
 
 
 if __name__ == "__main__":
-    child(sys.argv[1], *(int(v) for v in sys.argv[2:5]), sys.argv[5], sys.argv[6] == "1", sys.argv[7])
+    tokens, words, across = (int(v) for v in sys.argv[2:5])
+    child(sys.argv[1], tokens, words, across, sys.argv[5], sys.argv[6] == "1", sys.argv[7])

