@@ -90,10 +90,10 @@ class Mismatch:
     """Sequence versions: product of rho (its variance grows with length) or geometric mean."""
     low: float = 0.5
     high: float = 2.0
-    alarm_mean: float = 0.1
-    """Largest mean of |log rho| that is not an error, in nats. Rounding of bfloat16 alone gives .05 with 135M parameters."""
-    alarm_gap: float = 1.0
-    """|log rho| of a token from which it counts as a gap, in nats. bfloat16 alone gives .5 now and then on a model of 135M."""
+    alarm_mean: float = 0.05
+    """Largest mean of |log rho| that is not an error, in nats; twice as much where the update computes in bfloat16."""
+    alarm_gap: float = 0.5
+    """|log rho| of a token from which it counts as a gap, in nats; twice as much where the update computes in bfloat16."""
     alarm_share: float = 0.02
     """Largest share of tokens with a gap that is not an error."""
 

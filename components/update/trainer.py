@@ -195,9 +195,10 @@ def _no_kl(config: PolicyGradientConfig) -> PolicyGradientConfig:
 def _alarm(
     config: PolicyGradientConfig, trace: Trace, pairs: list[tuple[Tensor, Tensor]], micros: list[Micro], dump: Dump
 ) -> None:
-    trace.gap = mismatch.measure(config.mismatch, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
+    limits = mismatch.limits(config)
+    trace.gap = mismatch.measure(limits, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
     try:
-        mismatch.alarm(config.mismatch, trace.gap, "update.mismatch")
+        mismatch.alarm(limits, trace.gap, "update.mismatch")
     except NumericsError as error:
         raise _dumped(error, micros, dump) from error
 

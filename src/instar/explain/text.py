@@ -124,8 +124,9 @@ def entropy(u: PolicyGradientConfig) -> list[str]:
 
 def mismatch(u: PolicyGradientConfig) -> list[str]:
     """State the correction of sampler against trainer; the measurement is always on."""
-    m = u.mismatch
-    limits = f"error when mean |log rho| > {m.alarm_mean:g} or over {m.alarm_gap:g} in > {m.alarm_share:.0%} of tokens"
+    m, twice = u.mismatch, 2 if u.dtype == "bfloat16" else 1  # as `instar.components.update.mismatch.limits`
+    limits = f"error when mean |log rho| > {twice * m.alarm_mean:g} or over {twice * m.alarm_gap:g}"
+    limits += f" in > {m.alarm_share:.0%} of tokens"
     if m.kind == "off":
         return [f"rho = old/sampler is measured, not corrected; {limits}"]
     level, action = m.kind.split("_")

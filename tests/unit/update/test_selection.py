@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from instar.components.update import mismatch
-from instar.components.update.config import Filter, Mismatch, Overlong
+from instar.components.update.config import Filter, Mismatch, Overlong, PolicyGradientConfig
 from instar.components.update.filters import keep_groups
 from instar.components.update.overlong import included, shaped, soft_penalty
 from instar.errors import NumericsError
@@ -98,3 +98,9 @@ def test_measures_and_alarm() -> None:
     with pytest.raises(NumericsError):
         mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD * float("nan"), OLD), "here")
     assert mismatch.measure(Mismatch(), OLD[:0], OLD[:0]) == {}
+
+
+def test_the_alarms_are_wider_in_bfloat16_alone() -> None:
+    exact, rounded = (mismatch.limits(PolicyGradientConfig(dtype=kind)) for kind in ("float32", "bfloat16"))
+    assert (exact.alarm_mean, exact.alarm_gap) == (0.05, 0.5)
+    assert (rounded.alarm_mean, rounded.alarm_gap, rounded.alarm_share) == (0.1, 1.0, exact.alarm_share)
