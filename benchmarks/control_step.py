@@ -20,7 +20,7 @@ from torch import Tensor
 
 from instar.components.control_policy.build import build
 from instar.components.control_policy.config import Arch, ControlTask, DecisionMambaArch, DecisionTransformerArch
-from instar.kernels.selective_scan import cpp_library, dispatch
+from instar.kernels.selective_scan import cpp, dispatch
 
 K, WIDTH, LAYERS = 20, 128, 3
 STATES, ACTIONS = 11, 3
@@ -38,7 +38,7 @@ def run() -> list[dict[str, Any]]:
     """Return a row per batch size and scan of ours. A machine without a C++ compiler raises `MissingDependencyError`."""
     threads, rows = torch.get_num_threads(), []
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"INSTAR_CACHE": folder}):
-        cpp_library.build()
+        cpp.LIBRARY.build()
         torch.set_num_threads(1)
         try:
             for windows, repeats in CASES:

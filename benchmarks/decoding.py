@@ -43,7 +43,7 @@ def run() -> list[dict[str, Any]]:
 def measured() -> Iterator[dict[str, Any]]:
     """Yield the rows as they are measured; about four minutes of one core."""
     torch.set_num_threads(1)
-    cpp.build()
+    cpp.LIBRARY.build()
     model = load()
     yield equal_greedy(model)
     speed = read_speed()

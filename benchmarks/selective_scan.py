@@ -19,7 +19,7 @@ import torch
 from timing import Cost, compare, interleave, medians
 from torch import Tensor
 
-from instar.kernels.selective_scan import cpp_library, dispatch, reference
+from instar.kernels.selective_scan import cpp, dispatch, reference
 
 BARS = {"sliced": {"transformers": 15.0, "mambapy": 3.0}, "cpp": {"transformers": 40.0, "mambapy": 8.0}}
 CASES = (((64, 60, 256, 16), 3, BARS), ((32, 30, 128, 16), 9, {}))
@@ -31,7 +31,7 @@ def run() -> list[dict[str, Any]]:
     """Return a row per shape and version. A machine without a C++ compiler raises `MissingDependencyError`."""
     threads, rows = torch.get_num_threads(), []
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"INSTAR_CACHE": folder}):
-        cpp_library.build()
+        cpp.LIBRARY.build()
         torch.set_num_threads(1)
         try:
             for shape, repeats, bars in CASES:

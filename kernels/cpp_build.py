@@ -1,18 +1,23 @@
 """C++ kernels without torch headers: where their libraries lie, how they are built and loaded.
 
 A library lies in `$INSTAR_CACHE`, else `$XDG_CACHE_HOME/instar`, else `~/.cache/instar`, under a name made of source, flags
-and processor, so that another processor or a changed source never meets an old library. Nothing here needs torch.
+and processor, so that another processor or a changed source never meets an old library. A JSON file beside it names the
+compiler; building with another compiler replaces both. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -23,9 +28,85 @@ FLAGS = ("-std=gnu++17", "-O3", TUNE, "-ffp-contract=fast", "-fPIC", "-shared", 
 COMPILERS = ("g++", "c++", "clang++")
 
 
-def library_path(source: Path) -> Path:
-    """Return where the library of `source`, these flags and this processor lies, built or not."""
-    return _path(os.environ.get("INSTAR_CACHE"), os.environ.get("XDG_CACHE_HOME"), source)
+@dataclass(frozen=True)
+class Library:
+    """The library of one C++ file; `command` builds it, `instead` says what runs without it."""
+
+    source: Path
+    command: str
+    instead: str
+
+    def path(self) -> Path:
+        """Return where the library of this source, these flags and this processor lies, built or not."""
+        return _path(os.environ.get("INSTAR_CACHE"), os.environ.get("XDG_CACHE_HOME"), self.source)
+
+    def is_built(self) -> bool:
+        """Return whether this process has the library; asked once for each path, then remembered."""
+        return _exists(self.path())
+
+    def load(self) -> ctypes.CDLL:
+        """Return the loaded library. Not built is a `MissingDependencyError`, damaged or foreign an `ArtifactError`."""
+        if not self.is_built():
+            raise MissingDependencyError(
+                expected=f"the built kernel {self.path()}", found="no such file", where=self.source.parent.name,
+                action=f"run `{self.command}`",
+            )  # fmt: skip
+        return _open(self.path(), self.command)
+
+    def build(self, compiler: str | None = None) -> Path:
+        """Build the library unless this compiler already has, and return its path.
+
+        `compiler` is a program, else `$CXX`, else the first of g++, c++ and clang++ on the path. No compiler or a failed call
+        is a `MissingDependencyError`, a folder that takes no file a `StorageError`. Processes may build at once.
+        """
+        named = compiler or os.environ.get("CXX")
+        program = next((p for word in ([named] if named else COMPILERS) if (p := shutil.which(word))), None)
+        if program is None:
+            raise self._no_build(f"no program {named or ', '.join(COMPILERS)}")
+        version = self._run([program, "--version"]).splitlines()[0]
+        made = json.dumps({"compiler": program, "version": version, "flags": list(FLAGS)})
+        path = self.path()
+        record = path.with_suffix(".json")
+        try:
+            if not (path.exists() and record.exists() and record.read_text() == made):
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                    self._run([program, *FLAGS, "-o", f"{folder}/made.so", str(self.source)])
+                    Path(folder, "made.so").chmod(0o755)
+                    Path(folder, "made.json").write_text(made)
+                    Path(folder, "made.so").replace(path)
+                    Path(folder, "made.json").replace(record)
+        except OSError as error:
+            raise StorageError(
+                expected="a folder for the built kernel", found=str(error), where=str(path.parent),
+                action="name another folder in INSTAR_CACHE",
+            ) from error  # fmt: skip
+        _exists.cache_clear()
+        _open.cache_clear()
+        return path
+
+    def main(self) -> None:
+        """Run the command line: `build` builds and prints the path of the library, `path` only prints it."""
+        parser = argparse.ArgumentParser(description=f"The C++ kernel of {self.source.parent.name}")
+        parser.add_argument("command", choices=("build", "path"))
+        path = self.build() if parser.parse_args().command == "build" else self.path()
+        sys.stdout.write(f"{path}\n")
+
+    def _run(self, words: list[str]) -> str:
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise self._no_build(f"{words[0]}: {error}") from error
+        if done.returncode:
+            raise self._no_build(f"{words[0]} ended with {done.returncode}: {done.stderr.strip()[-600:]}")
+        return done.stdout
+
+    def _no_build(self, found: str) -> MissingDependencyError:
+        return MissingDependencyError(
+            expected="a C++17 compiler with vector extensions (g++ >= 9 or clang >= 11)", found=found,
+            where=self.source.parent.name,
+            action=f"install one (Debian: `apt-get install g++`) or name it in CXX; without it {self.instead} runs",
+        )  # fmt: skip
 
 
 @cache
@@ -50,22 +131,6 @@ def _processor() -> bytes:
     return "\n".join([platform.machine(), platform.processor(), *sorted(set(flags))]).encode()
 
 
-def load(source: Path, command: str) -> ctypes.CDLL:
-    """Return the loaded library. Not built is a `MissingDependencyError`, damaged or foreign an `ArtifactError`."""
-    path = library_path(source)
-    if not is_built(source):
-        raise MissingDependencyError(
-            expected=f"the built kernel {path}", found="no such file", where=str(source.parent.name),
-            action=f"run `{command}`",
-        )  # fmt: skip
-    return _open(path, command)
-
-
-def is_built(source: Path) -> bool:
-    """Return whether this process has a library for this source and processor; asked once, then remembered."""
-    return _exists(library_path(source))
-
-
 @cache
 def _exists(path: Path) -> bool:
     try:
@@ -87,48 +152,3 @@ def _open(path: Path, command: str) -> ctypes.CDLL:
             expected="a library that this user built", found=str(error), where=str(path),
             action=f"delete it and run `{command}`",
         ) from error  # fmt: skip
-
-
-def build(source: Path, compiler: str | None = None) -> Path:
-    """Build the library of `source` unless it lies there, and return its path.
-
-    `compiler` is a program, else `$CXX`, else the first of g++, c++ and clang++ on the path. No compiler or a failed call
-    is a `MissingDependencyError`, a folder that takes no file a `StorageError`. Processes may build at once.
-    """
-    named = compiler or os.environ.get("CXX")
-    program = next((p for word in ([named] if named else COMPILERS) if (p := shutil.which(word))), None)
-    if program is None:
-        raise _no_build(source, f"no program {named or ', '.join(COMPILERS)}")
-    path = library_path(source)
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                made = Path(folder, "made.so")
-                _compile(source, [program, *FLAGS, "-o", str(made), str(source)])
-                made.chmod(0o755)
-                made.replace(path)
-    except OSError as error:
-        raise StorageError(
-            expected="a folder for the built kernel", found=str(error), where=str(path.parent),
-            action="name another folder in INSTAR_CACHE",
-        ) from error  # fmt: skip
-    _exists.cache_clear()
-    _open.cache_clear()
-    return path
-
-
-def _compile(source: Path, words: list[str]) -> None:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _no_build(source, f"{words[0]}: {error}") from error
-    if done.returncode:
-        raise _no_build(source, f"{words[0]} ended with {done.returncode}: {done.stderr.strip()[-600:]}")
-
-
-def _no_build(source: Path, found: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        expected="a C++17 compiler with vector extensions (g++ >= 9 or clang >= 11)", found=found, where=source.parent.name,
-        action="install one (Debian: `apt-get install g++`) or name it in CXX; without it plain torch runs",
-    )  # fmt: skip

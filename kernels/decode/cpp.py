@@ -6,9 +6,7 @@ data pointers. Float32 or bfloat16, sums in float32. Results do not depend on th
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instar.kernels import cpp_build
+from instar.kernels.cpp_build import Library
 from instar.kernels.decode.reference import Where
 
-SOURCE = Path(__file__).with_name("decode.cpp")
-BUILD = "python -m instar.kernels.decode.cpp build"
+LIBRARY = Library(
+    source=Path(__file__).with_name("decode.cpp"),
+    command="python -m instar.kernels.decode.cpp build",
+    instead="plain torch",
+)
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 WIDTHS = (32, 64, 96, 128)
 _WORK = 2**20  # products, or numbers touched, worth a thread of their own: about 0.1 ms
@@ -94,18 +95,6 @@ def refusal(dtype: torch.dtype, device: str, width: int, sizes: tuple[int, ...])
     return next((f"{size} numbers are no multiple of 16" for size in sizes if size % 16), "")
 
 
-def is_built() -> bool:
-    """Return whether the library lies in the cache."""
-    return cpp_build.is_built(SOURCE)
-
-
-def build() -> Path:
-    """Build the library unless it lies in the cache, and return its path."""
-    path = cpp_build.build(SOURCE)
-    _function.cache_clear()
-    return path
-
-
 def _threads(work: int) -> int:
     return min(torch.get_num_threads(), 1 + work // _WORK)
 
@@ -124,18 +113,10 @@ def _function(name: str) -> Any:
         "draw": [*[pointer] * 2, ctypes.c_float, *[pointer] * 2, *[number] * 3],
         "silu_mul": [*[pointer] * 2, *[number] * 3],
     }
-    function = getattr(cpp_build.load(SOURCE, BUILD), f"instar_{name}")
+    function = getattr(LIBRARY.load(), f"instar_{name}")
     function.argtypes, function.restype = kinds[name.rsplit("_", 1)[0]], ctypes.c_int
     return function
 
 
-def main() -> None:
-    """Run the command line: `build` builds and prints the path of the library, `path` only prints it."""
-    parser = argparse.ArgumentParser(description="The C++ kernel of decode steps")
-    parser.add_argument("command", choices=("build", "path"))
-    path = build() if parser.parse_args().command == "build" else cpp_build.library_path(SOURCE)
-    sys.stdout.write(f"{path}\n")
-
-
 if __name__ == "__main__":
-    main()
+    LIBRARY.main()

@@ -36,7 +36,7 @@ class Kernel:
 
 def draws(dtype: torch.dtype, device: str) -> bool:
     """Return whether the C++ kernel draws tokens from logits of this type on this device."""
-    return device == "cpu" and dtype in cpp.TYPES and os.environ.get(SWITCH, "") != "0" and cpp.is_built()
+    return device == "cpu" and dtype in cpp.TYPES and os.environ.get(SWITCH, "") != "0" and cpp.LIBRARY.is_built()
 
 
 def choose(
@@ -58,9 +58,9 @@ def choose(
             expected="a backend that can run here", found=f"cpp: {refusal}", where="decode:backend", action="use `auto`"
         )
     if backend == "cpp" or (backend == "auto" and switch == "1" and not refusal):
-        cpp.build()
-    if not refusal and not cpp.is_built():
-        refusal = f"the C++ kernel is not built: `{cpp.BUILD}`"
+        cpp.LIBRARY.build()
+    if not refusal and not cpp.LIBRARY.is_built():
+        refusal = f"the C++ kernel is not built: `{cpp.LIBRARY.command}`"
     if backend == "torch" or (switch == "0" and backend == "auto"):
         refusal = "named by the caller" if backend == "torch" else f"{SWITCH}=0"
     if refusal:

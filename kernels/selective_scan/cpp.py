@@ -1,16 +1,15 @@
 """The op as a C++ kernel for the CPU, built on request: `python -m instar.kernels.selective_scan.cpp build`.
 
 One source file, `scan.cpp`, one compiler call of about two seconds, no torch headers: the library is loaded by ctypes
-and works on data pointers (see `cpp_library`). Float32 state; half types are converted, float64 is refused. Kept for
+and works on data pointers. Float32 state; half types are converted, float64 is refused. Kept for
 backward: the inputs and every 16th state. Runs on `torch.get_num_threads()` threads; the results do not depend on
 their number.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from instar.errors import ConfigError
-from instar.kernels.selective_scan.cpp_library import build, library_path, load
+from instar.kernels.cpp_build import Library
 
+LIBRARY = Library(
+    source=Path(__file__).with_name("scan.cpp"),
+    command="python -m instar.kernels.selective_scan.cpp build",
+    instead="the sliced version",
+)
 WORK = 2**17
 """State updates worth a thread of their own: about 0.2 ms."""
 
@@ -50,9 +54,10 @@ def _forward(inputs: tuple[Tensor | None, ...], keep: bool) -> tuple[Tensor, Ten
 
     u, delta [B, L, E], A [N, E], B, C [B, L, N], D [E], h0 and the last state [B, N, E]: all dense float32.
     """
-    u, A, lib = inputs[0], inputs[2], load()
+    u, A, lib = inputs[0], inputs[2], LIBRARY.load()
     assert u is not None and A is not None
     (batch, length, channels), num = u.shape, A.shape[0]
+    lib.instar_scan_chunk.restype = ctypes.c_int64
     marks = u.new_empty(batch, -(-length // lib.instar_scan_chunk()), num, channels) if keep else None
     y, last = torch.empty_like(u), u.new_empty(batch, num, channels)
     _call(lib.instar_scan_forward, (*inputs, y, last, marks), (batch, length, channels, num))
@@ -76,7 +81,7 @@ class _Kernel(torch.autograd.Function):
         grads = [None if t is None else torch.empty_like(t) for t in (u, delta, A, B, C, D)]
         dh0 = u.new_empty(u.shape[0], *A.shape) if ctx.starts else None
         _call(
-            load().instar_scan_backward,
+            LIBRARY.load().instar_scan_backward,
             (u, delta, A, B, C, D, marks, *up, *grads, dh0),
             (*u.shape, A.shape[0]),
         )
@@ -91,13 +96,5 @@ def _call(function: Any, tensors: tuple[Tensor | None, ...], sizes: tuple[int, .
         raise MemoryError("selective_scan: no memory or no thread left for the C++ kernel")
 
 
-def main() -> None:
-    """Run the command line: `build` builds and prints the path of the library, `path` only prints it."""
-    parser = argparse.ArgumentParser(description="The C++ kernel of the selective scan")
-    parser.add_argument("command", choices=("build", "path"))
-    path = build() if parser.parse_args().command == "build" else library_path()
-    sys.stdout.write(f"{path}\n")
-
-
 if __name__ == "__main__":
-    main()
+    LIBRARY.main()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from instar.errors import ConfigError, nearest
-from instar.kernels.selective_scan import cpp, cpp_library, mamba_cuda, reference, sliced
+from instar.kernels.selective_scan import cpp, mamba_cuda, reference, sliced
 
 Named = Literal["reference", "sliced", "cpp", "triton", "mamba_ssm"]
 Backend = Literal["auto", "reference", "sliced", "cpp", "triton", "mamba_ssm"]
@@ -85,9 +85,9 @@ def _cpp_obstacle(device: torch.device, dtype: torch.dtype) -> str:
         return f"it needs the CPU, the tensors are on {device.type}"
     if dtype == torch.float64:
         return "it has no float64"
-    if not cpp_library.is_built() and os.environ.get(ASK) == "1":
-        cpp_library.build()
-    return "" if cpp_library.is_built() else f"it is not built for this processor (`{cpp_library.BUILD}`)"
+    if not cpp.LIBRARY.is_built() and os.environ.get(ASK) == "1":
+        cpp.LIBRARY.build()
+    return "" if cpp.LIBRARY.is_built() else f"it is not built for this processor (`{cpp.LIBRARY.command}`)"
 
 
 def _triton_obstacle(device: torch.device, dtype: torch.dtype) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from instar.errors import ArtifactError, ConfigError, MissingDependencyError, StorageError
-from instar.kernels.selective_scan import cpp, cpp_library, dispatch, mamba_cuda, reference
+from instar.kernels import cpp_build
+from instar.kernels.selective_scan import cpp, dispatch, mamba_cuda, reference
 from support.scans import case, close
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -26,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("INSTAR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("INSTAR_SCAN", raising=False)
         patch.delenv("INSTAR_SCAN_CPP", raising=False)
-        yield cpp_library.build()
+        yield cpp.LIBRARY.build()
 
 
 def _unbuilt(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -48,8 +50,8 @@ def test_a_library_that_appears_later_does_not_change_the_choice(
 ) -> None:
     _unbuilt(monkeypatch, tmp_path)
     assert dispatch.choose(CPU, torch.float32).backend == "sliced"
-    cpp_library.library_path().parent.mkdir()
-    cpp_library.library_path().write_bytes(built.read_bytes())
+    cpp.LIBRARY.path().parent.mkdir()
+    cpp.LIBRARY.path().write_bytes(built.read_bytes())
     assert dispatch.choose(CPU, torch.float32).backend == "sliced"
 
 
@@ -83,7 +85,7 @@ def test_named_but_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with pytest.raises(MissingDependencyError, match="cpp build"):
         cpp.selective_scan(*inputs)
     monkeypatch.setenv("INSTAR_SCAN_CPP", "1")
-    assert dispatch.choose(CPU, torch.float32).backend == "cpp" and cpp_library.library_path().is_relative_to(tmp_path)
+    assert dispatch.choose(CPU, torch.float32).backend == "cpp" and cpp.LIBRARY.path().is_relative_to(tmp_path)
 
 
 def test_cuda_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,27 +127,27 @@ def test_dispatch_runs_what_it_chose(backend: dispatch.Backend) -> None:
 
 def test_building_again_uses_what_is_there(built: Path) -> None:
     before = built.stat()
-    assert cpp_library.build() == built and built.stat().st_mtime_ns == before.st_mtime_ns
+    assert cpp.LIBRARY.build() == built and built.stat().st_mtime_ns == before.st_mtime_ns
     assert before.st_mode & 0o022 == 0
 
 
-def test_another_source_is_another_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, built: Path) -> None:
+def test_another_source_is_another_library(tmp_path: Path, built: Path) -> None:
     source = tmp_path / "scan.cpp"
-    source.write_text(cpp_library.SOURCE.read_text() + "// changed\n")
-    monkeypatch.setattr(cpp_library, "SOURCE", source)
-    assert cpp_library.library_path() != built and not cpp_library.is_built()
+    source.write_text(cpp.LIBRARY.source.read_text() + "// changed\n")
+    library = replace(cpp.LIBRARY, source=source)
+    assert library.path() != built and not library.is_built()
 
 
 def test_a_build_that_fails_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _unbuilt(monkeypatch, tmp_path)
     with pytest.raises(MissingDependencyError, match="apt-get install g"):
-        cpp_library.build("no-such-compiler")
+        cpp.LIBRARY.build("no-such-compiler")
     source = tmp_path / "scan.cpp"
     source.write_text("this is no C++")
-    monkeypatch.setattr(cpp_library, "SOURCE", source)
+    library = replace(cpp.LIBRARY, source=source)
     with pytest.raises(MissingDependencyError, match=r"ended with 1: .*scan\.cpp"):
-        cpp_library.build()
-    assert not cpp_library.library_path().exists()
+        library.build()
+    assert not library.path().exists()
 
 
 def test_a_folder_that_takes_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_a_folder_that_takes_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     _unbuilt(monkeypatch, tmp_path / "file")
     assert dispatch.choose(CPU, torch.float32).backend == "sliced"
     with pytest.raises(StorageError, match="INSTAR_CACHE"):
-        cpp_library.build()
+        cpp.LIBRARY.build()
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +167,8 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INSTAR_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.setattr(cpp_library, "_path", cpp_library._path.__wrapped__)
-    assert f"instar-{os.getuid()}" in str(cpp_library.library_path())
+    monkeypatch.setattr(cpp_build, "_path", cpp_build._path.__wrapped__)
+    assert f"instar-{os.getuid()}" in str(cpp.LIBRARY.path())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "writable by others"])
@@ -174,7 +176,7 @@ def test_a_damaged_or_foreign_library_is_not_loaded(
     damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, built: Path
 ) -> None:
     _unbuilt(monkeypatch, tmp_path)
-    path = cpp_library.library_path()
+    path = cpp.LIBRARY.path()
     path.parent.mkdir()
     path.write_bytes(built.read_bytes()[: 100 if damage == "truncated" else None])
     path.chmod(0o777 if damage == "writable by others" else 0o755)
@@ -184,7 +186,7 @@ def test_a_damaged_or_foreign_library_is_not_loaded(
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str], built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["cpp", "build"])
-    cpp.main()
+    cpp.LIBRARY.main()
     assert capsys.readouterr().out == f"{built}\n"
     assert os.environ["INSTAR_CACHE"] in str(built)
 

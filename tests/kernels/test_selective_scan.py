@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from instar.errors import ContractError
-from instar.kernels.selective_scan import cpp, cpp_library, dispatch, reference, sliced
+from instar.kernels.selective_scan import cpp, dispatch, reference, sliced
 from support.scans import NAMES, Scan, case, close, grads
 
 SCANS: dict[str, Scan] = {"sliced": sliced.selective_scan, "cpp": cpp.selective_scan}
@@ -27,7 +27,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("INSTAR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("INSTAR_SCAN", raising=False)
         patch.delenv("INSTAR_SCAN_CPP", raising=False)
-        yield cpp_library.build()
+        yield cpp.LIBRARY.build()
 
 
 @pytest.mark.parametrize("name", ["reference", *SCANS])

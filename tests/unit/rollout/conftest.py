@@ -71,7 +71,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INSTAR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("INSTAR_DECODE_CPP", raising=False)
-        cpp.build()
+        cpp.LIBRARY.build()
         yield
     cpp._function.cache_clear()
 

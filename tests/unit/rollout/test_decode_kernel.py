@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from instar.components.rollout.sampling import draw, uniforms
 from instar.components.rollout.transformers_engine import TransformersEngine
 from instar.errors import ConfigError, MissingDependencyError
-from instar.kernels import cpp_build
 from instar.kernels.decode import cpp, dispatch, reference
 from instar.kernels.decode.reference import Where
 
@@ -164,12 +163,14 @@ def test_what_cannot_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         dispatch.choose(torch.float16, "cpu", **usual, backend="cpp")
     monkeypatch.setenv("INSTAR_CACHE", str(tmp_path))
     cpp._function.cache_clear()
-    assert dispatch.choose(torch.float32, "cpu", **usual).reason == f"the C++ kernel is not built: `{cpp.BUILD}`"
+    assert (
+        dispatch.choose(torch.float32, "cpu", **usual).reason == f"the C++ kernel is not built: `{cpp.LIBRARY.command}`"
+    )
     assert not dispatch.draws(torch.float32, "cpu")
     with pytest.raises(MissingDependencyError, match=r"decode\.cpp build"):
         cpp.draw(torch.zeros(1, 3), None, 0.0)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(MissingDependencyError, match="no program no-such-compiler"):
         dispatch.choose(torch.float32, "cpu", **usual, backend="cpp")
-    assert cpp_build.library_path(cpp.SOURCE).is_relative_to(tmp_path)
+    assert cpp.LIBRARY.path().is_relative_to(tmp_path)
     cpp._function.cache_clear()
