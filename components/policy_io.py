@@ -7,10 +7,9 @@ process (`ctx.durable` is false) writes `resident.json`, which names them by fin
 `ctx.resident` keeps these entries:
 
 * `("model", digest)`: a loaded model, shared by every reader of that digest, in eval mode. Nobody may change it.
-  `("model", digest, "bfloat16")` is its copy in that type, where one exists.
 * `("reference", digest, type)`: the frozen model of a KL term, in the type it computes in.
-* `("pending-model", str(folder), ...)`: the model an update has just saved into `folder`. Its digest is known only after
-  the commit; the runner then moves it to `("model", digest, ...)`, or drops it when the commit fails.
+* `("pending-model", str(folder))`: the model an update has just saved into `folder`. Its digest is known only after
+  the commit; the runner then moves it to `("model", digest)`, or drops it when the commit fails.
 * anything else whose key, or whose value's leading key, names the digest: engines built on that model. `take_model`
   drops all of them, because they share its weights.
 """
@@ -52,24 +51,6 @@ def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
     if policy.digest:
         ctx.resident[key] = model
     return model
-
-
-def load_cast(policy: Policy, ctx: Context, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """Return the policy's model in eval mode, in `dtype` on `device`; it may be shared, so nobody may change it.
-
-    Taken from what is resident where it fits, without copying what a trainer already holds in that type.
-    """
-    import torch
-
-    at = torch.device(device)
-    kept = ctx.resident.get(("model", policy.digest, str(dtype).removeprefix("torch."))) if policy.digest else None
-    if kept is not None and kept.device.type == at.type:
-        found: PreTrainedModel = kept
-        return found
-    model = load_model(policy, ctx)
-    if model.dtype == dtype and model.device.type == at.type:
-        return model
-    return cast_copy(model, dtype, device)
 
 
 def logits_dtype(hidden: torch.dtype, device: str) -> torch.dtype:

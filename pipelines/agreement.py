@@ -157,13 +157,13 @@ def _check_drawing(recipe: Recipe) -> None:
 
 
 def _check_precision(recipe: Recipe) -> None:
-    """Refuse a trainer in bfloat16 behind a sampler that keeps the float32 weights: small steps reach the one and not the other."""
+    """Refuse a trainer in bfloat16 behind a sampler that reads a float32 policy as it is: small steps reach the one and not the other."""
     update, rollout = recipe.update, recipe.rollout
     if not (isinstance(update, PolicyGradientConfig) and isinstance(rollout, SampleConfig)):
         return
     if update.dtype == "bfloat16" and rollout.engine.dtype != "bfloat16":
         raise ConfigError(
-            expected="rollout.engine.dtype=bfloat16, as update.dtype: weights are kept in float32 and both read them rounded",
+            expected="rollout.engine.dtype=bfloat16, as update.dtype: both have to read a float32 policy rounded",
             found=f"'{rollout.engine.dtype}'",
             where="recipe.rollout.engine.dtype",
             action="set rollout.engine.dtype=bfloat16 (and evaluate.engine.dtype, test.engine.dtype), or update.dtype=float32",

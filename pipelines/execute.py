@@ -62,10 +62,10 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 
 def _adopt(resident: dict[Any, Any], artifact: Artifact) -> None:
-    """File what a stage left for `artifact`, `("pending-<kind>", folder, ...)`, under its digest; older ones of the kind go."""
+    """File what a stage left for `artifact`, `("pending-<kind>", folder)`, under its digest; older ones of the kind go."""
     folder = str(artifact.path)
     pending = [key for key in resident if isinstance(key, tuple) and len(key) > 1 and key[1] == folder]
-    made = {(key[0].removeprefix("pending-"), artifact.digest, *key[2:]): resident.pop(key) for key in pending}
+    made = {(key[0].removeprefix("pending-"), artifact.digest): resident.pop(key) for key in pending}
     kinds = {key[0] for key in made}
     for key in [key for key in resident if isinstance(key, tuple) and key[0] in kinds]:
         del resident[key]

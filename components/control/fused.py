@@ -125,8 +125,8 @@ def _keep(state: State, scratch: _Scratch, outs: Outs) -> None:
     resident = scratch.ctx.resident
     for kind, name in (("model", "policy"), ("trainer", "trainer")):
         digest, folder = getattr(state, name).digest, str(getattr(outs, name).path)
-        for key in [key for key in resident if isinstance(key, tuple) and key[:2] == (kind, digest)]:
-            resident[(f"pending-{kind}", folder, *key[2:])] = resident.pop(key)
+        if (kind, digest) in resident:
+            resident[(f"pending-{kind}", folder)] = resident.pop((kind, digest))
     pure = [{k: v for k, v in line.items() if PERF not in k} for line in scratch.history]
     (outs.history.path / "metrics.jsonl").write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in pure))
     shutil.rmtree(scratch.folder)

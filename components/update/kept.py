@@ -6,24 +6,24 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from instar.artifact import TrainerState
 from instar.components.policy_io import fingerprint
-from instar.components.update.working import Working
 from instar.contract import Context
 from instar.errors import LedgerError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A trainer state in memory: `tensors` and `base` as in the files, for exactly this model as it was at `versions`."""
+    """A trainer state in memory: `tensors`, `base` and `masters` as in the files, for this policy as it was at `versions`."""
 
     model: weakref.ref[Any]
     versions: tuple[int, ...]
     tensors: dict[str, Tensor]
     base: dict[str, Tensor]
-    working: Working | None
+    masters: Any
 
     def fits(self, model: Any) -> bool:
         """Whether `model` is the one that was trained, and nothing has written to it since."""
@@ -49,6 +49,19 @@ def take_kept(saved: TrainerState | None, model: Any, record: dict[str, Any] | N
             "run the segment again from its beginning: only its last step writes the state",
         )
     return None
+
+
+def take_masters(model: Any, masters: dict[str, Tensor], saved: TrainerState) -> None:
+    """Replace the weights of a policy by the finer ones it was rounded from, if there are any; others are a `LedgerError`."""
+    if not masters:
+        return
+    named = dict(model.named_parameters())
+    if {k: p.shape for k, p in named.items()} != {k: v.shape for k, v in masters.items()} or not all(
+        torch.equal(masters[name].to(p), p) for name, p in named.items()
+    ):
+        raise broken("float32 weights that round to this policy", "others", saved)
+    for name, p in named.items():
+        p.data = masters[name].clone()  # mapped files start at odd addresses, where some products round differently
 
 
 def versions(model: Any) -> tuple[int, ...]:

@@ -1,8 +1,12 @@
 """The model being trained with everything that trains it: adapters, value head, optimiser; and their state.
 
+A policy is published in the type it was sampled and trained in. In bfloat16 the float32 weights that small steps add up in
+(`masters.safetensors`) are no policy: between two bfloat16 numbers they drift unseen by any forward pass, and sampled from
+themselves they answer far worse than their rounded values do (docs/recipes/sec.md).
+
 `trainer.json` names the policy the state belongs to by a hash of its weights, so a state cannot continue another
 policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
-`base.safetensors` holds the unmerged matrices. What the files hold also stays in memory as `Kept`, under
+`base.safetensors` holds the unmerged matrices in place of the masters. What the files hold also stays in memory as `Kept`, under
 `("pending-trainer", str(folder))` and, after the commit, `("trainer", digest)`: the next update in the same process reads
 no file. Outputs that do not outlive the process (`ctx.durable` is false) have it there alone; their `optimizer.safetensors`
 is empty.
@@ -17,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from instar.artifact import Policy, TrainerState
-from instar.components.policy_io import fingerprint
+from instar.components.policy_io import cast_copy, fingerprint
 from instar.components.update import lora
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_head
 from instar.components.update.forward import as_loaded
-from instar.components.update.kept import Kept, broken, take_kept, versions
+from instar.components.update.kept import Kept, broken, take_kept, take_masters, versions
 from instar.components.update.optimizer import Optimizer
 from instar.components.update.parallel.ranks import Ranks
 from instar.components.update.working import Working
@@ -39,16 +43,28 @@ class Learner:
     """
 
     def __init__(
-        self, model: Any, config: PolicyGradientConfig, ctx: Context, saved: TrainerState | None, digest: str = ""
+        self,
+        model: Any,
+        config: PolicyGradientConfig,
+        ctx: Context,
+        saved: TrainerState | None,
+        digest: str = "",
+        copies: bool = True,
     ) -> None:
-        """`digest` names the policy `model` came from."""
+        """`digest` names the policy `model` came from. Without `copies` nothing is made that computes in bfloat16."""
         self.config, self.updates, self.ranks = config, 0, Ranks()
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
         self.device = device(config)
-        self.model: Any = model.to(device=self.device, dtype=master_dtype(config)).eval()
-        kept = take_kept(saved, self.model, record, ctx)
+        kept = take_kept(saved, model, record, ctx)
         if record is not None:
-            _check_record(record, self.model if kept is None else None, config, saved)
+            _check_record(record, model if kept is None else None, config, saved)
+        self._source = record["fingerprint"] if record else fingerprint(model)
+        masters = model
+        if kept is not None and kept.masters is not None:
+            masters = kept.masters
+        elif saved is not None:
+            take_masters(model, _read(saved, "masters"), saved)
+        self.model: Any = masters.to(device=self.device, dtype=master_dtype(config)).eval()
         self._base: dict[str, str] | None = None
         if config.lora is not None:
             fresh = {"digest": digest, "fingerprint": ""}
@@ -61,15 +77,15 @@ class Learner:
         self.optimizer = Optimizer(config, self.trained(), fresh=record is None)
         if record is not None and saved is not None:
             self._load(saved, record, kept)
-        self.working = self._working(kept) if config.dtype == "bfloat16" else None
+        self._started = self.updates
+        self.working: Working | None = None
+        if copies and config.dtype == "bfloat16":
+            self.working = Working(
+                self.model, model if masters is not model and model.dtype == torch.bfloat16 else None
+            )
         self.compute: Any = self.model if self.working is None else self.working.model
         if config.gradient_checkpointing == "on":
             recompute_layers(self.compute)
-
-    def _working(self, kept: Kept | None) -> Working:
-        if kept is not None and kept.working is not None and kept.working.fits(self.model):
-            return kept.working
-        return Working(self.model)
 
     def step(self) -> float:
         """Take one optimiser step and return the norm of the gradient before clipping."""
@@ -91,7 +107,7 @@ class Learner:
             lora.export(self._lora, policy.path / lora.ADAPTER, self._base)
 
     def save(self, target: TrainerState, normalisers: list[float], ctx: Context) -> Any:
-        """Write and keep the state, merge adapters, return the plain model. The learner must not be used afterwards."""
+        """Write and keep the state, return the model to publish, adapters merged. The learner must not be used afterwards."""
         from safetensors.torch import save_file
 
         tensors = self.optimizer.tensors()
@@ -104,8 +120,12 @@ class Learner:
         save_file(_contiguous(tensors) if ctx.durable else {}, target.path / "optimizer.safetensors")
         if base and ctx.durable:
             save_file(_contiguous(base), target.path / "base.safetensors")
-        model = self._finish()
-        self.fingerprint = fingerprint(model)
+        plain = self._finish()
+        model = self._published(plain)
+        masters = plain if model is not plain and self._lora is None else None
+        if masters is not None and ctx.durable:
+            save_file(_contiguous(dict(masters.named_parameters())), target.path / "masters.safetensors")
+        self.fingerprint = fingerprint(model) if self.updates > self._started else self._source
         record = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -125,18 +145,27 @@ class Learner:
                 versions=versions(model),
                 tensors={name: value.cpu() for name, value in tensors.items()},
                 base={name: value.cpu() for name, value in base.items()},
-                working=self.working if self._lora is None else None,
+                masters=masters,
             )
         return model
 
     def _finish(self) -> Any:
         self.optimizer.zero_grad()
         as_loaded(self.compute)
+        if self.working is not None:
+            self.working.release()
         if self.config.gradient_checkpointing == "on":
             self.compute.activation_checkpointing_disable()
             self.compute.eval()
         model = self.model if self._lora is None else lora.merge(self._lora)
         return model.eval()
+
+    def _published(self, model: Any) -> Any:
+        if self.config.dtype != "bfloat16":
+            return model
+        if self.working is not None and self._lora is None:
+            return self.working.model
+        return cast_copy(model, torch.bfloat16, self.device)
 
     def _load(self, saved: TrainerState, record: dict[str, Any], kept: Kept | None) -> None:
         parts: dict[str, dict[str, Tensor]] = {"critic": {}, "adapter": {}, "moments": {}}

@@ -102,7 +102,7 @@ def held_bytes(resident: Mapping[Any, Any], digests: Collection[str], device: st
             continue
         if key[0] == "trainer":
             tensors = [*value.tensors.values(), *value.base.values()]
-            tensors += list(value.working.model.parameters()) if value.working else []
+            tensors += list(value.masters.parameters()) if value.masters is not None else []
         else:
             tensors = list(value.parameters()) if key[0] in ("model", "reference") else []
         for tensor in tensors:

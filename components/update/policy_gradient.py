@@ -59,8 +59,6 @@ def write(student: learner.Learner, outcome: trainer.Outcome, source: Policy, ou
         policy_io.keep_policy(model, source, outs.policy, ctx)
         return
     policy_io.save_policy(model, source, outs.policy, ctx, student.fingerprint)
-    if student.working is not None and student.config.lora is None:
-        ctx.resident[("pending-model", str(outs.policy.path), "bfloat16")] = student.working.model
 
 
 def resolve(config: PolicyGradientConfig, data: experience.Experience) -> PolicyGradientConfig:

@@ -61,8 +61,9 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Constants:
-    """Per action token [M], on the device."""
+    """Per action token [M], on the device; `prompt` numbers the groups."""
 
+    prompt: Tensor
     behaviour: Tensor
     advantage: Tensor
     old: Tensor | None
@@ -159,6 +160,7 @@ def _constants(learner: Learner, data: Experience, found: prepare.Advantages, pr
         return torch.from_numpy(values.astype(np.float64)).to(device=learner.device, dtype=_kind(learner))
 
     return _Constants(
+        prompt=torch.from_numpy(np.repeat(data.group, data.lengths)).to(learner.device),
         behaviour=tensor(data.behaviour),
         advantage=tensor(found.token),
         old=None if bool(prior.logp.isnan().all()) else prior.logp,
@@ -181,7 +183,7 @@ def _compare_first(
     old = constants.old if constants.old is not None else measure(learner, data, micros, _no_kl(config), None).logp
     if micros:
         at = torch.cat([micro.tokens for micro in micros])
-        _alarm(config, trace, [(old[at], constants.behaviour[at])], micros, dump)
+        _alarm(config, trace, [(old[at], constants.behaviour[at])], constants.prompt, micros, dump)
 
 
 def _no_kl(config: PolicyGradientConfig) -> PolicyGradientConfig:
@@ -193,10 +195,15 @@ def _no_kl(config: PolicyGradientConfig) -> PolicyGradientConfig:
 
 
 def _alarm(
-    config: PolicyGradientConfig, trace: Trace, pairs: list[tuple[Tensor, Tensor]], micros: list[Micro], dump: Dump
+    config: PolicyGradientConfig,
+    trace: Trace,
+    pairs: list[tuple[Tensor, Tensor]],
+    prompt: Tensor,
+    micros: list[Micro],
+    dump: Dump,
 ) -> None:
-    limits = mismatch.limits(config)
-    trace.gap = mismatch.measure(limits, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
+    limits, old, behaviour = mismatch.limits(config), *(torch.cat(side) for side in zip(*pairs, strict=True))
+    trace.gap = mismatch.measure(limits, old, behaviour, prompt[torch.cat([micro.tokens for micro in micros])])
     try:
         mismatch.alarm(limits, trace.gap, "update.mismatch")
     except NumericsError as error:
@@ -234,7 +241,7 @@ def _optimise(
         pairs += [pair] if counts else []
     if constants.old is None:
         pairs = _all_pairs(learner, pairs, step.micros)
-        _alarm(config, trace, pairs, list(step.micros), dump)
+        _alarm(config, trace, pairs, constants.prompt, list(step.micros), dump)
     trace.lrs.append(learner.optimizer.lr())
     try:
         trace.grad_norms.append(learner.step())

@@ -18,13 +18,16 @@ from instar.components.policy_io import cast_copy
 class Working:
     """`model` computes in bfloat16; `p.grad` of the masters' parameters gathers over micro-batches in their own type."""
 
-    def __init__(self, master: Any) -> None:
-        self.model: Any = cast_copy(master, torch.bfloat16, str(master.device)).eval()
+    def __init__(self, master: Any, copy: Any = None) -> None:
+        """`copy` is the rounded model of exactly these weights, where there is one already."""
+        self.model: Any = copy or cast_copy(master, torch.bfloat16, str(master.device)).eval()
         self._masters: list[Tensor] = [p.detach() for p in master.parameters()]
         self._copies: list[nn.Parameter] = list(self.model.parameters())
-        for p, q in zip(master.parameters(), self._copies, strict=True):
-            if q.requires_grad:
-                q.register_post_accumulate_grad_hook(_into(p))  # type: ignore[no-untyped-call]
+        self._hooks: list[Any] = [
+            q.register_post_accumulate_grad_hook(_into(p))  # type: ignore[no-untyped-call]
+            for p, q in zip(master.parameters(), self._copies, strict=True)
+            if q.requires_grad
+        ]
 
     def refresh(self) -> None:
         """Take over the masters' values."""
@@ -32,10 +35,10 @@ class Working:
             for copy, master in zip(self._copies, self._masters, strict=True):
                 copy.copy_(master)
 
-    def fits(self, master: Any) -> bool:
-        """Whether this is a copy of exactly these parameters."""
-        theirs = [p.data_ptr() for p in master.parameters()]
-        return theirs == [p.data_ptr() for p in self._masters]
+    def release(self) -> None:
+        """Part the copy from its masters: from here on it is a model of its own."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 def _into(master: nn.Parameter) -> Any:

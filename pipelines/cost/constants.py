@@ -23,12 +23,13 @@ class Constants:
     hash_gb_s: float = 1.8  # measured: SHA-256, one thread with SHA instructions, 1.78
     hashes_pulled: int = 1  # counted in the code: a file is hashed when it leaves the store
     hashes_pushed: int = 2  # counted: once to name the output, once to store it
-    hashes_inner: int = 1  # counted: an inner step of a fused segment names its outputs, and stores none
+    hashes_inner: int = 1  # counted: an inner step of a fused segment on several GPUs names its state, and stores none
     gpus_per_node: int = 8  # assumed
 
     base_bytes: float = 2.0  # per parameter: a bfloat16 checkpoint
-    policy_bytes: float = 4.0  # per parameter: `update` saves its float32 master weights
-    trainer_bytes: float = 8.0  # per parameter: two float32 moments
+    policy_bytes: float = 2.0  # per parameter: an update in bfloat16 publishes the weights it computed with; others float32
+    master_bytes: float = 4.0  # per parameter: float32 weights, in the trainer state when the policy is rounded
+    moment_bytes: float = 8.0  # per parameter: two float32 moments
     rollout_bytes: float = 5.3  # per token: ids and log-probabilities in Parquet; measured on 4.14 M synthetic tokens
     answer_bytes: float = 2.0  # per token of an evaluated answer; measured 0.3 to 0.7 per character, 4 of them assumed
     score_bytes: float = 9.0  # per rollout; measured

@@ -88,7 +88,7 @@ def _bytes(task: Task, case: Case) -> dict[str, float]:
     in_all = pulled * task.shard.total if task.shard else pulled + weights * (case.gang(task) - 1)
     moved = pull_seconds(c, pulled, in_all, c.store_gb_s) + pull_seconds(c, pushed, pushed, c.store_gb_s)
     hashed = c.hashes_pulled * pulled + c.hashes_pushed * pushed
-    if task.kind == "fused":
+    if task.kind == "fused" and case.text.update.processes != 1:  # one process keeps the state of inner steps in memory
         state = sum(size for kind, size in written if kind in sizes.STATE)
         hashed += c.hashes_inner * case.recipe.inner_steps * state
     return {"bytes": moved, "hashes": hashed / 1e9 / c.hash_gb_s}

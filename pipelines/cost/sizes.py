@@ -49,8 +49,8 @@ def _size(kind: str, port: str, case: Case, base: bool) -> float:
     rollouts, arms = drawn.slots * drawn.group_size, r.dataset_prep.pools.arms
     words = answers(r.evaluate, arms) * r.evaluate.max_new_tokens * c.length_share
     sizes = {
-        "Policy": case.params * (c.base_bytes if base else c.policy_bytes),
-        "TrainerState": case.params * (c.policy_bytes if r.update.lora else c.trainer_bytes),  # LoRA: plain weights
+        "Policy": case.params * (c.base_bytes if base else policy_bytes(case)),
+        "TrainerState": case.params * _state_bytes(case),
         "Rollouts": rollouts * r.rollout.max_new_tokens * c.length_share * c.rollout_bytes,
         "Scores": rollouts * c.score_bytes,
         "Batch": drawn.slots * c.slot_bytes,
@@ -58,6 +58,18 @@ def _size(kind: str, port: str, case: Case, base: bool) -> float:
         "Evaluation": words * c.answer_bytes,
     }
     return sizes.get(kind, c.small_bytes)
+
+
+def policy_bytes(case: Case) -> float:
+    """Return the bytes per parameter of a policy that was trained."""
+    return case.constants.policy_bytes if case.text.update.dtype == "bfloat16" else case.constants.master_bytes
+
+
+def _state_bytes(case: Case) -> float:
+    c, update = case.constants, case.text.update
+    if update.lora:
+        return c.master_bytes  # the unmerged matrices; adapters are small
+    return c.moment_bytes + (c.master_bytes if update.dtype == "bfloat16" else 0.0)
 
 
 def answers(config: AnswerConfig, arms: Sequence[ArmConfig]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from instar.pipelines.cost.plan import LIMIT, Plan, remedy
 from instar.pipelines.cost.segment import pull_seconds
+from instar.pipelines.cost.sizes import policy_bytes
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 STORES = (4.0, 10.0, 40.0)
@@ -69,7 +70,7 @@ def _bytes(plan: Plan) -> list[str]:
 
 def _pulls(plan: Plan) -> list[str]:
     case, c = plan.case, plan.case.constants
-    weights = case.params * c.policy_bytes
+    weights = case.params * policy_bytes(case)
     seconds = [f"{pull_seconds(c, weights, weights * case.nodes, store):.3g} s" for store in STORES]
     rows: list[list[object]] = [
         ["one policy on every node", *(f"at {store:g} GB/s" for store in STORES), "pods: ParallelFor", "gang"],

@@ -144,7 +144,7 @@ class Policy(Artifact):
 
 
 class TrainerState(Artifact):
-    """What the optimiser carries: `optimizer.safetensors` and `trainer.json`."""
+    """What an update goes on from: `optimizer.safetensors`, `trainer.json`; float32 weights where the policy is rounded."""
 
     kfp_type = "Artifact"
     files = ("optimizer.safetensors", "trainer.json")

@@ -20,7 +20,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.pipelines.trace import trace
 
-IDEAL = Constants(base_bytes=2, policy_bytes=2, trainer_bytes=0, hashes_pulled=0, hashes_pushed=0, hashes_inner=0)
+IDEAL = Constants(base_bytes=2, policy_bytes=2, master_bytes=0, moment_bytes=0, hashes_pulled=0, hashes_pushed=0, hashes_inner=0)
 """bfloat16 policies alone move, and nothing is hashed."""
 GB = 1e9
 
@@ -101,11 +101,11 @@ def test_fan_out_becomes_a_gang_above_16_shards() -> None:
 
 
 def test_bytes_of_an_iteration_by_class() -> None:
-    """1B parameters, rounds, one step: 4 GB policy and 8 GB trainer state out; curriculum and reward read no trainer."""
+    """1B parameters, rounds, one step: 2 GB policy and 12 GB trainer state out; curriculum and reward read no trainer."""
     made = plan(ROUNDS, gpus=1, model_size_b=1, work_s=100)
-    assert (made.stored["Policy"], made.stored["TrainerState"]) == (4 * GB, 8 * GB)
+    assert (made.stored["Policy"], made.stored["TrainerState"]) == (2 * GB, 12 * GB)
     # the policy by rollout, reward, update and evaluate; the bfloat16 reference by update
-    assert (made.pulled["Policy"], made.pulled["TrainerState"]) == (4 * 4 * GB + 2 * GB, 8 * GB)
+    assert (made.pulled["Policy"], made.pulled["TrainerState"]) == (4 * 2 * GB + 2 * GB, 12 * GB)
     # 256 prompts x 8 answers x 4096 tokens x 0.5 at 5.3 bytes, read by reward and update
     assert made.stored["Rollouts"] == pytest.approx(22.2e6, rel=0.01)
     # rollout, reward and update are also handed the logged trajectories, of which there are none
@@ -117,14 +117,18 @@ def test_bytes_of_an_iteration_by_class() -> None:
 def test_a_gang_reads_weights_once_per_node() -> None:
     one = plan(recipe(), gpus=8, model_size_b=1, work_s=100)
     four = plan(recipe(), gpus=32, model_size_b=1, work_s=100)
-    # fused: policy 4 GB and reference 2 GB per node; evaluate: 4 GB
-    assert (one.pulled["Policy"], four.pulled["Policy"]) == (10 * GB, 4 * 6 * GB + 4 * GB)
+    # fused: policy and reference, 2 GB each, per node; evaluate: 2 GB
+    assert (one.pulled["Policy"], four.pulled["Policy"]) == (6 * GB, 4 * 4 * GB + 2 * GB)
     assert four.segments["iterate"].pods == one.segments["iterate"].pods + 4
 
 
-def test_every_inner_step_of_a_fused_segment_hashes_its_state() -> None:
-    ten, eleven = (plan(recipe(inner_steps=s), gpus=1, model_size_b=1, work_s=9).segments["iterate"] for s in (10, 11))
-    assert eleven.fixed["hashes"] - ten.fixed["hashes"] == pytest.approx(12 / 1.8)
+@pytest.mark.parametrize(("processes", "seconds"), [(1, 0.0), (2, 14 / 1.8)])
+def test_inner_steps_of_a_fused_segment_hash_their_state_where_it_leaves_the_process(processes: int, seconds: float) -> None:
+    """2 + 12 bytes for each of 1B parameters, at 1.8 GB/s."""
+    update = dataclasses.replace(build("sec", "paper").update, processes=processes)
+    made = [plan(recipe(inner_steps=s, update=update), gpus=2, model_size_b=1, work_s=9) for s in (10, 11)]
+    ten, eleven = (p.segments["iterate"].fixed["hashes"] for p in made)
+    assert eleven - ten == pytest.approx(seconds, abs=1e-9)
 
 
 def test_shards_store_their_rollouts_and_gather_stores_them_again() -> None:
@@ -216,7 +220,8 @@ def test_too_much_overhead_is_refused_with_the_k_or_s_that_would_do() -> None:
 
 
 def test_no_s_is_enough_where_a_step_alone_is_above_the_limit() -> None:
-    made = plan(recipe(), gpus=8, model_size_b=3)
+    several = dataclasses.replace(build("sec", "paper").update, processes=8)
+    made = plan(recipe(update=several), gpus=8, model_size_b=3)
     assert made.step_fixed_s > 0.05 * made.step_work_s
     assert (made.unroll_needed, made.steps_needed) == (None, None)
     with pytest.raises(ConfigError, match=r"no K and no S is enough"):

@@ -33,11 +33,9 @@ Beat = Callable[[], None]
 
 
 def whole(policy: Policy, saved: TrainerState | None, config: PolicyGradientConfig, ctx: Context) -> Learner:
-    """Return the learner in one piece on the CPU, in the type of the master weights, read from files."""
+    """Return the learner in one piece on the CPU, in the type of the master weights alone, read from files."""
     plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
-    if config.dtype == "bfloat16":
-        plain = dataclasses.replace(plain, dtype="float32")
-    return Learner(policy_io.take_model(policy, ctx), plain, ctx, saved, policy.digest)
+    return Learner(policy_io.take_model(policy, ctx), plain, ctx, saved, policy.digest, copies=False)
 
 
 def shard(student: Learner, config: PolicyGradientConfig, ranks: Ranks, mesh: DeviceMesh, beat: Beat) -> None:

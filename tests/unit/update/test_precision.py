@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from instar.components.policy_io import fingerprint, load_model
 from instar.components.update import forward, learner, trainer
 from instar.components.update.batching import Micro
-from instar.components.update.config import PolicyGradientConfig
+from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import preset
-from unit.update.world import World, save_model, tiny_llama, weights
+from instar.errors import LedgerError
+from unit.update.world import World, make_world, save_model, tiny_llama, weights
 
 
 def _gradients(world: World, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, torch.Tensor]:
@@ -46,27 +49,73 @@ def test_small_updates_survive_in_the_masters(world: World) -> None:
     """A learning rate under half a bfloat16 step moves the policy; in bfloat16 weights it would be rounded away."""
     world.policy = save_model(tiny_llama().bfloat16(), world.root / "half", "digest0")
     outs, _ = world.update(PolicyGradientConfig(lr=1e-5, dtype="bfloat16"))
-    before, after = weights(world.policy), weights(outs.policy)
+    before, after, masters = weights(world.policy), weights(outs.policy), masters_of(outs)
     name = "model.layers.0.mlp.up_proj.weight"
-    moved = (after[name] - before[name].float()).abs()
+    moved = (masters[name] - before[name].float()).abs()
     assert float(moved.max()) == pytest.approx(1e-5, rel=0.1)
-    assert float((after[name].bfloat16() == before[name]).double().mean()) > 0.95
+    assert float((after[name] == before[name]).double().mean()) > 0.95
+    world.advance(outs)
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-5, dtype="bfloat16"))
+    assert float((masters_of(outs)[name] - before[name].float()).abs().max()) > 1.5e-5
 
 
-def test_the_working_copy_follows_the_masters(world: World) -> None:
+def masters_of(outs: Any) -> dict[str, torch.Tensor]:
+    return load_file(outs.trainer.path / "masters.safetensors")
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=2, alpha=4)])
+def test_what_is_published_is_what_was_trained_in(world: World, lora: LoraConfig | None) -> None:
+    """A float32 policy, too: whoever loads the next one in its own type gets the weights of the forward passes."""
     resident: dict[Any, Any] = {}
-    outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16"), resident)
-    copy = resident[("pending-model", str(outs.policy.path), "bfloat16")]
-    for name, p in resident[("pending-model", str(outs.policy.path))].named_parameters():
-        assert torch.equal(copy.get_parameter(name), p.bfloat16()), name
-        assert p.grad is None and copy.get_parameter(name).grad is None
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16", lora=lora), resident)
+    found = load_model(outs.policy, world.context({}))
+    model = resident[("pending-model", str(outs.policy.path))]
+    assert found.dtype == model.dtype == torch.bfloat16
+    assert fingerprint(found) == fingerprint(model) == outs.trainer.read_json("trainer.json")["fingerprint"]
+    assert (outs.trainer.path / "masters.safetensors").is_file() == (lora is None)
+    assert all(p.grad is None and not p._post_accumulate_grad_hooks for p in model.parameters())
+    for name, value in (masters_of(outs) if lora is None else {}).items():
+        assert value.dtype == torch.float32 and torch.equal(value.bfloat16(), model.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("fault", ["one bit", "missing"])
+def test_masters_that_do_not_round_to_the_policy_are_refused(world: World, fault: str) -> None:
+    config = PolicyGradientConfig(lr=1e-2, dtype="bfloat16")
+    outs, _ = world.update(config)
+    world.advance(outs)
+    file, masters = outs.trainer.path / "masters.safetensors", masters_of(outs)
+    name = min(masters)
+    masters[name].view(-1)[0] += masters[name].view(-1)[0].abs() / 64
+    if fault == "missing":
+        del masters[name]
+    save_file(masters, file)
+    with pytest.raises(LedgerError, match="float32 weights that round to this policy"):
+        world.update(config)
+
+
+def test_a_first_step_without_signal_keeps_a_float32_policy(world: World) -> None:
+    """Nothing was trained, so nothing is rounded; the step after it starts from the same weights, in memory or from files."""
+    config = PolicyGradientConfig(lr=1e-2, dtype="bfloat16")
+    digests = []
+    for resident in ({}, None):
+        one = make_world(world.root / f"{resident is None}")
+        one.scored(lambda row: 1.0)
+        outs, _ = one.update(config, resident)
+        assert weights(outs.policy).keys() == weights(one.policy).keys()
+        assert {value.dtype for value in weights(outs.policy).values()} == {torch.float32}
+        one.advance(outs, resident)
+        one.scored(lambda row: float(row.rollout_id[-1] in "02"))
+        outs, metrics = one.update(config, resident)
+        assert metrics["updates"] == 1
+        digests.append(fingerprint(load_model(outs.policy, one.context({}))))
+    assert digests[0] == digests[1]
 
 
 def test_rows_attend_as_loaded_afterwards(world: World) -> None:
     """Short rows use plain products while they train; whoever shares the copy must find the model's own attention."""
     resident: dict[Any, Any] = {}
     outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16"), resident)
-    copy = resident[("pending-model", str(outs.policy.path), "bfloat16")]
+    copy = resident[("pending-model", str(outs.policy.path))]
     assert copy.config._attn_implementation == "sdpa"
     model = tiny_llama(dtype=torch.bfloat16)
     assert forward.attend(model, forward.EAGER_WIDTH) == model.config._attn_implementation == "eager"

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from instar.components import policy_io
-from instar.components.policy_io import RESIDENT, cast_copy, fingerprint, load_cast, load_model
+from instar.components.policy_io import RESIDENT, cast_copy, fingerprint, load_model
 from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import preset
 from instar.errors import ArtifactError, LedgerError
@@ -86,16 +85,17 @@ def test_a_model_that_somebody_changed_does_not_meet_its_state(world: World) -> 
 def test_the_optimiser_is_not_read_again_in_the_same_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     resident: dict[Any, Any] = {}
     _segment(world, CASES["bfloat16"], [True], resident)
-    copy = resident[("model", "digest1", "bfloat16")]
+    copy = resident[("model", "digest1")]
     assert world.trainer is not None
     (world.trainer.path / "optimizer.safetensors").unlink()
     (world.policy.path / "model.safetensors").unlink()
+    (world.trainer.path / "masters.safetensors").unlink()
     (world.trainer.path / "optimizer.safetensors").touch()
     monkeypatch.setattr("instar.components.update.memory.count_parameters", lambda folder: 1)
     outs, metrics = world.update(CASES["bfloat16"], resident)
     assert metrics["updates"] == 1
-    # The working copy goes on as well, refreshed, and nobody finds it under the old digest.
-    assert resident[("pending-model", str(outs.policy.path), "bfloat16")] is copy
+    # The policy is the working copy: it goes on, refreshed, and nobody finds it under the old digest.
+    assert resident[("pending-model", str(outs.policy.path))] is copy
     assert not any(isinstance(k, tuple) and "digest1" in k for k in resident)
 
 
@@ -147,16 +147,3 @@ def test_a_cast_copy_keeps_buffers_and_ties() -> None:
     assert half.model.rotary_emb.inv_freq.dtype == torch.float32
     assert model.lm_head.weight.dtype == torch.float32
     assert half.lm_head.weight.data_ptr() != model.lm_head.weight.data_ptr()
-
-
-def test_load_cast_takes_what_is_there(world: World) -> None:
-    resident: dict[Any, Any] = {}
-    ctx = world.context(resident)
-    full = load_cast(world.policy, ctx, torch.float32, "cpu")
-    assert full is load_model(world.policy, ctx)
-    half = load_cast(world.policy, ctx, torch.bfloat16, "cpu")
-    assert half is not full and half.dtype == torch.bfloat16
-    resident[("model", world.policy.digest, "bfloat16")] = half
-    assert load_cast(world.policy, ctx, torch.bfloat16, "cpu") is half
-    policy_io.take_model(world.policy, ctx)
-    assert not resident

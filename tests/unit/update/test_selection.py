@@ -88,16 +88,36 @@ def test_product_masks_lose_long_sequences() -> None:
 
 
 def test_measures_and_alarm() -> None:
-    found = mismatch.measure(Mismatch(alarm_gap=1.0), OLD, BEHAVIOUR)
+    one = torch.zeros(len(OLD), dtype=torch.int64)
+    found = mismatch.measure(Mismatch(alarm_gap=1.0), OLD, BEHAVIOUR, one)
     assert found["mismatch/abs_mean"] == pytest.approx(2 * np.log(4) / 4)
     assert found["mismatch/ratio_max"] == pytest.approx(4, rel=1e-5)
     assert found["mismatch/share_over"] == 0.5
     with pytest.raises(NumericsError, match="temperature 1"):
         mismatch.alarm(Mismatch(), found, "here")
-    mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD, OLD + 0.01), "here")
+    mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD, OLD + 0.01, one), "here")
     with pytest.raises(NumericsError):
-        mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD * float("nan"), OLD), "here")
-    assert mismatch.measure(Mismatch(), OLD[:0], OLD[:0]) == {}
+        mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD * float("nan"), OLD, one), "here")
+    assert mismatch.measure(Mismatch(), OLD[:0], OLD[:0], one[:0]) == {}
+
+
+def test_one_prompt_of_many_is_no_alarm_and_all_of_them_are() -> None:
+    """Prompt means .31, .01, .01, .06, .02: mean .082, standard error .058, so the sure part is -.033; token mean .0977."""
+    gaps, sizes = [0.31, 0.01, 0.01, 0.06, 0.02], [10, 10, 5, 10, 10]
+    prompt = torch.arange(5).repeat_interleave(torch.tensor(sizes)) + 7
+    gap = torch.tensor(gaps).repeat_interleave(torch.tensor(sizes))
+    zero = torch.zeros(len(gap))
+    found = mismatch.measure(Mismatch(alarm_gap=0.3), gap, zero, prompt)
+    assert found["mismatch/abs_mean"] == pytest.approx(np.average(gaps, weights=sizes))
+    assert found["mismatch/abs_low"] == pytest.approx(np.mean(gaps) - 2 * np.std(gaps, ddof=1) / 5**0.5)
+    assert found["mismatch/share_over"] == pytest.approx(10 / 45)
+    assert found["mismatch/share_low"] == pytest.approx(0.2 - 2 * np.std([1, 0, 0, 0, 0], ddof=1) / 5**0.5)
+    mismatch.alarm(Mismatch(), found, "here")
+    with pytest.raises(NumericsError, match=r"over prompts at least 0\.25"):
+        mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), zero + 0.25, zero, prompt), "here")
+    alone = mismatch.measure(Mismatch(), gap[:10], zero[:10], prompt[:10])
+    with pytest.raises(NumericsError):
+        mismatch.alarm(Mismatch(), alone, "here")
 
 
 def test_the_alarms_are_wider_in_bfloat16_alone() -> None:
