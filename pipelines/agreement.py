@@ -157,7 +157,7 @@ def _check_drawing(recipe: Recipe) -> None:
 
 
 def _check_precision(recipe: Recipe) -> None:
-    """Refuse a trainer in bfloat16 behind a sampler that reads a float32 policy as it is: small steps reach the one and not the other."""
+    """Refuse a trainer in bfloat16 behind a sampler that does not: one rounds a float32 policy, the other reads it as it is."""
     update, rollout = recipe.update, recipe.rollout
     if not (isinstance(update, PolicyGradientConfig) and isinstance(rollout, SampleConfig)):
         return

@@ -27,7 +27,7 @@ class Constants:
     gpus_per_node: int = 8  # assumed
 
     base_bytes: float = 2.0  # per parameter: a bfloat16 checkpoint
-    policy_bytes: float = 2.0  # per parameter: an update in bfloat16 publishes the weights it computed with; others float32
+    policy_bytes: float = 2.0  # per parameter: what an update in bfloat16 computes with and publishes
     master_bytes: float = 4.0  # per parameter: float32 weights, in the trainer state when the policy is rounded
     moment_bytes: float = 8.0  # per parameter: two float32 moments
     rollout_bytes: float = 5.3  # per token: ids and log-probabilities in Parquet; measured on 4.14 M synthetic tokens

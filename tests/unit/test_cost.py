@@ -20,7 +20,9 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.pipelines.trace import trace
 
-IDEAL = Constants(base_bytes=2, policy_bytes=2, master_bytes=0, moment_bytes=0, hashes_pulled=0, hashes_pushed=0, hashes_inner=0)
+IDEAL = Constants(
+    base_bytes=2, policy_bytes=2, master_bytes=0, moment_bytes=0, hashes_pulled=0, hashes_pushed=0, hashes_inner=0
+)
 """bfloat16 policies alone move, and nothing is hashed."""
 GB = 1e9
 
@@ -123,7 +125,9 @@ def test_a_gang_reads_weights_once_per_node() -> None:
 
 
 @pytest.mark.parametrize(("processes", "seconds"), [(1, 0.0), (2, 14 / 1.8)])
-def test_inner_steps_of_a_fused_segment_hash_their_state_where_it_leaves_the_process(processes: int, seconds: float) -> None:
+def test_inner_steps_of_a_fused_segment_hash_their_state_where_it_leaves_the_process(
+    processes: int, seconds: float
+) -> None:
     """2 + 12 bytes for each of 1B parameters, at 1.8 GB/s."""
     update = dataclasses.replace(build("sec", "paper").update, processes=processes)
     made = [plan(recipe(inner_steps=s, update=update), gpus=2, model_size_b=1, work_s=9) for s in (10, 11)]
