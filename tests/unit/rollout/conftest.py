@@ -1,8 +1,9 @@
-"""Tiny models of several architectures, prompts, a character tokenizer and a policy folder."""
+"""Tiny models of several architectures, prompts, a character tokenizer, policy folders and the stand-in for vLLM."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from instar.artifact import Policy
 from instar.components.rollout.engine import Request
 from instar.kernels.decode import cpp
+from support import fake_vllm
 
 VOCAB = 32
 ALPHABET = "0123456789+-= abcdefghijklmnop"
@@ -137,3 +139,28 @@ def folder(tmp_path: Path) -> Callable[..., Policy]:
         return Policy(target, digest)
 
     return write
+
+
+@pytest.fixture
+def fused(folder: Any) -> Callable[..., Policy]:
+    """Return a writer of policies whose tokenizer joins characters without spaces."""
+
+    def write(model: Any, digest: str, **config: Any) -> Policy:
+        from tokenizers import decoders
+
+        return folder(model, digest, lambda made: setattr(made, "decoder", decoders.Fuse()), **config)  # type: ignore[no-any-return]
+
+    return write
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that installs the stand-in with faults and returns the module."""
+
+    def install(*faults: str) -> Any:
+        made = fake_vllm.modules(*faults)
+        for name, module in made.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        return made["vllm"]
+
+    return install

@@ -1,13 +1,12 @@
-"""What every engine promises, asked of both; and what vLLM may do wrong without a sign, planted one by one.
+"""What every engine promises, asked of both; and what one vLLM server for many policies promises.
 
-vLLM is `support.fake_vllm` here; `tests/gpu/test_vllm_on_cuda.py` asks the same of the real one.
+vLLM is `support.fake_vllm` here; `tests/gpu/test_vllm_on_cuda.py` asks the same of the real one, and `test_vllm_faults.py`
+plants what it may do wrong.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +16,10 @@ import torch
 from instar.artifact import Policy
 from instar.components.policy_io import load_model
 from instar.components.rollout.config import EngineConfig
-from instar.components.rollout.engine import Engine, Request, open_engine
-from instar.components.rollout.vllm_engine import VllmEngine
-from instar.contract import Context
-from instar.errors import EngineError, InstarError, MissingDependencyError, NumericsError
+from instar.components.rollout.engine import Engine, Request
+from instar.errors import EngineError
 from support import fake_vllm
-
-LENGTHS = [3, 9, 1, 5, 12]
-Open = Callable[..., Any]
-
-
-def context(tmp_path: Path, resident: dict[Any, Any] | None = None) -> Context:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir(exist_ok=True)
-    return Context(
-        evolution="test", step=0, stage="rollout", scratch=scratch, resident={} if resident is None else resident
-    )
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Return a function that installs the stand-in with faults and returns the module."""
-
-    def install(*faults: str) -> Any:
-        made = fake_vllm.modules(*faults)
-        for name, module in made.items():
-            monkeypatch.setitem(sys.modules, name, module)
-        return made["vllm"]
-
-    return install
-
-
-@pytest.fixture
-def fused(folder: Any) -> Callable[..., Policy]:
-    """Return a writer of policies whose tokenizer joins characters without spaces."""
-
-    def write(model: Any, digest: str, **config: Any) -> Policy:
-        from tokenizers import decoders
-
-        return folder(model, digest, lambda made: setattr(made, "decoder", decoders.Fuse()), **config)  # type: ignore[no-any-return]
-
-    return write
-
-
-def opened(name: str, policy: Policy, tmp_path: Path, resident: dict[Any, Any] | None = None, **options: Any) -> Any:
-    return open_engine(EngineConfig(**{"name": name, **options}), policy, context(tmp_path, resident))
-
+from support.vllm_engines import LENGTHS, context, opened
 
 ENGINES = ["transformers", "vllm"]
 
@@ -357,111 +314,6 @@ def test_the_stage_puts_the_engine_to_sleep_when_it_is_done(tiny: Any, fused: An
         assert {row.policy for row in out.read()} == {policy.digest} and len(out.read()) == 3
         assert fake_vllm.LLM.started[-1].calls[-1] == "sleep 1"
     assert fake_vllm.LLM.started[0].calls == ["sleep 1", "wake_up", "reload_weights", "sleep 1"]
-
-
-# --- planted faults ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", ["count", "missing logprob", "retokenised", "nan", "aborted", "other prompt"])
-def test_an_answer_that_is_not_what_was_sampled_is_refused(
-    fault: str, tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
-) -> None:
-    made = fake()
-    engine = opened("vllm", fused(tiny("llama"), "a", eos_token_id=[1, 2, 3, 4, 5, 6, 7, 8]), tmp_path)
-    made.LLM.faults = {fault}
-    expected: type[InstarError] = NumericsError if fault == "nan" else EngineError
-    with pytest.raises(expected):
-        engine.sample(prompts(LENGTHS, 6), max_new_tokens=9, temperature=1.0)
-
-
-@pytest.mark.parametrize("fault", ["not reloaded", "cache kept"])
-def test_old_weights_and_old_keys_are_refused(fault: str, tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
-    """And the next attempt is not fooled: it loads again."""
-    made = fake(fault)
-    resident: dict[Any, Any] = {}
-    opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident)
-    new = fused(tiny("llama", 1), "b")
-    for _ in range(2):
-        with pytest.raises(EngineError):
-            opened("vllm", new, tmp_path, resident)
-    made.LLM.faults = set()
-    assert opened("vllm", new, tmp_path, resident).digest == "b"
-
-
-def test_weights_that_come_back_stale_after_waking_are_refused(
-    tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
-) -> None:
-    """Awake again, the engine holds what it held when it first fell asleep; its digest says otherwise."""
-    fake("stale after wake")
-    resident: dict[Any, Any] = {}
-    opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident).rest()
-    engine = opened("vllm", fused(tiny("llama", 1), "b"), tmp_path, resident)
-    engine.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
-    engine.rest()
-    with pytest.raises(EngineError, match="after waking"):
-        engine.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
-    with pytest.raises(EngineError, match="open it again"):
-        engine.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
-
-
-def test_one_bit_of_one_matrix_is_noticed(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
-    """A key projection, which vLLM keeps stacked with two others."""
-    made = fake()
-    read = made.LLM._read
-
-    def damaged(self: Any, folder: str) -> Any:
-        model = read(self, folder)
-        model.model.layers[1].self_attn.k_proj.weight.data.view(torch.int32)[3, 4] ^= 1
-        return model
-
-    made.LLM._read = damaged
-    with pytest.raises(EngineError, match="qkv_proj"):
-        opened("vllm", fused(tiny("llama"), "a"), tmp_path)
-
-
-def test_an_engine_whose_server_moved_on_refuses(
-    tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
-) -> None:
-    fake()
-    resident: dict[Any, Any] = {}
-    old = opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident)
-    opened("vllm", fused(tiny("llama", 1), "b"), tmp_path, resident)
-    with pytest.raises(EngineError, match="policy a"):
-        old.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
-
-
-@pytest.mark.parametrize("temperature", [0.001, 2.5])
-def test_temperatures_that_vllm_would_change_are_refused(
-    temperature: float, tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
-) -> None:
-    fake()
-    engine = opened("vllm", fused(tiny("llama"), "a"), tmp_path)
-    with pytest.raises(EngineError, match="temperature"):
-        engine.sample(prompts([4], 1), max_new_tokens=2, temperature=temperature)
-
-
-def test_a_stop_string_that_vllm_sees_late_is_cut_where_it_ends(
-    tiny: Any, fused: Any, fake: Any, tmp_path: Path
-) -> None:
-    fake()
-    engine: VllmEngine = opened("vllm", fused(tiny("llama"), "a"), tmp_path)
-    ids = engine._tokenizer.encode("5ab7")
-    places = [{token: fake_vllm.Logprob(-0.5 - i)} for i, token in enumerate(ids)]
-    answer = fake_vllm.CompletionOutput(0, "", ids, None, places, "length")
-    request = Request(request_id="r", prompt_ids=[2, 3], seeds=[0])
-    sample = engine._read(fake_vllm.RequestOutput("0", None, [2, 3], [answer]), request, ("ab",))
-    assert (sample.token_ids, sample.logprobs, sample.truncated) == (ids[:3], [-0.5, -1.5, -2.5], False)
-
-
-def test_a_cpu_and_a_missing_package_are_named(
-    tiny: Any, fused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy = fused(tiny("llama"), "a")
-    with pytest.raises(EngineError, match="CUDA"):
-        opened("vllm", policy, tmp_path, device="cpu")
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(MissingDependencyError, match="vllm"):
-        opened("vllm", policy, tmp_path)
 
 
 def test_arguments_that_vllm_does_not_have_would_be_refused(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:

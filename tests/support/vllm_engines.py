@@ -1,0 +1,25 @@
+"""Engines opened as a stage opens them, with the scratch folder of a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from instar.artifact import Policy
+from instar.components.rollout.config import EngineConfig
+from instar.components.rollout.engine import open_engine
+from instar.contract import Context
+
+LENGTHS = [3, 9, 1, 5, 12]  # of prompts
+
+
+def context(tmp_path: Path, resident: dict[Any, Any] | None = None) -> Context:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return Context(
+        evolution="test", step=0, stage="rollout", scratch=scratch, resident={} if resident is None else resident
+    )
+
+
+def opened(name: str, policy: Policy, tmp_path: Path, resident: dict[Any, Any] | None = None, **options: Any) -> Any:
+    return open_engine(EngineConfig(**{"name": name, **options}), policy, context(tmp_path, resident))
