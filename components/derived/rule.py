@@ -108,7 +108,10 @@ def reflections(
     Attempts are alternately shown whole and as the answer alone. Where wrong attempts run out, fewer right ones are shown as
     well: a model that only ever has to agree learns to agree.
     """
-    target = round(rule.confirm_share * rule.reflections)
+    share = rule.confirm_share * rule.reflections
+    target = int(share)
+    if share > target:  # of two tasks a quarter is one in every second step, not none for ever
+        target += bool(rng.random() < share - target)
     outright = rule.known_wrong_share if known_wrong else 0.0
     wrong_ones = _reflections(groups, False, traces, outright, fresh, rng)
     right_ones = _reflections(groups, True, traces, 0.0, fresh, rng)

@@ -129,6 +129,14 @@ def test_where_one_side_runs_out_the_other_does_not_take_over_agreeing(
     assert Counter(p.first for p in picks) == expected
 
 
+def test_a_share_of_few_tasks_is_kept_over_steps() -> None:
+    """A quarter of two tasks: one right attempt in half of 400 steps, give or take four standard errors of .025."""
+    made, rule = groups(0.5, 3), Rule(reflections=2)
+    rng = np.random.default_rng(1)
+    counts = [sum(p.first for p in reflections(made, rule, True, True, always, rng)) for _ in range(400)]
+    assert set(counts) == {0, 1} and np.mean(counts) == pytest.approx(0.5, abs=0.1)
+
+
 def test_without_traces_and_known_wrong_prompts_there_is_one_family() -> None:
     picks = reflections(groups(0.5, 3), FIXED, False, False, always, np.random.default_rng(1))
     assert {(p.kind, p.family) for p in picks} == {("reflect-answer", "P5")}
