@@ -103,19 +103,25 @@ def _check_finite(data: Any, where: str) -> None:
 def _from_mapping(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, Mapping):
         raise _wrong(f"a table of {kind.__name__}", data, where)
+    _check_keys(kind, data, where)
     hints = get_type_hints(kind)
-    for key in data:
-        if key not in hints:
-            raise ConfigError(
-                expected=f"a key of {kind.__qualname__}",
-                found=f"'{key}'",
-                where=f"{where}.{key}",
-                action=nearest(str(key), hints),
-            )
     try:
         return kind(**{key: from_dict(hints[key], value, f"{where}.{key}") for key, value in data.items()})
     except TypeError as error:
         raise _wrong(f"all required keys of {kind.__qualname__}", str(error), where) from error
+
+
+def _check_keys(kind: Any, data: Mapping[Any, Any], where: str) -> None:
+    """Refuse a key that is no field. Constants of the class are no fields."""
+    names = [f.name for f in dataclasses.fields(kind)]
+    for key in data:
+        if key not in names:
+            raise ConfigError(
+                expected=f"a key of {kind.__qualname__}",
+                found=f"'{key}'",
+                where=f"{where}.{key}",
+                action=nearest(str(key), names),
+            )
 
 
 def _from_union(kind: Any, data: Any, where: str) -> Any:
@@ -159,15 +165,8 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
         return from_dict(kind, changes, where)
     if DISCRIMINATOR in changes and changes[DISCRIMINATOR] != getattr(config, DISCRIMINATOR, None):
         return from_dict(kind, {**_shared(kind, config), **changes}, where)
+    _check_keys(type(config), changes, where)
     hints = get_type_hints(type(config))
-    for key in changes:
-        if key not in hints:
-            raise ConfigError(
-                expected=f"a key of {type(config).__qualname__}",
-                found=f"'{key}'",
-                where=f"{where}.{key}",
-                action=nearest(key, hints),
-            )
     updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
     return dataclasses.replace(config, **updates)  # type: ignore[type-var]
 

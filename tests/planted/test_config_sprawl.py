@@ -28,6 +28,15 @@ def test_a_typo_names_what_was_meant(typo: str, meant: str) -> None:
     assert meant in caught.value.action
 
 
+@pytest.mark.parametrize("key", ["update.zzz", "update.REQUIRES", "update.requires"])
+def test_only_fields_are_keys(key: str) -> None:
+    """Constants and methods of a configuration's class are neither taken nor suggested."""
+    with pytest.raises(ConfigError) as caught:
+        configs.merge(build("sec", "tiny"), configs.parse_set([f"{key}=1"]))
+    assert caught.value.expected == "a key of PolicyGradientConfig"
+    assert "REQUIRES" not in caught.value.action and "PROVIDES" not in caught.value.action
+
+
 @pytest.mark.parametrize("path", sorted(Path(recipes.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_a_recipe_is_under_60_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60
