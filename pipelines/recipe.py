@@ -13,7 +13,7 @@ from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.reward.config import Config as RewardConfig
 from instar.components.rollout.config import Config as RolloutConfig
 from instar.components.update.config import Config as UpdateConfig
-from instar.errors import ConfigError
+from instar.config import out_of_range
 from instar.pipelines import composition
 
 Scale = Literal["tiny", "small", "single", "paper"]
@@ -45,13 +45,9 @@ class Recipe:
     """Threads of one tensor operation, 0 for the machine's default. Results are bit-identical for equal counts only."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 0 or self.inner_steps < 1 or self.threads < 0:
-            raise ConfigError(
-                expected="iterations >= 0, inner_steps >= 1 and threads >= 0",
-                found=f"iterations {self.iterations}, inner_steps {self.inner_steps}, threads {self.threads}",
-                where="recipe",
-                action="correct the counts",
-            )
+        for name, least in (("iterations", 0), ("inner_steps", 1), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise out_of_range(name, f">= {least}", getattr(self, name))
         composition.check(self)  # pyright: ignore[reportArgumentType] (one class under two module names)
 
     def inner(self) -> InnerConfig:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from instar.errors import ConfigError, ContractError
+from instar.config import out_of_range
+from instar.errors import ContractError
 
 Action: TypeAlias = Literal["continue", "stop", "rollback", "hold"]
 SPLIT = "val"
@@ -123,4 +124,4 @@ def _val(summary: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _require(holds: bool, field: str, expected: str, found: object) -> None:
     if not holds:
-        raise ConfigError(expected=expected, found=repr(found), where=f"gate.{field}", action="correct the value")
+        raise out_of_range(f"gate.{field}", expected, found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from instar.components.derived.templates import KINDS
-from instar.errors import ConfigError
+from instar.config import out_of_range
 
 Signal: TypeAlias = Literal[
     "abs_advantage", "abs_advantage_correct", "abs_centred", "abs_centred_correct", "loss_change"
@@ -258,7 +258,7 @@ Config: TypeAlias = (
 def require(holds: bool, field: str, expected: str, found: Any) -> None:
     """Raise `ConfigError` for a field whose value is out of range."""
     if not holds:
-        raise ConfigError(expected=expected, found=repr(found), where=f"curriculum.{field}", action="correct the value")
+        raise out_of_range(f"curriculum.{field}", expected, found)
 
 
 def require_floor(floor: float) -> None:

@@ -9,7 +9,7 @@ from instar.components.columns import Piece
 from instar.components.derived.templates import Wording
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.rollout.config import EngineConfig
-from instar.errors import ConfigError
+from instar.config import out_of_range
 
 SPLITS = ("val", "id", "ood")
 Measure: TypeAlias = Literal["accuracy", "normalised_score"]
@@ -35,7 +35,7 @@ class Judged(Piece):
     def __post_init__(self) -> None:
         unknown = [s for s in self.splits if s not in SPLITS]
         _require(bool(self.splits) and not unknown, "splits", f"a choice of {', '.join(SPLITS)}", self.splits)
-        _require(len(set(self.splits)) == len(self.splits), "splits", "each split once", self.splits)
+        _require(len(set(self.splits)) == len(self.splits), "splits", "a list with each split once", self.splits)
         _require(
             self.tasks_per_arm == 0 or self.tasks_per_arm >= 2, "tasks_per_arm", "0 or at least 2", self.tasks_per_arm
         )
@@ -86,10 +86,10 @@ class AnswerConfig(Judged):
     def __post_init__(self) -> None:
         Judged.__post_init__(self)
         _require(self.samples >= 0, "samples", ">= 0", self.samples)
-        _require(self.samples > 0 or self.greedy, "samples", "samples > 0 or greedy = true", self.samples)
+        _require(self.samples > 0 or self.greedy, "samples", "> 0, or greedy to true", self.samples)
         _require(self.max_new_tokens >= 1, "max_new_tokens", ">= 1", self.max_new_tokens)
         _require(0.0 < self.temperature < float("inf"), "temperature", "> 0; greedy is its own field", self.temperature)
-        _require(all(self.stop), "stop", "strings with at least one character", self.stop)
+        _require(all(self.stop), "stop", "a list of strings with at least one character", self.stop)
         _require(0.0 <= self.failed_limit <= 1.0, "failed_limit", "in [0, 1]", self.failed_limit)
         if self.judge is not None:
             style = self.judge.style
@@ -97,7 +97,8 @@ class AnswerConfig(Judged):
                 self.style == style, "style", f"'{style}', as judge.wording '{self.judge.wording}' asks", self.style
             )
         if self.reflect is not None:
-            _require(self.judge is not None, "judge", "set: reflection rests on a judge that is measured", self.judge)
+            needed = "a table, such as {wording = 'words'}: reflection rests on a judge that is measured"
+            _require(self.judge is not None, "judge", needed, self.judge)
             _require(self.greedy, "greedy", "true: reflection starts from the greedy answer", self.greedy)
 
     @property
@@ -160,4 +161,4 @@ def judged(wording: Wording, max_new_tokens: int, mode: Literal["gated", "publis
 
 def _require(holds: bool, name: str, expected: str, found: Any) -> None:
     if not holds:
-        raise ConfigError(expected=expected, found=repr(found), where=f"evaluate.{name}", action="correct the value")
+        raise out_of_range(f"evaluate.{name}", expected, found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from instar.components.derived.templates import STYLE, Wording
-from instar.errors import ConfigError
+from instar.config import out_of_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,4 +70,4 @@ class ReflectConfig:
 
 def _require(holds: bool, name: str, expected: str, found: Any) -> None:
     if not holds:
-        raise ConfigError(expected=expected, found=repr(found), where=f"evaluate.{name}", action="correct the value")
+        raise out_of_range(f"evaluate.{name}", expected, found)

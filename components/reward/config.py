@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, TypeAlias
 from instar.components.columns import Piece
 from instar.components.derived.rule import Rule
 from instar.components.derived.templates import Wording
-from instar.errors import ConfigError
+from instar.config import out_of_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,15 @@ class RecycleConfig:
         rule = self.rule
         shares = {"rule.pair_share": rule.pair_share, "rule.known_wrong_share": rule.known_wrong_share}
         counts = {"rule.judges": rule.judges, "rule.reflections": rule.reflections, "max_age": self.max_age}
-        counts |= {"max_size": self.max_size, "max_chars": self.max_chars - 1, "remember": self.remember}
+        counts |= {"max_size": self.max_size, "max_chars": self.max_chars, "remember": self.remember}
         checks = [(name, 0.0 <= value <= 1.0, "in 0..1", value) for name, value in shares.items()]
-        checks += [(name, value >= 0, "not negative", value) for name, value in counts.items()]
+        checks += [
+            (name, value >= (least := int(name == "max_chars")), f">= {least}", value) for name, value in counts.items()
+        ]
         checks.append(("rule.confirm_share", 0.0 <= rule.confirm_share <= 0.9, "in 0..0.9", rule.confirm_share))
         for name, holds, expected, found in checks:
             if not holds:
-                raise ConfigError(
-                    expected=expected, found=f"{found}", where=f"reward.recycle.{name}", action="correct the value"
-                )
+                raise out_of_range(f"reward.recycle.{name}", expected, found)
 
     @classmethod
     def published(cls, wording: Wording = "words") -> RecycleConfig:
@@ -76,12 +76,7 @@ class VerifyConfig(Piece):
             ("failed_limit", self.failed_limit, 0.0, 1.0),
         ):
             if not low <= value <= high:
-                raise ConfigError(
-                    expected=f"a number in {low}..{high}",
-                    found=f"{value}",
-                    where=f"reward.{name}",
-                    action="correct the value",
-                )
+                raise out_of_range(f"reward.{name}", f"a number in {low}..{high}", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +104,13 @@ class RefineConfig(Piece):
 
     def __post_init__(self) -> None:
         """Refuse weights outside [0, 1) and an empty schedule."""
-        good = 0.0 <= self.beta_end <= 1.0 and 0.0 <= self.beta_cap < 1.0 and self.stages >= 1
-        if not good:
-            raise ConfigError(
-                expected="beta_end in [0, 1], beta_cap in [0, 1) and stages >= 1",
-                found=f"{self.beta_end}, {self.beta_cap}, {self.stages}",
-                where="reward.beta_end",
-                action="correct the values; a cap of 1 would never look at the logged action",
-            )
+        if not 0.0 <= self.beta_end <= 1.0:
+            raise out_of_range("reward.beta_end", "in [0, 1]", self.beta_end)
+        if not 0.0 <= self.beta_cap < 1.0:
+            more = "a cap of 1 would never look at the logged action"
+            raise out_of_range("reward.beta_cap", "in [0, 1)", self.beta_cap, more)
+        if self.stages < 1:
+            raise out_of_range("reward.stages", ">= 1", self.stages)
 
     def requires(self) -> frozenset[str]:
         """Return the columns read: a blend needs the past policy's actions."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
+from instar.config import out_of_range
 from instar.errors import ConfigError
 
 
@@ -30,9 +31,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:
-            raise _wrong("at least 1", self.max_rows, "rollout.engine.max_rows", "raise it")
+            raise out_of_range("rollout.engine.max_rows", ">= 1", self.max_rows)
         if not 0 < self.memory_share <= 1:
-            raise _wrong("a share in (0, 1]", self.memory_share, "rollout.engine.memory_share", "correct the value")
+            raise out_of_range("rollout.engine.memory_share", "a share in (0, 1]", self.memory_share)
 
 
 BF16 = EngineConfig(dtype="bfloat16")
@@ -63,9 +64,9 @@ class SampleConfig(Piece):
 
     def __post_init__(self) -> None:
         if self.shards < 1:
-            raise _wrong("at least 1", self.shards, "rollout.shards", "raise it")
+            raise out_of_range("rollout.shards", ">= 1", self.shards)
         if self.max_new_tokens < 1:
-            raise _wrong("at least 1", self.max_new_tokens, "rollout.max_new_tokens", "raise it")
+            raise out_of_range("rollout.max_new_tokens", ">= 1", self.max_new_tokens)
         if not all(self.stop):
             raise _wrong("strings with at least one character", self.stop, "rollout.stop", "leave the empty one out")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -105,10 +106,9 @@ class ProposeConfig(Piece):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.shards < 1 or self.max_windows < 1:
-            raise _wrong(
-                "at least 1", f"{self.shards}, {self.max_windows}", "rollout.shards, rollout.max_windows", "raise it"
-            )
+        for name in ("shards", "max_windows"):
+            if getattr(self, name) < 1:
+                raise out_of_range(f"rollout.{name}", ">= 1", getattr(self, name))
 
     def provides(self) -> frozenset[str]:
         """Return the columns filled; without `act` there are no actions."""

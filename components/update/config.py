@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
 from instar.components.update.sequence.config import SequenceConfig
-from instar.errors import ConfigError
+from instar.config import out_of_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Kl:
     def __post_init__(self) -> None:
         if self.place == "none":
             return
-        _need(self.coef > 0, "coef > 0", self.coef, "kl.coef", "or set kl.place=none")
+        _need(self.coef > 0, "> 0", self.coef, "kl.coef", "or set update.kl.place=none")
         in_loss = self.place == "loss"
         _need(
             not (in_loss and self.kind == "k1"),
@@ -60,7 +60,8 @@ class Filter:
     """Train on the first so many groups that pass, in slot order; 0 takes all."""
 
     def __post_init__(self) -> None:
-        _need(0 <= self.low < self.high <= 1, "0 <= low < high <= 1", f"({self.low}, {self.high})", "filter.low")
+        _need(self.high <= 1, "<= 1", self.high, "filter.high")
+        _need(0 <= self.low < self.high, f"in [0, {self.high}), below filter.high", self.low, "filter.low")
         _need(self.keep_prompts >= 0, ">= 0", self.keep_prompts, "filter.keep_prompts")
 
 
@@ -75,10 +76,9 @@ class Overlong:
     """C of the soft penalty: the penalty starts at L - C."""
 
     def __post_init__(self) -> None:
-        good = self.kind != "soft" or 0 < self.buffer < self.max_length
-        _need(
-            good, "0 < buffer < max_length", f"{self.buffer}, {self.max_length}", "overlong.buffer", "set both lengths"
-        )
+        if self.kind == "soft":
+            _need(self.max_length > 1, "> 1", self.max_length, "overlong.max_length", "kind=soft needs both lengths")
+            _need(0 < self.buffer < self.max_length, f"in [1, {self.max_length})", self.buffer, "overlong.buffer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +100,10 @@ class Mismatch:
     """Largest share of tokens with a gap that is not an error."""
 
     def __post_init__(self) -> None:
-        _need(self.high >= 1, "high >= 1", self.high, "mismatch.high", "an exact sampler has rho = 1")
-        _need(0 <= self.low <= 1, "0 <= low <= 1", self.low, "mismatch.low", "an exact sampler has rho = 1")
-        _need(self.alarm_mean > 0 and self.alarm_gap > 0, "alarms > 0", self.alarm_mean, "mismatch.alarm_mean")
+        _need(self.high >= 1, ">= 1", self.high, "mismatch.high", "an exact sampler has rho = 1")
+        _need(0 <= self.low <= 1, "in [0, 1]", self.low, "mismatch.low", "an exact sampler has rho = 1")
+        _need(self.alarm_mean > 0, "> 0", self.alarm_mean, "mismatch.alarm_mean")
+        _need(self.alarm_gap > 0, "> 0", self.alarm_gap, "mismatch.alarm_gap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +116,15 @@ class LoraConfig:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def __post_init__(self) -> None:
-        _need(self.r >= 1, "r >= 1", self.r, "lora.r")
+        _need(self.r >= 1, ">= 1", self.r, "lora.r")
         _need(
             self.dropout == 0,
-            "dropout 0",
+            "0",
             self.dropout,
             "lora.dropout",
             "dropout makes the on-policy ratio differ from 1",
         )
-        _need(bool(self.targets), "at least one layer name", "none", "lora.targets")
+        _need(bool(self.targets), "a list of at least one layer name", "none", "lora.targets")
         _need(
             "lm_head" not in self.targets,
             "layers below the head",
@@ -227,13 +228,11 @@ Config: TypeAlias = PolicyGradientConfig | SequenceConfig
 
 def _check_advantage(c: PolicyGradientConfig) -> None:
     grouped = c.baseline in ("group", "loo")
-    _need(
-        not grouped or c.min_group >= 2, "min_group >= 2", c.min_group, "min_group", "one sample has no group baseline"
-    )
-    _need(c.min_group >= 1, "min_group >= 1", c.min_group, "min_group")
+    _need(not grouped or c.min_group >= 2, ">= 2", c.min_group, "min_group", "one sample has no group baseline")
+    _need(c.min_group >= 1, ">= 1", c.min_group, "min_group")
     _need(
         c.scale != "group_std" or grouped,
-        "a group baseline",
+        "group or loo",
         c.baseline,
         "baseline",
         "scale=group_std divides by the group's std",
@@ -241,59 +240,64 @@ def _check_advantage(c: PolicyGradientConfig) -> None:
     if c.baseline == "critic":
         _need(
             c.scale in ("none", "whiten"),
-            "scale none or whiten",
+            "none or whiten",
             c.scale,
             "scale",
             "a critic's advantages differ by token",
         )
-    _need(0 < c.gamma <= 1 and 0 <= c.lam <= 1, "gamma in (0, 1], lam in [0, 1]", f"{c.gamma}, {c.lam}", "gamma")
-    _need(c.eps > 0, "eps > 0", c.eps, "eps", "a nearly constant group would explode")
+    _need(0 < c.gamma <= 1, "in (0, 1]", c.gamma, "gamma")
+    _need(0 <= c.lam <= 1, "in [0, 1]", c.lam, "lam")
+    _need(c.eps > 0, "> 0", c.eps, "eps", "a nearly constant group would explode")
 
 
 def _check_loss(c: PolicyGradientConfig) -> None:
     sequence = c.ratio == "sequence"
     if sequence and c.objective == "clip":
-        widest = max(c.clip_low, c.clip_high)
-        _need(
-            widest <= 0.05,
-            "clip <= 0.05",
-            widest,
-            "clip_high",
-            "sequence ratios move by 1e-4; a token clip never binds",
-        )
+        for name in ("clip_high", "clip_low"):
+            more = "sequence ratios move by 1e-4; a token clip never binds"
+            _need(getattr(c, name) <= 0.05, "<= 0.05", getattr(c, name), name, more)
     if c.objective == "cispo":
         good = c.cap is not None and math.isfinite(c.cap) and c.cap >= 1
-        _need(good, "an absolute cap >= 1", c.cap, "cap", "a cap below 1 scales every gradient down")
+        _need(good, ">= 1", c.cap, "cap", "a cap below 1 scales every gradient down")
     else:
-        _need(c.cap is None, "no cap", c.cap, "cap", "only objective=cispo reads it")
-    off_policy = c.epochs * c.minibatches > 1
+        _need(c.cap is None, "none", c.cap, "cap", "only objective=cispo reads it")
     plain = c.objective == "reinforce"
-    steps = f"{c.epochs} x {c.minibatches}"
-    _need(not (plain and off_policy), "one optimiser step per batch", steps, "epochs", "reinforce has no ratio")
-    _need(not (plain and sequence), "ratio=token", c.ratio, "ratio", "reinforce has no ratio")
+    for name in ("epochs", "minibatches"):
+        one = "1, for one optimiser step per batch"
+        _need(not plain or getattr(c, name) <= 1, one, getattr(c, name), name, "reinforce has no ratio")
+    _need(not (plain and sequence), "token", c.ratio, "ratio", "reinforce has no ratio")
     bad = sorted(arm for arm, weight in c.arm_weights.items() if not (math.isfinite(weight) and weight >= 0))
-    _need(not bad, "weights >= 0", bad, "arm_weights", "write 0 to measure an arm without training on it")
-    _need(c.clip_low > 0 and c.clip_high > 0, "clip > 0", f"{c.clip_low}, {c.clip_high}", "clip_low")
+    _need(not bad, "a table of weights >= 0", bad, "arm_weights", "write 0 to measure an arm without training on it")
+    _need(c.clip_low > 0, "> 0", c.clip_low, "clip_low")
+    _need(c.clip_high > 0, "> 0", c.clip_high, "clip_high")
     if c.clip_dual is not None:
-        _need(c.clip_dual > 1 and c.objective == "clip", "clip_dual > 1 with objective=clip", c.clip_dual, "clip_dual")
+        _need(c.objective == "clip", "none", c.clip_dual, "clip_dual", "only objective=clip reads it")
+        _need(c.clip_dual > 1, "> 1", c.clip_dual, "clip_dual")
     if c.aggregate == "constant":
-        _need(c.max_length > 0, "max_length > 0", c.max_length, "max_length", "aggregate=constant divides by it")
+        _need(c.max_length > 0, "> 0", c.max_length, "max_length", "aggregate=constant divides by it")
 
 
 def _check_optimiser(c: PolicyGradientConfig) -> None:
-    _need(c.epochs >= 1 and c.minibatches >= 1, ">= 1", f"{c.epochs}, {c.minibatches}", "epochs")
-    _need(c.lr > 0 and c.critic_lr > 0, "learning rates > 0", f"{c.lr}, {c.critic_lr}", "lr")
-    _need(
-        c.max_grad_norm > 0, "max_grad_norm > 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip"
-    )
+    _need(c.epochs >= 1, ">= 1", c.epochs, "epochs")
+    _need(c.minibatches >= 1, ">= 1", c.minibatches, "minibatches")
+    _need(c.lr > 0, "> 0", c.lr, "lr")
+    _need(c.critic_lr > 0, "> 0", c.critic_lr, "critic_lr")
+    _need(c.max_grad_norm > 0, "> 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip")
     good = c.schedule == "constant" or c.total_steps > c.warmup_steps
-    _need(good, "total_steps > warmup_steps", c.total_steps, "total_steps", f"schedule={c.schedule} ends there")
+    _need(
+        good,
+        f"> warmup_steps, which is {c.warmup_steps}",
+        c.total_steps,
+        "total_steps",
+        f"schedule={c.schedule} ends there",
+    )
     several = c.processes == "auto" or c.processes >= 1
     _need(several, "1 or more, or auto", c.processes, "processes", "write how many GPUs of this machine to use")
     _need(c.collective_timeout_s > 0, "> 0", c.collective_timeout_s, "collective_timeout_s")
-    _need(c.micro_batch_tokens >= 1 and c.logprob_chunk >= 0, ">= 1", c.micro_batch_tokens, "micro_batch_tokens")
+    _need(c.micro_batch_tokens >= 1, ">= 1", c.micro_batch_tokens, "micro_batch_tokens")
+    _need(c.logprob_chunk >= 0, ">= 0", c.logprob_chunk, "logprob_chunk")
 
 
-def _need(good: bool, expected: str, found: object, field_name: str, action: str = "correct the value") -> None:
+def _need(good: bool, expected: str, found: object, field_name: str, more: str = "") -> None:
     if not good:
-        raise ConfigError(expected=expected, found=str(found), where=f"update.{field_name}", action=action)
+        raise out_of_range(f"update.{field_name}", expected, found, more)

@@ -21,6 +21,12 @@ from instar.errors import ConfigError, nearest
 
 T = TypeVar("T")
 DISCRIMINATOR = "strategy"
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number, such as 8",
+    float: "a number, such as 0.5",
+    str: 'a text in quotes, such as "a"',
+}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -66,15 +72,15 @@ def from_dict(kind: Any, data: Any, where: str = "config") -> Any:
         return data
     if origin is tuple:
         if not isinstance(data, list | tuple):
-            raise _wrong("a list", data, where)
+            raise _wrong("a list", data, where, 'write a list in brackets, such as ["a", "b"]')
         args = get_args(kind)
         inner = [args[0]] * len(data) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(inner) != len(data):
-            raise _wrong(f"{len(inner)} items", data, where)
+            raise _wrong(f"{len(inner)} items", data, where, f"write a list of {len(inner)} items")
         return tuple(from_dict(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, data, strict=True)))
     if origin is dict:
         if not isinstance(data, Mapping):
-            raise _wrong("a table", data, where)
+            raise _wrong("a table", data, where, "write a table in braces, such as {a = 1}")
         return {str(k): from_dict(get_args(kind)[1], v, f"{where}.{k}") for k, v in data.items()}
     return _scalar(kind, data, where)
 
@@ -87,7 +93,7 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
         return int(data)
     if kind is Any or (isinstance(data, kind) and not (kind is int and isinstance(data, bool))):
         return data
-    raise _wrong(kind.__name__, data, where)
+    raise _wrong(kind.__name__, data, where, f"write {_WORDS.get(kind, kind.__name__)}")
 
 
 def _check_finite(data: Any, where: str) -> None:
@@ -105,10 +111,15 @@ def _from_mapping(kind: Any, data: Any, where: str) -> Any:
         raise _wrong(f"a table of {kind.__name__}", data, where)
     _check_keys(kind, data, where)
     hints = get_type_hints(kind)
-    try:
-        return kind(**{key: from_dict(hints[key], value, f"{where}.{key}") for key, value in data.items()})
-    except TypeError as error:
-        raise _wrong(f"all required keys of {kind.__qualname__}", str(error), where) from error
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in data]:
+        raise ConfigError(
+            expected=f"all required keys of {kind.__qualname__}",
+            found=f"no {', '.join(missing)}",
+            where=f"{where}.{missing[0]}",
+            action=f"set {' and '.join(missing)} as well",
+        )
+    return kind(**{key: from_dict(hints[key], value, f"{where}.{key}") for key, value in data.items()})
 
 
 def _check_keys(kind: Any, data: Mapping[Any, Any], where: str) -> None:
@@ -151,8 +162,15 @@ def _from_union(kind: Any, data: Any, where: str) -> Any:
     return _from_mapping(by_name[name], data if isinstance(data, Mapping) else {DISCRIMINATOR: name}, where)
 
 
-def _wrong(expected: str, found: Any, where: str, action: str = "correct the value") -> ConfigError:
-    return ConfigError(expected=expected, found=repr(found), where=where, action=action)
+def _wrong(expected: str, found: Any, where: str, action: str = "") -> ConfigError:
+    return ConfigError(expected=expected, found=repr(found), where=where, action=action or f"write {expected}")
+
+
+def out_of_range(key: str, expected: str, found: Any, more: str = "") -> ConfigError:
+    """Return the error of a value that a class refuses. Its action says what to set; `more` adds a reason or another way."""
+    value = f"a value {expected}" if expected.startswith(("<", ">", "in ")) else expected
+    action = f"set {key} to {value}" + (f"; {more}" if more else "")
+    return ConfigError(expected=expected, found=str(found), where=key, action=action)
 
 
 def merge(config: T, changes: Mapping[str, Any], where: str = "config") -> T:
@@ -167,8 +185,35 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
         return from_dict(kind, {**_shared(kind, config), **changes}, where)
     _check_keys(type(config), changes, where)
     hints = get_type_hints(type(config))
-    updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
-    return dataclasses.replace(config, **updates)  # type: ignore[type-var]
+    try:
+        updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
+        return dataclasses.replace(config, **updates)  # type: ignore[type-var]
+    except ConfigError as error:
+        raise _at_home(error, config, [f"{where}.{k}" for k in changes]) from error
+
+
+def _at_home(error: ConfigError, config: Any, keys: Sequence[str]) -> ConfigError:
+    """Return the error of one of `keys` with the name its stage has in the recipe, and with the value it has if left alone."""
+    root, _, rest = error.where.partition(".")
+    key = next((k for k in keys if rest and k.endswith(f".{rest}")), None)
+    if key is None:
+        return error
+    home, name = key.removesuffix(f".{rest}").rpartition(".")[2], rest.rpartition(".")[2]
+    present = getattr(config, name)
+    useless = (
+        dataclasses.is_dataclass(present) or error.found in (str(present), repr(present)) or error.action[-1] == "?"
+    )
+    tail = "" if useless else f"; left out, it is {_shown(present)}"
+    return ConfigError(
+        expected=error.expected,
+        found=error.found,
+        where=f"{home}.{rest}",
+        action=error.action.replace(f"{root}.{rest}", f"{home}.{rest}") + tail,
+    )
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else json.dumps(_plain(value))
 
 
 def _shared(kind: Any, config: Any) -> dict[str, Any]:
@@ -206,4 +251,4 @@ def load_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _wrong("a TOML file that can be read", error.strerror, str(path), "check the path") from error
     except ValueError as error:  # not UTF-8, or not TOML
-        raise _wrong("valid TOML in UTF-8", str(error), str(path)) from error
+        raise _wrong("valid TOML in UTF-8", str(error), str(path), "mend the file where `found` says") from error

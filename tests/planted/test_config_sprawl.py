@@ -37,6 +37,36 @@ def test_only_fields_are_keys(key: str) -> None:
     assert "REQUIRES" not in caught.value.action and "PROVIDES" not in caught.value.action
 
 
+@pytest.mark.parametrize(
+    ("assignment", "where", "action"),
+    [
+        ("update.lr=-1", "update.lr", "set update.lr to a value > 0; left out, it is 0.0005"),
+        ("update.lr=abc", "sec.update.lr", "write a number, such as 0.5; left out, it is 0.0005"),
+        ("rollout.stop=5", "sec.rollout.stop", 'write a list in brackets, such as ["a", "b"]; left out, it is []'),
+        ("update.device=gpu", "sec.update.device", "did you mean 'cpu'?"),
+        ("test.samples=-1", "test.samples", "set test.samples to a value >= 0; left out, it is 4"),
+        ("gate.patience=-1", "gate.patience", "set gate.patience to a value >= 0; left out, it is 0"),
+        (
+            "evaluate.bootstrap=1",
+            "evaluate.bootstrap",
+            "set evaluate.bootstrap to a value >= 100; left out, it is 2000",
+        ),
+        ("iterations=-1", "iterations", "set iterations to a value >= 0"),
+        (
+            "curriculum.derived.prompts=0",
+            "curriculum.derived.prompts",
+            "set curriculum.derived.prompts to a value >= 1",
+        ),
+        ("curriculum.derived.mode=mixed", "sec.curriculum.derived.prompts", "set prompts as well"),
+        ("update.kl.place=loss", "update.kl.coef", "set update.kl.coef to a value > 0; or set update.kl.place=none"),
+    ],
+)
+def test_an_error_says_what_to_write(assignment: str, where: str, action: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.merge(build("sec", "tiny"), configs.parse_set([assignment]), where="sec")
+    assert (caught.value.where, caught.value.action) == (where, action)
+
+
 @pytest.mark.parametrize("path", sorted(Path(recipes.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_a_recipe_is_under_60_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
 from instar.components.control_policy.config import Arch, DecisionMambaArch
-from instar.errors import ConfigError
+from instar.config import out_of_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class PendulumSource:
     def __post_init__(self) -> None:
         good = self.rates and all(0.0 <= r <= 1.0 for r in self.rates) and len(set(self.rates)) == len(self.rates)
         _need(bool(good), "different rates in [0, 1]", self.rates, "source.rates")
-        _need(self.episodes >= 1, "at least one episode per tier", self.episodes, "source.episodes")
+        _need(self.episodes >= 1, ">= 1", self.episodes, "source.episodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,8 @@ class NoiseConfig:
     """In units of the action."""
 
     def __post_init__(self) -> None:
-        _need(
-            0.0 <= self.share <= 1.0 and self.std >= 0.0, "share in [0, 1], std >= 0", (self.share, self.std), "noise"
-        )
+        _need(0.0 <= self.share <= 1.0, "in [0, 1]", self.share, "noise.share")
+        _need(self.std >= 0.0, ">= 0", self.std, "noise.std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +98,12 @@ class OfflineConfig(Piece):
     probe_episodes: int = 32
 
     def __post_init__(self) -> None:
-        counts = (self.val_episodes, self.test_episodes, self.probe_episodes)
-        _need(min(counts) >= 2, "at least two episodes of each kind", counts, "val_episodes")
-        _need(self.buckets == 0 or self.buckets >= 2, "0 or at least 2 buckets", self.buckets, "buckets")
-        _need(self.return_scale is None or self.return_scale > 0, "return_scale > 0", self.return_scale, "return_scale")
+        for name in ("val_episodes", "test_episodes", "probe_episodes"):
+            _need(getattr(self, name) >= 2, ">= 2", getattr(self, name), name)
+        _need(self.buckets == 0 or self.buckets >= 2, "0 or at least 2", self.buckets, "buckets")
+        _need(self.return_scale is None or self.return_scale > 0, "> 0", self.return_scale, "return_scale")
 
 
 def _need(good: bool, expected: str, found: object, name: str) -> None:
     if not good:
-        raise ConfigError(expected=expected, found=str(found), where=f"dataset_prep.{name}", action="correct the value")
+        raise out_of_range(f"dataset_prep.{name}", expected, found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from instar.components.columns import Piece
-from instar.errors import ConfigError
+from instar.config import out_of_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +45,24 @@ class SequenceConfig(Piece):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        _need(self.batch >= 1, "batch >= 1", self.batch, "batch")
-        _need(self.probe >= 1, "probe >= 1", self.probe, "probe")
+        _need(self.batch >= 1, ">= 1", self.batch, "batch")
+        _need(self.probe >= 1, ">= 1", self.probe, "probe")
         _need(
-            min(self.weights) >= 0 and self.weights[0] > 0, "weights >= 0, of the action > 0", self.weights, "weights"
+            min(self.weights) >= 0 and self.weights[0] > 0,
+            "three weights >= 0, that of the action > 0",
+            self.weights,
+            "weights",
         )
-        _need(self.lr > 0, "lr > 0", self.lr, "lr")
-        _need(self.max_grad_norm > 0, "max_grad_norm > 0", self.max_grad_norm, "max_grad_norm")
-        _need(all(0.0 <= b < 1.0 for b in self.betas), "betas in [0, 1)", self.betas, "betas")
-        _need(self.adam_eps > 0, "adam_eps > 0", self.adam_eps, "adam_eps")
-        _need(self.weight_decay >= 0, "weight_decay >= 0", self.weight_decay, "weight_decay")
-        _need(self.warmup_steps >= 0, "warmup_steps >= 0", self.warmup_steps, "warmup_steps")
+        _need(self.lr > 0, "> 0", self.lr, "lr")
+        _need(self.max_grad_norm > 0, "> 0", self.max_grad_norm, "max_grad_norm")
+        _need(all(0.0 <= b < 1.0 for b in self.betas), "two numbers in [0, 1)", self.betas, "betas")
+        _need(self.adam_eps > 0, "> 0", self.adam_eps, "adam_eps")
+        _need(self.weight_decay >= 0, ">= 0", self.weight_decay, "weight_decay")
+        _need(self.warmup_steps >= 0, ">= 0", self.warmup_steps, "warmup_steps")
         good = self.schedule == "constant" or self.total_steps > self.warmup_steps
-        _need(good, "total_steps > warmup_steps", self.total_steps, "total_steps")
+        _need(good, f"> warmup_steps, which is {self.warmup_steps}", self.total_steps, "total_steps")
 
 
 def _need(good: bool, expected: str, found: object, name: str) -> None:
     if not good:
-        raise ConfigError(expected=expected, found=str(found), where=f"update.{name}", action="correct the value")
+        raise out_of_range(f"update.{name}", expected, found)

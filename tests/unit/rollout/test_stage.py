@@ -139,7 +139,7 @@ def test_groups_of_different_sizes_keep_their_order(tiny: Any, folder: Any, tmp_
         ({"temperature": 0.7}, "allow_tempered"),
         ({"temperature": 0.0}, "a positive number"),
         ({"temperature": float("nan")}, "a finite number"),
-        ({"max_new_tokens": 0}, "at least 1"),
+        ({"max_new_tokens": 0}, ">= 1"),
         ({"engine": {"max_rows": 0}}, "max_rows"),
         ({"top_p": 0.9}, "top_p"),
     ],

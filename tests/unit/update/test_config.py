@@ -72,7 +72,7 @@ def test_unknown_preset_names_the_nearest() -> None:
         (lambda: PolicyGradientConfig(baseline="critic"), "update.baseline"),
         (lambda: PolicyGradientConfig(baseline="batch"), "update.baseline"),
         (lambda: preset("reinforce", epochs=2), "epochs"),
-        (lambda: preset("reinforce", minibatches=2), "epochs"),
+        (lambda: preset("reinforce", minibatches=2), "minibatches"),
         (lambda: PolicyGradientConfig(clip_dual=1.0), "clip_dual"),
         (lambda: PolicyGradientConfig(schedule="cosine"), "total_steps"),
         (lambda: PolicyGradientConfig(eps=0.0), "eps"),
