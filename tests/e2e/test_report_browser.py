@@ -113,6 +113,25 @@ def test_structure_can_be_read_without_seeing(page: Any) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
+def test_labels_of_iterations_are_whole_and_never_repeat(browser: Any, tmp_path: Path) -> None:
+    """Of an evolution with two and one with three evaluations: Vega left alone labels 0.5 as 1 beside the 1."""
+    for iterations in (1, 2):
+        path = write_report(write_evolution(tmp_path / f"{iterations}", "fused", iterations), tmp_path / "few.html")
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+        page = context.new_page()
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
+        found = page.evaluate(
+            """() => [...document.querySelectorAll("[data-chart] svg")].flatMap((svg) =>
+                [...svg.querySelectorAll(".mark-group.role-axis")].map((axis) =>
+                    [...axis.querySelectorAll(".role-axis-label text")].map((t) => t.textContent)))"""
+        )
+        context.close()
+        numbers = [labels for labels in found if labels and all(label.isdigit() for label in labels)]
+        assert [str(k) for k in range(iterations + 1)] in numbers
+        assert all(len(set(labels)) == len(labels) for labels in numbers), numbers
+
+
 def test_dark_page_draws_light_text(browser: Any, report: Path) -> None:
     found = {}
     for scheme in ("light", "dark"):

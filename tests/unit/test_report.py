@@ -127,6 +127,23 @@ def test_every_chart_of_the_fixture_is_drawn(workspace: Workspace) -> None:
     assert all(chart.says for chart in found.values())
 
 
+@pytest.mark.parametrize(
+    ("first", "points", "ticks", "found"),
+    [
+        (0, 1, 10, [0]),
+        (0, 2, 10, [0, 1]),
+        (1, 3, 5, [1, 2, 3]),
+        (0, 9, 10, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (0, 9, 5, [0, 2, 4, 6, 8]),
+        (1, 40, 10, [5, 10, 15, 20, 25, 30, 35, 40]),
+        (0, 40, 5, [0, 10, 20, 30]),
+    ],
+)
+def test_ticks_are_whole_numbers_each_once(first: int, points: int, ticks: int, found: list[int]) -> None:
+    axis = charts.style.whole(range(first, first + points), ticks).to_dict()
+    assert axis["values"] == found and "tickCount" not in axis
+
+
 def test_page_is_whole_and_escaped(workspace: Workspace, tmp_path: Path) -> None:
     text = write_report(workspace, tmp_path / "report.html").read_text()
     outside = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)

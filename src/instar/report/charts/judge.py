@@ -18,7 +18,6 @@ from instar.report.charts.style import (
     row,
     specification,
     values,
-    whole,
 )
 from instar.report.data import Data
 
@@ -81,7 +80,7 @@ def _lines(rows: list[dict[str, Any]], by: str, order: list[str], colours: Seque
         alt.Chart(values(rows))
         .mark_line(strokeWidth=1.6, point={"size": 12})
         .encode(
-            x=alt.X("iteration:Q", axis=whole(len(rows), 6)),
+            x="iteration:Q",
             y=alt.Y("value:Q", title=None),
             color=alt.Color(f"{by}:N", sort=order, title=None, scale=scale, legend=legend()),
             tooltip=["iteration:Q", f"{by}:N", alt.Tooltip("value:Q", format=".3f")],

@@ -6,8 +6,9 @@ grid take the page's colour.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal
 
 import altair as alt
@@ -62,9 +63,14 @@ def tooltip(*names: str, digits: str = ".3f") -> list[Any]:
     ]
 
 
-def whole(count: int, ticks: int = 8) -> Any:
-    """Return an axis of whole numbers."""
-    return alt.Axis(format="d", tickMinStep=1, tickCount=min(count, ticks), grid=False)
+def whole(numbers: Iterable[int], ticks: int = 10) -> Any:
+    """Return an axis with at most `ticks` ticks, on whole numbers between the smallest and the largest of `numbers`.
+
+    The ticks are named one by one: asked for a number of them, Vega repeats some or falls between whole numbers on few points.
+    """
+    low, high = min(found := list(numbers)), max(found)
+    step = next(s for power in count() for k in (1, 2, 5) if (high - low) // (s := k * 10**power) < ticks)
+    return alt.Axis(format="d", values=list(range(-(-low // step) * step, high + 1, step)), grid=False)
 
 
 def legend(**more: Any) -> Any:
@@ -77,8 +83,8 @@ def band(
     rows: list[dict[str, Any]], domain: Sequence[float], form: str, *, small: bool = False, color: str = PALETTE[0]
 ) -> list[alt.Chart]:
     """Return the interval of rows (iteration, value, low, high) as an area, and their values as a line over it."""
-    ticks = 3 if small else 6
-    x = alt.X("iteration:Q", title=None if small else "iteration", axis=whole(len(rows), ticks))
+    ticks = 5 if small else 10
+    x = alt.X("iteration:Q", title=None if small else "iteration", axis=whole((r["iteration"] for r in rows), ticks))
     axis = alt.Axis(format=form, tickCount=2 if small else 5)
     y = alt.Y("low:Q", title=None, scale=alt.Scale(domain=list(domain), zero=False), axis=axis)
     shown = tooltip("iteration:Q", "value:Q", "low:Q", "high:Q", digits=".3f" if form == "%" else form)

@@ -89,9 +89,9 @@ def shares(data: Data) -> Chart | None:
     few = bool(data.control) and len(data.steps) <= FEW
     base, thing = alt.Chart(values(rows)), "windows" if data.control else "prompts"
     marks = base.mark_bar() if few else base.mark_area(line=False, interpolate="step-after")
-    axis = alt.Axis(labelAngle=0, labelOverlap=True)
+    axis: Any = alt.Axis(labelAngle=0, labelOverlap=True) if few else whole(r["step"] for r in rows)
     chart = marks.encode(
-        x=alt.X("step:O", title=title, axis=axis) if few else alt.X("step:Q", title=title, axis=whole(len(data.steps))),
+        x=alt.X("step:O" if few else "step:Q", title=title, axis=axis),
         y=alt.Y("value:Q", stack="normalize", title=f"share of the {thing}", axis=alt.Axis(format="%")),
         color=arm_colors(used),
         order=alt.Order("rank:Q"),
@@ -152,7 +152,7 @@ def _curves(data: Data, rows: list[dict[str, Any]], by: str, key: str) -> alt.Ch
         alt.Chart(values(rows))
         .mark_line(strokeWidth=1.8, point={"size": 16} if len(data.steps) <= FEW // 2 else False)
         .encode(
-            x=alt.X("step:Q", title=clock(data)[0], axis=whole(len(data.steps))),
+            x=alt.X("step:Q", title=clock(data)[0], axis=whole(r["step"] for r in rows)),
             y=alt.Y("value:Q", title=None, axis=alt.Axis(format="~f"), scale=alt.Scale(zero=key not in AROUND_VALUES)),
             tooltip=["step:Q", f"{by}:N", alt.Tooltip("value:Q", format=".4g")],
         )
