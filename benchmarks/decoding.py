@@ -181,8 +181,8 @@ def product_calls(forward: Any, count: int) -> list[Callable[[], object]]:
     generator = torch.Generator().manual_seed(0)
     calls: list[Callable[[], object]] = []
 
-    def add(product: Any, width: int) -> int:
-        x = torch.randn(count, width, generator=generator).to(forward._embed.dtype)
+    def add(product: Any, width: int, kind: torch.dtype = forward._embed.dtype) -> int:
+        x = torch.randn(count, width, generator=generator).to(kind)
         calls.append(lambda: product(x))
         return int(product(x).shape[1])
 
@@ -191,7 +191,7 @@ def product_calls(forward: Any, count: int) -> list[Callable[[], object]]:
         add(layer.qkv, hidden)
         add(layer.out, forward._heads * forward._width)
         add(layer.down, add(layer.gate_up, hidden) // 2)
-    add(forward._head, hidden)
+    add(forward._head, hidden, forward._kind)
     return calls
 
 
