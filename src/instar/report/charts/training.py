@@ -77,7 +77,7 @@ def shares(data: Data) -> Chart | None:
     """
     names, (title, first) = [a.name for a in data.arms], clock(data)
     order = ("share", "p") if data.control else ("p", "share")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for step, metrics in data.steps.items():
         for rank, name in enumerate(names):
             value = next((metrics[n] for o in order if (n := f"curriculum/{name}/{o}") in metrics), None)
