@@ -12,10 +12,12 @@ import pytest
 
 from instar import schema
 from instar.report import data as report_data
+from instar.report import write_report
 from instar.report.data import Data, gather
 from instar.rows import TaskRow
 from instar.workspace import Workspace
 from support import written
+from support.browser import chromium
 from support.written import ITERATIONS, write_evolution
 
 for _name in ("altair", "jinja2", "vl_convert"):
@@ -114,6 +116,22 @@ def test_page_shows_alarm_table_and_own_verdicts_escaped(data: Data) -> None:
     assert '<td>champion</td> <td class="number">60.0%</td><td class="number">70.0%</td>' in text
     assert "+0.100 [+0.080, +0.120]" in text
     assert set(re.findall(r'data-chart="([\w-]+)"', outside)) == set(charts.draw(data))
+
+
+def test_the_table_of_reflection_scrolls_in_its_own_box_on_a_phone(workspace: Workspace, tmp_path: Path) -> None:
+    path = write_report(workspace, tmp_path / "report.html")
+    with chromium() as browser:
+        opened = browser.new_page(viewport={"width": 390, "height": 900})
+        opened.goto(path.as_uri())
+        box = opened.locator(".scroll", has_text="spoiled")
+        wide, room = box.evaluate("(e) => [e.scrollWidth, e.clientWidth]")
+        cells = box.evaluate(
+            "(e) => [...e.querySelectorAll('tbody td')].map((td) => td.getBoundingClientRect().height)"
+        )
+        shadow = box.evaluate("(e) => getComputedStyle(e).backgroundImage")
+        page_width = opened.evaluate("document.documentElement.scrollWidth")
+    assert page_width <= 390 and wide > room and "gradient" in shadow
+    assert max(cells) < 60  # at most two lines: no column is squeezed to a word a line
 
 
 def test_an_evolution_without_a_judge_says_nothing_of_one(tmp_path: Path) -> None:
