@@ -83,7 +83,10 @@ def markdown(candidate: Named, champion: Named, recipe: Recipe, summaries: Summa
 
 
 def table(champion: str, candidate: str, summaries: Summaries) -> str:
-    """Return the scores per split with the difference and its verdict, and those of the probes, which have none."""
+    """Return the scores per split with the difference and its verdict, and those of the probes, which have none.
+
+    Where the policies reflected, a second table holds the greedy score before and after it, the gain and the calls it took.
+    """
     lines = [f"| split | {champion} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
     for split, found in sorted(summaries[1]["splits"].items(), reverse=True):
         base, pair = summaries[0]["splits"][split], found["comparison"]
@@ -92,7 +95,23 @@ def table(champion: str, candidate: str, summaries: Summaries) -> str:
         )
         lines.append(f"| {split} | {_score(base)} | {_score(found)} | {gap} | {pair['verdict']} |")
     lines += [f"| {_cell(arm)} | {a} | {b} | | not judged |" for arm, a, b in _probes(summaries)]
+    lines += _reflections(champion, candidate, summaries)
     return "\n".join(lines) + "\n"
+
+
+def _reflections(champion: str, candidate: str, summaries: Summaries) -> list[str]:
+    """Return the table of what reflection did to greedy answers, no line where no policy reflected. It decides nothing."""
+    lines = []
+    for split in sorted(summaries[1]["splits"], reverse=True):
+        for name, summary in ((champion, summaries[0]), (candidate, summaries[1])):
+            if found := summary["splits"][split].get("reflected"):
+                gain = found["gain"]
+                lines.append(
+                    f"| {split} | {name} | {found['plain']:.3f} | {_score(found)} "
+                    f"| {gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] | {found['calls_mean']:.2f} |"
+                )
+    head = ["", "| split | policy | greedy | with reflection | gain | calls |", "|---|---|---|---|---|---|"]
+    return [*head, *lines] if lines else []
 
 
 def _probes(summaries: Summaries) -> Iterator[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from instar.artifact import Policy, Tasks
 from instar.components.dataset_prep.offline.config import PendulumSource
 from instar.components.evaluate.config import AnswerConfig
 from instar.pipelines.evaluation import Page, Side, compare_policies, pools
-from instar.pipelines.evaluation_page import Named, markdown, worst
+from instar.pipelines.evaluation_page import Named, markdown, table, worst
 from instar.pipelines.recipes import build
 
 COMMAND = ("instar", "evaluate", "runs/a b", "--against", "champion", "--suite", "sec")
@@ -129,6 +129,21 @@ def test_a_control_page_speaks_of_episodes_and_judges_no_probe(tmp_path: Path, v
     assert "| target -900 | 0.900 [0.850, 0.950] | 0.100 [0.050, 0.150] | | not judged |" in text
     assert "Normalised score, 0 as a random policy and 1 as the expert, over 32 episodes" in text
     assert not re.search(r"accuracy|answer", text)
+
+
+def test_reflection_stands_beside_the_plain_scores() -> None:
+    """A second table, of the policies that reflected; the verdicts are those of the plain scores."""
+    summaries = [control_summary(0.6, 0.9, None), control_summary(0.7, 0.1, "better")]
+    assert "reflection" not in table("a", "b", summaries)
+    gain = {"difference": 0.05, "low": -0.01, "high": 0.11}
+    reflected = {"plain": 0.5, "score": 0.55, "low": 0.5, "high": 0.6, "gain": gain, "calls_mean": 2.25}
+    summaries[1]["splits"]["id"]["reflected"] = reflected
+    lines = table("a", "b", summaries).splitlines()
+    assert lines[-3] == "| split | policy | greedy | with reflection | gain | calls |"
+    assert lines[-1] == "| id | b | 0.500 | 0.550 [0.500, 0.600] | +0.050 [-0.010, +0.110] | 2.25 |"
+    assert [line for line in lines if "better" in line] == [
+        "| id | 0.600 [0.550, 0.650] | 0.700 [0.650, 0.750] | +0.100 [+0.050, +0.150] | better |"
+    ]
 
 
 def test_control_pools_are_those_of_data_preparation(tmp_path: Path) -> None:
