@@ -11,6 +11,7 @@ from pathlib import Path
 from instar import config as configs
 from instar.errors import ConfigError
 from instar.lifecycle import check_code, close, open_evolution, stored_recipe
+from instar.pipelines import machine
 from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
@@ -89,6 +90,7 @@ def evolve_in(
     `seed` keys every random number. `store` is a directory or `s3://bucket/prefix` (default: inside `directory`), `tracking`
     an MLflow URI or `off`. Raises the errors of `instar.errors`; what was committed before an error stays.
     """
+    machine.check(recipe)
     path = Path(directory)
     with locked(path):
         workspace = create_workspace(path, f"{recipe.name}-{recipe.scale}-seed{seed}", store)
@@ -109,6 +111,7 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
     with locked(directory):
         workspace = open_workspace(directory)
         recipe = stored_recipe(workspace)
+        machine.check(recipe)
         check_code(workspace, accept_code)
         return _drive(workspace, recipe, mode, tracking)
 
@@ -199,6 +202,7 @@ def evaluate(
 
     suite, scale = suite_of(policy, against, suite, scale)
     recipe = resolve(suite, scale, None, None, sets)
+    machine.check(recipe, ("test",))
     command = ["instar", "evaluate", str(policy), "--against", against, "--suite", suite, "--scale", scale]
     command += ["--seed", str(seed), *(["--tracking", scrub(tracking)] if tracking else [])]
     command += [word for value in sets for word in ("--set", value)]

@@ -1,0 +1,44 @@
+"""What a recipe needs of the machine that runs it, asked before its first stage.
+
+A machine that only submits to a cluster or starts containers is not asked: the stages run elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from instar.errors import ConfigError, MissingDependencyError
+from instar.pipelines.recipe import Recipe
+
+PIECES = ("rollout", "update", "evaluate", "test")
+
+
+def check(recipe: Recipe, pieces: Sequence[str] = PIECES) -> None:
+    """Raise `MissingDependencyError` for an engine that is not installed, `ConfigError` for a CUDA device that is not there.
+
+    `auto` never fails, and torch is loaded only where CUDA is asked for by name.
+    """
+    for piece in pieces:
+        config = getattr(recipe, piece)
+        engine = getattr(config, "engine", None)
+        if engine is not None and engine.name == "vllm" and not _installed("vllm"):
+            raise MissingDependencyError(
+                expected="vllm", found="none", where=f"{piece}.engine.name=vllm", action="pip install 'instar[vllm]'"
+            )
+        device = f"{piece}.engine.device" if engine is not None else f"{piece}.device"
+        if getattr(engine or config, "device", "auto") == "cuda" and not _cuda():
+            raise ConfigError(
+                expected="a CUDA device", found="none", where=device, action=f"set {device} to auto or cpu"
+            )
+
+
+def _installed(name: str) -> bool:
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
