@@ -3,8 +3,9 @@
 Two batches: 8 prompts of 34 tokens with 8 answers of 6 each, and 2 prompts of 128 with 4 answers of 128. Sides: `before`,
 float32 weights under autocast with one sequence a row; `plain`, the bfloat16 copy with one sequence a row; `auto`, the same
 with the layout that `batching.choose` takes. All compute the same loss, and the gradients are compared with those of float32
-in the same process. The model is `INSTAR_BENCH_MODEL`, a folder of any causal language model in safetensors; without it a
-Llama of 17 million parameters with random weights stands in.
+in the same process. The tokens are those of this repository's licence: on random ones bfloat16 gradients of a pretrained model,
+autocast or not, have nothing to do with float32's. The model is `INSTAR_BENCH_MODEL`, a folder of any causal language model in
+safetensors; without it a Llama of 17 million parameters with random weights stands in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,7 @@ def run() -> list[dict[str, Any]]:
     model = load()
     rows = []
     for name, prompts, answers, prompt, answer in CASES:
-        data = experience(model.config.vocab_size, prompts, answers, prompt, answer)
+        data = experience(text(model.config.vocab_size), prompts, answers, prompt, answer)
         tokens = int(data.widths.sum())
         exact = gradients(model, data)
         trainer = Trainer(model)
@@ -177,11 +179,25 @@ def load() -> Any:
     return model.eval()
 
 
-def experience(vocabulary: int, prompts: int, answers: int, prompt: int, answer: int) -> Experience:
-    """Return rollouts of random tokens: `answers` for each of `prompts`."""
-    rng, num, width = seeds.rng("benchmark", 0, "update", "tokens"), prompts * answers, prompt + answer
-    rows = rng.integers(0, vocabulary, (num, width))
-    rows[:, :prompt] = np.repeat(rows[::answers, :prompt], answers, axis=0)
+def text(vocabulary: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the licence as tokens of the model; random ones for the stand-in, whose weights are random too."""
+    if folder := os.environ.get("INSTAR_BENCH_MODEL"):
+        from transformers import AutoTokenizer
+
+        words = (Path(__file__).parents[1] / "LICENSE").read_text()
+        return np.array(AutoTokenizer.from_pretrained(folder, local_files_only=True)(words)["input_ids"])
+    return seeds.rng("benchmark", 0, "update", "tokens").integers(0, vocabulary, 2048)
+
+
+def experience(
+    words: np.ndarray[Any, np.dtype[np.int64]], prompts: int, answers: int, prompt: int, answer: int
+) -> Experience:
+    """Return rollouts cut from `words` one after the other: `answers` for each of `prompts`."""
+    num, width = prompts * answers, prompt + answer
+    asked, said = prompts * prompt, num * answer
+    rows = np.empty((num, width), dtype=np.int64)
+    rows[:, :prompt] = np.repeat(words[:asked].reshape(prompts, prompt), answers, axis=0)
+    rows[:, prompt:] = words[asked : asked + said].reshape(num, answer)
     start = np.arange(num + 1)
     at = (start[:-1, None] * width + prompt + np.arange(answer)).ravel()
     ones = np.ones(num, dtype=np.bool_)
