@@ -19,6 +19,7 @@ for _name in ("altair", "jinja2", "vl_convert"):
     pytest.importorskip(_name, reason=f"{_name} is not installed: pip install 'instar[report]'")
 
 from instar.report import charts, page  # noqa: E402
+from instar.report.charts import style  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["rounds", "fused"])
@@ -140,7 +141,7 @@ def test_every_chart_of_the_fixture_is_drawn(workspace: Workspace) -> None:
     ],
 )
 def test_ticks_are_whole_numbers_each_once(first: int, points: int, ticks: int, found: list[int]) -> None:
-    axis = charts.style.whole(range(first, first + points), ticks).to_dict()
+    axis = style.whole(range(first, first + points), ticks).to_dict()
     assert axis["values"] == found and "tickCount" not in axis
 
 
