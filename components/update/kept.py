@@ -52,14 +52,12 @@ def take_kept(saved: TrainerState | None, model: Any, record: dict[str, Any] | N
 
 
 def take_masters(model: Any, masters: dict[str, Tensor], saved: TrainerState) -> None:
-    """Replace the weights of a policy by the finer ones it was rounded from, if there are any; others are a `LedgerError`."""
-    if not masters:
-        return
+    """Replace the weights of a policy by the finer ones it was rounded from; others, or none, are a `LedgerError`."""
     named = dict(model.named_parameters())
     if {k: p.shape for k, p in named.items()} != {k: v.shape for k, v in masters.items()} or not all(
         torch.equal(masters[name].to(p), p) for name, p in named.items()
     ):
-        raise broken("float32 weights that round to this policy", "others", saved)
+        raise broken("float32 weights that round to this policy", "others" if masters else "none", saved)
     for name, p in named.items():
         p.data = masters[name].clone()  # mapped files start at odd addresses, where some products round differently
 

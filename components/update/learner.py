@@ -2,7 +2,7 @@
 
 A policy is published in the type it was sampled and trained in. In bfloat16 the float32 weights that small steps add up in
 (`masters.safetensors`) are no policy: between two bfloat16 numbers they drift unseen by any forward pass, and sampled from
-themselves they answer far worse than their rounded values do (docs/recipes/sec.md).
+themselves they answer far worse than their rounded values do (docs/performance.md).
 
 `trainer.json` names the policy the state belongs to by a hash of its weights, so a state cannot continue another
 policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
@@ -62,7 +62,7 @@ class Learner:
         masters = model
         if kept is not None and kept.masters is not None:
             masters = kept.masters
-        elif saved is not None:
+        elif record is not None and saved is not None and record.get("masters"):
             take_masters(model, _read(saved, "masters"), saved)
         self.model: Any = masters.to(device=self.device, dtype=master_dtype(config)).eval()
         self._base: dict[str, str] | None = None
@@ -135,6 +135,7 @@ class Learner:
             "critic": self.critic is not None,
             "lora": None if self.config.lora is None else {"r": self.config.lora.r, "alpha": self.config.lora.alpha},
             "base": self._base,
+            "masters": masters is not None,
             "normalisers": normalisers,
         }
         target.write_json("trainer.json", record if ctx.durable else record | {"resident": True})

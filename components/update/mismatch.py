@@ -3,9 +3,9 @@
 rho = pi_old / pi_behaviour. Truncated weights min(rho, C); masked weights rho inside [low, high] and 0 outside
 (IcePop); sequence versions use the product of rho or its geometric mean. Shapes: M action tokens, S sequences.
 
-The alarm asks whether prompts disagree, not whether one does. Samples of a prompt share its rounding: in bfloat16 a prompt
-in fifty is .3 nats off in every sample while the rest is .02 off, and a batch may have five prompts. A wrong policy,
-temperature or nucleus is wrong on all of them.
+The alarm asks whether prompts disagree, not whether one does. Samples of a prompt share its rounding: in bfloat16 one was
+.3 nats off in every sample while the other four of its batch were .02 off. A wrong policy, temperature or nucleus is wrong
+on all of them.
 """
 
 from __future__ import annotations

@@ -78,17 +78,19 @@ def test_what_is_published_is_what_was_trained_in(world: World, lora: LoraConfig
         assert value.dtype == torch.float32 and torch.equal(value.bfloat16(), model.get_parameter(name)), name
 
 
-@pytest.mark.parametrize("fault", ["one bit", "missing"])
+@pytest.mark.parametrize("fault", ["one bit", "a missing matrix", "no file"])
 def test_masters_that_do_not_round_to_the_policy_are_refused(world: World, fault: str) -> None:
     config = PolicyGradientConfig(lr=1e-2, dtype="bfloat16")
     outs, _ = world.update(config)
     world.advance(outs)
     file, masters = outs.trainer.path / "masters.safetensors", masters_of(outs)
     name = min(masters)
-    masters[name].view(-1)[0] += masters[name].view(-1)[0].abs() / 64
-    if fault == "missing":
+    masters[name].view(-1)[0] += masters[name].view(-1)[0].abs() / 64  # a bfloat16 number has 8 bits
+    if fault == "a missing matrix":
         del masters[name]
     save_file(masters, file)
+    if fault == "no file":
+        file.unlink()
     with pytest.raises(LedgerError, match="float32 weights that round to this policy"):
         world.update(config)
 
