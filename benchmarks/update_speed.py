@@ -141,6 +141,7 @@ def gradients(model: Any, data: Experience) -> Any:
     from instar.components.update.config import PolicyGradientConfig
     from instar.components.update.forward import score
 
+    model.zero_grad()  # the last step of another batch left its own
     for micro in batching.micro_batches(data, np.arange(len(data.group)), BUDGET, "none", "cpu"):
         loss(score(model, micro, PolicyGradientConfig()).logp, micro, data).backward()
     found = [p.grad for p in model.parameters()]
