@@ -93,7 +93,7 @@ class Mismatch:
     alarm_mean: float = 0.05
     """Largest mean of |log rho| that is not an error, in nats; twice as much where the update computes in bfloat16.
 
-    Compared with the lower end of the mean over prompts, as is the share."""
+    There the lower end of the mean over prompts is compared, as is that of the share."""
     alarm_gap: float = 0.5
     """|log rho| of a token from which it counts as a gap, in nats; twice as much where the update computes in bfloat16."""
     alarm_share: float = 0.02

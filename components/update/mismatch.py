@@ -3,9 +3,9 @@
 rho = pi_old / pi_behaviour. Truncated weights min(rho, C); masked weights rho inside [low, high] and 0 outside
 (IcePop); sequence versions use the product of rho or its geometric mean. Shapes: M action tokens, S sequences.
 
-The alarm asks whether prompts disagree, not whether one does. Samples of a prompt share its rounding: in bfloat16 one was
+In bfloat16 the alarm asks whether prompts disagree, not whether one does: samples of a prompt share its rounding, and one was
 .3 nats off in every sample while the other four of its batch were .02 off. A wrong policy, temperature or nucleus is wrong
-on all of them.
+on all of them. In float32 nothing rounds that far, and one prompt is enough.
 """
 
 from __future__ import annotations
@@ -82,17 +82,18 @@ def _thin(values: Tensor, limit: int = 2**22) -> Tensor:
     return values[:: values.numel() // limit + 1]
 
 
-def alarm(config: Mismatch, found: dict[str, float], where: str) -> None:
-    """Raise `NumericsError` when the measured gap is beyond the thresholds."""
+def alarm(config: Mismatch, found: dict[str, float], where: str, *, rounded: bool) -> None:
+    """Raise `NumericsError` when the measured gap is beyond the thresholds; if `rounded`, what is sure of it over prompts."""
     if not found:
         return
-    mean, share = found["mismatch/abs_low"], found["mismatch/share_low"]
+    names = ("abs_low", "share_low") if rounded else ("abs_mean", "share_over")
+    mean, share = (found[f"mismatch/{name}"] for name in names)
     if not (mean <= config.alarm_mean and share <= config.alarm_share):
         limits = f"{config.alarm_mean:g}, at most {config.alarm_share:.2%} of tokens over {config.alarm_gap:g}"
         raise NumericsError(
             expected=f"mean |log rho| <= {limits}",
-            found=f"mean {found['mismatch/abs_mean']:.4g}, over prompts at least {mean:.4g}; "
-            f"{found['mismatch/share_over']:.2%} of tokens over, at least {max(share, 0.0):.2%}",
+            found=f"mean {found['mismatch/abs_mean']:.4g}, over prompts at least {found['mismatch/abs_low']:.4g}; "
+            f"{found['mismatch/share_over']:.2%} of tokens over",
             where=where,
             action="check that the sampler serves this policy, at temperature 1, without top-p or top-k",
         )

@@ -205,7 +205,7 @@ def _alarm(
     limits, old, behaviour = mismatch.limits(config), *(torch.cat(side) for side in zip(*pairs, strict=True))
     trace.gap = mismatch.measure(limits, old, behaviour, prompt[torch.cat([micro.tokens for micro in micros])])
     try:
-        mismatch.alarm(limits, trace.gap, "update.mismatch")
+        mismatch.alarm(limits, trace.gap, "update.mismatch", rounded=config.dtype == "bfloat16")
     except NumericsError as error:
         raise _dumped(error, micros, dump) from error
 

@@ -94,10 +94,10 @@ def test_measures_and_alarm() -> None:
     assert found["mismatch/ratio_max"] == pytest.approx(4, rel=1e-5)
     assert found["mismatch/share_over"] == 0.5
     with pytest.raises(NumericsError, match="temperature 1"):
-        mismatch.alarm(Mismatch(), found, "here")
-    mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD, OLD + 0.01, one), "here")
+        mismatch.alarm(Mismatch(), found, "here", rounded=False)
+    mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD, OLD + 0.01, one), "here", rounded=False)
     with pytest.raises(NumericsError):
-        mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD * float("nan"), OLD, one), "here")
+        mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), OLD * float("nan"), OLD, one), "here", rounded=False)
     assert mismatch.measure(Mismatch(), OLD[:0], OLD[:0], one[:0]) == {}
 
 
@@ -112,12 +112,14 @@ def test_one_prompt_of_many_is_no_alarm_and_all_of_them_are() -> None:
     assert found["mismatch/abs_low"] == pytest.approx(np.mean(gaps) - 2 * np.std(gaps, ddof=1) / 5**0.5)
     assert found["mismatch/share_over"] == pytest.approx(10 / 45)
     assert found["mismatch/share_low"] == pytest.approx(0.2 - 2 * np.std([1, 0, 0, 0, 0], ddof=1) / 5**0.5)
-    mismatch.alarm(Mismatch(), found, "here")
+    mismatch.alarm(Mismatch(), found, "here", rounded=True)
+    with pytest.raises(NumericsError):  # float32 does not round that far
+        mismatch.alarm(Mismatch(), found, "here", rounded=False)
     with pytest.raises(NumericsError, match=r"over prompts at least 0\.25"):
-        mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), zero + 0.25, zero, prompt), "here")
+        mismatch.alarm(Mismatch(), mismatch.measure(Mismatch(), zero + 0.25, zero, prompt), "here", rounded=True)
     alone = mismatch.measure(Mismatch(), gap[:10], zero[:10], prompt[:10])
     with pytest.raises(NumericsError):
-        mismatch.alarm(Mismatch(), alone, "here")
+        mismatch.alarm(Mismatch(), alone, "here", rounded=True)
 
 
 def test_the_alarms_are_wider_in_bfloat16_alone() -> None:
