@@ -44,8 +44,8 @@ def _secrets() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def store(overlay: Overlay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """SeaweedFS as the StatefulSet starts it: folder, configuration file and ports are the only changes."""
-    from seaweed import _free_ports, find_weed
+    """SeaweedFS as the StatefulSet starts it: folder, configuration file, ports and room on disk are the only changes."""
+    from seaweed import LITTLE_SPACE, _free_ports, find_weed
 
     weed = find_weed()
     if weed is None:
@@ -65,7 +65,7 @@ def store(overlay: Overlay, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     own = [f"-{part}.port={port}" for part, port in zip(("master", "volume", "filer"), ports[2:], strict=True)]
     assert box["command"] == ["weed"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([weed, *arguments, *own], stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen([weed, *arguments, *LITTLE_SPACE, *own], stdout=log, stderr=log, cwd=folder)
     endpoint = f"http://127.0.0.1:{ports[0]}"
     try:
         deadline = time.monotonic() + 60
