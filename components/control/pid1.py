@@ -175,7 +175,7 @@ class _Parser(argparse.ArgumentParser):
             expected="[--retries N] [--backoff-s S] [--grace-s S] [--stall-s S] [--stage-s S] -- COMMAND ARG...",
             found=message,
             where="instar supervise: options, or INSTAR_RETRIES, INSTAR_STALL_S and so on",
-            action="correct it",
+            action="put the options before `--` and the command after it",
         )
 
 

@@ -50,7 +50,7 @@ class Cas:
                 expected="metadata of finite JSON values",
                 found=str(error),
                 where=f"{type}.metadata",
-                action="correct it",
+                action="give text, true or false, finite numbers, lists and tables of them, or nothing",
             ) from error
         self._put_object(manifest_name(manifest.digest), data)
         return manifest.digest

@@ -53,7 +53,7 @@ def check_uri(uri: str) -> None:
             expected=f"an MLflow URI ({'://, '.join(SCHEMES)}://) or off",
             found=scrub(uri),
             where="--tracking",
-            action="correct it",
+            action="give sqlite:///FILE, http://HOST:PORT or off",
         )
 
 
