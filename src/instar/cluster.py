@@ -220,12 +220,19 @@ def _read_handle(directory: Path) -> dict[str, str]:
     try:
         raw = json.loads((directory / "cluster.json").read_text())
         return {name: str(raw[name]) for name in ("host", "namespace", "owner")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError as error:
         raise ConfigError(
             expected="the directory of an evolution on a cluster, with cluster.json",
-            found=f"{type(error).__name__}",
+            found="no cluster.json",
             where=str(directory),
-            action="name the --out of `instar submit`; if the file is damaged, delete it and submit again",
+            action="name the --out of `instar submit`; for a run on this machine: `instar show`, `instar resume`",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            expected="a cluster.json that `instar submit` wrote",
+            found=type(error).__name__,
+            where=str(directory),
+            action="delete the file and submit again with the same --out; the evolution is kept",
         ) from error
 
 

@@ -240,6 +240,8 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise _wrong("one value per key", text, "--set", "remove one of the two assignments")
+        if isinstance(node.get(leaf), dict):
+            raise _wrong("one value per key", text, "--set", "remove it, or the assignments below it")
         node[leaf] = value
     return out
 

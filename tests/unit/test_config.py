@@ -134,6 +134,8 @@ def test_set_without_key_or_value_is_refused(text: str) -> None:
 def test_set_refuses_a_value_below_a_value() -> None:
     with pytest.raises(ConfigError, match="one value per key"):
         configs.parse_set(["a=1", "a.b=2"])
+    with pytest.raises(ConfigError, match="assignments below it"):
+        configs.parse_set(["a.b=2", "a=1"])
 
 
 def test_the_last_of_two_assignments_wins() -> None:

@@ -43,6 +43,13 @@ def test_a_damaged_handle(text: str, tmp_path: Path) -> None:
         cluster.server_of(tmp_path)
 
 
+def test_commands_for_a_cluster_point_to_those_for_this_machine(tmp_path: Path) -> None:
+    from instar import cluster
+
+    with pytest.raises(ConfigError, match="instar show"):
+        cluster.server_of(tmp_path)
+
+
 def test_the_argo_export_has_no_segments_to_choose(tmp_path: Path) -> None:
     from instar import cluster
 
