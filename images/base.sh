@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # base.sh build|run|browser: make a base image from Debian packages, with no image registry; print its name and tag.
-#   build    minbase with Python and a C compiler; only build stages start from it
+#   build    minbase with Python and a C++ compiler; only build stages start from it
 #   run      Python, its libraries and CA certificates; no shell, no package manager
 #   browser  run, and Debian's Chromium with one font
 # The root filesystem is made once for each state of this file and of base_hook.sh and kept as a tar in the cache folder;
@@ -13,7 +13,7 @@ suite=bookworm
 run_packages=python3.11-minimal,libpython3.11-stdlib,ca-certificates,libgomp1,libstdc++6,tzdata
 kind=${1:-}
 case $kind in
-  build) options=(--variant=minbase --include=ca-certificates,gcc,libc6-dev,libpython3.11-dev,python3,python3-venv) ;;
+  build) options=(--variant=minbase --include=ca-certificates,g++,libc6-dev,libpython3.11-dev,python3,python3-venv) ;;
   run) options=(--variant=extract "--include=$run_packages") ;;
   browser) options=(--variant=extract "--include=$run_packages,chromium,fonts-dejavu-core") ;;
   *) fail 10 "build, run or browser" "'$kind'" "base.sh: argument 1" "name one of the three base images" ;;

@@ -1,18 +1,15 @@
-"""C++ kernels without torch headers: where their libraries lie, how they are built and loaded.
+"""C++ kernels without torch headers: how their libraries are built and loaded; `cpp_paths` says where they lie.
 
-A library lies in `$INSTAR_CACHE`, else `$XDG_CACHE_HOME/instar`, else `~/.cache/instar`, under a name made of source, flags
-and processor, so that another processor or a changed source never meets an old library. A JSON file beside it names the
-compiler; building with another compiler replaces both. Nothing here needs torch.
+A JSON file beside a library names the compiler and its flags; building with another compiler replaces both. Nothing here
+needs torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,9 +19,8 @@ from functools import cache
 from pathlib import Path
 
 from instar.errors import ArtifactError, MissingDependencyError, StorageError
+from instar.kernels import cpp_paths
 
-TUNE = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native"
-FLAGS = ("-std=gnu++17", "-O3", TUNE, "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
 COMPILERS = ("g++", "c++", "clang++")
 
 
@@ -37,41 +33,54 @@ class Library:
     instead: str
 
     def path(self) -> Path:
-        """Return where the library of this source, these flags and this processor lies, built or not."""
-        return _path(os.environ.get("INSTAR_CACHE"), os.environ.get("XDG_CACHE_HOME"), self.source)
+        """Return where the library for this processor lies, built or not."""
+        return cpp_paths.native(self.source)
+
+    def found(self) -> tuple[Path, str] | None:
+        """Return the library that runs here and what it was built for; None where there is none."""
+        return next((pair for pair in cpp_paths.candidates(self.source) if cpp_paths.exists(pair[0])), None)
 
     def is_built(self) -> bool:
-        """Return whether this process has the library; asked once for each path, then remembered."""
-        return _exists(self.path())
+        """Return whether this process has the library."""
+        return self.found() is not None
 
     def load(self) -> ctypes.CDLL:
         """Return the loaded library. Not built is a `MissingDependencyError`, damaged or foreign an `ArtifactError`."""
-        if not self.is_built():
+        found = self.found()
+        if found is None:
             raise MissingDependencyError(
                 expected=f"the built kernel {self.path()}", found="no such file", where=self.source.parent.name,
                 action=f"run `{self.command}`",
             )  # fmt: skip
-        return _open(self.path(), self.command)
+        return _open(found[0], self.command)
 
     def build(self, compiler: str | None = None) -> Path:
-        """Build the library unless this compiler already has, and return its path.
+        """Build the library for this processor unless this compiler already has, and return its path.
 
         `compiler` is a program, else `$CXX`, else the first of g++, c++ and clang++ on the path. No compiler or a failed call
         is a `MissingDependencyError`, a folder that takes no file a `StorageError`. Processes may build at once.
         """
+        return self._build(self.path(), (cpp_paths.TUNE,), compiler)
+
+    def build_portable(self, folder: Path, compiler: str | None = None) -> list[Path]:
+        """Build the library for every level into `folder`, as `build` does, and return the paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        levels = cpp_paths.LEVELS.items()
+        return [self._build(cpp_paths.portable(self.source, level, folder), t, compiler) for level, (t, _) in levels]
+
+    def _build(self, path: Path, tune: tuple[str, ...], compiler: str | None) -> Path:
         named = compiler or os.environ.get("CXX")
         program = next((p for word in ([named] if named else COMPILERS) if (p := shutil.which(word))), None)
         if program is None:
             raise self._no_build(f"no program {named or ', '.join(COMPILERS)}")
         version = self._run([program, "--version"]).splitlines()[0]
-        made = json.dumps({"compiler": program, "version": version, "flags": list(FLAGS)})
-        path = self.path()
+        made = json.dumps({"compiler": program, "version": version, "flags": [*cpp_paths.FLAGS, *tune]})
         record = path.with_suffix(".json")
         try:
             if not (path.exists() and record.exists() and record.read_text() == made):
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                    self._run([program, *FLAGS, "-o", f"{folder}/made.so", str(self.source)])
+                    self._run([program, *cpp_paths.FLAGS, *tune, "-o", f"{folder}/made.so", str(self.source)])
                     Path(folder, "made.so").chmod(0o755)
                     Path(folder, "made.json").write_text(made)
                     Path(folder, "made.so").replace(path)
@@ -81,16 +90,26 @@ class Library:
                 expected="a folder for the built kernel", found=str(error), where=str(path.parent),
                 action="name another folder in INSTAR_CACHE",
             ) from error  # fmt: skip
-        _exists.cache_clear()
+        cpp_paths.exists.cache_clear()
         _open.cache_clear()
         return path
 
     def main(self) -> None:
-        """Run the command line: `build` builds and prints the path of the library, `path` only prints it."""
+        """Run the command line: `build` builds and prints the path, `path` prints it, `portable FOLDER` builds all levels."""
         parser = argparse.ArgumentParser(description=f"The C++ kernel of {self.source.parent.name}")
-        parser.add_argument("command", choices=("build", "path"))
-        path = self.build() if parser.parse_args().command == "build" else self.path()
-        sys.stdout.write(f"{path}\n")
+        parser.add_argument("command", choices=("build", "path", "portable"))
+        parser.add_argument(
+            "folder", nargs="?", type=Path, default=cpp_paths.PORTABLE, help="where `portable` puts its libraries"
+        )
+        given = parser.parse_args()
+        match given.command:
+            case "build":
+                paths = [self.build()]
+            case "portable":
+                paths = self.build_portable(given.folder)
+            case _:
+                paths = [self.path()]
+        sys.stdout.write("".join(f"{path}\n" for path in paths))
 
     def _run(self, words: list[str]) -> str:
         try:
@@ -107,36 +126,6 @@ class Library:
             where=self.source.parent.name,
             action=f"install one (Debian: `apt-get install g++`) or name it in CXX; without it {self.instead} runs",
         )  # fmt: skip
-
-
-@cache
-def _path(folder: str | None, xdg: str | None, source: Path) -> Path:
-    try:
-        root = Path(folder) if folder else Path(xdg or Path.home() / ".cache") / "instar"
-    except RuntimeError:  # a user without an entry and without HOME, as in some containers
-        root = Path(tempfile.gettempdir(), f"instar-{os.getuid()}")
-    return root / source.parent.name / f"{source.stem}-{_digest(source)}.so"
-
-
-@cache
-def _digest(source: Path) -> str:
-    parts = [source.read_bytes(), *(flag.encode() for flag in FLAGS), _processor()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _processor() -> bytes:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
-    return "\n".join([platform.machine(), platform.processor(), *sorted(set(flags))]).encode()
-
-
-@cache
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a folder of another user
-        return False
 
 
 @cache

@@ -57,7 +57,8 @@ def choose(
         raise ConfigError(
             expected="a backend that can run here", found=f"cpp: {refusal}", where="decode:backend", action="use `auto`"
         )
-    if backend == "cpp" or (backend == "auto" and switch == "1" and not refusal):
+    asked = backend == "cpp" or (backend == "auto" and switch == "1" and not refusal)
+    if asked and not cpp.LIBRARY.is_built():
         cpp.LIBRARY.build()
     if not refusal and not cpp.LIBRARY.is_built():
         refusal = f"the C++ kernel is not built: `{cpp.LIBRARY.command}`"
@@ -71,6 +72,6 @@ def choose(
             add_norm=reference.add_norm,
             silu_mul=reference.silu_mul,
         )
-    return Kernel(
-        name="cpp", reason="built for this processor", attend=cpp.attend, add_norm=cpp.add_norm, silu_mul=cpp.silu_mul
-    )
+    found = cpp.LIBRARY.found()
+    reason = f"built for {found[1] if found else 'this processor'}"
+    return Kernel(name="cpp", reason=reason, attend=cpp.attend, add_norm=cpp.add_norm, silu_mul=cpp.silu_mul)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from instar.code import code_version
+from instar.kernels import cpp_paths
 
 pytestmark = pytest.mark.containers
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,17 @@ for top in ("/usr", "/opt", "/etc", "/var"):
             if mode & (stat.S_ISUID | stat.S_ISGID): special.append(path)
             if mode & stat.S_IWOTH and not stat.S_ISLNK(mode): writable.append(path)
 print(json.dumps({"special": special, "writable": writable, "programs": programs}))
+"""
+KERNELS = """
+import json
+import torch
+from instar.kernels.decode import cpp, dispatch
+from instar.kernels.selective_scan import cpp as scan
+kernel = dispatch.choose(torch.bfloat16, "cpu", width=64, sizes=(64, 64))
+x = torch.ones(1, 64, dtype=torch.bfloat16)
+kernel.add_norm(x, x.clone(), torch.ones(64, dtype=torch.bfloat16), 1e-6)
+scan.LIBRARY.load()
+print(json.dumps({"decode": [kernel.name, kernel.reason], "scan": scan.LIBRARY.found()[1], "x": x.float().unique().tolist()}))
 """
 INSTALLED = """
 import json, re
@@ -110,6 +122,12 @@ def test_every_stage_and_its_engines_import_and_orchestrators_do_not(run: Run) -
     assert found["sum"] == 27.0
     on_disk = {f"instar.components.{p.name}" for p in (ROOT / "components").iterdir() if (p / "__init__.py").exists()}
     assert on_disk <= set(found["stages"])
+
+
+def test_the_kernels_run_without_a_compiler(run: Run) -> None:
+    found = json.loads(run("python", "-c", KERNELS))
+    level = cpp_paths._runnable()[0]
+    assert found == {"decode": ["cpp", f"built for {level}"], "scan": level, "x": [2.0]}
 
 
 def test_the_code_is_that_of_the_checkout(run: Run) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from instar.errors import ArtifactError, ConfigError, MissingDependencyError, StorageError
-from instar.kernels import cpp_build
+from instar.kernels import cpp_paths
 from instar.kernels.selective_scan import cpp, dispatch, mamba_cuda, reference
 from support.scans import case, close
 
@@ -167,7 +167,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INSTAR_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.setattr(cpp_build, "_path", cpp_build._path.__wrapped__)
+    monkeypatch.setattr(cpp_paths, "_native", cpp_paths._native.__wrapped__)
     assert f"instar-{os.getuid()}" in str(cpp.LIBRARY.path())
 
 
