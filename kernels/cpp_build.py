@@ -33,8 +33,8 @@ class Library:
     instead: str
 
     def path(self) -> Path:
-        """Return where the library for this processor lies, built or not."""
-        return cpp_paths.native(self.source)
+        """Return where the library that `build` makes lies, built or not."""
+        return cpp_paths.path(self.source, cpp_paths.targets()[0], cpp_paths.cache_folder(self.source))
 
     def found(self) -> tuple[Path, str] | None:
         """Return the library that runs here and what it was built for; None where there is none."""
@@ -55,32 +55,32 @@ class Library:
         return _open(found[0], self.command)
 
     def build(self, compiler: str | None = None) -> Path:
-        """Build the library for this processor unless this compiler already has, and return its path.
+        """Build the best library for this processor unless this compiler already has, and return its path.
 
         `compiler` is a program, else `$CXX`, else the first of g++, c++ and clang++ on the path. No compiler or a failed call
         is a `MissingDependencyError`, a folder that takes no file a `StorageError`. Processes may build at once.
         """
-        return self._build(self.path(), (cpp_paths.TUNE,), compiler)
+        return self._build(self.path(), cpp_paths.targets()[0], compiler)
 
     def build_portable(self, folder: Path, compiler: str | None = None) -> list[Path]:
         """Build the library for every level into `folder`, as `build` does, and return the paths."""
         folder.mkdir(parents=True, exist_ok=True)
-        levels = cpp_paths.LEVELS.items()
-        return [self._build(cpp_paths.portable(self.source, level, folder), t, compiler) for level, (t, _) in levels]
+        return [self._build(cpp_paths.path(self.source, level, folder), level, compiler) for level in cpp_paths.LEVELS]
 
-    def _build(self, path: Path, tune: tuple[str, ...], compiler: str | None) -> Path:
+    def _build(self, path: Path, target: str, compiler: str | None) -> Path:
         named = compiler or os.environ.get("CXX")
         program = next((p for word in ([named] if named else COMPILERS) if (p := shutil.which(word))), None)
         if program is None:
             raise self._no_build(f"no program {named or ', '.join(COMPILERS)}")
         version = self._run([program, "--version"]).splitlines()[0]
-        made = json.dumps({"compiler": program, "version": version, "flags": [*cpp_paths.FLAGS, *tune]})
+        flags = [*cpp_paths.FLAGS, *cpp_paths.tune(target)]
+        made = json.dumps({"compiler": program, "version": version, "flags": flags})
         record = path.with_suffix(".json")
         try:
             if not (path.exists() and record.exists() and record.read_text() == made):
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                    self._run([program, *cpp_paths.FLAGS, *tune, "-o", f"{folder}/made.so", str(self.source)])
+                    self._run([program, *flags, "-o", f"{folder}/made.so", str(self.source)])
                     Path(folder, "made.so").chmod(0o755)
                     Path(folder, "made.json").write_text(made)
                     Path(folder, "made.so").replace(path)

@@ -73,5 +73,5 @@ def choose(
             silu_mul=reference.silu_mul,
         )
     found = cpp.LIBRARY.found()
-    reason = f"built for {found[1] if found else 'this processor'}"
+    reason = f"built for {found[1] if found else cpp.LIBRARY.path()}"
     return Kernel(name="cpp", reason=reason, attend=cpp.attend, add_norm=cpp.add_norm, silu_mul=cpp.silu_mul)

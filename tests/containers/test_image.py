@@ -126,7 +126,7 @@ def test_every_stage_and_its_engines_import_and_orchestrators_do_not(run: Run) -
 
 def test_the_kernels_run_without_a_compiler(run: Run) -> None:
     found = json.loads(run("python", "-c", KERNELS))
-    level = cpp_paths._runnable()[0]
+    level = cpp_paths.targets()[0]
     assert found == {"decode": ["cpp", f"built for {level}"], "scan": level, "x": [2.0]}
 
 

@@ -10,9 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from instar.errors import MissingDependencyError
 from instar.kernels import cpp_paths
-from instar.kernels.cpp_paths import LEVELS, portable
+from instar.kernels.cpp_paths import LEVELS, path
 from instar.kernels.selective_scan import cpp, reference
 from support.scans import case, close
 
@@ -24,7 +26,7 @@ SOURCE = cpp.LIBRARY.source
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Libraries of every level, as an image build makes them."""
     folder = tmp_path_factory.mktemp("image") / "share"
-    assert cpp.LIBRARY.build_portable(folder) == [portable(SOURCE, level, folder) for level in LEVELS]
+    assert cpp.LIBRARY.build_portable(folder) == [path(SOURCE, level, folder) for level in LEVELS]
     return folder
 
 
@@ -36,12 +38,13 @@ def image(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     cpp_paths.exists.cache_clear()
     yield
     cpp_paths.exists.cache_clear()
-    cpp_paths._runnable.cache_clear()
+    cpp_paths.targets.cache_clear()
 
 
 def _on(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
     monkeypatch.setattr(cpp_paths, "_processor", lambda: f"flags : {flags}".encode())
-    cpp_paths._runnable.cache_clear()
+    cpp_paths.targets.cache_clear()
+    cpp_paths.path.cache_clear()
 
 
 V3 = "fpu sse4_2 avx avx2 bmi1 bmi2 f16c fma abm movbe"
@@ -64,7 +67,7 @@ def test_a_processor_gets_the_best_level_that_it_can_run(
     flags: str, level: str | None, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     _on(monkeypatch, flags)
-    assert cpp.LIBRARY.found() == (None if level is None else (portable(SOURCE, level, folder), level))
+    assert cpp.LIBRARY.found() == (None if level is None else (path(SOURCE, level, folder), level))
     if level is None:
         with pytest.raises(MissingDependencyError):
             cpp.LIBRARY.load()
@@ -72,16 +75,28 @@ def test_a_processor_gets_the_best_level_that_it_can_run(
 
 def test_every_level_that_runs_here_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [x.float() for x in case((2, 37, 6, 16)) if x is not None]
-    wanted, here = list(reference.selective_scan(*inputs)), cpp_paths._runnable()
+    wanted, here = list(reference.selective_scan(*inputs)), cpp_paths.targets()
     for level in here:
         _on(monkeypatch, " ".join(LEVELS[level][1]))
         assert (cpp.LIBRARY.found() or ("", ""))[1] == level
         close(list(cpp.selective_scan(*inputs)), wanted, 3e-6)
 
 
-def test_a_library_for_this_processor_comes_first() -> None:
+def test_what_the_user_built_comes_before_what_the_image_brought_and_computes_the_same_bits() -> None:
+    inputs = [x.float() for x in case((2, 37, 6, 16)) if x is not None]
+    brought, level = cpp.LIBRARY.found() or (None, "")
+    before = cpp.selective_scan(*inputs)
     own = cpp.LIBRARY.build()
-    assert cpp.LIBRARY.found() == (own, "this processor")
+    assert cpp.LIBRARY.found() == (own, level) and own != brought
+    assert all(torch.equal(a, b) for a, b in zip(cpp.selective_scan(*inputs), before, strict=True))
+
+
+def test_a_processor_of_no_level_builds_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    _on(monkeypatch, "sse4_2")
+    path = cpp.LIBRARY.build()
+    assert cpp.LIBRARY.found() == (path, "this processor") and "native" in path.name
+    _on(monkeypatch, "sse4_2 another")
+    assert not cpp.LIBRARY.is_built()
 
 
 def test_libraries_of_another_source_are_not_used(tmp_path: Path) -> None:

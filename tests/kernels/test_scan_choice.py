@@ -167,7 +167,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INSTAR_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.setattr(cpp_paths, "_native", cpp_paths._native.__wrapped__)
+    monkeypatch.setattr(cpp_paths, "_cache_folder", cpp_paths._cache_folder.__wrapped__)
     assert f"instar-{os.getuid()}" in str(cpp.LIBRARY.path())
 
 
