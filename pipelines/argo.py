@@ -20,7 +20,7 @@ from instar.pipelines.placement import environment
 from instar.pipelines.pools import GROUP, USER, Images, Pool, Profile, Toleration
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, Graph, Task, check_size, config_text, trace
-from instar.store_files import storage_errors
+from instar.store_files import write_whole
 
 OUTPUTS = "/tmp/outputs"
 COUNTERS = ("segment", "iteration", "step")
@@ -32,10 +32,7 @@ def write_workflow(recipe: Recipe, profile: Profile, images: Images, out: Path) 
     workflow = build_workflow(recipe, profile, images)
     text = str(workflow.to_yaml())
     check_round_trip(text)
-    with storage_errors(out):
-        temporary = out.with_name(f".{out.name}.tmp")
-        temporary.write_text(text)
-        temporary.replace(out)
+    write_whole(out, text)
 
 
 def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:

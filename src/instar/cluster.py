@@ -30,7 +30,7 @@ from instar.pipelines.pools import Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, MAX_FAN_OUT, pipeline_name, trace
 from instar.store import open_store
-from instar.store_files import storage_errors
+from instar.store_files import storage_errors, write_whole
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 TICK = "0 */30 * * * *"
@@ -257,8 +257,5 @@ def _write_handle(directory: Path, server: Server) -> str:
             )
         return found["owner"]
     owner = f"cli-{secrets.token_hex(6)}"
-    with storage_errors(path):
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**wanted, "owner": owner}) + "\n")
-        temporary.replace(path)
+    write_whole(path, json.dumps({**wanted, "owner": owner}) + "\n")
     return owner

@@ -20,6 +20,7 @@ from instar.errors import ArtifactError, StorageError
 from instar.manifest import blob_name, manifest_name
 from instar.pipelines.execute import full_disk
 from instar.store import LocalStore
+from instar.store_files import write_whole
 
 MIB = 1 << 20
 
@@ -46,6 +47,14 @@ def attempts(store: LocalStore, big: Path) -> list[Callable[[], object]]:
         lambda: store.put_file("a", big), lambda: store.put_bytes("a", data),
         lambda: store.put_bytes("new", data), lambda: store.create("new", data),
     ]  # fmt: skip
+
+
+def test_a_file_written_whole_on_a_full_disk_stays_as_it_was(small_disk: Path) -> None:
+    path = small_disk / "report.html"
+    write_whole(path, "old")
+    with pytest.raises(StorageError, match="ENOSPC"):
+        write_whole(path, "x" * (3 << 20))
+    assert path.read_text() == "old" and [file.name for file in small_disk.iterdir()] == ["report.html"]
 
 
 def test_full_disk_names_the_path_and_leaves_the_old_object(small_disk: Path, tmp_path: Path) -> None:

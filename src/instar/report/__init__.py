@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from instar.errors import MissingDependencyError
-from instar.store_files import storage_errors
+from instar.store_files import write_whole
 from instar.workspace import Workspace
 
 
@@ -25,9 +25,5 @@ def write_report(workspace: Workspace, out: Path) -> Path:
         ) from error
     from instar.report.data import gather
 
-    text = render(gather(workspace))
-    with storage_errors(out):
-        temporary = out.with_name(f".{out.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
+    write_whole(out, render(gather(workspace)))
     return out
