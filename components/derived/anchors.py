@@ -46,16 +46,17 @@ class AnchorConfig:
 def build(rows: Sequence[TaskRow], config: AnchorConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
     """Return four rows per pair of questions: the two of a `judge-point` unit and the two of a `judge-pair` unit.
 
-    Units alternate between kinds and go round the arms, so the first n of a kind cover the arms evenly. `seed_of(name)` keys the
-    choice of tasks, templates and wrong answers. Raises `ContractError` when validation tasks are too few, a question is in the
+    Units go round the arms and alternate between kinds in every arm, so the first n of either kind cover the arms evenly.
+    `seed_of(name)` keys the choice of tasks, templates and wrong answers. Raises `ContractError` when validation tasks are too few, a question is in the
     training pool too, a stored answer is not accepted, or no wrong answer can be made.
     """
     chosen = _questions(rows, 2 * config.questions, config.wording, seed_of)
     others = {arm: [_answer(r) for r in rows if r.split == "val" and r.arm == arm] for arm in {r.arm for r in chosen}}
     out: list[TaskRow] = []
-    for number, task in enumerate(chosen):
-        kind, index = (POINT, PAIR)[number % 2], number // 2
-        unit = f"{kind}/{SPLIT}/{index:05d}"
+    made = {POINT: 0, PAIR: 0}
+    for task, kind in zip(chosen, _kinds(chosen, config.questions), strict=True):
+        unit = f"{kind}/{SPLIT}/{made[kind]:05d}"
+        made[kind] += 1
         seed = seed_of(unit) % (1 << 62)
         generator = rng("anchor", 0, kind, seed)
         right = _answer(task)
@@ -81,6 +82,21 @@ def _questions(rows: Sequence[TaskRow], count: int, wording: str, seed_of: Calla
     if shared:
         raise _wrong("questions that training never sees", f"{shared[:3]} in pool train", "make the pools disjoint")
     return picked
+
+
+def _kinds(chosen: Sequence[TaskRow], each: int) -> list[str]:
+    """Return the kind of every unit, `each` of either: in turn within an arm, neighbouring arms beginning with different kinds.
+
+    In turn over all units, an even number of arms would give some arms to one kind alone.
+    """
+    turn = {arm: place % 2 for place, arm in enumerate(sorted({task.arm for task in chosen}))}
+    out: list[str] = []
+    for task in chosen:
+        kind = (POINT, PAIR)[turn[task.arm]]
+        turn[task.arm] = 1 - turn[task.arm]
+        full = out.count(kind) == each
+        out.append({POINT: PAIR, PAIR: POINT}[kind] if full else kind)
+    return out
 
 
 def _answer(task: TaskRow) -> str:

@@ -57,6 +57,26 @@ def test_units_cover_the_arms_evenly_and_no_question_is_asked_in_two_units(rows:
     assert sorted(name.partition("/")[0] for name in first) != ["sort-03"] * 4
 
 
+@pytest.mark.parametrize("arms", [1, 2, 3, 4, 5])
+def test_either_kind_covers_every_arm_evenly_whatever_their_number(arms: int) -> None:
+    """Of two arms the one would have all single answers and the other all pairs, if kinds took turns over all units."""
+    ladder = sorting_arms(range(4, 4 + arms), ood=range(12, 13), train=20, val=40, test=2)
+    made = build(build_pools(PoolsConfig(arms=ladder, template="terse"), key), TERSE, key)
+    for kind in ("judge-point", "judge-pair"):
+        units = {origin(row).group: origin(row).parent.partition("/")[0] for row in made if row.arm == kind}
+        assert len(units) == 20 and sorted(units) == [f"{kind}/anchor/{n:05d}" for n in range(20)]
+        for first in (arms, 2 * arms, 20):
+            found = Counter(list(units.values())[:first])
+            assert len(found) == min(arms, first) and max(found.values()) - min(found.values()) <= 1
+
+
+def test_unequal_pools_keep_the_number_of_either_kind() -> None:
+    ladder = sorting_arms(range(4, 8), ood=range(12, 13), train=20, val=40, test=2)
+    rows = build_pools(PoolsConfig(arms=ladder, template="terse"), key)
+    few = [r for r in rows if r.split != "val" or r.arm == "sort-07" or int(r.task_id[-5:]) < 3]
+    assert Counter(row.arm for row in build(few, TERSE, key)) == {"judge-point": 40, "judge-pair": 40}
+
+
 def test_questions_come_from_the_validation_pool_and_never_from_training(rows: list[TaskRow]) -> None:
     made = build(rows, TERSE, key)
     parents = {origin(row).parent for row in made}
