@@ -21,6 +21,7 @@ from instar.manifest import manifest_of
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
+from instar.pipelines.unseen import unseen
 from instar.seeds import seed
 from instar.status import status
 from instar.store import open_store
@@ -49,13 +50,19 @@ def compare_policies(
 ) -> int:
     """Print a Markdown table of both policies and return 0 (better or equal), 3 (worse) or 2 (could not tell).
 
-    The verdict is the worst one of all splits. `page` also writes `markdown`.
+    The verdict is the worst one of all splits. `page` also writes `markdown`. Of two evolutions the tasks are the champion's, less
+    what the candidate was trained on; what a policy without an evolution was trained on is not known.
     """
     tasks = champion.tasks or candidate.tasks or pools(recipe, evolution, scratch / "tasks")
+    tasks, taught = unseen(tasks, candidate.tasks, recipe.test.splits, scratch / "unseen")
     base = _evaluate(champion, tasks, None, recipe, evolution, scratch / "champion")
     test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
     summaries = [e.read_json("summary.json") for e in (base, test)]
     sys.stdout.write(table(champion.name, candidate.name, summaries))
+    if taught:
+        sys.stdout.write(
+            f"left out: {taught} tasks that the candidate was trained on, or that were left alone in their arm\n"
+        )
     if page is not None:
         page.path.write_text(markdown(candidate.named, champion.named, recipe, summaries, page))
     alarms = summaries[1].get("alarms", [])

@@ -47,8 +47,8 @@ def build(rows: Sequence[TaskRow], config: AnchorConfig, seed_of: Callable[[str]
     """Return four rows per pair of questions: the two of a `judge-point` unit and the two of a `judge-pair` unit.
 
     Units go round the arms and alternate between kinds in every arm, so the first n of either kind cover the arms evenly.
-    `seed_of(name)` keys the choice of tasks, templates and wrong answers. Raises `ContractError` when validation tasks are too few, a question is in the
-    training pool too, a stored answer is not accepted, or no wrong answer can be made.
+    `seed_of(name)` keys the choice of tasks, templates and wrong answers. Raises `ContractError` when validation tasks are too few,
+    a question is in the training pool too, a stored answer is not accepted, or no wrong answer can be made.
     """
     chosen = _questions(rows, 2 * config.questions, config.wording, seed_of)
     others = {arm: [_answer(r) for r in rows if r.split == "val" and r.arm == arm] for arm in {r.arm for r in chosen}}

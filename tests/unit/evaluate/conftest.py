@@ -88,7 +88,7 @@ def tasks(tmp_path: Path) -> Tasks:
             verifier="exact",
             reference=json.dumps({"answer": str(i)}),
             features="{}",
-            content_hash=f"{arm}-{split}-{i}".ljust(64, "0"),
+            content_hash=f"{arm}-{split}-{i:02d}".ljust(64, "0"),
             generator="toy/1",
             seed=i,
         )

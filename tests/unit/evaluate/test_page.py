@@ -96,6 +96,24 @@ def test_the_page_holds_what_is_needed_to_judge_and_to_repeat(
     assert shlex.split(page.splitlines()[-1]) == list(COMMAND)
 
 
+def test_tasks_that_the_candidate_was_trained_on_are_left_out(
+    tmp_path: Path, tasks: Tasks, make_policy: Callable[[str, Reply], Policy], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It learned tasks 0 to 9 of every arm by heart, which another seed tests; on the 20 others it is no better."""
+    (tmp_path / "others").mkdir()
+    others = Tasks(tmp_path / "others", "sha256:others")
+    taught = [row for row in tasks.read() if row.split in ("id", "ood") and int(row.prompt[:-1].split()[1]) < 10]
+    others.write([dataclasses.replace(row, task_id=f"train/{row.task_id}", split="train") for row in taught])
+    candidate = Side(name="ours", policy=make_policy("sha256:ca", knows(1 / 3)), tasks=others)
+    champion = Side(name="theirs", policy=make_policy("sha256:c0", knows(0.0)), tasks=tasks)
+    assert compare_policies(candidate, champion, RECIPE, "sec-tiny-seed3", tmp_path / "scratch") == 0
+    printed = capsys.readouterr().out
+    assert f"left out: {len(taught)} tasks that the candidate was trained on" in printed and len(taught) == 40
+    for split in ("id", "ood"):
+        row = next(line for line in printed.splitlines() if line.startswith(f"| {split} |"))
+        assert [cell.strip()[:5] for cell in row.split("|")[3:5]] == ["0.000", "0.000"]
+
+
 def test_a_hostile_name_stays_inside_its_code_span(compare: Compare) -> None:
     _, page = compare(knows(0.9), knows(0.3), name="x` @everyone | [click](http://evil)\n# owned `")
     (line,) = [line for line in page.splitlines() if "everyone" in line]
