@@ -21,14 +21,14 @@ from instar.components.derived.item import origin
 from instar.components.derived.rule import Rule
 from instar.components.reward.config import Config, RecycleConfig, VerifyConfig
 from instar.components.reward.extract import STYLES, extract
-from instar.components.reward.recycle import Cache, age
+from instar.components.reward.recycle import Cache, recycle
 from instar.components.reward.score import score_rollouts
 from instar.components.reward.verifiers import Score, verify
 from instar.components.update.advantages import advantages
 from instar.components.update.experience import join
 from instar.errors import ConfigError
 from instar.rows import BatchRow, RolloutRow, ScoreRow, TaskRow
-from support.attempts import TERSE, WORDS, Attempted, attempts, decode, rollout, simulated, task
+from support.attempts import TERSE, WORDS, Attempted, attempts, context, decode, rollout, simulated, task, text_of
 
 STEPS = 40
 
@@ -113,11 +113,15 @@ def test_4_the_spelling_that_is_asked_for_is_the_one_that_scores(family: str) ->
 
 
 def test_5_labels_come_from_correct_and_not_from_the_reward() -> None:
-    """A format reward of 0.9 rounds down to 0 and up to 1; rewards that are scaled or shifted change no task."""
+    """A format reward of 0.9 rounds down to 0 and up to 1; rewards that are halved, shifted or turned round change no task."""
     plain = simulated(0.5, 0, recycle_config())
     bonus = simulated(0.5, 0, dataclasses.replace(recycle_config(), format_reward=0.9))
     assert {score.reward for score in bonus.scores} == {0.9, 1.0}
     assert bonus.recycle()[0] == plain.recycle()[0]
+    for factor, shift in ((0.5, 0.0), (1.0, 1.0), (-1.0, 0.0)):
+        scores = [dataclasses.replace(s, reward=factor * (s.reward or 0.0) + shift) for s in plain.scores]
+        changed, _ = recycle(plain.tasks, plain.rollouts, scores, text_of, Cache(), plain.config, context(0))
+        assert changed == plain.recycle()[0]
     for row in bonus.recycle()[0].rows:
         if row.arm == "judge-point":
             assert ("=12?" in row.prompt) == (origin(row).label == "right")
@@ -235,13 +239,19 @@ def test_11_attempts_that_were_cut_are_no_wrong_answers() -> None:
 
 
 def test_12_the_cache_is_bounded_in_size_and_age_and_says_so() -> None:
+    """What is made in step s can be tried from step s + 1 on, one update later; at most three make it leave after step s + 2."""
     cache, config, metrics = Cache(), recycle_config(max_age=3, max_size=150), dict[str, float]()
     for step in range(12):
         cache, metrics = simulated(0.5, step, config, first=100 * step).recycle(cache, step)
-        assert len(cache.rows) <= 150 and all(age(row, step) <= 3 for row in cache.rows)
+        assert len(cache.rows) <= 150
         assert metrics["recycle_cache_size"] == len(cache.rows)
-        assert metrics["recycle_age_max"] == max(age(row, step) for row in cache.rows)
     assert metrics["recycle_dropped/cache_full"] > 0
+    aged, config = Cache(), recycle_config(max_age=3, max_size=0)
+    for step in range(12):
+        aged, metrics = simulated(0.5, step, config, first=100 * step).recycle(aged, step)
+        assert {origin(row).step for row in aged.rows} == set(range(max(0, step - 2), step + 1))
+        assert metrics["recycle_age_max"] == min(step + 1, 3)
+    assert metrics["recycle_dropped/too_old"] > 0
     unbounded = Cache()
     for step in range(12):
         unbounded, _ = simulated(0.5, step, PUBLISHED, first=100 * step).recycle(unbounded, step)
