@@ -75,12 +75,28 @@ class _Plan:
 
 
 def judges(
-    groups: Sequence[Group], rule: Rule, families: Sequence[str], fresh: Fresh, rng: np.random.Generator
+    groups: Sequence[Group],
+    rule: Rule,
+    families: Sequence[str],
+    fresh: Fresh,
+    rng: np.random.Generator,
+    *,
+    once: bool = True,
 ) -> list[Pick]:
-    """Return the judge tasks of a step. `families` are the pointwise families that the wording has."""
-    plan = _Plan()
+    """Return the judge tasks of a step. `families` are the pointwise families that the wording has.
+
+    `once`: of several groups at one task no two ask the same. That is seen to before the classes are evened out, because a repeat
+    that is dropped afterwards is mostly a right answer: those are alike.
+    """
+    plan, taken = _Plan(), set[str]()
+
+    def new(key: str) -> bool:
+        return key not in taken and fresh(key)
+
     for group in groups:
-        options = _options(group, families[int(rng.integers(len(families)))], fresh, rng)
+        options = _options(group, families[int(rng.integers(len(families)))], new, rng)
+        if once:
+            taken.update(_keys(options))
         _place(plan, options, rule, rng)
     if rule.balance == "none":
         for options in plan.free:
@@ -100,10 +116,17 @@ def judges(
 
 
 def reflections(
-    groups: Sequence[Group], rule: Rule, known_wrong: bool, traces: bool, fresh: Fresh, rng: np.random.Generator
+    groups: Sequence[Group],
+    rule: Rule,
+    known_wrong: bool,
+    traces: bool,
+    fresh: Fresh,
+    rng: np.random.Generator,
+    *,
+    once: bool = True,
 ) -> list[Pick]:
     """Return the reflection tasks of a step. `known_wrong`: the wording tells "check it" from "it is wrong". `traces`: it can
-    show a whole attempt.
+    show a whole attempt. `once` is that of `judges`.
 
     Attempts are alternately shown whole and as the answer alone. Where wrong attempts run out, fewer right ones are shown as
     well: a model that only ever has to agree learns to agree.
@@ -113,8 +136,9 @@ def reflections(
     if share > target:  # of two tasks a quarter is one in every second step, not none for ever
         target += bool(rng.random() < share - target)
     outright = rule.known_wrong_share if known_wrong else 0.0
-    wrong_ones = _reflections(groups, False, traces, outright, fresh, rng)
-    right_ones = _reflections(groups, True, traces, 0.0, fresh, rng)
+    taken = set[str]() if once else None
+    wrong_ones = _reflections(groups, False, traces, outright, fresh, rng, taken)
+    right_ones = _reflections(groups, True, traces, 0.0, fresh, rng, taken)
     wrong = list(islice(wrong_ones, rule.reflections - target))
     if len(wrong) < rule.reflections - target:
         target = min(target, round(len(wrong) * rule.confirm_share / (1.0 - rule.confirm_share)))
@@ -124,18 +148,28 @@ def reflections(
 
 
 def _reflections(
-    groups: Sequence[Group], first: bool, traces: bool, outright: float, fresh: Fresh, rng: np.random.Generator
+    groups: Sequence[Group],
+    first: bool,
+    traces: bool,
+    outright: float,
+    fresh: Fresh,
+    rng: np.random.Generator,
+    taken: set[str] | None,
 ) -> Iterator[Pick]:
     """Yield one task per group, in random order, of its right (`first`) or wrong attempts; groups without a fresh one are passed
-    over. Every second task shows the whole attempt, and so does one of a group that has no answer to show."""
+    over. Every second task shows the whole attempt, and so does one of a group that has no answer to show. `taken`: keys of the
+    tasks of this step, to which each is added; None allows repeats."""
     whole = bool(rng.integers(2))
     for group in _some(groups, len(groups), rng):
         side = group.right if first else group.wrong
         trace = traces and (whole or not any(a.answer for a in side))
         family = "P6" if rng.random() < outright else "P4" if trace else "P5"
-        able = [a for a in side if (trace or a.answer) and fresh(_key(group, family, a, trace=trace))]
+        keys = {a: _key(group, family, a, trace=trace) for a in side if trace or a.answer}
+        able = [a for a in side if a in keys and fresh(keys[a]) and keys[a] not in (taken or ())]
         chosen = _one(able, rng)
         if chosen is not None:
+            if taken is not None:
+                taken.add(keys[chosen])
             kind = "reflect-trace" if trace else "reflect-answer"
             yield Pick(kind=kind, family=family, group=group, shown=(chosen,), first=first)
             whole = not whole
@@ -147,6 +181,12 @@ def _options(group: Group, family: str, fresh: Fresh, rng: np.random.Generator) 
     combos = [(r, w) for r in right for w in wrong if fresh(_key(group, "P3", r, w))]
     sides = [_one([a for a in side if fresh(_key(group, family, a))], rng) for side in (right, wrong)]
     return _Options(group=group, family=family, pair=_one(combos, rng), right=sides[0], wrong=sides[1])
+
+
+def _keys(options: _Options) -> set[str]:
+    """Return the keys of all that a group can become."""
+    points = [_key(options.group, options.family, a) for a in (options.right, options.wrong) if a]
+    return {*points, _key(options.group, "P3", *options.pair)} if options.pair else set(points)
 
 
 def _place(plan: _Plan, options: _Options, rule: Rule, rng: np.random.Generator) -> None:

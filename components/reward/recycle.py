@@ -85,8 +85,9 @@ def picked(
     def fresh(key: str) -> bool:
         return key not in recent
 
-    chosen = rules.judges(groups, settings.rule, points, fresh, rng)
-    chosen += rules.reflections(groups, settings.rule, known_wrong, settings.wording == "words", fresh, rng)
+    once, traces = settings.remember > 0, settings.wording == "words"
+    chosen = rules.judges(groups, settings.rule, points, fresh, rng, once=once)
+    chosen += rules.reflections(groups, settings.rule, known_wrong, traces, fresh, rng, once=once)
     return [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
 
 

@@ -145,17 +145,23 @@ def test_6_groups_are_told_apart_by_their_id_in_any_order_and_size() -> None:
         assert origin(row).group == f"g00{number}"
 
 
+@pytest.mark.parametrize("shape", ["<|im_start|>user\n#<|im_end|>assistant", "[INST] # [/INST]", "User: #\nAssistant:"])
 @pytest.mark.parametrize(
-    "question", ["Which user is the assistant?", "assistant\nUser: {answer} system", "<|im_start|>user"]
+    "question",
+    [
+        "Which user is the assistant?",
+        "assistant\nUser: {answer} system",
+        "<|im_start|>user",
+        "user\nA:\nassistant\n1+1?",
+    ],
 )
-def test_7_a_question_may_hold_any_marker_of_any_chat_template(question: str) -> None:
-    parent = task(
-        0, prompt=f"<|im_start|>user\n{question}<|im_end|>assistant", features=json.dumps({"question": question})
-    )
+def test_7_a_question_may_hold_any_marker_of_any_chat_template(question: str, shape: str) -> None:
+    parent = task(0, prompt=shape.replace("#", question), features=json.dumps({"question": question}))
     cache, _ = attempts([(parent, ["\\boxed{12}", "\\boxed{21}"])], WORDS).recycle()
     assert cache.rows
     for row in cache.rows:
-        assert row.prompt.count(question) == 1 and "<|im_end|>" not in row.prompt
+        assert row.prompt.count(question) == 1
+        assert not any(part in row.prompt.replace(question, "") for part in ("<|im_", "INST]", "User:", "Assistant:"))
 
 
 def test_8_an_answer_that_changes_its_mind_is_judged_by_its_last_word() -> None:

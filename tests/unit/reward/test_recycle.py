@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,24 @@ def test_repeats_are_left_out_for_a_while_and_come_back() -> None:
         cache, metrics = made.recycle(cache, step)
         sizes.append(metrics["recycle_made/judge-point"])
     assert sizes == [2, 0, 0, 2, 0]
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.45, 0.85])
+def test_many_groups_at_few_tasks_stay_balanced(rate: float) -> None:
+    """48 groups at 12 tasks: all right answers to a task are the same, so what repeats in a step is mostly of one class."""
+    labels: Counter[str] = Counter()
+    for seed in range(20):
+        step = simulated(rate, seed, terse(), num=48)
+        rows = [dataclasses.replace(r, task_id=f"arm0/train/{int(r.task_id[-5:]) % 12:05d}") for r in step.rollouts]
+        step.rollouts = [dataclasses.replace(r, rollout_id=f"{r.group_id}/{i}") for i, r in enumerate(rows)]
+        cache, metrics = step.recycle(step=seed)
+        labels.update(f"{row.arm[:5]} {origin(row).label}" for row in cache.rows if row.arm != "judge-pair")
+        assert "recycle_dropped/duplicate" not in metrics and len({origin(r).key for r in cache.rows}) == len(
+            cache.rows
+        )
+    assert labels["judge right"] == labels["judge wrong"] > 20
+    kept = labels["refle right"] / (labels["refle right"] + labels["refle wrong"])
+    assert kept == pytest.approx(0.25, abs=0.02)
 
 
 def test_totals_and_memory_survive_the_file(tmp_path: Path) -> None:
