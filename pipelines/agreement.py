@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE
 from instar.components.derived.templates import Wording, characters
 from instar.components.evaluate.config import AnswerConfig
-from instar.components.reward.config import VerifyConfig
+from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.components.rollout.config import ProposeConfig, SampleConfig
 from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
@@ -59,6 +60,14 @@ def _check_derived(recipe: Recipe) -> None:
         return
     _need_template(recipe, made.wording)
     _need_alphabet(recipe, made.wording)
+    most = _most_waiting(made)
+    if draw.mode == "alternate" and draw.prompts > most:
+        raise ConfigError(
+            expected=f"curriculum.derived.prompts <= {most}, the most derived tasks that can wait: no step would ever have them",
+            found=f"{draw.prompts}",
+            where="recipe.curriculum.derived.prompts",
+            action=f"set curriculum.derived.prompts to {most} or less, or raise reward.recycle.max_size, max_age or rule",
+        )
     kept = recipe.update.filter.keep_prompts if isinstance(recipe.update, PolicyGradientConfig) else 0
     if kept:
         raise ConfigError(
@@ -67,6 +76,13 @@ def _check_derived(recipe: Recipe) -> None:
             where="recipe.update.filter",
             action="set it to 0, or train without curriculum.derived",
         )
+
+
+def _most_waiting(made: RecycleConfig) -> int:
+    """Return how many tasks the cache can hold: all of the last `max_age` steps, and no more than `max_size`."""
+    limits = [made.max_size] if made.max_size else []
+    limits += [(made.rule.judges + made.rule.reflections) * made.max_age] if made.max_age else []
+    return min(limits, default=sys.maxsize)
 
 
 def _check_judge(recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ def test_trap_13_an_unreadable_verdict_keeps_the_answer_behind_an_open_gate(run:
     assert found["own"]["parse_rate"] == pytest.approx(0.6)
 
 
+def test_an_answer_that_cannot_be_read_is_no_case_for_the_judge(run: Run) -> None:
+    """10 right, 10 wrong and 10 blank answers per arm: the judge was asked about 40 of 60 and knew all of them."""
+    own = run(scripted(lambda n: str(n) if n < 10 else "x" if n < 20 else "", honest))["splits"]["val"]["own"]
+    assert (own["num"], own["num_right"], own["balanced_accuracy"], own["parse_rate"]) == (40, 20, 1.0, 1.0)
+
+
 def test_plain_accuracy_stays_in_sight_when_reflection_lifts_the_reported_one(run: Run) -> None:
     """A policy that lost half of its answers and repairs them at test time is worse, whatever it reports after reflection."""
     before = run(scripted(solve, honest))
@@ -123,6 +130,19 @@ def test_an_alarm_does_not_stop_what_ends_a_run(run: Run) -> None:
     held = {**same, "alarms": [{"name": "judge_drift", "reason": "fell"}]}
     assert decide([before, held, held], GateConfig(patience=2)).action == "stop"
     assert not decide([before, held, held], GateConfig(patience=2)).promote
+
+
+def test_a_judge_below_the_best_of_its_line_is_an_alarm_of_the_evaluation(run: Run, tmp_path: Path) -> None:
+    """It judges as the champion does, who had already lost what an earlier champion knew."""
+    half = scripted(solve, lambda n, a: "y", pair=lambda n, a, b: "a")
+    assert run(half)["alarms"] == [] and run(half, against=True)["alarms"] == []
+    path = tmp_path / "evaluation-1" / "summary.json"
+    summary = json.loads(path.read_text())
+    assert summary["judge"]["peak"] == 0.5
+    path.write_text(json.dumps(summary | {"judge": summary["judge"] | {"peak": 0.9}}))
+    found = run(half, against=True)
+    assert found["judge"]["drift"]["difference"] == 0.0 and found["judge"]["peak"] == 0.9
+    assert [alarm["name"] for alarm in found["alarms"]] == ["judge_drift"]
 
 
 def test_a_judge_that_falls_a_little_with_every_champion_ends_in_an_alarm(tmp_path: Path) -> None:

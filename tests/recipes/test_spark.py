@@ -74,6 +74,29 @@ def test_repaired_settings_where_labels_would_drift(scale: str) -> None:
     assert recipe.curriculum.derived is not None
 
 
+@pytest.mark.parametrize(
+    ("draw", "recycle", "most"),
+    [
+        ({"prompts": 256}, {}, 0),
+        ({"prompts": 513}, {"max_age": 0}, 512),  # never more than max_size wait
+        ({"prompts": 257}, {}, 256),  # 24 + 8 tasks a step, gone after 8 updates
+        ({"prompts": 600}, {"max_age": 0, "max_size": 0}, 0),
+    ],
+)
+def test_a_batch_of_derived_tasks_that_can_never_be_full_is_refused(
+    draw: dict[str, int], recycle: dict[str, int], most: int
+) -> None:
+    """In mode `alternate` such a run would be GRPO under another name: no step ever draws a derived task."""
+    changes = {"curriculum": {"derived": draw | {"mode": "alternate"}}, "reward": {"recycle": recycle}}
+    if most:
+        with pytest.raises(ConfigError, match=f"derived.prompts <= {most}"):
+            configs.merge(spark("tiny", None), changes)
+    else:
+        configs.merge(spark("tiny", None), changes)
+    changes["curriculum"]["derived"]["mode"] = "mixed"
+    configs.merge(spark("tiny", None), changes)
+
+
 def test_model_replaces_the_packaged_one() -> None:
     recipe = spark("small", "/models/mine")
     assert isinstance(recipe.dataset_prep, TextConfig)

@@ -123,6 +123,15 @@ def test_repeats_are_left_out_for_a_while_and_come_back() -> None:
     assert sizes == [2, 0, 0, 2, 0]
 
 
+def test_what_still_waits_is_not_made_again_however_long_it_waits() -> None:
+    config = terse(remember=1, max_age=0, rule=Rule(pair_share=0.0, reflections=0))
+    made = attempts([(task(0), ["12", "12"]), (task(1), ["21", "21"])], config)  # one right and one wrong task, ever
+    cache = Cache()
+    for step in range(5):
+        cache, _ = made.recycle(cache, step)
+        assert [origin(row).step for row in cache.rows] == [0, 0]
+
+
 @pytest.mark.parametrize("rate", [0.2, 0.45, 0.85])
 def test_many_groups_at_few_tasks_stay_balanced(rate: float) -> None:
     """48 groups at 12 tasks: all right answers to a task are the same, so what repeats in a step is mostly of one class."""
