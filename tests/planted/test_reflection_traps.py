@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.control.gate import GateConfig, decide
 from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.judge_config import ReflectConfig
+from instar.components.evaluate.reflect import gate
 from instar.components.evaluate.stage import STAGE, Ins, Outs
 from instar.contract import Context
 from unit.evaluate.conftest import context, make_policy, tasks  # noqa: F401
@@ -82,6 +85,17 @@ def test_trap_13_reflection_with_an_untrained_judge_costs_points_and_the_gate_ke
     assert gated["score"] == gated["plain"] == pytest.approx(0.6) and gated["calls_mean"] == 1.0
 
 
+@pytest.mark.parametrize(("low", "opens"), [(0.50, False), (0.55, False), (0.551, True)])
+def test_trap_13_a_good_estimate_with_a_wide_interval_keeps_the_gate_shut(low: float, opens: bool) -> None:
+    """The estimate of a judge that guesses lies above .5 half of the time; its interval does not."""
+    quality = {"kinds": {"judge-point": {"balanced_accuracy": 0.7, "low": low, "high": 0.85}}}
+    assert gate(quality, ReflectConfig())["open"] is opens
+    assert gate(quality, ReflectConfig(mode="published"))["open"]
+    assert not gate({"kinds": {"judge-pair": {"balanced_accuracy": 1.0, "low": 1.0, "high": 1.0}}}, ReflectConfig())[
+        "open"
+    ]
+
+
 def test_trap_13_an_unreadable_verdict_keeps_the_answer_behind_an_open_gate(run: Run) -> None:
     """The judge knows what the anchors show, and says nothing readable of the policy's own wrong answers."""
     reply = scripted(solve, lambda n, a: "q" if a == "x" else honest(n, a), fix=lambda n, a: "0")
@@ -117,6 +131,27 @@ def test_self_confirmation_is_seen_on_answers_that_no_policy_wrote(run: Run) -> 
     assert (decision.action, decision.promote) == ("hold", False) and decision.reason.startswith(
         "alarm: balanced accuracy"
     )
+
+
+def test_a_fall_that_chance_explains_is_no_alarm(run: Run, tmp_path: Path) -> None:
+    """Of two units per kind one question is judged otherwise: .125 less, beyond the limit, in an interval that holds 0."""
+    few = dataclasses.replace(CONFIG, judge=dataclasses.replace(CONFIG.judge, anchors=2))  # type: ignore[type-var]
+    run(scripted(solve, honest), few)
+    first = next(row for row in Tasks(tmp_path / "anchored").read() if row.arm == "judge-point")
+    lost = re.fullmatch(r"\w+ (\d+)\?(.*)\?", first.prompt)
+    assert lost is not None
+    once = [True]  # the other arm may ask the same
+
+    def careless(number: int, answer: str) -> str:
+        if (str(number), answer) == lost.groups() and once[0]:
+            once[0] = False
+            return "n" if honest(number, answer) == "y" else "y"
+        return honest(number, answer)
+
+    found = run(scripted(solve, careless), few, against=True)
+    drift = found["judge"]["drift"]
+    assert drift["difference"] == pytest.approx(-0.125) and drift["low"] < 0.0 <= drift["high"]
+    assert not drift["alarm"] and found["alarms"] == []
 
 
 def test_an_alarm_does_not_stop_what_ends_a_run(run: Run) -> None:
