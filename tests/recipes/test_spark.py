@@ -110,6 +110,33 @@ def test_counts_are_exact_and_every_count_is_as_likely() -> None:
     assert all(abs(share - 200) < 5 * (1400 * (1 / 7) * (6 / 7)) ** 0.5 for share in shares)
 
 
+def test_counts_stay_in_their_limits() -> None:
+    params = {"length": 12, "least": 1, "most": 9}
+    items = [DOMAINS["ones"].generate(params, 0, index) for index in range(900)]
+    shares = [sum(item.terse.count("1") == k for item in items) for k in range(13)]
+    assert shares[0] == 0 and not any(shares[10:]) and sum(shares) == 900
+    assert all(abs(share - 100) < 5 * (900 * (1 / 9) * (8 / 9)) ** 0.5 for share in shares[1:10])
+    assert items[0].reference["chance"] == pytest.approx(1 / 9)
+    with pytest.raises(ConfigError, match="least <= length"):
+        DOMAINS["ones"].generate({"length": 6, "least": 7}, 0, 0)
+
+
+def test_no_task_is_out_of_reach_of_what_the_start_can_say() -> None:
+    """A number that no row of the warm start has is hardly ever sampled, so never paid: solving would end there."""
+    taught, asked = (
+        {
+            json.loads(row.reference)["answer"]
+            for row in build_pools(pools, lambda pool: len(pool))
+            if row.split in splits
+        }
+        for pools, splits in (
+            (counting.rows(counting.TAUGHT, train=1000, val=4, test=4), ("train",)),
+            (counting.rows(counting.LENGTHS, train=100, val=48, test=64), ("train", "val", "id")),
+        )
+    )
+    assert asked <= taught
+
+
 def test_worked_examples_say_what_a_verifier_says() -> None:
     tasks = _tasks()
     by_prompt = {task.prompt: task for task in tasks}
