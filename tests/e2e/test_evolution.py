@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from instar import config as configs
+from instar.artifact import Tasks
 from instar.components.control.gate import GateConfig
 from instar.errors import LedgerError, LockedError
 from instar.pipelines.evolution import evolve
@@ -42,6 +45,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     open_and_run(out["control"], micro_control())
     out["derived"] = tmp_path_factory.mktemp("derived")
     open_and_run(out["derived"], micro_derived(clock="rounds"))
+    out["derived-fused"] = tmp_path_factory.mktemp("derived-fused")
+    open_and_run(out["derived-fused"], micro_derived(clock="fused"))
     return out
 
 
@@ -96,7 +101,26 @@ def test_subprocess_mode_writes_the_same_ledger(tmp_path: Path) -> None:
     assert heads[0] == heads[1]
 
 
-@pytest.mark.parametrize("clock", ["rounds", "fused", "control", "derived"])
+@pytest.mark.parametrize("mode", ["mixed", "alternate"])
+def test_both_clocks_make_and_try_the_same_derived_tasks(mode: str, tmp_path: Path) -> None:
+    """Four inner steps in two iterations; in mode `alternate` the second and the fourth attempt derived tasks alone."""
+    change = {"curriculum": {"derived": {"prompts": 4, "mode": mode}}}
+    made = []
+    for clock in ("rounds", "fused"):
+        state = open_and_run(tmp_path / clock, configs.merge(micro_derived(clock=clock), change)).state
+        assert state.derived is not None and state.curriculum is not None and state.trainer is not None
+        rows = Tasks(open_workspace(tmp_path / clock).cas.get(state.derived.digest)).read()
+        # weights that stay resident have a digest of their own, which the origin of a task records
+        cache = [dataclasses.replace(row, features=re.sub(r"sha256:\w+", "", row.features)) for row in rows]
+        made.append(([part.digest for part in (state.policy, state.trainer, state.curriculum)], cache))
+    assert made[0] == made[1]
+    steps = [
+        e.body["metrics"] for e in open_workspace(tmp_path / "rounds").ledger.of("stage") if e.body["stage"] == "reward"
+    ]
+    assert [m["num_rollouts"] / 4 for m in steps] == ([12, 16, 16, 16] if mode == "mixed" else [12, 4, 12, 4])
+
+
+@pytest.mark.parametrize("clock", ["rounds", "fused", "control", "derived", "derived-fused"])
 def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
     """Every resume dies at its first new boundary, before and after each stage, until nothing is left to kill."""
     done = subprocess.run(
@@ -108,7 +132,7 @@ def test_kill_at_every_stage_boundary(clock: str, unbroken: dict[str, Path], tmp
     assert open_workspace(tmp_path).ledger.head == open_workspace(unbroken[clock]).ledger.head
 
 
-@pytest.mark.parametrize("clock", ["rounds", "fused", "control", "derived"])
+@pytest.mark.parametrize("clock", ["rounds", "fused", "control", "derived", "derived-fused"])
 def test_kill_at_random_instants(clock: str, unbroken: dict[str, Path], tmp_path: Path) -> None:
     from instar.seeds import rng
 

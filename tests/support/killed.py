@@ -43,6 +43,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "fused": lambda: micro(clock="fused"),
     "control": micro_control,
     "derived": lambda: micro_derived(clock="rounds"),
+    "derived-fused": lambda: micro_derived(clock="fused"),
 }
 
 
