@@ -47,7 +47,7 @@ def train(
     """Train in place on the train split of `config.arms`; return the last loss and the number of examples seen."""
     import torch
 
-    ids, labels = _encode(tokenizer, _pairs(tasks, config, seed))
+    ids, labels = _encode(tokenizer, pairs(tasks, config, seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_scale(step, config))
     order = _order(len(ids), config, seed)
@@ -90,7 +90,7 @@ def _order(count: int, config: WarmStartConfig, seed: int) -> torch.Tensor:
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-need // count))])[:need]
 
 
-def _pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[tuple[str, str]]:
+def pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[tuple[str, str]]:
     """Return prompts with their answers: the solved tasks of the arms, then the derived ones."""
     chosen = [task for task in tasks if task.split == "train" and task.arm in config.arms]
     missing = sorted(set(config.arms) - {task.arm for task in chosen})

@@ -16,6 +16,7 @@ from instar.components.dataset_prep.config import Checkpoint, TextConfig
 from instar.components.dataset_prep.domains import DOMAINS
 from instar.components.dataset_prep.pools import build_pools
 from instar.components.dataset_prep.warm_derived import DerivedWarmStart, examples
+from instar.components.dataset_prep.warmstart import pairs
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.config import VerifyConfig
 from instar.components.reward.verifiers import Score, verify
@@ -155,6 +156,16 @@ def test_worked_examples_say_what_a_verifier_says() -> None:
     assert [said.count(letter) for letter in "ynab"] == [50, 50, 25, 25]
     kept = sum(_right(by_prompt[p[:9]], p[9:-1]) for p, _ in found if p.endswith("!"))
     assert abs(kept - 50) < 25  # a quarter of 200, 4 standard deviations
+
+
+def test_the_warm_start_sees_no_question_of_a_held_out_pool() -> None:
+    """Neither solved nor judged nor corrected: 200 rows of training are in 900 examples, 24 of the other pools are in none."""
+    rows = build_pools(counting.rows(range(8, 10), train=100, val=6, test=6), lambda pool: len(pool))
+    warm = counting.counter(range(8, 10), steps=1).warm_start
+    shown = {prompt.partition("=")[0] for prompt, _ in pairs(rows, warm, seed=0)}
+    held = {row.prompt.partition("=")[0] for row in rows if row.split != "train"}
+    assert len(held) == 24 and not shown & held
+    assert shown == {row.prompt.partition("=")[0] for row in rows if row.split == "train"}
 
 
 def test_random_labels_teach_nothing_but_the_letters() -> None:
