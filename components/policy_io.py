@@ -116,14 +116,33 @@ def _read(policy: Policy) -> PreTrainedModel:
             action="convert the checkpoint to safetensors",
         )
     logging.disable_progress_bar()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        policy.path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
+    model: PreTrainedModel
+    model, report = AutoModelForCausalLM.from_pretrained(
+        policy.path,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype="auto",
+        output_loading_info=True,
     )
+    _check_complete(report, policy)
     # Memory-mapped tensors start at odd addresses, where some products round differently than in a model trained here.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
         parameter.requires_grad_(True)
     return model.eval()
+
+
+def _check_complete(report: dict[str, Any], policy: Policy) -> None:
+    """Raise `ArtifactError` for parameters that the files do not hold: transformers draws them at random, anew at every load."""
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise ArtifactError(
+            expected="weights for every parameter of the architecture that config.json names",
+            found=f"none for {len(absent)}, first {absent[0]}",
+            where=f"policy {policy.digest or policy.path}",
+            action="use the whole checkpoint of a causal language model, with its head",
+        )
 
 
 def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context, name: str = "") -> None:
