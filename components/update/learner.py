@@ -15,6 +15,7 @@ is empty.
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
@@ -220,11 +221,31 @@ def _read(saved: TrainerState, name: str) -> dict[str, Tensor]:
 
 
 def recompute_layers(model: Any) -> None:
-    """Recompute layers in backward. Only the layers are in training mode; their children stay without dropout."""
+    """Recompute layers in backward. Layers are in training mode only where they are asked whether to: nothing drops out."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     model.activation_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
+        if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+            module._gradient_checkpointing_func = partial(_checkpoint, module._gradient_checkpointing_func)
+
+
+def _checkpoint(checkpoint: Any, run: Any, *args: Any) -> Any:
+    return checkpoint(partial(_evaluated, run), *args)
+
+
+def _evaluated(run: Any, *args: Any) -> Any:
+    """Run a layer's forward pass, a `partial` with the layer in it, in evaluation mode.
+
+    Some layers drop out by a function that they tell whether they train, where no child in evaluation mode stops it.
+    """
+    layer = run.args[0] if run.args else run.func.__self__
+    layer.training = False
+    try:
+        return run(*args)
+    finally:
+        layer.training = True
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
