@@ -29,6 +29,7 @@ from instar.errors import ConfigError
 from instar.kernels.logprob.dispatch import CHUNK_LOGITS
 
 FIXED_BYTES = 3 * 2**26
+SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,7 @@ def plan(
     policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, checkpointing: bool
 ) -> Plan:
     """Return the prediction for `data`; sizes come from the headers of the weight files and from `config.json`."""
-    shape = policy.read_json("config.json")
-    shape = shape.get("text_config", shape)
+    shape = sizes(policy.read_json("config.json"))
     num_parameters = count_parameters(policy.path)
     word = 8 if config.dtype == "float64" else 4
     compute = {"float64": 8, "float32": 4, "bfloat16": 2}[config.dtype]
@@ -121,6 +121,27 @@ def line(predicted: Plan, packing: str) -> str:
     )
 
 
+def sizes(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes `SIZES` from a `config.json`, whatever its family calls them (`n_embd`, `d_model`, `num_layers`...)."""
+    from transformers import CONFIG_MAPPING
+
+    text = record.get("text_config", record)
+    kind = text.get("model_type", record.get("model_type", ""))
+    family: Any = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401 (`get` of this mapping sees nothing)
+    own = getattr(family, "attribute_map", {})
+    found = {name: text.get(name) or text.get(own.get(name)) for name in SIZES}
+    found["intermediate_size"] = found["intermediate_size"] or text.get("ffn_dim") or 4 * (found["hidden_size"] or 0)
+    absent = [name for name in SIZES if not found[name]]
+    if absent:
+        raise ConfigError(
+            expected=f"{', '.join(SIZES)} of the model, to predict its memory",
+            found=f"no {absent[0]}",
+            where=f"config.json of model type {kind!r}",
+            action="use a causal language model of transformers",
+        )
+    return found
+
+
 def activation_bytes_per_token(shape: dict[str, Any], word: int, checkpointing: bool, adapters: bool) -> int:
     """Return what backward keeps per token: per layer about 12 hidden-sized and 4 feed-forward-sized tensors.
 
@@ -128,9 +149,7 @@ def activation_bytes_per_token(shape: dict[str, Any], word: int, checkpointing: 
     With checkpointing one hidden-sized tensor per layer stays, plus one whole layer while it is recomputed. Blockwise
     attention keeps no matrix of width squared.
     """
-    hidden = int(shape.get("hidden_size") or shape["n_embd"])
-    layers = int(shape.get("num_hidden_layers") or shape["n_layer"])
-    inner = int(shape.get("intermediate_size") or shape.get("n_inner") or 4 * hidden)
+    hidden, layers, inner = (int(shape[name]) for name in SIZES[:3])
     layer = ((30 if adapters else 12) * hidden + 4 * inner) * word
     return hidden * word * layers + layer if checkpointing else layers * layer
 
@@ -140,15 +159,13 @@ def head_gradient_bytes(shape: dict[str, Any], config: PolicyGradientConfig) -> 
     if config.lora is not None:
         return 0
     word = 8 if config.dtype == "float64" else 4
-    return int(shape["vocab_size"]) * int(shape.get("hidden_size") or shape["n_embd"]) * word
+    return int(shape["vocab_size"]) * int(shape["hidden_size"]) * word
 
 
 def lora_share(shape: dict[str, Any], config: PolicyGradientConfig, num_parameters: int) -> float:
     """Return an upper bound of adapter parameters over model parameters."""
     assert config.lora is not None
-    hidden = int(shape.get("hidden_size") or shape["n_embd"])
-    inner = int(shape.get("intermediate_size") or 4 * hidden)
-    layers = int(shape.get("num_hidden_layers") or shape["n_layer"])
+    hidden, layers, inner = (int(shape[name]) for name in SIZES[:3])
     adapters = layers * len(config.lora.targets) * config.lora.r * (hidden + max(hidden, inner))
     return min(1.0, adapters / max(num_parameters, 1))
 
