@@ -113,9 +113,18 @@ def check_forward(
 ) -> None:
     """Raise `ConfigError` unless trunk and head give the model's own log-probabilities on `rows`, in the chosen layout.
 
-    Models that scale or cap their logits after the head, look to the right, or ignore a 4-d mask are found here. That is
-    a property of the structure, so `resident` remembers what passed in this process.
+    Models that look to the right or ignore a 4-d mask are found here. That is a property of the structure, so `resident` remembers
+    what passed in this process. Scaled or capped logits are found whatever their size (`_alone`): while they are small, a cap
+    hardly moves them. A packed mask knows no sliding window, so rows as wide as one are refused.
     """
+    window = sliding_window(model.config)
+    if config.packing != "none" and window is not None and data.widths[data.valid].max(initial=0) >= window:
+        raise ConfigError(
+            expected=f"rollouts shorter than the model's sliding window of {window} tokens, or packing=none",
+            found=f"packing={config.packing} and {int(data.widths[data.valid].max())} tokens",
+            where="update.packing",
+            action="set packing=none",
+        )
     device = str(model.device)
     passed: set[tuple[str, ...]] = set() if resident is None else resident.setdefault("update/forward", set())
     structure = (type(model).__name__, model.config.to_json_string(), str(model.dtype), device)
@@ -130,14 +139,37 @@ def check_forward(
             passed.add((*structure, layout))
 
 
+def sliding_window(config: Any) -> int | None:
+    """Return the width of the window that some layer attends within, from a model's configuration."""
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+    return int(window) if window and "sliding_attention" in kinds else None
+
+
 def _alone(model: Any, data: Experience, row: int) -> Tensor:
-    """Return one rollout's log-probabilities from the model's own logits over nothing but its tokens."""
+    """Return one rollout's log-probabilities from the model's own logits over nothing but its tokens.
+
+    Raises `ConfigError` when the logits are not what the head gave, bit for bit.
+    """
     start, end = int(data.token_offset[row]), int(data.token_offset[row + 1])
     ids = torch.from_numpy(data.tokens[start:end].astype(np.int64)).to(model.device)
     at = torch.from_numpy(data.action_at[data.action_offset[row] : data.action_offset[row + 1]] - start).to(
         model.device
     )
-    logits = model(input_ids=ids[None], use_cache=False).logits[0]
+    raw: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, out: raw.append(out))
+    try:
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+    finally:
+        hook.remove()
+    if raw and not torch.equal(raw[-1][0].to(logits.dtype), logits):
+        raise ConfigError(
+            expected="logits as the head gives them",
+            found=f"{type(model).__name__}, which scales, caps or masks them afterwards",
+            where="update.policy",
+            action="use another model: the loss would be that of other probabilities than those sampled from",
+        )
     logp: Tensor = logits[at - 1].double().log_softmax(-1).gather(1, ids[at][:, None]).squeeze(1)
     return logp
 

@@ -29,7 +29,7 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) ->
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
     data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)
-    config = resolve(config, data)
+    config = resolve(config, data, ins.policy)
     ctx.resident.pop(ENGINE, None)  # the sampler's weights make room before the plan looks at what is free
     frozen_needed, device = inputs.needs_reference(ins.reference, ins.policy, config), learner.device(config)
     counted = [ins.policy.digest, ins.trainer.digest if ins.trainer else ""]
@@ -61,9 +61,13 @@ def write(student: learner.Learner, outcome: trainer.Outcome, source: Policy, ou
     policy_io.save_policy(model, source, outs.policy, ctx, student.fingerprint)
 
 
-def resolve(config: PolicyGradientConfig, data: experience.Experience) -> PolicyGradientConfig:
-    """Return the configuration with the layout chosen."""
+def resolve(config: PolicyGradientConfig, data: experience.Experience, policy: Policy) -> PolicyGradientConfig:
+    """Return the configuration with the layout chosen. Packed masks know no sliding window, so rows as wide as one stay alone."""
     if config.packing != "auto":
         return config
+    shape = policy.read_json("config.json")
+    window = shape.get("text_config", shape).get("sliding_window")
+    if window and data.widths[data.valid].max(initial=0) >= window:
+        return dataclasses.replace(config, packing="none")
     layout = batching.choose(data, np.flatnonzero(data.valid), config.micro_batch_tokens)
     return dataclasses.replace(config, packing="prefix" if layout == "prefix" else "none")

@@ -26,7 +26,7 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context, ra
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
     data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)
-    config = policy_gradient.resolve(config, data)
+    config = policy_gradient.resolve(config, data, ins.policy)
     config = budget.split(config, data, ranks.size)
     has_reference = inputs.needs_reference(ins.reference, ins.policy, config)
     plan = budget.decide(ins.policy, config, data, has_reference, device, ranks.size)

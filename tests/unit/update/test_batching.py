@@ -149,7 +149,7 @@ def test_a_model_that_scales_its_logits_is_refused(world: World) -> None:
     forward.check_forward(model, data, np.arange(3), plain)
     original = model.forward
     model.forward = lambda *args, **kwargs: _scaled(original(*args, **kwargs))
-    with pytest.raises(ConfigError, match="packing=none"):
+    with pytest.raises(ConfigError, match="scales, caps or masks"):
         forward.check_forward(model, data, np.arange(3), plain)
 
 
