@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from instar.components.rollout.engine import Request
+import torch
+
+from instar.components.rollout.engine import Request, Sample
 from instar.errors import EngineError
+
+if TYPE_CHECKING:
+    from instar.components.rollout.transformers_engine import TransformersEngine as Engine
 
 _ATTENTION = {"full_attention", "sliding_attention"}
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")  # rotation angles follow the longest row of a batch
@@ -48,6 +53,8 @@ def _check_length(total: int, config: Any) -> None:
         raise _refuse(f"at most {longest} positions", f"{total}", "shorten prompts or rollout.max_new_tokens")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
+    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's name for a window
+        window = config.window_size
     if kinds - _ATTENTION or (window is not None and total >= window):
         raise _refuse(
             "attention over every position", f"layers {sorted(kinds)}, window {window}", "shorten, or change the engine"
@@ -55,6 +62,48 @@ def _check_length(total: int, config: Any) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in _BATCH_DEPENDENT_ROPE:
         raise _refuse("positions encoded row by row", f"rope_type {rope['rope_type']}", "use another model")
+
+
+def check_decoding(engine: Engine, model: Any, resident: dict[Any, Any]) -> None:
+    """Raise `EngineError` unless decoding gives the log-probabilities of the model's own pass over whole, single sequences.
+
+    Two prompts of different lengths share slots, which families fail that place keys by other means than position ids (ALiBi), or
+    see to the right. That is a property of the structure, so `resident` remembers what passed in this process.
+    """
+    key = (type(model).__name__, model.config.to_json_string(), str(engine.forward.device), engine.forward.name)
+    passed: set[tuple[str, ...]] = resident.setdefault("rollout/decoding", set())
+    if key in passed:
+        return
+    prompts = [[i % engine.vocab_size for i in range(first, first + n)] for first, n in ((1, 2), (5, 7))]
+    requests = [Request(request_id="check", prompt_ids=ids, seeds=[len(ids)]) for ids in prompts]
+    name = type(model).__name__
+    try:
+        groups = engine.sample(requests, max_new_tokens=4, temperature=1.0)
+        pairs = [(prompt, sample) for prompt, (sample,) in zip(prompts, groups, strict=True)]
+        gaps = torch.cat([_gap(model, prompt, sample) for prompt, sample in pairs])
+    except (RuntimeError, ValueError, TypeError, LookupError, NotImplementedError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise _refuse("a model that decodes with a key-value cache", f"{name}, {what}", "use another model") from error
+    # NaN is for the batcher to name; several tokens, because roundings of a type of 8 bits differ by tenths on one.
+    exact = engine.precision == model.dtype == torch.float32
+    if float(gaps.max() if exact else gaps.median()) > (1e-2 if exact else 0.25):
+        raise _refuse(
+            "log-probabilities of the model's own forward pass",
+            f"a difference of up to {float(gaps.max()):.3g} in {name}",
+            "use another model: this one places keys by other means than position ids, or looks to the right",
+        )
+    passed.add(key)
+
+
+def _gap(model: Any, prompt: list[int], sample: Sample) -> torch.Tensor:
+    """Return |difference| per token between what was recorded and one pass over the sequence alone."""
+    ids = torch.tensor([[*prompt, *sample.token_ids]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logp = logits.double().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+    return (logp.cpu() - torch.tensor(sample.logprobs, dtype=torch.float64)).abs()
 
 
 def _refuse(expected: str, found: str, action: str) -> EngineError:

@@ -14,7 +14,7 @@ import torch
 
 from instar.artifact import Policy
 from instar.components.rollout.batching import Batcher, Ends, Row
-from instar.components.rollout.checks import check_requests, check_weights, write_count
+from instar.components.rollout.checks import check_decoding, check_requests, check_weights, write_count
 from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, Sample
 from instar.components.rollout.forward import Forward, open_forward
@@ -51,6 +51,7 @@ class TransformersEngine:
         self.vocab_size: int = int(self._model.get_input_embeddings().weight.shape[0])
         self._is_eos = np.zeros(self.vocab_size, dtype=np.bool_)
         self._is_eos[[e for e in eos_ids if e < self.vocab_size]] = True
+        self.precision: torch.dtype = dtype or model.dtype
         self.forward: Forward = open_forward(model, dtype or model.dtype, device or model.device.type, forward)
 
     @classmethod
@@ -61,7 +62,7 @@ class TransformersEngine:
 
         model, tokenizer = load_model(policy, ctx), load_tokenizer(policy)
         device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(
+        engine = cls(
             model,
             digest=policy.digest,
             eos_ids=sorted(tokenizer.eos_ids),
@@ -71,6 +72,8 @@ class TransformersEngine:
             device=device,
             forward=config.forward,
         )
+        check_decoding(engine, model, ctx.resident)
+        return engine
 
     @property
     def digest(self) -> str:
