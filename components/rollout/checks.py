@@ -103,7 +103,8 @@ def _gap(model: Any, prompt: list[int], sample: Sample) -> torch.Tensor:
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
     logp = logits.double().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
-    return (logp.cpu() - torch.tensor(sample.logprobs, dtype=torch.float64)).abs()
+    gap: torch.Tensor = (logp.cpu() - torch.tensor(sample.logprobs, dtype=torch.float64)).abs()
+    return gap
 
 
 def _refuse(expected: str, found: str, action: str) -> EngineError:
