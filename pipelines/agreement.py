@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE
-from instar.components.derived.templates import Wording, characters
+from instar.components.derived.templates import KINDS, Wording, characters
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.components.rollout.config import ProposeConfig, SampleConfig
 from instar.components.update.config import PolicyGradientConfig
-from instar.errors import ConfigError
+from instar.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from instar.pipelines.recipe import Recipe
@@ -28,6 +28,8 @@ def check(recipe: Recipe) -> None:
     _check_delayed(recipe)
     _check_drawing(recipe)
     _check_precision(recipe)
+    _check_splits(recipe)
+    _check_arms(recipe)
 
 
 def _check_style(recipe: Recipe) -> None:
@@ -163,6 +165,13 @@ def _check_drawing(recipe: Recipe) -> None:
             action=f"set update.filter.kind=zero_variance and update.filter.keep_prompts={drawn.prompts}, "
             "or curriculum.oversample=1",
         )
+    if isinstance(update, PolicyGradientConfig) and update.min_group > drawn.group_size:
+        raise ConfigError(
+            expected=f"update.min_group <= {drawn.group_size}, the rollouts of a prompt: smaller groups are dropped",
+            found=str(update.min_group),
+            where="recipe.update.min_group",
+            action=f"set update.min_group to at most {drawn.group_size}, or a larger curriculum.group_size",
+        )
     if isinstance(recipe.rollout, ProposeConfig) and drawn.group_size != 1:
         raise ConfigError(
             expected="one rollout per task: a deterministic policy does the same each time",
@@ -183,4 +192,43 @@ def _check_precision(recipe: Recipe) -> None:
             found=f"'{rollout.engine.dtype}'",
             where="recipe.rollout.engine.dtype",
             action="set rollout.engine.dtype=bfloat16 (and evaluate.engine.dtype, test.engine.dtype), or update.dtype=float32",
+        )
+
+
+def _check_splits(recipe: Recipe) -> None:
+    """Refuse an evaluation of pools that are never made, and one without `val`, which the gate reads."""
+    prep = recipe.dataset_prep
+    made = {"val", "id"}
+    if isinstance(prep, TextConfig):
+        arms = prep.pools.arms
+        found = {"val": any(a.val for a in arms)}
+        found |= {split: any(a.test and a.ood == (split == "ood") for a in arms) for split in ("id", "ood")}
+        made = {split for split, some in found.items() if some}
+    for name in ("evaluate", "test"):
+        splits = getattr(recipe, name).splits
+        missing = [split for split in splits if split not in made]
+        if missing or (name == "evaluate" and "val" not in splits):
+            raise ConfigError(
+                expected=f"splits of {', '.join(sorted(made))}, which dataset_prep makes"
+                if missing
+                else "split val among them: the gate reads it",
+                found=", ".join(missing or splits),
+                where=f"recipe.{name}.splits",
+                action=f"take {', '.join(missing)} out of {name}.splits" if missing else f"add val to {name}.splits",
+            )
+
+
+def _check_arms(recipe: Recipe) -> None:
+    """Refuse a weight for an arm that no rollout is of: it would change nothing."""
+    if not (isinstance(recipe.update, PolicyGradientConfig) and isinstance(recipe.dataset_prep, TextConfig)):
+        return
+    names = [arm.name for arm in recipe.dataset_prep.pools.arms if arm.train]
+    names += KINDS if recipe.curriculum.derived is not None else ()
+    unknown = sorted(set(recipe.update.arm_weights) - set(names))
+    if unknown:
+        raise ConfigError(
+            expected="arms that are trained on",
+            found=", ".join(unknown),
+            where="recipe.update.arm_weights",
+            action=nearest(unknown[0], names),
         )

@@ -34,6 +34,8 @@ class EngineConfig:
             raise out_of_range("rollout.engine.max_rows", ">= 1", self.max_rows)
         if not 0 < self.memory_share <= 1:
             raise out_of_range("rollout.engine.memory_share", "a share in (0, 1]", self.memory_share)
+        if self.lora_rank < 0:
+            raise out_of_range("rollout.engine.lora_rank", ">= 0", self.lora_rank)
 
 
 BF16 = EngineConfig(dtype="bfloat16")

@@ -82,7 +82,7 @@ class LlamaForward:
             dtype, device, width=self._width, sizes=(int(config.hidden_size), int(config.intermediate_size))
         )
         self.reason = f"{type(model).__name__}; {self._kernel.name}: {self._kernel.reason}"
-        self.compiled = self._kernel.name == "cpp"
+        self.compiled = self._kernel.name == "cpp" or kernels.draws(self._kind, device)
 
     def _take(self, weight: Tensor) -> Tensor:
         return weight.detach().to(device=self.device, dtype=self._dtype)

@@ -104,6 +104,7 @@ class Mismatch:
         _need(0 <= self.low <= 1, "in [0, 1]", self.low, "mismatch.low", "an exact sampler has rho = 1")
         _need(self.alarm_mean > 0, "> 0", self.alarm_mean, "mismatch.alarm_mean")
         _need(self.alarm_gap > 0, "> 0", self.alarm_gap, "mismatch.alarm_gap")
+        _need(0 <= self.alarm_share <= 1, "in [0, 1]", self.alarm_share, "mismatch.alarm_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _need(self.r >= 1, ">= 1", self.r, "lora.r")
+        _need(self.alpha >= 1, ">= 1", self.alpha, "lora.alpha")
         _need(
             self.dropout == 0,
             "0",
@@ -281,6 +283,10 @@ def _check_optimiser(c: PolicyGradientConfig) -> None:
     _need(c.epochs >= 1, ">= 1", c.epochs, "epochs")
     _need(c.minibatches >= 1, ">= 1", c.minibatches, "minibatches")
     _need(c.lr > 0, "> 0", c.lr, "lr")
+    _need(all(0 <= beta < 1 for beta in c.betas), "two numbers in [0, 1)", c.betas, "betas")
+    _need(c.adam_eps > 0, "> 0", c.adam_eps, "adam_eps")
+    _need(c.weight_decay >= 0, ">= 0", c.weight_decay, "weight_decay", "a negative one lets the weights grow")
+    _need(c.warmup_steps >= 0, ">= 0", c.warmup_steps, "warmup_steps")
     _need(c.critic_lr > 0, "> 0", c.critic_lr, "critic_lr")
     _need(c.max_grad_norm > 0, "> 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip")
     good = c.schedule == "constant" or c.total_steps > c.warmup_steps

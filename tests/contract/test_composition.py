@@ -60,6 +60,31 @@ OFFLINE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("assignment", "where", "action"),
+    [
+        ('test.splits=["id", "ood"]', "recipe.test.splits", "take ood out of test.splits"),
+        ('evaluate.splits=["id"]', "recipe.evaluate.splits", "add val to evaluate.splits"),
+        ("update.min_group=9", "recipe.update.min_group", "set update.min_group to at most 8"),
+        ("update.arm_weights={judge-points = 2}", "recipe.update.arm_weights", "did you mean 'judge-point'?"),
+    ],
+)
+def test_names_and_sizes_that_no_other_piece_knows_are_refused(assignment: str, where: str, action: str) -> None:
+    """They would end a run after its training, or change nothing of it."""
+    with pytest.raises(ConfigError) as caught:
+        configs.merge(build("spark", "tiny"), configs.parse_set([assignment]))
+    assert caught.value.where == where and action in caught.value.action
+
+
+def test_weights_of_arms_and_derived_kinds_are_taken() -> None:
+    sets = ["update.arm_weights={judge-point = 2, ones-06 = 0}"]
+    recipe = configs.merge(build("spark", "tiny"), configs.parse_set(sets))
+    assert isinstance(recipe.update, PolicyGradientConfig) and recipe.update.arm_weights["judge-point"] == 2
+    alone = ["update.arm_weights={judge-point = 2}", "reward.recycle=none", "curriculum.derived=none"]
+    with pytest.raises(ConfigError, match="arm_weights"):
+        configs.merge(build("spark", "tiny"), configs.parse_set(alone))
+
+
 @pytest.mark.parametrize("name", OFFLINE)
 def test_every_curriculum_that_needs_no_verdict_drives_decision_mamba(name: str) -> None:
     recipe = configs.merge(build("decision_mamba", "tiny"), {"curriculum": {"strategy": name, **OFFLINE[name]}})

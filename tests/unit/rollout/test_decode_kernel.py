@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.components.rollout.llama_forward import LlamaForward
 from instar.components.rollout.sampling import draw, uniforms
 from instar.components.rollout.transformers_engine import TransformersEngine
 from instar.errors import ConfigError, MissingDependencyError
@@ -139,6 +140,14 @@ def test_samples_on_the_kernel_equal_the_full_forward(
     assert plain.forward.reason == "LlamaForCausalLM; torch: INSTAR_DECODE_CPP=0"
     again = plain.sample(wanted, max_new_tokens=14, temperature=1.0)
     assert [[s.token_ids for s in g] for g in again] == [[s.token_ids for s in g] for g in groups]
+
+
+def test_a_kernel_that_only_draws_takes_part(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of another width step by torch and draw by the kernel, whose log-probabilities are rounded otherwise."""
+    forward = LlamaForward(tiny("llama"), torch.float32, "cpu")
+    assert "torch: heads of" in forward.reason and forward.compiled
+    monkeypatch.setenv("INSTAR_DECODE_CPP", "0")
+    assert not LlamaForward(tiny("llama"), torch.float32, "cpu").compiled
 
 
 def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
