@@ -2,6 +2,7 @@
 
     python benchmarks/spark_claims.py run --workers 2     resumes from benchmarks/results/spark_claims.jsonl; prints the tables
     python benchmarks/spark_claims.py table               Markdown
+    ... --rows long                                       rows of up to 28 digits with 1 to 9 ones, where solving has no ceiling
 
 A run is one evolution of the tiny scale without a gate: every arm makes the same number of updates, and the policy after the last
 one is tested. Arms of one seed share tasks, anchors and the warm-started policy; differences are paired by seed. All arms, and the
@@ -30,6 +31,7 @@ import numpy as np
 from instar import config as configs
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.catalog import EVALUATE
+from instar.components.dataset_prep import counting
 from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.contract import Context
 from instar.lifecycle import open_evolution
@@ -40,7 +42,8 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes.spark import spark
 from instar.workspace import Workspace, create_workspace
 
-RESULTS = Path(__file__).parent / "results" / "spark_claims.jsonl"
+RESULTS = Path(__file__).parent / "results"
+FILES = {"recipe": RESULTS / "spark_claims.jsonl", "long": RESULTS / "spark_claims_long.jsonl"}
 Job = tuple[str, int]
 GRPO: dict[str, Any] = {"curriculum": {"derived": None}, "reward": {"recycle": None}}
 ARMS = ("SPARK", "GRPO, same solve prompts", "GRPO, as many rollouts")
@@ -55,9 +58,11 @@ MEASURES = {
 }
 
 
-def recipe_of(arm: str, steps: int) -> Recipe:
+def recipe_of(arm: str, steps: int, rows: str) -> Recipe:
     """Return the tiny recipe of one arm with `steps` updates (0: as many as the recipe has), evaluated once at the end."""
     base = spark("tiny", None)
+    if rows == "long":
+        base = dataclasses.replace(base, dataset_prep=counting.counting(counting.LONG, least=1, most=9))
     total = steps or base.iterations * base.inner_steps
     changes: dict[str, Any] = {
         "iterations": 1,
@@ -76,13 +81,13 @@ def recipe_of(arm: str, steps: int) -> Recipe:
     return recipe
 
 
-def learn(job: Job, steps: int) -> dict[str, Any]:
+def learn(job: Job, steps: int, rows: str) -> dict[str, Any]:
     """Run one job; return what the policies before and after it can do, rollouts and CPU seconds."""
     import torch
 
     torch.set_num_threads(1)
     arm, seed = job
-    recipe = recipe_of(arm, steps)
+    recipe = recipe_of(arm, steps, rows)
     with tempfile.TemporaryDirectory() as temporary:
         workspace = create_workspace(Path(temporary), f"spark-claims-{seed}", None)
         open_evolution(workspace, recipe, seed)
@@ -141,14 +146,14 @@ def untaught(made: Evaluation, tasks: Tasks, recipe: Recipe) -> float:
     )
 
 
-def run(results: Path, workers: int, seeds: int, steps: int) -> None:
+def run(results: Path, workers: int, seeds: int, steps: int, rows: str) -> None:
     """Run what is missing."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    length = {arm: recipe_of(arm, steps).inner_steps for arm in ARMS}
+    length = {arm: recipe_of(arm, steps, rows).inner_steps for arm in ARMS}
     done = {(r["arm"], r["seed"]) for r in load(results) if r["steps"] == length[r["arm"]]}
     todo = [(arm, seed) for seed in range(seeds) for arm in ARMS if (arm, seed) not in done]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, results.open("a") as log:
-        futures = [pool.submit(learn, job, steps) for job in todo]
+        futures = [pool.submit(learn, job, steps, rows) for job in todo]
         for number, future in enumerate(as_completed(futures), 1):
             if future.exception() is not None:  # else the pool would finish every other run before it says so
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -226,15 +231,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="default: the committed file of these rows")
+    parser.add_argument("--rows", choices=sorted(FILES), default="recipe")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="updates per run; 0 takes the recipe's")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    results = args.results or FILES[args.rows]
     if args.what == "run":
-        run(args.results, args.workers, args.seeds, args.steps)
-    sys.stdout.write(table(args.results))
+        run(results, args.workers, args.seeds, args.steps, args.rows)
+    sys.stdout.write(table(results))
 
 
 if __name__ == "__main__":

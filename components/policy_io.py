@@ -116,8 +116,7 @@ def _read(policy: Policy) -> PreTrainedModel:
             action="convert the checkpoint to safetensors",
         )
     logging.disable_progress_bar()
-    model: PreTrainedModel
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         policy.path,
         local_files_only=True,
         use_safetensors=True,
@@ -125,6 +124,8 @@ def _read(policy: Policy) -> PreTrainedModel:
         dtype="auto",
         output_loading_info=True,
     )
+    model: PreTrainedModel
+    model, report = loaded
     _check_complete(report, policy)
     # Memory-mapped tensors start at odd addresses, where some products round differently than in a model trained here.
     for parameter in model.parameters():

@@ -10,28 +10,32 @@ from instar.components.dataset_prep.warm_derived import DerivedWarmStart
 from instar.components.dataset_prep.warmstart import WarmStartConfig
 from instar.components.derived.anchors import AnchorConfig
 
-TAUGHT = (6, 7, 8, 9, 10)
-LENGTHS = (*TAUGHT, 12, 15, 18, 21, 24, 28)
+TAUGHT = range(6, 11)
+LENGTHS = range(6, 17)
+LONG = (*TAUGHT, 12, 15, 18, 21, 24, 28)
 
 
-def counting() -> TextConfig:
-    """Return the world of the tiny scale: rows of 6 to 28 digits, of which the start has learned those of 6 to 10."""
-    anchors = AnchorConfig(wording="terse", questions=96)
-    return TextConfig(pools=rows(LENGTHS, 1000, 48, 64), initial=counter(TAUGHT, steps=700), anchors=anchors)
+def counting(lengths: Sequence[int] = LENGTHS, least: int = 0, most: int = 64) -> TextConfig:
+    """Return the world of the tiny scale: rows of 6 to 16 digits, of which the start has learned those of 6 to 10.
 
-
-def rows(lengths: Sequence[int], train: int, val: int, test: int) -> PoolsConfig:
-    """Return one arm per row length, with one to nine ones in every row.
-
-    Not ten: a number of two digits is in no row of the start, so it is hardly ever sampled, never paid and never learned. Of the
-    2^n rows at most a half is trained on, a sixth each is validated and tested on.
+    The start has no row with ten ones to learn from: it hardly ever says a number of two digits, so these are never paid and never
+    learned. `LONG` rows with 1 to 9 ones have no such ceiling.
     """
+    anchors = AnchorConfig(wording="terse", questions=96)
+    return TextConfig(
+        pools=rows(lengths, 1000, 48, 64, least, most), initial=counter(TAUGHT, steps=700), anchors=anchors
+    )
+
+
+def rows(lengths: Sequence[int], train: int, val: int, test: int, least: int = 0, most: int = 64) -> PoolsConfig:
+    """Return one arm per row length. Of the 2^n rows at most a half is trained on, a sixth each is validated and tested on."""
+    limits = {} if (least, most) == (0, 64) else {"least": least, "most": most}
     arms = tuple(
         ArmConfig(
             name=arm(n),
             domain="ones",
             level=float(n),
-            params={"length": n, "least": 1, "most": 9},
+            params={"length": n, **limits},
             train=min(train, 2**n // 2),
             val=min(val, 2**n // 6),
             test=min(test, 2**n // 6),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from instar.components.rollout.engine import Request, Sample
 from instar.errors import EngineError
-
-if TYPE_CHECKING:
-    from instar.components.rollout.transformers_engine import TransformersEngine as Engine
 
 _ATTENTION = {"full_attention", "sliding_attention"}
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")  # rotation angles follow the longest row of a batch
@@ -64,7 +61,7 @@ def _check_length(total: int, config: Any) -> None:
         raise _refuse("positions encoded row by row", f"rope_type {rope['rope_type']}", "use another model")
 
 
-def check_decoding(engine: Engine, model: Any, resident: dict[Any, Any]) -> None:
+def check_decoding(engine: Any, model: Any, resident: dict[Any, Any]) -> None:
     """Raise `EngineError` unless decoding gives the log-probabilities of the model's own pass over whole, single sequences.
 
     Two prompts of different lengths share slots, which families fail that place keys by other means than position ids (ALiBi), or

@@ -227,8 +227,9 @@ def recompute_layers(model: Any) -> None:
     model.activation_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
-            module._gradient_checkpointing_func = partial(_checkpoint, module._gradient_checkpointing_func)
+            layer: Any = module
+            layer.training = True
+            layer._gradient_checkpointing_func = partial(_checkpoint, layer._gradient_checkpointing_func)
 
 
 def _checkpoint(checkpoint: Any, run: Any, *args: Any) -> Any:
