@@ -79,7 +79,8 @@ class Table(Artifact, Generic[R]):
         """Return the Arrow table, checked against the row type."""
         self.require()
         try:
-            table = pq.read_table(self.path / "rows.parquet", memory_map=True)
+            file = pq.ParquetFile(self.path / "rows.parquet", memory_map=True, pre_buffer=False)
+            table = file.read(use_threads=False)  # in this thread: a wait for Arrow's pools may never end
         except (pa.ArrowInvalid, OSError) as error:
             raise ArtifactError(
                 expected="a Parquet file",
