@@ -74,6 +74,7 @@ def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
 
 def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
     """Copy a checkpoint into the lineage as safetensors. Remote code is never run."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -82,7 +83,7 @@ def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
         model = AutoModelForCausalLM.from_pretrained(
             config.path, trust_remote_code=False, use_safetensors=True, dtype="auto"
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             expected="a transformers checkpoint with safetensors weights",
             found=" ".join(str(error).split())[:200],

@@ -28,4 +28,11 @@ def build(name: str, scale: str, model: str | None = None) -> Recipe:
         raise ConfigError(
             expected=f"a scale of {name}", found=repr(scale), where="--scale", action=nearest(scale, scales)
         )
+    if model and (scale == "tiny" or name == "decision_mamba"):
+        raise ConfigError(
+            expected=f"no --model: {name} at {scale} makes its own",
+            found=model,
+            where="--model",
+            action="leave it out, or choose a scale that starts from a checkpoint",
+        )
     return function(cast(Scale, scale), model)

@@ -1,0 +1,23 @@
+"""A checkpoint whose weights are cut short is named, not a traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from instar.components.dataset_prep.config import Checkpoint
+from instar.components.dataset_prep.text import _checkpoint
+from instar.errors import ConfigError
+
+
+def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 8,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(ConfigError, match="safetensors weights"):
+        _checkpoint(Checkpoint(path=str(tmp_path)), tmp_path / "out")
