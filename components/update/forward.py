@@ -163,7 +163,7 @@ def _alone(model: Any, data: Experience, row: int) -> Tensor:
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
     finally:
         hook.remove()
-    if raw and not torch.equal(raw[-1][0].to(logits.dtype), logits):
+    if raw and not torch.allclose(raw[-1][0].to(logits.dtype), logits, rtol=0, atol=0, equal_nan=True):
         raise ConfigError(
             expected="logits as the head gives them",
             found=f"{type(model).__name__}, which scales, caps or masks them afterwards",

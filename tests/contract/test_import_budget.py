@@ -19,7 +19,7 @@ STATEMENTS = {
     "every recipe at every scale": (
         "from instar.pipelines.recipes import RECIPES, build\n"
         "for name, (_, scales) in RECIPES.items():\n"
-        "    for scale in scales: build(name, scale, 'base')"
+        "    for scale in scales: build(name, scale)"
     ),
     "contracts": (
         "from instar.components.catalog import STAGES\n"

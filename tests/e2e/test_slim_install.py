@@ -32,7 +32,7 @@ for stage in STAGES.values():
     contract.ports(stage.ins), contract.ports(stage.outs), instar.stage_cli.parser(stage)
 for kind in CLASSES.values():
     if issubclass(kind, Table): schema.arrow_schema(kind.row)
-recipes = [build(name, scale, "base").name for name, (_, scales) in RECIPES.items() for scale in scales]
+recipes = [build(name, scale).name for name, (_, scales) in RECIPES.items() for scale in scales]
 absent = []
 for name in {HEAVY!r}:
     try: importlib.import_module(name)

@@ -235,7 +235,7 @@ def test_nan_has_no_digest() -> None:
 
 @pytest.mark.parametrize(("name", "scale"), [(n, s) for n, (_, scales) in RECIPES.items() for s in scales], ids=str)
 def test_recipes_survive_their_own_json(name: str, scale: str) -> None:
-    recipe = build(name, scale, "base")
+    recipe = build(name, scale)
     assert configs.from_dict(Recipe, json.loads(configs.dumps(recipe))) == recipe
 
 
