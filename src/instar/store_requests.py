@@ -52,6 +52,7 @@ class Requests(urllib3.PoolManager):
         """Send one request until it is answered, refused for good, or its deadline has passed."""
         del redirect
         started, attempt = time.monotonic(), 0
+        seen: dict[str, str] = {}  # the last failure of each kind: the one at the deadline need not be the cause
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -60,16 +61,18 @@ class Requests(urllib3.PoolManager):
                 response = self._once(method, url, remaining, kw.get("body"), kw.get("headers"))
                 if response.status not in _RETRY_STATUS and not _is_request_timeout(response):
                     return response
-                reason = f"HTTP {response.status}"
+                kind = reason = f"HTTP {response.status}"
             except HTTPError as error:
                 if isinstance(error, LocationValueError) or _is_certificate(error):
                     raise
-                reason = f"{type(error).__name__}: {without_query(str(error))}"
+                kind = type(error).__name__
+                reason = f"{kind}: {without_query(str(error))}"
             attempt += 1
+            seen[kind] = reason
             pause = self._pause(attempt, url)
             elapsed = time.monotonic() - started
             if elapsed + pause >= self._options.deadline_s:
-                self._failure = self._unavailable(reason, attempt, elapsed)
+                self._failure = self._unavailable("; ".join(seen.values()), attempt, elapsed)
                 raise self._failure
             time.sleep(pause)
 
