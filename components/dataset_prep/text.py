@@ -78,6 +78,13 @@ def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    if config.path.startswith(("/", ".", "~")) and not Path(config.path).is_dir():
+        raise ConfigError(
+            expected="a folder with a transformers checkpoint",
+            found="a file" if Path(config.path).is_file() else "nothing",
+            where=f"dataset_prep.initial.path={config.path}",
+            action="check the path; a hub id is written NAME or OWNER/NAME",
+        )
     logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(

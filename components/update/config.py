@@ -150,7 +150,8 @@ class PolicyGradientConfig(Piece):
 
     strategy: Literal["policy_gradient"] = "policy_gradient"
     preset: str = "default"
-    """Name the values came from, kept for the record; it changes nothing by itself."""
+    """Name the values came from, kept for the record. `--set update.preset=NAME`, or a file, puts that preset's objective in
+    place (`presets.expanded`); here the name alone changes nothing."""
     baseline: Literal["none", "batch", "group", "loo", "critic"] = "group"
     scale: Literal["none", "group_std", "batch_std", "whiten"] = "group_std"
     eps: float = 1e-4

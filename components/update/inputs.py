@@ -14,6 +14,7 @@ import torch
 
 from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import cast_copy, load_model
+from instar.components.update import memory
 from instar.components.update.advantages import Ints
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
@@ -50,13 +51,22 @@ def check(
 
 
 def check_rollouts(data: Experience, policy: Policy, config: PolicyGradientConfig) -> None:
-    """Raise for groups too small for the baseline, and for rollouts of another policy that nothing corrects."""
+    """Raise for groups too small for the baseline, tokens that the model does not have, and rollouts of another policy
+    that nothing corrects."""
     if config.baseline in ("group", "loo") and (data.group_size < 2).any():
         raise ConfigError(
             expected="group_size >= 2",
             found=str(int(data.group_size.min())),
             where="curriculum.group_size",
             action="raise it, or use update.baseline none, batch or critic",
+        )
+    size = int(memory.sizes(policy.read_json("config.json"))["vocab_size"])
+    if len(data.tokens) and not 0 <= data.tokens.min() <= data.tokens.max() < size:
+        raise ContractError(
+            expected=f"token ids in 0..{size - 1}",
+            found=f"{data.tokens.min()} to {data.tokens.max()}",
+            where="rollouts:token_ids",
+            action="roll out with this policy and its tokenizer",
         )
     stale = sorted(set(data.policy) - {policy.digest})
     if stale and config.mismatch.kind == "off":

@@ -8,10 +8,18 @@ set your own.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from instar import config as configs
 from instar.components.update.config import Filter, Kl, Mismatch, Overlong, PolicyGradientConfig
 from instar.errors import ConfigError, nearest
+
+AXES = (
+    "baseline", "scale", "ratio", "objective", "clip_low", "clip_high", "clip_dual", "cap", "aggregate", "max_length",
+    "kl", "filter", "overlong", "mismatch", "value_clip",
+)  # fmt: skip
+"""What a preset decides where it is put over another update: the objective. Rates, sizes and arithmetic stay."""
 
 _OFF = Mismatch(kind="off")
 
@@ -71,3 +79,16 @@ def preset(name: str, **changes: Any) -> PolicyGradientConfig:
     if name not in PRESETS:
         raise ConfigError(expected="a preset", found=f"'{name}'", where="update.preset", action=nearest(name, PRESETS))
     return dataclasses.replace(PRESETS[name], **changes)
+
+
+def expanded(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return differences of an update with the objective of the preset they name put under them.
+
+    `{"preset": "dapo", "clip_high": 0.3}` is DAPO's objective with another clip. Without a preset nothing is added.
+    """
+    if "preset" not in changes:
+        return dict(changes)
+    chosen = preset(str(changes["preset"]))
+    given = {key: changes[key] for key in AXES if key in changes}
+    objective = configs.to_dict(configs.merge(chosen, given, where="update"))
+    return {**{key: objective[key] for key in AXES}, **{k: v for k, v in changes.items() if k not in AXES}}

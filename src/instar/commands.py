@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from instar import config as configs
+from instar.components.update.presets import expanded
 from instar.errors import ConfigError
 from instar.lifecycle import check_code, close, open_evolution, stored_recipe
 from instar.pipelines import machine
@@ -24,8 +26,16 @@ def resolve(name: str, scale: str, model: str | None, file: Path | None, sets: S
     """Return the recipe with a TOML file of differences and then `--set` assignments applied."""
     recipe = build(name, scale, model)
     if file:
-        recipe = configs.merge(recipe, configs.load_toml(file), where=str(file))
-    return configs.merge(recipe, configs.parse_set(sets), where=name)
+        recipe = _changed(recipe, configs.load_toml(file), str(file))
+    return _changed(recipe, configs.parse_set(sets), name)
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
+    """Return the recipe with differences applied. A preset of the update stands for the objective that it names."""
+    update = changes.get("update")
+    if isinstance(update, Mapping) and update.get("strategy", recipe.update.strategy) == "policy_gradient":
+        changes = {**changes, "update": expanded(update)}
+    return configs.merge(recipe, changes, where)
 
 
 def run(

@@ -129,6 +129,15 @@ def test_rollouts_that_do_not_fit(world: World, plant: str) -> None:
         world.update(PolicyGradientConfig())
 
 
+@pytest.mark.parametrize("token", [-1, 10_000])
+def test_tokens_that_the_model_does_not_have(world: World, token: int) -> None:
+    """On a CUDA device the lookup of such a token ends the process with an assertion that names no row."""
+    row = world.rollouts[3]
+    world.rollouts[3] = dataclasses.replace(row, token_ids=[*row.token_ids[:-1], token])
+    with pytest.raises(ContractError, match=rf"token ids in 0\.\..*{token}"):
+        world.update(PolicyGradientConfig())
+
+
 def test_rollouts_of_an_older_policy_without_a_correction(world: World) -> None:
     """Trap 8: a ratio that is always 1 although the samples are off-policy."""
     world.rollouts = [dataclasses.replace(r, policy="older") for r in world.rollouts]

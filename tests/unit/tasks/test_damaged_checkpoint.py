@@ -1,4 +1,4 @@
-"""A checkpoint whose weights are cut short is named, not a traceback."""
+"""A checkpoint that is not there, or whose weights are cut short, is named as that."""
 
 from __future__ import annotations
 
@@ -21,3 +21,10 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     with pytest.raises(ConfigError, match="safetensors weights"):
         _checkpoint(Checkpoint(path=str(tmp_path)), tmp_path / "out")
+
+
+def test_a_path_with_nothing_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path, found in (("absent", "nothing"), ("file", "a file")):
+        with pytest.raises(ConfigError, match=f"found {found}; at dataset_prep.initial.path={tmp_path}/{path}"):
+            _checkpoint(Checkpoint(path=f"{tmp_path}/{path}"), tmp_path / "out")

@@ -6,13 +6,15 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from instar import config as configs
+from instar.commands import resolve
 from instar.components.update.config import Filter, Kl, LoraConfig, Mismatch, Overlong, PolicyGradientConfig
-from instar.components.update.presets import PRESETS, preset
+from instar.components.update.presets import AXES, PRESETS, preset
 from instar.errors import ConfigError
 
 
@@ -50,6 +52,39 @@ def test_details_of_presets() -> None:
     assert (PRESETS["sec"].minibatches, PRESETS["sec"].lr, PRESETS["spark"].lr) == (4, 1e-6, 5e-7)
     assert PRESETS["dapo"].filter.kind == "zero_variance" and PRESETS["dapo"].overlong.kind == "soft"
     assert dataclasses.replace(PRESETS["default"], preset="x").filter.kind == "none"
+
+
+def test_a_preset_on_the_command_line_brings_its_objective_and_leaves_the_rest() -> None:
+    base = resolve("sec", "tiny", None, None, []).update
+    assert isinstance(base, PolicyGradientConfig)
+    for name, chosen in PRESETS.items():
+        update = resolve("sec", "tiny", None, None, [f"update.preset={name}"]).update
+        expected = {axis: getattr(chosen, axis) for axis in (*AXES, "preset")}
+        assert update == dataclasses.replace(base, **expected)
+
+
+def test_what_is_given_beside_a_preset_wins(tmp_path: Path) -> None:
+    file = tmp_path / "changes.toml"
+    file.write_text("[update]\nclip_high = 0.4\npreset = 'grpo'\n")
+    update = resolve("sec", "tiny", None, file, ["update.kl.coef=0.05", "update.lr=1e-3"]).update
+    assert isinstance(update, PolicyGradientConfig)
+    assert (update.kl, update.clip_high, update.lr) == (Kl(place="loss", kind="k3", coef=0.05), 0.4, 1e-3)
+    again = resolve("sec", "tiny", None, file, ["update.preset=cispo", "update.cap=2"]).update
+    assert isinstance(again, PolicyGradientConfig)
+    assert (again.objective, again.cap, again.clip_high, again.kl) == ("cispo", 2, PRESETS["cispo"].clip_high, Kl())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets", "said"),
+    [
+        ("sec", ["update.preset=drgrpo"], "dr_grpo"),
+        ("sec", ["update.preset=cispo", "update.cap=0.5"], "update.cap"),
+        ("decision_mamba", ["update.preset=grpo"], "a key of SequenceConfig"),
+    ],
+)
+def test_presets_that_cannot_be_put_in_place(recipe: str, sets: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve(recipe, "tiny", None, None, sets)
 
 
 def test_unknown_preset_names_the_nearest() -> None:
