@@ -42,6 +42,11 @@ class GateConfig:
         _require(0.0 <= self.min_delta < 1.0, "min_delta", "in [0, 1)", self.min_delta)
         _require(0.0 <= self.rollback_margin <= 1.0, "rollback_margin", "in [0, 1]", self.rollback_margin)
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        found = {} if self.patience else {"min_delta": "gate.patience"}
+        return found if self.select == "best" else {**found, "rollback_margin": "gate.select=best"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:

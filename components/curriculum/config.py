@@ -166,6 +166,13 @@ class SecConfig(Base):
             floor=mode.floor if self.floor is None else self.floor,
         )
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        found = {} if self.method == "boltzmann" else {"tau": "curriculum.method=boltzmann"}
+        if self.method != "greedy":
+            found["epsilon"] = "curriculum.method=greedy"
+        return found if self.objective == "advantage" else {**found, "signal": "curriculum.objective=advantage"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThompsonConfig(Base):

@@ -83,7 +83,7 @@ def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
             expected="a folder with a transformers checkpoint",
             found="a file" if Path(config.path).is_file() else "nothing",
             where=f"dataset_prep.initial.path={config.path}",
-            action="check the path; a hub id is written NAME or OWNER/NAME",
+            action="pass --model with the folder of a checkpoint, or a hub id: NAME or OWNER/NAME",
         )
     logging.disable_progress_bar()
     try:

@@ -101,6 +101,10 @@ class AnswerConfig(Judged):
             _require(self.judge is not None, "judge", needed, self.judge)
             _require(self.greedy, "greedy", "true: reflection starts from the greedy answer", self.greedy)
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return {} if self.samples else {"temperature": "samples > 0"}
+
     @property
     def by_greedy(self) -> bool:
         """Whether verdicts rest on greedy answers."""

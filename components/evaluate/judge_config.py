@@ -62,6 +62,10 @@ class ReflectConfig:
         _require(self.rounds >= 1, "reflect.rounds", ">= 1", self.rounds)
         _require(0.0 <= self.margin < 0.5, "reflect.margin", "in [0, 0.5)", self.margin)
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return {} if self.mode == "gated" else {"margin": "reflect.mode=gated"}
+
     @property
     def max_calls(self) -> int:
         """Calls of the policy that one question can take, the first answer included."""

@@ -116,6 +116,15 @@ class RefineConfig(Piece):
         """Return the columns read: a blend needs the past policy's actions."""
         return self.REQUIRES | ({"rollouts.actions"} if self.schedule != "none" else frozenset())
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        grown = (
+            {}
+            if self.schedule == "progressive"
+            else dict.fromkeys(("beta_end", "stages"), "reward.schedule=progressive")
+        )
+        return grown if self.schedule != "none" else {**grown, "beta_cap": "reward.schedule=progressive or fixed"}
+
     def beta(self, iteration: int) -> float:
         """Return the weight of the past policy in iteration `iteration`, counted from 1."""
         if self.schedule == "none" or iteration <= 1:

@@ -48,6 +48,10 @@ class Kl:
             "k2 is biased and k3 has a heavy tail",
         )
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return dict.fromkeys(("kind", "coef"), "kl.place=loss or reward") if self.place == "none" else {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
@@ -64,6 +68,10 @@ class Filter:
         _need(0 <= self.low < self.high, f"in [0, {self.high}), below filter.high", self.low, "filter.low")
         _need(self.keep_prompts >= 0, ">= 0", self.keep_prompts, "filter.keep_prompts")
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return {} if self.kind == "band" else dict.fromkeys(("low", "high"), "filter.kind=band")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Overlong:
@@ -79,6 +87,10 @@ class Overlong:
         if self.kind == "soft":
             _need(self.max_length > 1, "> 1", self.max_length, "overlong.max_length", "kind=soft needs both lengths")
             _need(0 < self.buffer < self.max_length, f"in [1, {self.max_length})", self.buffer, "overlong.buffer")
+
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return {} if self.kind == "soft" else dict.fromkeys(("max_length", "buffer"), "overlong.kind=soft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +117,13 @@ class Mismatch:
         _need(self.alarm_mean > 0, "> 0", self.alarm_mean, "mismatch.alarm_mean")
         _need(self.alarm_gap > 0, "> 0", self.alarm_gap, "mismatch.alarm_gap")
         _need(0 <= self.alarm_share <= 1, "in [0, 1]", self.alarm_share, "mismatch.alarm_share")
+
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        found = {} if self.kind.startswith("seq") else {"agg": "mismatch.kind=seq_trunc or seq_mask"}
+        if not self.kind.endswith("mask"):
+            found["low"] = "mismatch.kind=token_mask or seq_mask"
+        return found if self.kind != "off" else {**found, "high": "a mismatch.kind other than off"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +243,18 @@ class PolicyGradientConfig(Piece):
     def provides(self) -> frozenset[str]:
         """Return the columns filled: one sample has no advantage among its like."""
         return self.PROVIDES if self.min_group >= 2 else self.PROVIDES - {"stats.sum_abs_advantage_correct"}
+
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        found = {} if self.objective == "clip" else dict.fromkeys(("clip_low", "clip_high"), "update.objective=clip")
+        if self.baseline != "critic":
+            names = ("gamma", "lam", "value_clip", "vf_coef", "critic_lr")
+            found |= dict.fromkeys(names, "update.baseline=critic")
+        if self.aggregate != "constant":
+            found["max_length"] = "update.aggregate=constant"
+        if self.schedule == "constant":
+            found["total_steps"] = "update.schedule=linear or cosine"
+        return found
 
 
 Config: TypeAlias = PolicyGradientConfig | SequenceConfig

@@ -182,14 +182,30 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
     if not (dataclasses.is_dataclass(config) and isinstance(changes, Mapping)):
         return from_dict(kind, changes, where)
     if DISCRIMINATOR in changes and changes[DISCRIMINATOR] != getattr(config, DISCRIMINATOR, None):
-        return from_dict(kind, {**_shared(kind, config), **changes}, where)
+        return _all_read(from_dict(kind, {**_shared(kind, config), **changes}, where), changes, where)
     _check_keys(type(config), changes, where)
     hints = get_type_hints(type(config))
     try:
         updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
-        return dataclasses.replace(config, **updates)  # type: ignore[type-var]
+        merged = dataclasses.replace(config, **updates)  # type: ignore[type-var]
     except ConfigError as error:
         raise _at_home(error, config, [f"{where}.{k}" for k in changes]) from error
+    return _all_read(merged, changes, where)
+
+
+def _all_read(config: T, changes: Mapping[str, Any], where: str) -> T:
+    """Return `config`, or raise for a given field that has no effect beside the others (`unread`: field -> what reads it)."""
+    readers: dict[str, str] = config.unread() if hasattr(config, "unread") else {}
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    for name in readers.keys() & changes.keys():
+        if (found := getattr(config, name)) != defaults[name]:
+            raise ConfigError(
+                expected=f"{_shown(defaults[name])}, because only {readers[name]} reads it",
+                found=_shown(found),
+                where=f"{where}.{name}",
+                action=f"leave it out, or set {readers[name]}",
+            )
+    return config
 
 
 def _at_home(error: ConfigError, config: Any, keys: Sequence[str]) -> ConfigError:

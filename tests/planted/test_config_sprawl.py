@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from instar import config as configs
+from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines import recipes
 from instar.pipelines.recipes import build
@@ -65,6 +66,41 @@ def test_an_error_says_what_to_write(assignment: str, where: str, action: str) -
     with pytest.raises(ConfigError) as caught:
         configs.merge(build("sec", "tiny"), configs.parse_set([assignment]), where="sec")
     assert (caught.value.where, caught.value.action) == (where, action)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "assignments", "action"),
+    [
+        ("sec", ["update.kl.coef=0.1"], "leave it out, or set kl.place=loss or reward"),
+        ("sec", ["update.filter.high=0.9", "update.filter.kind=zero_variance"], "leave it out, or set filter.kind=band"),
+        ("sec", ["update.overlong.buffer=9"], "leave it out, or set overlong.kind=soft"),
+        ("sec", ["update.mismatch.agg=sum"], "leave it out, or set mismatch.kind=seq_trunc or seq_mask"),
+        ("sec", ["update.mismatch.high=3"], "leave it out, or set a mismatch.kind other than off"),
+        ("sec", ["update.gamma=0.9"], "leave it out, or set update.baseline=critic"),
+        ("sec", ["update.objective=reinforce", "update.clip_low=0.1"], "leave it out, or set update.objective=clip"),
+        ("sec", ["update.max_length=9"], "leave it out, or set update.aggregate=constant"),
+        ("sec", ["update.total_steps=9"], "leave it out, or set update.schedule=linear or cosine"),
+        ("sec", ["curriculum.epsilon=0.2"], "leave it out, or set curriculum.method=greedy"),
+        ("sec", ["curriculum.method=greedy", "curriculum.tau=1"], "leave it out, or set curriculum.method=boltzmann"),
+        ("sec", ["gate.min_delta=0.1"], "leave it out, or set gate.patience"),
+        ("sec", ["test.samples=0", "test.temperature=2", "test.greedy=true"], "leave it out, or set samples > 0"),
+        ("spark", ["test.reflect.mode=published", "test.reflect.margin=0"], "leave it out, or set reflect.mode=gated"),
+        ("spark", ["curriculum.strategy=sec", "curriculum.epsilon=0.2"], "leave it out, or set curriculum.method=greedy"),
+        ("decision_mamba", ["reward.schedule=fixed", "reward.stages=3"], "leave it out, or set reward.schedule=progressive"),
+        ("decision_mamba", ["update.total_steps=9"], "leave it out, or set update.schedule=linear or cosine"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_nothing_reads_is_refused(recipe: str, assignments: list[str], action: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.merge(build(recipe, "tiny"), configs.parse_set(assignments), where=recipe)
+    assert caught.value.action == action
+    assert caught.value.where in [f"{recipe}.{assignment.partition('=')[0]}" for assignment in assignments]
+
+
+def test_what_a_recipe_sets_for_another_choice_may_stay() -> None:
+    """sec sets clip_high, which reinforce does not read: only what is given has to have an effect."""
+    recipe = configs.merge(build("sec", "tiny"), configs.parse_set(["update.objective=reinforce", "update.gamma=1.0"]))
+    assert isinstance(recipe.update, PolicyGradientConfig) and recipe.update.clip_high == 0.2
 
 
 @pytest.mark.parametrize("path", sorted(Path(recipes.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)

@@ -62,6 +62,10 @@ class SequenceConfig(Piece):
         good = self.schedule == "constant" or self.total_steps > self.warmup_steps
         _need(good, f"> warmup_steps, which is {self.warmup_steps}", self.total_steps, "total_steps")
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return {"total_steps": "update.schedule=linear or cosine"} if self.schedule == "constant" else {}
+
 
 def _need(good: bool, expected: str, found: object, name: str) -> None:
     if not good:
