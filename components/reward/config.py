@@ -118,12 +118,12 @@ class RefineConfig(Piece):
 
     def unread(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
-        grown = (
-            {}
-            if self.schedule == "progressive"
-            else dict.fromkeys(("beta_end", "stages"), "reward.schedule=progressive")
-        )
-        return grown if self.schedule != "none" else {**grown, "beta_cap": "reward.schedule=progressive or fixed"}
+        found: dict[str, str] = {}
+        if self.schedule != "progressive":
+            found |= dict.fromkeys(("beta_end", "stages"), "reward.schedule=progressive")
+        if self.schedule == "none":
+            found["beta_cap"] = "reward.schedule=progressive or fixed"
+        return found
 
     def beta(self, iteration: int) -> float:
         """Return the weight of the past policy in iteration `iteration`, counted from 1."""

@@ -246,10 +246,11 @@ class PolicyGradientConfig(Piece):
 
     def unread(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
-        found = {} if self.objective == "clip" else dict.fromkeys(("clip_low", "clip_high"), "update.objective=clip")
+        found: dict[str, str] = {}
+        if self.objective != "clip":
+            found |= dict.fromkeys(("clip_low", "clip_high"), "update.objective=clip")
         if self.baseline != "critic":
-            names = ("gamma", "lam", "value_clip", "vf_coef", "critic_lr")
-            found |= dict.fromkeys(names, "update.baseline=critic")
+            found |= dict.fromkeys(("gamma", "lam", "value_clip", "vf_coef", "critic_lr"), "update.baseline=critic")
         if self.aggregate != "constant":
             found["max_length"] = "update.aggregate=constant"
         if self.schedule == "constant":

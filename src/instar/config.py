@@ -195,15 +195,15 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
 
 def _all_read(config: T, changes: Mapping[str, Any], where: str) -> T:
     """Return `config`, or raise for a given field that has no effect beside the others (`unread`: field -> what reads it)."""
-    readers: dict[str, str] = config.unread() if hasattr(config, "unread") else {}
+    readers: dict[str, str] = getattr(config, "unread", dict)()
     defaults = {f.name: f.default for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    for name in readers.keys() & changes.keys():
-        if (found := getattr(config, name)) != defaults[name]:
+    for name, reader in readers.items():
+        if name in changes and (found := getattr(config, name)) != defaults[name]:
             raise ConfigError(
-                expected=f"{_shown(defaults[name])}, because only {readers[name]} reads it",
+                expected=f"{_shown(defaults[name])}, because only {reader} reads it",
                 found=_shown(found),
                 where=f"{where}.{name}",
-                action=f"leave it out, or set {readers[name]}",
+                action=f"leave it out, or set {reader}",
             )
     return config
 
