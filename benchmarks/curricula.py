@@ -55,8 +55,7 @@ def recipe_of(strategy: str, rate: float) -> Recipe:
     """Return the tiny recipe with one strategy and learning rate."""
     base = build("sec", "tiny")
     sets = [*STRATEGIES[strategy], f"update.lr={rate}", f"inner_steps={EVERY}"]
-    recipe = configs.merge(base, configs.parse_set(sets))
-    return dataclasses.replace(recipe, evaluate=dataclasses.replace(recipe.evaluate, splits=("id",)))
+    return configs.merge(base, configs.parse_set(sets))
 
 
 def prepare(work: Path, base: int) -> None:
@@ -108,9 +107,8 @@ def _point(
             evolution=f"curricula-seed{seed}", step=0, stage=EVALUATE.name, scratch=Path(temporary), resident=resident
         )
         inputs = {"tasks": state["tasks"], "policy": state["policy"], "champion": None}
-        found = execute(EVALUATE, inputs, recipe.evaluate, ctx, Path(temporary)).outs.evaluation.read_json(
-            "summary.json"
-        )
+        config = dataclasses.replace(recipe.evaluate, splits=("id",))
+        found = execute(EVALUATE, inputs, config, ctx, Path(temporary)).outs.evaluation.read_json("summary.json")
     split = found["splits"]["id"]
     levels = {arm: values["score"] for arm, values in sorted(split["arms"].items())}
     rollouts = step * recipe.curriculum.slots * recipe.curriculum.group_size
