@@ -106,7 +106,8 @@ def write_parquet(episodes: Episodes, path: Path) -> None:
 def read_parquet(path: Path) -> Episodes:
     """Return the episodes of a Parquet file. A file that is cut short or is not Parquet is an `ArtifactError`."""
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            table = file.read(use_threads=False)  # in this thread, as artifacts are read
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(
             expected="a Parquet file of episodes",
