@@ -8,8 +8,8 @@ A run is one evolution of the tiny scale without a gate: every arm makes the sam
 one is tested. Arms of one seed share tasks, anchors and the warm-started policy; differences are paired by seed. All arms, and the
 policy before the first update, get the same reflection at test time. Accuracy is greedy, on tasks that chose nothing (`id`);
 "reflected" is behind the gate of the recipe, "always" lets every verdict count as published. Long rows are those that the warm
-start did not teach. CPU seconds are those of learning, one
-thread.
+start did not teach. With `--rows long` a fourth arm weighs the derived tasks with .3 in the loss. CPU seconds are those of
+learning, one thread.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.catalog import EVALUATE
 from instar.components.dataset_prep import counting
 from instar.components.dataset_prep.config import FromScratch, TextConfig
+from instar.components.derived.templates import KINDS
 from instar.contract import Context
 from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
@@ -46,7 +47,8 @@ RESULTS = Path(__file__).parent / "results"
 FILES = {"recipe": RESULTS / "spark_claims.jsonl", "long": RESULTS / "spark_claims_long.jsonl"}
 Job = tuple[str, int]
 GRPO: dict[str, Any] = {"curriculum": {"derived": None}, "reward": {"recycle": None}}
-ARMS = ("SPARK", "GRPO, same solve prompts", "GRPO, as many rollouts")
+LIGHT = "SPARK, derived tasks at .3"
+ARMS = ("SPARK", LIGHT, "GRPO, same solve prompts", "GRPO, as many rollouts")
 MEASURES = {
     "plain": "plain accuracy",
     "reflected": "reflected",
@@ -69,7 +71,9 @@ def recipe_of(arm: str, steps: int, rows: str) -> Recipe:
         "inner_steps": total,
         "gate": {"select": "last"},
     }  # what got worse stays
-    if arm != "SPARK":
+    if arm == LIGHT:
+        changes["update"] = {"arm_weights": dict.fromkeys(KINDS, 0.3)}
+    elif arm != "SPARK":
         changes |= GRPO
     recipe = configs.merge(base, changes)
     derived = base.curriculum.derived
@@ -149,9 +153,10 @@ def untaught(made: Evaluation, tasks: Tasks, recipe: Recipe) -> float:
 def run(results: Path, workers: int, seeds: int, steps: int, rows: str) -> None:
     """Run what is missing."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    length = {arm: recipe_of(arm, steps, rows).inner_steps for arm in ARMS}
+    arms = [arm for arm in ARMS if arm != LIGHT or rows == "long"]
+    length = {arm: recipe_of(arm, steps, rows).inner_steps for arm in arms}
     done = {(r["arm"], r["seed"]) for r in load(results) if r["steps"] == length[r["arm"]]}
-    todo = [(arm, seed) for seed in range(seeds) for arm in ARMS if (arm, seed) not in done]
+    todo = [(arm, seed) for seed in range(seeds) for arm in arms if (arm, seed) not in done]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, results.open("a") as log:
         futures = [pool.submit(learn, job, steps, rows) for job in todo]
         for number, future in enumerate(as_completed(futures), 1):

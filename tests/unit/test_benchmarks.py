@@ -28,8 +28,9 @@ def test_every_arm_of_spark_makes_the_same_number_of_updates(load: Any, rows: st
     claims = load("spark_claims")
     recipes = [claims.recipe_of(arm, 0, rows) for arm in claims.ARMS]
     assert {recipe.iterations * recipe.inner_steps for recipe in recipes} == {300}
-    assert [recipe.reward.recycle is None for recipe in recipes] == [False, True, True]
-    assert [recipe.curriculum.prompts for recipe in recipes] == [48, 48, 80]
+    assert [recipe.reward.recycle is None for recipe in recipes] == [False, False, True, True]
+    assert [sorted(set(recipe.update.arm_weights.values())) for recipe in recipes] == [[], [0.3], [], []]
+    assert [recipe.curriculum.prompts for recipe in recipes] == [48, 48, 48, 80]
 
 
 def test_every_arm_of_decision_mamba_is_a_recipe(load: Any) -> None:
