@@ -37,6 +37,12 @@ class EngineConfig:
         if self.lora_rank < 0:
             raise out_of_range("rollout.engine.lora_rank", ">= 0", self.lora_rank)
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        if self.name == "vllm":
+            return {"forward": "engine.name=transformers"}
+        return dict.fromkeys(("memory_share", "lora_rank"), "engine.name=vllm")
+
 
 BF16 = EngineConfig(dtype="bfloat16")
 """What belongs to an update in bfloat16: the float32 weights that it keeps are another policy than the rounded ones."""
@@ -115,6 +121,10 @@ class ProposeConfig(Piece):
     def provides(self) -> frozenset[str]:
         """Return the columns filled; without `act` there are no actions."""
         return self.PROVIDES if self.act else self.PROVIDES - {"rollouts.actions"}
+
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return {} if self.act else {"max_windows": "rollout.act=true"}
 
 
 Config: TypeAlias = SampleConfig | ProposeConfig

@@ -255,6 +255,8 @@ class PolicyGradientConfig(Piece):
             found["max_length"] = "update.aggregate=constant"
         if self.schedule == "constant":
             found["total_steps"] = "update.schedule=linear or cosine"
+        if self.processes == 1:
+            found["collective_timeout_s"] = "update.processes above 1"
         return found
 
 

@@ -81,7 +81,7 @@ def preset(name: str, **changes: Any) -> PolicyGradientConfig:
     return dataclasses.replace(PRESETS[name], **changes)
 
 
-def expanded(changes: Mapping[str, Any]) -> dict[str, Any]:
+def expanded(changes: Mapping[str, Any], where: str = "update") -> dict[str, Any]:
     """Return differences of an update with the objective of the preset they name put under them.
 
     `{"preset": "dapo", "clip_high": 0.3}` is DAPO's objective with another clip. Without a preset nothing is added.
@@ -90,5 +90,5 @@ def expanded(changes: Mapping[str, Any]) -> dict[str, Any]:
         return dict(changes)
     chosen = preset(str(changes["preset"]))
     given = {key: changes[key] for key in AXES if key in changes}
-    objective = configs.to_dict(configs.merge(chosen, given, where="update"))
+    objective = configs.to_dict(configs.merge(chosen, given, where, {}))
     return {**{key: objective[key] for key in AXES}, **{k: v for k, v in changes.items() if k not in AXES}}

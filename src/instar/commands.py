@@ -24,18 +24,35 @@ from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 def resolve(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> Recipe:
     """Return the recipe with a TOML file of differences and then `--set` assignments applied."""
-    recipe = build(name, scale, model)
-    if file:
-        recipe = _changed(recipe, configs.load_toml(file), str(file))
-    return _changed(recipe, configs.parse_set(sets), name)
+    found, given = build(name, scale, model), configs.parse_set(sets)
+    differences = configs.load_toml(file) if file else {}
+    filed = _changed(found, differences, str(file))
+    recipe = _changed(filed, given, name)
+    try:
+        configs.check_read(filed, differences, str(file))
+    except ConfigError:
+        configs.check_read(recipe, differences, str(file))  # what reads it may be given by `--set`
+    configs.check_read(recipe, given, name)
+    return recipe
 
 
-def _changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
-    """Return the recipe with differences applied. A preset of the update stands for the objective that it names."""
-    update = changes.get("update")
+def _changed(recipe: Recipe, given: Mapping[str, Any], where: str) -> Recipe:
+    """Return the recipe with differences applied. A preset of the update stands for the objective that it names.
+
+    What a recipe is called is no difference: with another name or scale nothing else would change.
+    """
+    for key, option in (("name", "another recipe"), ("scale", "--scale"), ("paper", "another recipe")):
+        if given.get(key, getattr(recipe, key)) != getattr(recipe, key):
+            raise ConfigError(
+                expected=f"'{getattr(recipe, key)}', as what it was made for",
+                found=f"'{given[key]}'",
+                where=f"{where}.{key}",
+                action=f"choose {option}; a setting would change the label alone",
+            )
+    update, changes = given.get("update"), given
     if isinstance(update, Mapping) and update.get("strategy", recipe.update.strategy) == "policy_gradient":
-        changes = {**changes, "update": expanded(update)}
-    return configs.merge(recipe, changes, where)
+        changes = {**given, "update": expanded(update, f"{where}.update")}
+    return configs.merge(recipe, changes, where, given={})
 
 
 def run(

@@ -173,39 +173,48 @@ def out_of_range(key: str, expected: str, found: Any, more: str = "") -> ConfigE
     return ConfigError(expected=expected, found=str(found), where=key, action=action)
 
 
-def merge(config: T, changes: Mapping[str, Any], where: str = "config") -> T:
-    """Return a copy of a config dataclass with a nested mapping of differences applied."""
-    return _merge(type(config), config, changes, where)  # type: ignore[no-any-return]
+def merge(config: T, changes: Mapping[str, Any], where: str = "config", given: Mapping[str, Any] | None = None) -> T:
+    """Return a copy of a config dataclass with a nested mapping of differences applied.
+
+    `given` are those differences of which each has to have an effect; None takes them all.
+    """
+    merged: T = _merge(type(config), config, changes, where)
+    check_read(merged, changes if given is None else given, where)
+    return merged
 
 
 def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
+    if isinstance(changes, str) and hasattr(config, DISCRIMINATOR):
+        changes = {DISCRIMINATOR: changes}
     if not (dataclasses.is_dataclass(config) and isinstance(changes, Mapping)):
         return from_dict(kind, changes, where)
     if DISCRIMINATOR in changes and changes[DISCRIMINATOR] != getattr(config, DISCRIMINATOR, None):
-        return _all_read(from_dict(kind, {**_shared(kind, config), **changes}, where), changes, where)
+        return from_dict(kind, {**_shared(kind, config), **changes}, where)
     _check_keys(type(config), changes, where)
     hints = get_type_hints(type(config))
     try:
         updates = {k: _merge(hints[k], getattr(config, k), v, f"{where}.{k}") for k, v in changes.items()}
-        merged = dataclasses.replace(config, **updates)  # type: ignore[type-var]
+        return dataclasses.replace(config, **updates)  # type: ignore[type-var]
     except ConfigError as error:
         raise _at_home(error, config, [f"{where}.{k}" for k in changes]) from error
-    return _all_read(merged, changes, where)
 
 
-def _all_read(config: T, changes: Mapping[str, Any], where: str) -> T:
-    """Return `config`, or raise for a given field that has no effect beside the others (`unread`: field -> what reads it)."""
+def check_read(config: Any, given: Any, where: str) -> None:
+    """Raise for a given field that has no effect beside the others (`unread` of its class: field -> what would read it)."""
+    if not (dataclasses.is_dataclass(config) and isinstance(given, Mapping)):
+        return
     readers: dict[str, str] = getattr(config, "unread", dict)()
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
     for name, reader in readers.items():
-        if name in changes and (found := getattr(config, name)) != defaults[name]:
+        if name in given and (found := getattr(config, name)) != defaults[name]:
             raise ConfigError(
                 expected=f"{_shown(defaults[name])}, because only {reader} reads it",
                 found=_shown(found),
                 where=f"{where}.{name}",
                 action=f"leave it out, or set {reader}",
             )
-    return config
+    for name, value in given.items():
+        check_read(getattr(config, name, None), value, f"{where}.{name}")
 
 
 def _at_home(error: ConfigError, config: Any, keys: Sequence[str]) -> ConfigError:

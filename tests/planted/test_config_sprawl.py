@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from instar import config as configs
+from instar.commands import resolve
 from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines import recipes
@@ -88,6 +89,16 @@ def test_an_error_says_what_to_write(assignment: str, where: str, action: str) -
         ("spark", ["curriculum.strategy=sec", "curriculum.epsilon=0.2"], "leave it out, or set curriculum.method=greedy"),
         ("decision_mamba", ["reward.schedule=fixed", "reward.stages=3"], "leave it out, or set reward.schedule=progressive"),
         ("decision_mamba", ["update.total_steps=9"], "leave it out, or set update.schedule=linear or cosine"),
+        ("decision_mamba", ["dataset_prep.noise.std=0.5"], "leave it out, or set noise.share > 0"),
+        ("decision_mamba", ["dataset_prep.noise.share=0.5"], "leave it out, or set noise.std > 0"),
+        ("decision_mamba", ["dataset_prep.probes=[]", "dataset_prep.probe_episodes=7"],
+         "leave it out, or set dataset_prep.probes with a return"),
+        ("decision_mamba", ["rollout.act=false", "reward.schedule=none", "rollout.max_windows=9"],
+         "leave it out, or set rollout.act=true"),
+        ("sec", ["rollout.engine.lora_rank=8"], "leave it out, or set engine.name=vllm"),
+        ("sec", ["evaluate.engine.memory_share=0.9"], "leave it out, or set engine.name=vllm"),
+        ("sec", ["test.engine.name=vllm", "test.engine.forward=stock"], "leave it out, or set engine.name=transformers"),
+        ("sec", ["update.collective_timeout_s=5"], "leave it out, or set update.processes above 1"),
     ],
 )  # fmt: skip
 def test_a_setting_that_nothing_reads_is_refused(recipe: str, assignments: list[str], action: str) -> None:
@@ -101,6 +112,63 @@ def test_what_a_recipe_sets_for_another_choice_may_stay() -> None:
     """sec sets clip_high, which reinforce does not read: only what is given has to have an effect."""
     recipe = configs.merge(build("sec", "tiny"), configs.parse_set(["update.objective=reinforce", "update.gamma=1.0"]))
     assert isinstance(recipe.update, PolicyGradientConfig) and recipe.update.clip_high == 0.2
+
+
+@pytest.mark.parametrize(
+    ("content", "sets", "where"),
+    [
+        ("curriculum.epsilon = 0.2", ["curriculum.method=greedy"], None),
+        ("curriculum.epsilon = 0.2", ["curriculum.alpha=0.2"], "curriculum.epsilon"),
+        ("curriculum.epsilon = 0.2", [], "curriculum.epsilon"),
+        ("curriculum.epsilon = 0.2\ncurriculum.method = 'greedy'", ["curriculum.strategy=uniform"], None),
+        ("update.kl = {place = 'loss', coef = 0.1}", ["update.kl.place=none"], None),
+    ],
+)
+def test_what_reads_a_setting_of_a_file_may_be_given_beside_it(
+    content: str, sets: list[str], where: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "changes.toml"
+    file.write_text(content)
+    if where is None:
+        resolve("sec", "tiny", None, file, sets)
+        return
+    with pytest.raises(ConfigError) as caught:
+        resolve("sec", "tiny", None, file, sets)
+    assert caught.value.where == f"{file}.{where}"
+
+
+def test_a_table_for_a_part_that_was_absent_is_looked_at_too() -> None:
+    """sec has no reflection: the whole table is given, and its margin has no effect beside its mode."""
+    sets = ["dataset_prep.anchors={wording='terse'}", "evaluate.judge={wording='terse'}"]
+    sets += ["evaluate.reflect={mode='published', margin=0.1}"]
+    with pytest.raises(ConfigError) as caught:
+        resolve("sec", "tiny", None, None, sets)
+    assert caught.value.where == "sec.evaluate.reflect.margin"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "action"),
+    [
+        ("scale=small", "choose --scale"),
+        ("name=spark", "choose another recipe"),
+        ("paper=mine", "choose another recipe"),
+    ],
+)
+def test_a_recipe_cannot_be_called_what_it_is_not(assignment: str, action: str, tmp_path: Path) -> None:
+    """A run of the tiny recipe said of itself that it was at scale small."""
+    with pytest.raises(ConfigError) as caught:
+        resolve("sec", "tiny", None, None, [assignment])
+    assert caught.value.action.startswith(action)
+    file = tmp_path / "changes.toml"
+    file.write_text("name = 'sec'\nscale = 'tiny'\n")
+    assert resolve("sec", "tiny", None, file, []) == build("sec", "tiny")
+
+
+def test_the_name_of_a_strategy_alone_means_its_field() -> None:
+    """`update=policy_gradient` set the learning rate back to 1e-6, which nobody asked for."""
+    assert resolve("sec", "tiny", None, None, ["update=policy_gradient"]) == build("sec", "tiny")
+    short, long = (resolve("sec", "tiny", None, None, [f"curriculum{end}=thompson"]) for end in ("", ".strategy"))
+    assert short == long
 
 
 @pytest.mark.parametrize("path", sorted(Path(recipes.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)

@@ -68,6 +68,11 @@ class NoiseConfig:
         _need(0.0 <= self.share <= 1.0, "in [0, 1]", self.share, "noise.share")
         _need(self.std >= 0.0, ">= 0", self.std, "noise.std")
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        found = {} if self.share else {"std": "noise.share > 0"}
+        return found if self.std else {**found, "share": "noise.std > 0"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineConfig(Piece):
@@ -102,6 +107,10 @@ class OfflineConfig(Piece):
             _need(getattr(self, name) >= 2, ">= 2", getattr(self, name), name)
         _need(self.buckets == 0 or self.buckets >= 2, "0 or at least 2", self.buckets, "buckets")
         _need(self.return_scale is None or self.return_scale > 0, "> 0", self.return_scale, "return_scale")
+
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        return {"probe_episodes": "dataset_prep.probes with a return"} if self.probes == () else {}
 
 
 def _need(good: bool, expected: str, found: object, name: str) -> None:

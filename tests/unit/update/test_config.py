@@ -75,10 +75,29 @@ def test_what_is_given_beside_a_preset_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("grpo", ["update.kl.place=none"]),
+        ("rloo", ["update.kl={place='none'}"]),
+        ("dapo", ["update.overlong.kind=none", "update.filter.kind=none"]),
+        ("dr_grpo", ["update.aggregate=token_mean"]),
+        ("cispo", ["update.objective=clip", "update.cap=none"]),
+    ],
+)
+def test_a_part_of_a_preset_can_be_switched_off(name: str, sets: list[str]) -> None:
+    """What the preset brings for that part stays in the record without effect, and nobody gave it."""
+    update = resolve("sec", "tiny", None, None, [f"update.preset={name}", *sets]).update
+    assert isinstance(update, PolicyGradientConfig)
+    assert update.preset == name and (update.kl.place, update.overlong.kind, update.filter.kind) == ("none",) * 3
+
+
+@pytest.mark.parametrize(
     ("recipe", "sets", "said"),
     [
         ("sec", ["update.preset=drgrpo"], "dr_grpo"),
         ("sec", ["update.preset=cispo", "update.cap=0.5"], "update.cap"),
+        ("sec", ["update.preset=dapo", "update.filter.low=0.1"], "sec.update.filter.low"),
+        ("sec", ["update.preset=grpo", "update.kl.colour=1"], "sec.update.kl.colour"),
         ("decision_mamba", ["update.preset=grpo"], "a key of SequenceConfig"),
     ],
 )
