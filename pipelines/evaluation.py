@@ -17,6 +17,7 @@ from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
 from instar.errors import ArtifactError
+from instar.lifecycle import stored_recipe
 from instar.manifest import manifest_of
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
@@ -38,6 +39,12 @@ class Side:
     name: str
     policy: Policy
     tasks: Tasks | None
+    suite: tuple[str, str] | None = None
+    """Recipe and scale that the pools belong to; None fits every suite."""
+
+    def pools_of(self, recipe: Recipe) -> Tasks | None:
+        """Return the pools when they are those of `recipe`."""
+        return self.tasks if self.suite in (None, (recipe.name, recipe.scale)) else None
 
     @property
     def named(self) -> Named:
@@ -50,10 +57,10 @@ def compare_policies(
 ) -> int:
     """Print a Markdown table of both policies and return 0 (better or equal), 3 (worse) or 2 (could not tell).
 
-    The verdict is the worst one of all splits. `page` also writes `markdown`. Of two evolutions the tasks are the champion's, less
-    what the candidate was trained on; what a policy without an evolution was trained on is not known.
+    The verdict is the worst one of all splits. `page` also writes `markdown`. Of two evolutions of the recipe the tasks are the champion's,
+    less what the candidate was trained on; what a policy without an evolution was trained on is not known.
     """
-    tasks = champion.tasks or candidate.tasks or pools(recipe, evolution, scratch / "tasks")
+    tasks = champion.pools_of(recipe) or candidate.pools_of(recipe) or pools(recipe, evolution, scratch / "tasks")
     tasks, taught = unseen(tasks, candidate.tasks, recipe.test.splits, scratch / "unseen")
     base = _evaluate(champion, tasks, None, recipe, evolution, scratch / "champion")
     test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
@@ -86,7 +93,9 @@ def side(path: Path) -> Side:
         prepared = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")
         tasks = prepared.body["outputs"]["tasks"]
         policy = Policy(workspace.cas.get(digest), digest)
-        return Side(name=str(path), policy=policy, tasks=Tasks(workspace.cas.get(tasks), tasks))
+        recipe = stored_recipe(workspace)
+        made = Tasks(workspace.cas.get(tasks), tasks)
+        return Side(name=str(path), policy=policy, tasks=made, suite=(recipe.name, recipe.scale))
     if not (path / "config.json").exists():
         raise ArtifactError(
             expected="an evolution directory or a policy folder with config.json",

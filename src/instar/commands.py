@@ -227,29 +227,54 @@ def evaluate(
     from instar.pipelines.evaluation import Page, compare_policies, registry_side, side
     from instar.tracking_server import scrub
 
-    suite, scale = suite_of(policy, against, suite, scale)
-    recipe = resolve(suite, scale, None, None, sets)
+    given, registry = configs.parse_set(sets), against == "champion"
+    _check_judged(given, tracking, registry)
+    chosen = suite_of(policy, against, suite, scale)
+    suite, scale = chosen.name, chosen.scale
+    recipe = _changed(chosen, given, suite)
+    configs.check_read(recipe, given, suite)
     machine.check(recipe, ("test",))
     command = ["instar", "evaluate", str(policy), "--against", against, "--suite", suite, "--scale", scale]
     command += ["--seed", str(seed), *(["--tracking", scrub(tracking)] if tracking else [])]
     command += [word for value in sets for word in ("--set", value)]
     page = Page(path=markdown, seed=seed, command=tuple(command)) if markdown else None
     with tempfile.TemporaryDirectory(prefix="instar-evaluate-") as temporary:
-        if against == "champion":
+        if registry:
             champion = registry_side(tracking or _embedded_registry(policy), suite, Path(temporary))
         else:
             champion = side(Path(against))
         return compare_policies(side(policy), champion, recipe, f"{suite}-{scale}-seed{seed}", Path(temporary), page)
 
 
-def suite_of(policy: Path, against: str, suite: str, scale: str) -> tuple[str, str]:
-    """Return recipe and scale whose tasks judge two policies: as named, else those of the evolutions, else SEC's tiny ones.
+def _check_judged(given: Mapping[str, Any], tracking: str | None, registry: bool) -> None:
+    """Refuse what a comparison does not read: how a policy is trained, and a registry that it does not ask."""
+    if tracking is not None and not registry:
+        raise ConfigError(
+            expected="no --tracking: only --against champion asks the registry",
+            found=tracking,
+            where="--tracking",
+            action="leave it out",
+        )
+    for key in ("curriculum", "update", "gate", "clock", "iterations", "inner_steps", "threads"):
+        if key in given:
+            raise ConfigError(
+                expected="settings of test, and of what has to agree with it",
+                found=key,
+                where=f"evaluate --set {key}",
+                action="leave it out: nothing is trained here",
+            )
 
-    Evolutions of two recipes have no tasks in common: `ConfigError` unless one is named.
+
+def suite_of(policy: Path, against: str, suite: str, scale: str) -> Recipe:
+    """Return the recipe whose tasks judge two policies: as named, else that of the evolutions, else SEC's tiny one.
+
+    An evolution of that name and scale gives it with its own settings, the champion's before the candidate's; against the registry
+    the candidate does not choose how it is judged. Evolutions of two recipes have no tasks in common: `ConfigError` unless one is
+    named.
     """
     folders = [path for path in (Path(against), policy) if (path / "evolution.json").exists()]
-    found = [status(open_workspace(path)) for path in folders]
-    names = list(dict.fromkeys(str(one["recipe"]) for one in found))
+    found = [stored_recipe(open_workspace(path)) for path in folders]
+    names = list(dict.fromkeys(one.name for one in found))
     if not suite and len(names) > 1:
         raise ConfigError(
             expected="two evolutions of one recipe, or --suite",
@@ -257,8 +282,11 @@ def suite_of(policy: Path, against: str, suite: str, scale: str) -> tuple[str, s
             where="evaluate --suite",
             action="name the recipe whose tasks shall judge both",
         )
-    scales = [str(one["scale"]) for one in found if one["recipe"] == (suite or names[0])] if found else []
-    return suite or next(iter(names), "sec"), scale or next(iter(scales), "tiny")
+    name = suite or next(iter(names), "sec")
+    fitting = [one for one in found if one.name == name and one.scale == (scale or one.scale)]
+    if fitting and against != "champion":
+        return fitting[0]
+    return build(name, scale or next((one.scale for one in found if one.name == name), "tiny"), None)
 
 
 def _embedded_registry(directory: Path) -> str:
