@@ -57,8 +57,8 @@ def compare_policies(
 ) -> int:
     """Print a Markdown table of both policies and return 0 (better or equal), 3 (worse) or 2 (could not tell).
 
-    The verdict is the worst one of all splits. `page` also writes `markdown`. Of two evolutions of the recipe the tasks are the champion's,
-    less what the candidate was trained on; what a policy without an evolution was trained on is not known.
+    The verdict is the worst one of all splits. `page` also writes `markdown`. Of two evolutions of the recipe the tasks are the
+    champion's, less what the candidate was trained on; what a policy without an evolution was trained on is not known.
     """
     tasks = champion.pools_of(recipe) or candidate.pools_of(recipe) or pools(recipe, evolution, scratch / "tasks")
     tasks, taught = unseen(tasks, candidate.tasks, recipe.test.splits, scratch / "unseen")

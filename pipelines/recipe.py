@@ -7,12 +7,15 @@ from typing import Literal
 
 from instar.components.control.gate import GateConfig
 from instar.components.control.inner import FusedConfig, InnerConfig
+from instar.components.control_policy.config import BcArch, DecisionMambaArch
 from instar.components.curriculum.config import Config as CurriculumConfig
 from instar.components.dataset_prep.config import Config as DatasetPrepConfig
+from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.reward.config import Config as RewardConfig
 from instar.components.rollout.config import Config as RolloutConfig
 from instar.components.update.config import Config as UpdateConfig
+from instar.components.update.sequence.config import SequenceConfig
 from instar.config import out_of_range
 from instar.pipelines import composition
 
@@ -49,6 +52,16 @@ class Recipe:
             if getattr(self, name) < least:
                 raise out_of_range(name, f">= {least}", getattr(self, name))
         composition.check(self)  # pyright: ignore[reportArgumentType] (one class under two module names)
+
+    def unread(self) -> dict[str, str]:
+        """Return fields of pieces that other pieces leave without effect, and what would read them."""
+        prep, found = self.dataset_prep, dict[str, str]()
+        if isinstance(prep, OfflineConfig) and isinstance(self.update, SequenceConfig):
+            if isinstance(prep.arch, BcArch) or not prep.arch.auxiliary:
+                found["update.weights"] = "a policy with dataset_prep.arch.auxiliary=true"
+            if not isinstance(prep.arch, DecisionMambaArch):
+                found["update.decay_ssm_params"] = "dataset_prep.arch.strategy=decision_mamba"
+        return found
 
     def inner(self) -> InnerConfig:
         """Return the configuration of one inner step."""

@@ -44,6 +44,10 @@ class RecycleConfig:
             if not holds:
                 raise out_of_range(f"reward.recycle.{name}", expected, found)
 
+    def unread(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them: `terse` has one form of reflection."""
+        return {"rule.known_wrong_share": "recycle.wording=words or few_shot"} if self.wording == "terse" else {}
+
     @classmethod
     def published(cls, wording: Wording = "words") -> RecycleConfig:
         """Return the rule as released: labels follow the policy, truncated attempts count as wrong, no age, no size, repeats."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from instar.cli_cluster import LOCK, register
-from instar.errors import InstarError
+from instar.errors import ConfigError, InstarError
 
 app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
     "Self-evolving training as a pipeline: a policy acts, is scored, learns, and chooses what it tries next."
@@ -54,6 +54,13 @@ def run(
     if mode == "containers":
         commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets or [])
         return
+    if images != LOCK:
+        raise ConfigError(
+            expected="--mode containers: only containers are started from images",
+            found=f"--mode {mode}",
+            where=f"--images {images}",
+            action="leave --images out, or add --mode containers",
+        )
     commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [])
 
 

@@ -131,6 +131,14 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
     if (directory / "cluster.json").exists():
         from instar import cluster
 
+        for option, given in (("--mode", mode != "inprocess"), ("--tracking", tracking is not None)):
+            if given:
+                raise ConfigError(
+                    expected=f"no {option}: pods run the stages of this evolution, and report as they were submitted",
+                    found=option,
+                    where=f"resume {directory}",
+                    action="leave it out",
+                )
         if accept_code:
             check_code(open_workspace(directory), accept=True)
         cluster.say(cluster.resume(directory))

@@ -200,17 +200,25 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
 
 
 def check_read(config: Any, given: Any, where: str) -> None:
-    """Raise for a given field that has no effect beside the others (`unread` of its class: field -> what would read it)."""
+    """Raise for a given field that has no effect beside the others.
+
+    `unread` of its class, or of one that holds it, maps such a field (`a.b` for one of a part) to what would read it.
+    """
     if not (dataclasses.is_dataclass(config) and isinstance(given, Mapping)):
         return
     readers: dict[str, str] = getattr(config, "unread", dict)()
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
-    for name, reader in readers.items():
-        if name in given and (found := getattr(config, name)) != defaults[name]:
+    for path, reader in readers.items():
+        *parts, name = path.split(".")
+        holder, told = config, given
+        for part in parts:
+            below = told.get(part)
+            holder, told = getattr(holder, part), below if isinstance(below, Mapping) else {}
+        default = next(f.default for f in dataclasses.fields(holder) if f.name == name)
+        if name in told and (found := getattr(holder, name)) != default:
             raise ConfigError(
-                expected=f"{_shown(defaults[name])}, because only {reader} reads it",
+                expected=f"{_shown(default)}, because only {reader} reads it",
                 found=_shown(found),
-                where=f"{where}.{name}",
+                where=f"{where}.{path}",
                 action=f"leave it out, or set {reader}",
             )
     for name, value in given.items():

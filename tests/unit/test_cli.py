@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from instar import cli, doctor
+from instar import cli, commands, doctor
 from instar.errors import ConfigError, LedgerError, MissingDependencyError, StorageError
+from instar.workspace import create_workspace
 
 COMMANDS = {
     "run", "resume", "show", "diff", "report", "recipes", "explain", "evaluate", "promote", "doctor", "stage",
@@ -42,6 +44,7 @@ def test_every_command_explains_itself(command: str) -> None:
         (["run", "sec", "--set", "curriculum.tua=1"], ConfigError.exit_code, "did you mean 'tau'?"),
         (["run", "sec", "--set", "update.lr"], ConfigError.exit_code, "key=value"),
         (["run", "sec", "--config", "absent.toml"], ConfigError.exit_code, "absent.toml"),
+        (["run", "sec", "--images", "other.lock"], ConfigError.exit_code, "--mode containers"),
         (["explain", "sec", "--set", "update.lr=fast"], ConfigError.exit_code, "sec.update.lr"),
         (["show", "absent"], LedgerError.exit_code, "evolution.json"),
         (["resume", "absent"], LedgerError.exit_code, "evolution.json"),
@@ -163,3 +166,13 @@ def test_doctor_refuses_a_store_that_overwrites(
     printed = capsys.readouterr()
     assert printed.out.count("FAILED: ") == 2 and "18 of 20 checks passed" in printed.out
     assert "2 failed: create once; create, 16 racers" in printed.err
+
+
+@pytest.mark.parametrize(("mode", "tracking"), [("subprocess", None), ("inprocess", "off")])
+def test_a_cluster_evolution_is_not_resumed_with_options_of_this_machine(
+    mode: str, tracking: str | None, tmp_path: Path
+) -> None:
+    create_workspace(tmp_path / "run", "e", None)
+    (tmp_path / "run" / "cluster.json").write_text("{}")
+    with pytest.raises(ConfigError, match="pods run the stages"):
+        commands.resume(tmp_path / "run", mode, tracking, accept_code=False)  # type: ignore[arg-type]

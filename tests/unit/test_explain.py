@@ -168,3 +168,14 @@ def test_recipes_without_a_judge_do_not_speak_of_one() -> None:
     unmeasured = spark(evaluate=build("sec", "tiny").evaluate, test=build("sec", "tiny").test)
     assert "not measured" in sections(explain(unmeasured))["judge"]
     assert "reflection" not in sections(explain(unmeasured))
+
+
+def test_a_bound_that_is_never_reached_is_called_that() -> None:
+    """With one optimiser step per batch the policy is the one that is divided by: `clip_high` of .2 and .9 train the same."""
+    once = "w is 1 in the only step of a batch"
+    for name in ("sec", "spark"):
+        recipe = build(name, "tiny")
+        assert once in sections(explain(recipe))["loss"]
+        for setting in ("epochs", "minibatches"):
+            twice = dataclasses.replace(recipe.update, **{setting: 2})  # type: ignore[arg-type]
+            assert once not in sections(explain(dataclasses.replace(recipe, update=twice)))["loss"]

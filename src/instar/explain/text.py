@@ -111,10 +111,11 @@ def token_loss(u: PolicyGradientConfig) -> str:
     """State l."""
     if u.objective == "reinforce":
         return "l_it = -A log pi(o_it)"
+    once = "; w is 1 in the only step of a batch, so no bound on it is reached" if u.epochs * u.minibatches == 1 else ""
     if u.objective == "cispo":
-        return f"l_it = -sg[min(w, {u.cap:g})] A log pi(o_it)"
+        return f"l_it = -sg[min(w, {u.cap:g})] A log pi(o_it){once}"
     text = f"l_it = -min(w A, clip(w, 1 - {u.clip_low:g}, 1 + {u.clip_high:g}) A)"
-    return text + (f"; for A < 0 at most {u.clip_dual:g} |A|" if u.clip_dual is not None else "")
+    return text + (f"; for A < 0 at most {u.clip_dual:g} |A|" if u.clip_dual is not None else "") + once
 
 
 def entropy(u: PolicyGradientConfig) -> list[str]:
