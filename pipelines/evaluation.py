@@ -17,7 +17,6 @@ from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
 from instar.errors import ArtifactError
-from instar.lifecycle import stored_recipe
 from instar.manifest import manifest_of
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
@@ -89,13 +88,13 @@ def side(path: Path) -> Side:
     """Return the policy at `path`: the champion of an evolution directory, or a policy folder."""
     if (path / "evolution.json").exists():
         workspace = open_workspace(path)
-        digest = status(workspace)["champion"]
+        found = status(workspace)
+        digest = found["champion"]
         prepared = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")
         tasks = prepared.body["outputs"]["tasks"]
         policy = Policy(workspace.cas.get(digest), digest)
-        recipe = stored_recipe(workspace)
-        made = Tasks(workspace.cas.get(tasks), tasks)
-        return Side(name=str(path), policy=policy, tasks=made, suite=(recipe.name, recipe.scale))
+        made, suite = Tasks(workspace.cas.get(tasks), tasks), (str(found["recipe"]), str(found["scale"]))
+        return Side(name=str(path), policy=policy, tasks=made, suite=suite)
     if not (path / "config.json").exists():
         raise ArtifactError(
             expected="an evolution directory or a policy folder with config.json",

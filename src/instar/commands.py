@@ -281,8 +281,9 @@ def suite_of(policy: Path, against: str, suite: str, scale: str) -> Recipe:
     named.
     """
     folders = [path for path in (Path(against), policy) if (path / "evolution.json").exists()]
-    found = [stored_recipe(open_workspace(path)) for path in folders]
-    names = list(dict.fromkeys(one.name for one in found))
+    opened = [open_workspace(path) for path in folders]
+    found = [(str(facts["recipe"]), str(facts["scale"])) for facts in map(status, opened)]
+    names = list(dict.fromkeys(one for one, _ in found))
     if not suite and len(names) > 1:
         raise ConfigError(
             expected="two evolutions of one recipe, or --suite",
@@ -291,10 +292,10 @@ def suite_of(policy: Path, against: str, suite: str, scale: str) -> Recipe:
             action="name the recipe whose tasks shall judge both",
         )
     name = suite or next(iter(names), "sec")
-    fitting = [one for one in found if one.name == name and one.scale == (scale or one.scale)]
+    fitting = [w for w, one in zip(opened, found, strict=True) if one == (name, scale or one[1])]
     if fitting and against != "champion":
-        return fitting[0]
-    return build(name, scale or next((one.scale for one in found if one.name == name), "tiny"), None)
+        return stored_recipe(fitting[0])
+    return build(name, scale or next((size for one, size in found if one == name), "tiny"), None)
 
 
 def _embedded_registry(directory: Path) -> str:
