@@ -19,7 +19,7 @@ AXES = (
     "baseline", "scale", "ratio", "objective", "clip_low", "clip_high", "clip_dual", "cap", "aggregate", "max_length",
     "kl", "filter", "overlong", "mismatch", "value_clip",
 )  # fmt: skip
-"""What a preset decides where it is put over another update: the objective. Rates, sizes and arithmetic stay."""
+"""What a preset decides where it is put over another update: the objective. Rates, entropy bonus, arm weights and sizes stay."""
 
 _OFF = Mismatch(kind="off")
 
