@@ -155,9 +155,9 @@ def evaluate(
     sets: Sets = None,
 ) -> None:
     """Compare two policies on the same tasks. Exit code 0 better or equal, 3 worse, 2 could not tell."""
-    from instar import commands
+    from instar import compare
 
-    raise typer.Exit(commands.evaluate(policy, against, suite, scale, seed, tracking, sets or [], markdown))
+    raise typer.Exit(compare.evaluate(policy, against, suite, scale, seed, tracking, sets or [], markdown))
 
 
 @app.command()

@@ -42,9 +42,10 @@ def compile_command(
     sets: Sets = None,
 ) -> None:
     """Write a recipe as a Kubeflow pipeline package, or as an Argo workflow."""
-    from instar import cluster, commands
+    from instar import cluster
+    from instar.resolve import resolve
 
-    resolved = commands.resolve(recipe, scale, model, config, sets or [])
+    resolved = resolve(recipe, scale, model, config, sets or [])
     cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, images, unroll), out, engine)
 
 
@@ -72,10 +73,11 @@ def submit(
     sets: Sets = None,
 ) -> None:
     """Start an evolution on Kubeflow: one run per segment, each submits the next. Repeating it is safe."""
-    from instar import cluster, commands
+    from instar import cluster
     from instar.kfp.api import check_cron
+    from instar.resolve import resolve
 
-    resolved = commands.resolve(recipe, scale, model, config, sets or [])
+    resolved = resolve(recipe, scale, model, config, sets or [])
     evolution = name if name is not None else f"{recipe}-{scale}-seed{seed}".replace("_", "-")
     where = cluster.target(profile, pools, images, unroll)
     server = cluster.Server(host=host, namespace=namespace or where.profile.namespace)
@@ -136,10 +138,10 @@ def plan(
     sets: Sets = None,
 ) -> None:
     """Predict cost and bytes of a run of a recipe that samples text, and the segment that keeps overhead under 5 %."""
-    from instar import commands
     from instar.pipelines import cost
+    from instar.resolve import resolve
 
-    resolved = commands.resolve(recipe, scale, model, config, sets or [])
+    resolved = resolve(recipe, scale, model, config, sets or [])
     raise typer.Exit(cost.main(resolved, gpus, model_size, work_s, unroll, allow_overhead))
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from instar import config as configs
-from instar.commands import resolve
 from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines import recipes
 from instar.pipelines.recipes import build
+from instar.resolve import resolve
 
 
 @pytest.mark.parametrize(

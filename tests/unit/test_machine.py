@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from instar import commands
+from instar.compare import evaluate
 from instar.errors import ConfigError, InstarError, MissingDependencyError
 from instar.pipelines import machine
+from instar.resolve import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def test_a_run_on_a_device_that_is_absent_is_refused_before_anything_is_written(
 
 def test_a_comparison_asks_for_what_the_test_needs_alone(tmp_path: Path) -> None:
     def compare(*sets: str) -> None:
-        commands.evaluate(tmp_path / "a", str(tmp_path / "b"), "sec", "tiny", 0, None, sets)
+        evaluate(tmp_path / "a", str(tmp_path / "b"), "sec", "tiny", 0, None, sets)
 
     with pytest.raises(ConfigError, match=r"test\.engine\.device"):
         compare("test.engine.device=cuda")
@@ -66,8 +68,8 @@ def test_containers_bring_their_own_machine(tmp_path: Path) -> None:
 
 
 def test_what_is_there_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = commands.resolve("sec", "tiny", None, None, ["rollout.engine.name=vllm", "rollout.engine.device=cuda"])
+    recipe = resolve("sec", "tiny", None, None, ["rollout.engine.name=vllm", "rollout.engine.device=cuda"])
     monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     machine.check(recipe)
-    machine.check(commands.resolve("decision_mamba", "tiny", None, None, []))
+    machine.check(resolve("decision_mamba", "tiny", None, None, []))
