@@ -12,6 +12,7 @@ process (`ctx.durable` is false) writes `resident.json`, which names them by fin
   the commit; the runner then moves it to `("model", digest)`, or drops it when the commit fails.
 * anything else whose key, or whose value's leading key, names the digest: engines built on that model. `take_model`
   drops all of them, because they share its weights.
+* `"rollout/canary"`: what the policy of the last rollout said, to be told from what the next one says.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 RESIDENT = "resident.json"
 """File of a policy folder without weights: `fingerprint` and `num_parameters` of the model that stayed in memory."""
+CANARY = "rollout/canary"
+"""Key of `ctx.resident`; the rollout compares, and whoever names the same weights anew makes it forget."""
 CONTROL = "instar_"
 """How `model_type` begins in the `config.json` of a control policy; everything else is a causal language model."""
 
@@ -168,12 +171,14 @@ def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Con
 def keep_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context) -> None:
     """Write the policy of an update that took no step: byte for byte the source, so that its digest stays.
 
-    A source whose weights are only in memory stays resident; where the target must outlive the process it is saved.
+    A source whose weights are only in memory stays resident; where the target must outlive the process it is saved, and the
+    same weights get another digest.
     """
     if not (source.path / RESIDENT).is_file():
         copy_policy(source, target)
     elif ctx.durable:
         save_policy(model, source, target, ctx)
+        ctx.resident.pop(CANARY, None)
     else:
         copy_policy(source, target)
         ctx.resident[("pending-model", str(target.path))] = model

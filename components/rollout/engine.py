@@ -12,13 +12,13 @@ from typing import Protocol, cast
 
 from instar import config as configs
 from instar.artifact import Policy
+from instar.components.policy_io import CANARY
 from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
 from instar.errors import EngineError
 
 ENGINE = "rollout/engine"
 """Key of the resident engine."""
-_CANARY = "rollout/canary"
 _CANARY_PROMPTS, _CANARY_TOKENS, _CANARY_TEMPERATURE = (2, 3, 5, 8), 4, 2.0
 
 
@@ -131,8 +131,8 @@ def canary_logprob(engine: Engine, vocab_size: int) -> float:
 
 def check_canary(ctx: Context, policy: Policy, value: float) -> None:
     """Raise `EngineError` when the digest moved since this process' last rollout and the canary did not."""
-    before = ctx.resident.get(_CANARY)
-    ctx.resident[_CANARY] = (policy.digest, value)
+    before = ctx.resident.get(CANARY)
+    ctx.resident[CANARY] = (policy.digest, value)
     if before is not None and before[0] != policy.digest and before[1] == value:
         raise EngineError(
             expected=f"a canary log-probability other than {value!r} after the policy changed",

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from instar.components.policy_io import RESIDENT, cast_copy, fingerprint, load_model
+from instar.components.rollout.engine import check_canary
 from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import preset
-from instar.errors import ArtifactError, LedgerError
+from instar.errors import ArtifactError, EngineError, LedgerError
 from unit.update.world import World, make_world, tiny_llama
 
 CASES = {
@@ -117,6 +118,22 @@ def test_a_step_without_signal_keeps_the_policy(world: World) -> None:
         world.advance(outs, resident)
     model = load_model(world.policy, world.context({}))
     assert fingerprint(model) == before_fingerprint(before)
+
+
+def test_weights_written_down_for_the_first_time_are_no_old_weights(world: World) -> None:
+    """The last step of a segment gives no signal: the same weights get another digest, and say the same as before."""
+    resident: dict[Any, Any] = {}
+    _segment(world, CASES["float32"], [False], resident)
+    check_canary(world.context(resident), world.policy, -1.0)
+    before, world.durable = world.policy.digest, True
+    world.scored(lambda row: 1.0)
+    outs, metrics = world.update(CASES["float32"], resident)
+    world.advance(outs, resident)
+    assert metrics["updates"] == 0 and world.policy.digest != before
+    check_canary(world.context(resident), world.policy, -1.0)
+    _segment(world, CASES["float32"], [True], resident)
+    with pytest.raises(EngineError, match="canary"):
+        check_canary(world.context(resident), world.policy, -1.0)
 
 
 def before_fingerprint(files: dict[str, bytes]) -> str:
