@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instar.config import out_of_range
 from instar.errors import ConfigError
 from instar.seeds import torch_generator
 
@@ -37,6 +38,9 @@ class CharModelConfig:
             raise ConfigError(
                 expected="distinct characters", found=repr(self.alphabet), where="alphabet", action="remove the repeats"
             )
+        for name in ("hidden", "layers", "heads", "intermediate", "max_length", "init_std", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise out_of_range(f"dataset_prep.initial.model.{name}", "> 0", getattr(self, name))
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ConfigError(
                 expected="an even head size, hidden / heads",

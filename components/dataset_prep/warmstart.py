@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from instar.components.dataset_prep import warm_derived
 from instar.components.dataset_prep.charlm import EOS, PAD
 from instar.components.dataset_prep.warm_derived import DerivedWarmStart
+from instar.config import out_of_range
 from instar.errors import ConfigError, NumericsError
 from instar.rows import TaskRow
 from instar.seeds import torch_generator
@@ -34,6 +35,14 @@ class WarmStartConfig:
     """Also teach the format of judging and correcting, on the same arms."""
     weight: Literal["token", "example"] = "token"
     """What counts equally in the loss: tokens, or examples, so that a verdict of one letter weighs as much as a long answer."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and rates that teach nothing or the opposite."""
+        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("weight_decay", 0)):
+            if getattr(self, name) < least:
+                raise out_of_range(f"dataset_prep.initial.warm_start.{name}", f">= {least}", getattr(self, name))
+        if not self.lr > 0:
+            raise out_of_range("dataset_prep.initial.warm_start.lr", "> 0", self.lr)
 
 
 def train(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,3 +194,34 @@ def test_the_resolved_recipe_is_what_the_ledger_stores() -> None:
         for scale in scales:
             recipe = build(name, scale)
             assert configs.from_dict(type(recipe), configs.to_dict(recipe)) == recipe
+
+
+MAY_BE_NEGATIVE = {"update.entropy_coef"}
+"""A negative bonus is a penalty, which some train with."""
+
+
+def _numbers(value: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, inner in value.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(inner, Mapping):
+            yield from _numbers(inner, name)
+        elif isinstance(inner, int | float) and not isinstance(inner, bool):
+            yield name
+
+
+@pytest.mark.parametrize("name", ["sec", "spark", "decision_mamba"])
+def test_a_number_below_zero_is_refused_wherever_one_stands(name: str) -> None:
+    """A model of no heads ended in ZeroDivisionError, and a warm start at a negative rate unlearned."""
+    numbers = set(_numbers(configs.to_dict(build(name, "tiny")))) - MAY_BE_NEGATIVE
+    assert {"iterations", "update.lr"} <= numbers
+    for key in sorted(numbers):
+        with pytest.raises(ConfigError):
+            resolve(name, "tiny", None, None, [f"{key}=-1"])
+
+
+@pytest.mark.parametrize(
+    "key", ["model.heads", "model.layers", "warm_start.steps", "warm_start.batch", "warm_start.lr"]
+)
+def test_a_start_of_nothing_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"set dataset_prep\.initial\.{key} to a value >"):
+        resolve("sec", "tiny", None, None, [f"dataset_prep.initial.{key}=0"])
