@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpo_vs_trl_tasks as arithmetic
-from grpo_vs_trl_child import Turns, counts, examine, memory
+from grpo_vs_trl_turns import Turns, counts, examine, memory
 
 from instar import contract
 from instar.artifact import Batch, Policy, Tasks

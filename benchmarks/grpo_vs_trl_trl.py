@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpo_vs_trl_tasks as arithmetic
-from grpo_vs_trl_child import Turns, counts, examine, memory
+from grpo_vs_trl_turns import Turns, counts, examine, memory
 
 from instar.components.reward.verifiers import Score, verify
 from instar.rows import TaskRow

@@ -17,7 +17,8 @@ from instar.components.control import chain
 from instar.errors import LockedError
 from instar.fence import advance_head, check_held, hold
 from instar.head import Head, Kind, claim, create_head, latest_claim, read_head
-from instar.kfp.api import KfpApi, open_kfp
+from instar.kfp.api import KfpApi
+from instar.kfp.client import open_kfp
 from instar.lifecycle import open_evolution
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.replay import Standing, finished, standing

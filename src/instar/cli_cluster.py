@@ -74,7 +74,7 @@ def submit(
 ) -> None:
     """Start an evolution on Kubeflow: one run per segment, each submits the next. Repeating it is safe."""
     from instar import cluster
-    from instar.kfp.api import check_cron
+    from instar.kfp.schedule import check_cron
     from instar.resolve import resolve
 
     resolved = resolve(recipe, scale, model, config, sets or [])

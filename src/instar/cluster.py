@@ -24,7 +24,9 @@ from instar.components.control.segment import TOKEN
 from instar.conformance import require_conditional
 from instar.errors import ConfigError
 from instar.head import ChainConfig, Head
-from instar.kfp.api import KfpApi, Schedule, Version, check_cron, open_kfp, reconcile_schedule
+from instar.kfp.api import KfpApi, Schedule, Version
+from instar.kfp.client import open_kfp
+from instar.kfp.schedule import check_cron, reconcile_schedule
 from instar.lifecycle import open_evolution
 from instar.pipelines.pools import Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from instar.errors import ConfigError, InstarError, UnavailableError
-from instar.kfp.api import Reconciled, RunSpec, Schedule, Version, check_cron, open_kfp, reconcile_schedule
-from instar.kfp.client import KfpClient
+from instar.kfp.api import RunSpec, Schedule, Version
+from instar.kfp.client import KfpClient, open_kfp
 from instar.kfp.http import KfpOptions
+from instar.kfp.schedule import Reconciled, check_cron, reconcile_schedule
 from support.fake_kfp import FakeKfp
 
 FAST = KfpOptions(connect_timeout_s=1.0, read_timeout_s=0.3, deadline_s=0.2, backoff_s=0.02)

@@ -7,8 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from instar.errors import ConfigError, InstarError
-from instar.kfp.api import LIVE, RunInfo, RunSpec, Schedule, Version
+from instar.kfp.api import LIVE, KfpApi, RunInfo, RunSpec, Schedule, Version
 from instar.kfp.http import KfpHttp, KfpOptions
+
+
+def open_kfp(
+    host: str, token_file: Path | None = None, namespace: str = "", certificates: Path | None = None
+) -> KfpApi:
+    """Return a client of the API server at the URL `host`.
+
+    The token is read from `token_file` for every call, because a projected service account token rotates.
+    `certificates` is a CA bundle. `MissingDependencyError` without the `cluster` extra.
+    """
+    return KfpClient(host, token_file=token_file, namespace=namespace, certificates=certificates)
 
 
 class KfpClient:
