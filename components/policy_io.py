@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 RESIDENT = "resident.json"
 """File of a policy folder without weights: `fingerprint` and `num_parameters` of the model that stayed in memory."""
 CANARY = "rollout/canary"
-"""Key of `ctx.resident`; the rollout compares, and whoever names the same weights anew makes it forget."""
+"""Key of `ctx.resident`. The rollout compares; an update that leaves every weight as it was makes it forget."""
 CONTROL = "instar_"
 """How `model_type` begins in the `config.json` of a control policy; everything else is a causal language model."""
 
@@ -171,14 +171,12 @@ def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Con
 def keep_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context) -> None:
     """Write the policy of an update that took no step: byte for byte the source, so that its digest stays.
 
-    A source whose weights are only in memory stays resident; where the target must outlive the process it is saved, and the
-    same weights get another digest.
+    A source whose weights are only in memory stays resident; where the target must outlive the process it is saved.
     """
     if not (source.path / RESIDENT).is_file():
         copy_policy(source, target)
     elif ctx.durable:
         save_policy(model, source, target, ctx)
-        ctx.resident.pop(CANARY, None)
     else:
         copy_policy(source, target)
         ctx.resident[("pending-model", str(target.path))] = model

@@ -59,7 +59,7 @@ class Learner:
         kept = take_kept(saved, model, record, ctx)
         if record is not None:
             _check_record(record, model if kept is None else None, config, saved)
-        self._source = record["fingerprint"] if record else fingerprint(model)
+        self.source = record["fingerprint"] if record else fingerprint(model)
         masters = model
         if kept is not None and kept.masters is not None:
             masters = kept.masters
@@ -126,7 +126,7 @@ class Learner:
         masters = plain if model is not plain and self._lora is None else None
         if masters is not None and ctx.durable:
             save_file(_contiguous(dict(masters.named_parameters())), target.path / "masters.safetensors")
-        self.fingerprint = fingerprint(model) if self.updates > self._started else self._source
+        self.fingerprint = fingerprint(model) if self.updates > self._started else self.source
         record = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,

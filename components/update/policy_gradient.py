@@ -55,6 +55,8 @@ def write(student: learner.Learner, outcome: trainer.Outcome, source: Policy, ou
     if outcome.trace.grad_norms or (source.path / policy_io.RESIDENT).is_file():
         student.export_adapter(outs.policy)
     model = student.save(outs.trainer, outcome.trace.normalisers, ctx)
+    if student.fingerprint == student.source:  # the same weights may get another digest, and have to say the same
+        ctx.resident.pop(policy_io.CANARY, None)
     if not outcome.trace.grad_norms:
         policy_io.keep_policy(model, source, outs.policy, ctx)
         return

@@ -120,18 +120,23 @@ def test_a_step_without_signal_keeps_the_policy(world: World) -> None:
     assert fingerprint(model) == before_fingerprint(before)
 
 
-def test_weights_written_down_for_the_first_time_are_no_old_weights(world: World) -> None:
-    """The last step of a segment gives no signal: the same weights get another digest, and say the same as before."""
+@pytest.mark.parametrize(("name", "durable", "steps"), [("float32", True, 0), ("ppo", False, 1)])
+def test_weights_that_an_update_left_alone_are_no_old_weights(
+    world: World, name: str, durable: bool, steps: int
+) -> None:
+    """A constant reward: weights that were in memory alone are written down, or a critic learns alone. The digest is another,
+    and the canary rightly says the same."""
     resident: dict[Any, Any] = {}
-    _segment(world, CASES["float32"], [False], resident)
+    if durable:
+        _segment(world, CASES[name], [False], resident)
     check_canary(world.context(resident), world.policy, -1.0)
-    before, world.durable = world.policy.digest, True
+    before, world.durable = world.policy.digest, durable
     world.scored(lambda row: 1.0)
-    outs, metrics = world.update(CASES["float32"], resident)
+    outs, metrics = world.update(CASES[name], resident)
     world.advance(outs, resident)
-    assert metrics["updates"] == 0 and world.policy.digest != before
+    assert metrics["updates"] == steps and world.policy.digest != before
     check_canary(world.context(resident), world.policy, -1.0)
-    _segment(world, CASES["float32"], [True], resident)
+    _segment(world, CASES[name], [True], resident)
     with pytest.raises(EngineError, match="canary"):
         check_canary(world.context(resident), world.policy, -1.0)
 
