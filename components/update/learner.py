@@ -158,6 +158,7 @@ class Learner:
             self.working.release()
         if self.config.gradient_checkpointing == "on":
             self.compute.activation_checkpointing_disable()
+            self.compute.disable_input_require_grads()  # a hook that stays where the line above leaves it
             self.compute.eval()
         model = self.model if self._lora is None else lora.merge(self._lora)
         return model.eval()

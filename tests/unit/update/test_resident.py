@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from instar.components.policy_io import RESIDENT, cast_copy, fingerprint, load_model
 from instar.components.rollout.engine import check_canary
+from instar.components.rollout.llama_forward import refusal
 from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import preset
 from instar.errors import ArtifactError, EngineError, LedgerError
@@ -139,6 +141,17 @@ def test_weights_that_an_update_left_alone_are_no_old_weights(
     _segment(world, CASES[name], [True], resident)
     with pytest.raises(EngineError, match="canary"):
         check_canary(world.context(resident), world.policy, -1.0)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "lora"])
+def test_recomputed_activations_leave_the_model_as_it_came(world: World, name: str) -> None:
+    """transformers left a hook on the embedding, so that the sampler fell back to the slow forward pass, which rounds otherwise."""
+    resident: dict[Any, Any] = {}
+    _segment(world, dataclasses.replace(CASES[name], gradient_checkpointing="on"), [False], resident)
+    model = load_model(world.policy, world.context(resident))
+    assert refusal(model) == ""
+    assert not [name for name, m in model.named_modules() if m.training or m._forward_hooks or m._forward_pre_hooks]
+    assert not any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
 
 
 def before_fingerprint(files: dict[str, bytes]) -> str:
