@@ -27,6 +27,7 @@ def check(recipe: Recipe) -> None:
     _check_judge(recipe)
     _check_delayed(recipe)
     _check_drawing(recipe)
+    _check_minibatches(recipe)
     _check_precision(recipe)
     _check_splits(recipe)
     _check_arms(recipe)
@@ -178,6 +179,21 @@ def _check_drawing(recipe: Recipe) -> None:
             found=f"group_size {drawn.group_size}",
             where="recipe.curriculum.group_size",
             action="set curriculum.group_size=1 and draw more tasks instead",
+        )
+
+
+def _check_minibatches(recipe: Recipe) -> None:
+    """Refuse more minibatches than groups, which are dealt whole: there would be fewer optimiser steps than asked for."""
+    update, drawn = recipe.update, recipe.curriculum
+    if not isinstance(update, PolicyGradientConfig):
+        return
+    most = (update.filter.keep_prompts or drawn.slots) + (drawn.derived.prompts if drawn.derived else 0)
+    if update.minibatches > most:
+        raise ConfigError(
+            expected=f"update.minibatches <= {most}, the groups of a batch: a group is never split",
+            found=str(update.minibatches),
+            where="recipe.update.minibatches",
+            action=f"set update.minibatches to at most {most}, or a larger curriculum.prompts",
         )
 
 

@@ -66,6 +66,7 @@ OFFLINE = {
         ('test.splits=["id", "ood"]', "recipe.test.splits", "take ood out of test.splits"),
         ('evaluate.splits=["id"]', "recipe.evaluate.splits", "add val to evaluate.splits"),
         ("update.min_group=9", "recipe.update.min_group", "set update.min_group to at most 8"),
+        ("update.minibatches=81", "recipe.update.minibatches", "set update.minibatches to at most 80"),
         ("update.arm_weights={judge-points = 2}", "recipe.update.arm_weights", "did you mean 'judge-point'?"),
     ],
 )

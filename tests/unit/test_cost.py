@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar import config as configs
 from instar.components.evaluate.config import AnswerConfig
 from instar.errors import ConfigError
 from instar.pipelines import cost
@@ -158,9 +159,13 @@ def test_throughput_model_by_hand() -> None:
     assert found.work_s == pytest.approx(by_hand)
 
 
+def _drawing(prompts: int) -> Recipe:
+    """Return the recipe with so few prompts, in one minibatch."""
+    return configs.merge(ROUNDS, {"curriculum": {"prompts": prompts}, "update": {"minibatches": 1}})
+
+
 def test_longest_answer_bounds_a_rollout_from_below() -> None:
-    few = dataclasses.replace(ROUNDS.curriculum, prompts=1)
-    found = plan(dataclasses.replace(ROUNDS, curriculum=few), gpus=8, model_size_b=8).segments["iterate"]
+    found = plan(_drawing(1), gpus=8, model_size_b=8).segments["iterate"]
     assert found.work_s > 2 * 4096 / 100
 
 
@@ -202,8 +207,7 @@ def test_shards_run_side_by_side() -> None:
 
 
 def test_more_shards_than_prompts_are_not_planned() -> None:
-    few = dataclasses.replace(ROUNDS, curriculum=dataclasses.replace(ROUNDS.curriculum, prompts=3))
-    assert plan(few, gpus=64, model_size_b=8).case.recipe.rollout.shards == 3
+    assert plan(_drawing(3), gpus=64, model_size_b=8).case.recipe.rollout.shards == 3
 
 
 def test_longest_chain_is_by_seconds_not_by_tasks() -> None:
