@@ -58,7 +58,7 @@ def sample(
     speed = metrics["tokens"] / seconds if rows else 0.0
     how = getattr(engine, "forward", None)  # which code decodes decides roundings, so the ledger says it
     if how is not None:
-        metrics["decode_compiled"] = float(how.compiled)
+        metrics |= {"decode_packed": float(how.name == "packed"), "decode_compiled": float(how.compiled)}
     return {**metrics, "canary_logprob": canary, f"{PERF}tokens_per_s": speed}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,17 @@ def test_the_engine_is_kept_for_one_policy_and_replaced_for_the_next(tiny: Any, 
     assert not any(value is first for kept in resident.values() if isinstance(kept, tuple) for value in kept)
     with pytest.raises(EngineError, match="a committed policy"):
         open_engine(CONFIG.engine, Policy(one.path), context(tmp_path, resident))
+
+
+@pytest.mark.parametrize(
+    ("family", "forward", "packed"), [("llama", "auto", 1), ("llama", "stock", 0), ("gpt2", "auto", 0)]
+)
+def test_a_rollout_says_which_forward_pass_served(
+    tiny: Any, folder: Any, tmp_path: Path, family: str, forward: Any, packed: int
+) -> None:
+    ins, outs = inputs(tmp_path, folder(tiny(family), "a"))
+    config = replace(CONFIG, engine=replace(CONFIG.engine, forward=forward))
+    assert STAGE(ins, outs, config, context(tmp_path))["decode_packed"] == packed
 
 
 def test_the_canary_moves_with_the_policy(tiny: Any, folder: Any, tmp_path: Path) -> None:
