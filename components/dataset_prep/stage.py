@@ -43,4 +43,4 @@ def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
             return prepare_offline(outs, config, ctx)  # pyright: ignore[reportArgumentType]
 
 
-STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=4)
+STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=5)

@@ -2,7 +2,7 @@
 
 Arrays `observations` [N, S], `actions` [N, A], `rewards`, `terminals` and `timeouts` [N]. Cutting by a step count instead
 of by the flags puts steps of two episodes into one; here an episode ends exactly where a flag is set. A recording that
-stops within an episode leaves a last piece without a flag: it is kept and marked as truncated, so every step is preserved.
+stops within an episode leaves a last piece without a flag: it is marked as truncated, and `whole` leaves it out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Ep
     with opened(path) as file:
         names = ("observations", "actions", "rewards", "terminals", "timeouts")
         values = {name: array(file, name, where) for name in names}
-        following = array(file, "next_observations", where) if "next_observations" in file else None
+        following = array(file, "next_observations", where) if "next_observations" in list(file) else None
     total = len(values["rewards"])
     flat = {name: values[name].size for name in ("rewards", "terminals", "timeouts")}
     rows = {name: len(value) for name, value in values.items()} | flat

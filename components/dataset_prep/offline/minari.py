@@ -2,12 +2,13 @@
 
 A data set is `<root>/<id>/data` with `metadata.json` and `main_data.hdf5`; the file holds one group `episode_<i>` an
 episode, with `observations` [T + 1, S], `actions` [T, A], `rewards`, `terminations` and `truncations` [T]. Nothing is ever
-downloaded. Only box spaces of one axis are read.
+downloaded. Only box spaces of one axis are read. `minari_metadata` reads the metadata.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instar.components.dataset_prep.offline.episodes import Episodes, build
-from instar.components.dataset_prep.offline.hdf5 import array, created, opened
+from instar.components.dataset_prep.offline.hdf5 import array, created, member, opened
+from instar.components.dataset_prep.offline.minari_metadata import read_metadata
 from instar.errors import ArtifactError, ContractError, MissingDependencyError
 from instar.store_files import storage_errors
 
@@ -30,32 +32,26 @@ def read_minari(path: Path, tier: str | None = None) -> Episodes:
     last step, an episode without an end, or missing arrays are a `ContractError`; broken files an `ArtifactError`.
     """
     path = path.parent if path.name == DATA else path
-    folder = path / "data" if (path / "data" / METADATA).exists() else path
-    metadata = _metadata(folder / METADATA)
-    name = str(metadata.get("dataset_id", path.name))
-    algorithm = str(metadata.get("algorithm_name") or name)
-    low, high = _box(metadata, folder)
+    folder = path / "data" if os.path.exists(path / "data" / METADATA) else path  # noqa: PTH110 (no error for a long name)
+    metadata = read_metadata(folder / METADATA)
     parts = []
     with opened(folder / DATA) as file:
         for index in range(len(file.keys())):
-            where = f"{folder / DATA}:episode_{index}"
-            if f"episode_{index}" not in file:
-                raise _wrong(f"groups episode_0 to episode_{len(file.keys()) - 1}", f"no episode_{index}", where)
-            parts.append(_episode(file[f"episode_{index}"], where))
-    expected = metadata.get("total_episodes", len(parts))
-    if len(parts) != expected:
+            name = f"episode_{index}"
+            parts.append(_episode(member(file, name, str(folder / DATA)), f"{folder / DATA}:{name}"))
+    if metadata.total_episodes not in (None, len(parts)):
         raise ArtifactError(
-            expected=f"{expected} episodes, as {METADATA} says",
+            expected=f"{metadata.total_episodes} episodes, as {METADATA} says",
             found=str(len(parts)),
             where=str(folder / DATA),
             action="copy the data set again",
         )
     finals = _joined([p["final"][None] for p in parts], folder)
-    fallback = tier or name.split("/")[-1].removesuffix("-v0")
+    fallback = tier or metadata.name.split("/")[-1].removesuffix("-v0")
     return build(
-        _env(metadata, folder),
-        action_low=low,
-        action_high=high,
+        metadata.env,
+        action_low=metadata.action_low,
+        action_high=metadata.action_high,
         lengths=[len(p["rewards"]) for p in parts],
         observations=_joined([p["observations"] for p in parts], folder),
         actions=_joined([p["actions"] for p in parts], folder),
@@ -63,7 +59,7 @@ def read_minari(path: Path, tier: str | None = None) -> Episodes:
         terminated=[p["terminated"] for p in parts],
         truncated=[p["truncated"] for p in parts],
         tier=[p["tier"] or fallback for p in parts],
-        behaviour=[p["behaviour"] or algorithm for p in parts],
+        behaviour=[p["behaviour"] or metadata.algorithm for p in parts],
         seeds=[p["seed"] for p in parts],
         final_observations=None if np.isnan(finals).all() else finals,
         where=str(folder),
@@ -107,6 +103,8 @@ def write_minari(
 
 
 def _episode(group: Any, where: str) -> dict[str, Any]:
+    if not hasattr(group, "keys"):
+        raise _wrong("a group of arrays", "an array", where)
     rewards = array(group, "rewards", where)
     observations = array(group, "observations", where)
     length = len(rewards)
@@ -126,10 +124,18 @@ def _episode(group: Any, where: str) -> dict[str, Any]:
         "actions": array(group, "actions", where),
         "terminated": bool(flags["terminations"][-1:].any()),
         "truncated": bool(flags["truncations"][-1:].any()),
-        "tier": str(group.attrs.get("tier", "")),
-        "behaviour": str(group.attrs.get("behaviour", "")),
-        "seed": int(group.attrs.get("seed", 0)),
+        "tier": str(_attribute(group, "tier", str, "", where)),
+        "behaviour": str(_attribute(group, "behaviour", str, "", where)),
+        "seed": int(_attribute(group, "seed", (int, np.integer), 0, where)),
     }
+
+
+def _attribute(group: Any, name: str, kinds: type | tuple[type, ...], absent: Any, where: str) -> Any:
+    """Return an attribute of an episode. One of another type is a `ContractError`."""
+    value = group.attrs.get(name, absent)
+    if not isinstance(value, kinds):
+        raise _wrong("one text" if kinds is str else "one whole number", str(value)[:200], f"{where}@{name}")
+    return value
 
 
 def _write_episode(group: Any, episodes: Episodes, index: int, steps: slice) -> None:
@@ -146,43 +152,6 @@ def _write_episode(group: Any, episodes: Episodes, index: int, steps: slice) -> 
     group.create_group("infos")
     tags = {"tier": str(episodes.tier[index]), "behaviour": str(episodes.behaviour[index])}
     group.attrs.update({"id": index, "total_steps": length, "seed": int(episodes.seeds[index]), **tags})
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata: dict[str, Any] = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            expected=f"the {METADATA} of a Minari data set",
-            found=str(error).splitlines()[0],
-            where=str(path),
-            action="name the folder of a data set that is on this machine; nothing is downloaded",
-        ) from error
-    return metadata
-
-
-def _env(metadata: dict[str, Any], folder: Path) -> str:
-    spec = metadata.get("env_spec")
-    if not spec:
-        raise _wrong("an environment in `env_spec`", "none", f"{folder / METADATA}:env_spec")
-    try:
-        return str((json.loads(spec) if isinstance(spec, str) else spec)["id"])
-    except (ValueError, KeyError, TypeError) as error:
-        where = f"{folder / METADATA}:env_spec"
-        raise _wrong("gymnasium's description of an environment, with its id", str(spec)[:200], where) from error
-
-
-def _box(metadata: dict[str, Any], folder: Path) -> tuple[list[float], list[float]]:
-    """Return the bounds of the action space; where the metadata lack it, those of the registered environment."""
-    space = metadata.get("action_space")
-    space = json.loads(space) if isinstance(space, str) else space
-    if space is None:
-        from instar.components.dataset_prep.offline.tasks import action_box
-
-        return action_box(_env(metadata, folder))
-    if space.get("type") != "Box" or len(space["shape"]) != 1:
-        raise _wrong("a box of one axis", str(space)[:200], f"{folder / METADATA}:action_space")
-    return space["low"], space["high"]
 
 
 def _box_json(shape: tuple[int, ...], low: npt.ArrayLike, high: npt.ArrayLike) -> str:

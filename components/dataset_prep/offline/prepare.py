@@ -33,8 +33,8 @@ from instar.components.dataset_prep.offline.noise import add_action_noise
 from instar.components.dataset_prep.offline.rows import EpisodeRow, episode_table
 from instar.components.dataset_prep.offline.segments import return_buckets, segments
 from instar.components.dataset_prep.offline.table import read_parquet, to_table
-from instar.components.dataset_prep.offline.tasks import Environment, find_environment, find_task
-from instar.components.dataset_prep.offline.validate import validate
+from instar.components.dataset_prep.offline.tasks import Environment, action_box, find_environment, find_task
+from instar.components.dataset_prep.offline.validate import validate, whole
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, ContractError
 from instar.quality import run_gate
@@ -48,11 +48,14 @@ GENERATOR = "offline/1"
 
 def prepare(outs: Outs, config: OfflineConfig, ctx: Context) -> Metrics:
     """Write data, tasks, the verdict on both, and a new policy."""
-    episodes = read(config, ctx)
-    environment = find_environment(episodes.env)
-    ctx.heartbeat(f"{episodes.num_steps} steps of {episodes.env}", {})
-    check_fits(episodes, environment)
-    validate(episodes, max_steps=environment.max_steps)
+    recorded = read(config, ctx)
+    environment = find_environment(recorded.env)
+    ctx.heartbeat(f"{recorded.num_steps} steps of {recorded.env}", {})
+    check_fits(recorded, environment)
+    validate(recorded, max_steps=environment.max_steps)
+    episodes = whole(recorded, environment.max_steps)
+    if config.buckets:
+        episodes = dataclasses.replace(episodes, tier=np.array(return_buckets(episodes.returns, config.buckets)))
     facts = episode_table(episodes, environment.max_steps)
     if config.noise.share:
         noise = config.noise
@@ -71,12 +74,13 @@ def prepare(outs: Outs, config: OfflineConfig, ctx: Context) -> Metrics:
     model.save_pretrained(outs.policy.path)
     metrics: Metrics = {"num_tasks": float(len(rows)), "num_episodes": float(episodes.num_episodes)}
     metrics |= {"num_steps": float(episodes.num_steps), "return_mean": float(episodes.returns.mean())}
+    metrics["num_pieces_left_out"] = float(recorded.num_episodes - episodes.num_episodes)
     metrics |= {f"{tier}/{name}": found[name] for tier, found in tiers.items() for name in ("steps", "mean_return")}
     return metrics | {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
 
 
 def read(config: OfflineConfig, ctx: Context) -> Episodes:
-    """Return the episodes of the configured source, their tier being the arm they will train under."""
+    """Return the episodes of the configured source, their tier being the arm they train under unless there are buckets."""
     source = config.source
     match source:
         case PendulumSource():
@@ -89,13 +93,11 @@ def read(config: OfflineConfig, ctx: Context) -> Episodes:
         case D4rlSource():
             task = find_task(source.task)
             episodes = read_d4rl(Path(source.path), task.environment.id, task.tier)
-    if config.buckets:
-        episodes = dataclasses.replace(episodes, tier=np.array(return_buckets(episodes.returns, config.buckets)))
     return episodes
 
 
 def check_fits(episodes: Episodes, environment: Environment) -> None:
-    """Raise `ContractError` for data of another environment than the one it is said to be of."""
+    """Raise `ContractError` for data of another environment than the one it is said to be of, or of other actions than its."""
     found = (int(episodes.observations.shape[1]), int(episodes.actions.shape[1]))
     if found != (environment.state_dim, environment.action_dim):
         raise ContractError(
@@ -103,6 +105,15 @@ def check_fits(episodes: Episodes, environment: Environment) -> None:
             found=f"{found[0]} and {found[1]}",
             where="dataset_prep.source",
             action="correct the path or the task; one data set is of one environment",
+        )
+    low, high = action_box(environment.id)
+    box = np.array([episodes.action_low, episodes.action_high], np.float32)
+    if not np.array_equal(box, np.array([low, high], np.float32)):
+        raise ContractError(
+            expected=f"actions within {low} and {high}, as {environment.id}, in which the policy is evaluated",
+            found=f"{episodes.action_low.tolist()} and {episodes.action_high.tolist()}",
+            where="dataset_prep.source",
+            action="a wrapper changed the actions: write them again in the units of the environment",
         )
 
 

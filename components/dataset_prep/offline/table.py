@@ -108,10 +108,10 @@ def read_parquet(path: Path) -> Episodes:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             table = file.read(use_threads=False)  # in this thread, as artifacts are read
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise ArtifactError(
             expected="a Parquet file of episodes",
-            found=str(error).splitlines()[0],
+            found=(str(error).splitlines() or [type(error).__name__])[0][:200],
             where=str(path),
             action="copy or record the data set again",
         ) from error

@@ -24,6 +24,24 @@ def validate(episodes: Episodes, *, max_steps: int | None = None, where: str = "
     check_returns_to_go(episodes, episodes.returns_to_go, where)
 
 
+def whole(episodes: Episodes, max_steps: int, where: str = "episodes") -> Episodes:
+    """Return the episodes that came to their end; `ContractError` when none did.
+
+    An episode that was cut before the time limit of `max_steps` steps is a piece: the recording stopped. Its return is that of a
+    part, and where rewards are negative a short part looks better than the best episode. Nothing may be conditioned on it. Some
+    recordings count the limit from 0, so an episode of one step less is whole.
+    """
+    ended = episodes.terminated | (episodes.lengths >= max_steps - 1)
+    if not ended.any():
+        raise _wrong(
+            f"an episode that ended, in a terminal state or at the limit of {max_steps} steps",
+            f"{episodes.num_episodes} pieces of at most {int(episodes.lengths.max())} steps",
+            where,
+            "record whole episodes, or mark terminal states",
+        )
+    return episodes if ended.all() else episodes.select(ended)
+
+
 def check_lengths(episodes: Episodes, max_steps: int | None, where: str = "episodes") -> None:
     """Raise unless there is an episode, none is empty, none outlasts `max_steps` and the lengths add up to all steps."""
     if not episodes.num_episodes:

@@ -277,5 +277,5 @@ def test_a_minari_description_without_an_environment_is_a_contract_error(
     folder = write_minari(hopper, tmp_path, "hopper/test-v0")
     metadata = json.loads((folder / "metadata.json").read_text())
     (folder / "metadata.json").write_text(json.dumps(metadata | {"env_spec": spec}))
-    with pytest.raises(ContractError, match=r"with its id.*metadata\.json:env_spec"):
+    with pytest.raises(ContractError, match=r"gymnasium's description.*metadata\.json:env_spec"):
         read_minari(folder.parent)

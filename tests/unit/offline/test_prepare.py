@@ -118,8 +118,8 @@ def hopper(path: Path, **changes: Any) -> Path:
         "observations": rng.normal(size=(6, 11)).astype(np.float32),
         "actions": rng.uniform(-1, 1, size=(6, 3)).astype(np.float32),
         "rewards": np.arange(6, dtype=np.float32),
-        "terminals": np.array([1, 0, 0, 0, 0, 0], bool),
-        "timeouts": np.array([0, 0, 0, 0, 0, 1], bool),
+        "terminals": np.array([1, 0, 0, 0, 0, 1], bool),
+        "timeouts": np.zeros(6, bool),
     }
     with h5py.File(path, "w") as file:
         for name, values in (columns | changes).items():
