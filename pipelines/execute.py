@@ -33,7 +33,10 @@ class Result(Generic[O]):
 def execute(
     stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path
 ) -> Result[O]:
-    """Call `stage` with outputs in sub-folders of `folder`. What it left resident is filed under digests."""
+    """Call `stage` with outputs in sub-folders of `folder`. What it left resident is filed under digests.
+
+    Outputs are named by content, but for what a stage of an inner step has named itself (`ctx.durable` is false).
+    """
     ins = contract.bind(stage.ins, inputs, where=stage.name)
     targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}
     outs = contract.bind(stage.outs, targets, where=stage.name)
@@ -43,7 +46,7 @@ def execute(
     perf = {k: float(v) for k, v in metrics.items() if k.startswith(PERF)}
     perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}
     for artifact in targets.values():
-        artifact.digest = manifest_of(artifact.path, type(artifact).__name__).digest
+        artifact.digest = artifact.digest or manifest_of(artifact.path, type(artifact).__name__).digest
         _adopt(ctx.resident, artifact)
     return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)
 

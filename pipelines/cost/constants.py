@@ -23,7 +23,6 @@ class Constants:
     hash_gb_s: float = 1.8  # measured: SHA-256, one thread with SHA instructions, 1.78
     hashes_pulled: int = 1  # counted in the code: a file is hashed when it leaves the store
     hashes_pushed: int = 2  # counted: once to name the output, once to store it
-    hashes_inner: int = 1  # counted: an inner step of a fused segment on several GPUs names its state, and stores none
     gpus_per_node: int = 8  # assumed
 
     base_bytes: float = 2.0  # per parameter: a bfloat16 checkpoint

@@ -77,6 +77,8 @@ def fixed(task: Task, case: Case) -> dict[str, float]:
     engines, trainers = task.kind in ("rollout", "evaluate", "fused"), task.kind in ("update", "fused")
     found["engine"] = engines * (c.engine_warm_s if case.gpus else c.imports_s)
     found["trainer"] = trainers * (c.trainer_s if case.gpus else 0.0 if engines else c.imports_s)
+    if task.kind == "fused" and case.text.update.processes != 1:  # every inner step starts its processes
+        found["trainer"] *= case.recipe.inner_steps
     return found | _bytes(task, case)
 
 
@@ -87,10 +89,7 @@ def _bytes(task: Task, case: Case) -> dict[str, float]:
     weights = sum(size for kind, size in read if kind == "Policy")
     in_all = pulled * task.shard.total if task.shard else pulled + weights * (case.gang(task) - 1)
     moved = pull_seconds(c, pulled, in_all, c.store_gb_s) + pull_seconds(c, pushed, pushed, c.store_gb_s)
-    hashed = c.hashes_pulled * pulled + c.hashes_pushed * pushed
-    if task.kind == "fused" and case.text.update.processes != 1:  # one process keeps the state of inner steps in memory
-        state = sum(size for kind, size in written if kind in sizes.STATE)
-        hashed += c.hashes_inner * case.recipe.inner_steps * state
+    hashed = c.hashes_pulled * pulled + c.hashes_pushed * pushed  # inner steps of a fused segment hash nothing large
     return {"bytes": moved, "hashes": hashed / 1e9 / c.hash_gb_s}
 
 

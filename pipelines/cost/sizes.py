@@ -14,9 +14,6 @@ from instar.contract import Stage
 from instar.pipelines.cost.case import Case
 from instar.pipelines.trace import Graph, Task
 
-STATE = ("Policy", "TrainerState")
-"""Classes whose size grows with the model."""
-
 
 def read(task: Task, case: Case) -> list[tuple[str, float]]:
     """Return class and bytes of every artifact that a stage task fetches; the stage function may use fewer."""

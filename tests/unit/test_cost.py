@@ -21,9 +21,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.pipelines.trace import trace
 
-IDEAL = Constants(
-    base_bytes=2, policy_bytes=2, master_bytes=0, moment_bytes=0, hashes_pulled=0, hashes_pushed=0, hashes_inner=0
-)
+IDEAL = Constants(base_bytes=2, policy_bytes=2, master_bytes=0, moment_bytes=0, hashes_pulled=0, hashes_pushed=0)
 """bfloat16 policies alone move, and nothing is hashed."""
 GB = 1e9
 
@@ -125,15 +123,23 @@ def test_a_gang_reads_weights_once_per_node() -> None:
     assert four.segments["iterate"].pods == one.segments["iterate"].pods + 4
 
 
-@pytest.mark.parametrize(("processes", "seconds"), [(1, 0.0), (2, 14 / 1.8)])
-def test_inner_steps_of_a_fused_segment_hash_their_state_where_it_leaves_the_process(
-    processes: int, seconds: float
+@pytest.mark.parametrize(("processes", "start"), [(1, 0.0), (2, 45.0)])
+def test_an_inner_step_of_a_fused_segment_hashes_nothing_and_starts_the_processes_it_has(
+    processes: int, start: float
 ) -> None:
-    """2 + 12 bytes for each of 1B parameters, at 1.8 GB/s."""
     update = dataclasses.replace(build("sec", "paper").update, processes=processes)
     made = [plan(recipe(inner_steps=s, update=update), gpus=2, model_size_b=1, work_s=9) for s in (10, 11)]
-    ten, eleven = (p.segments["iterate"].fixed["hashes"] for p in made)
-    assert eleven - ten == pytest.approx(seconds, abs=1e-9)
+    ten, eleven = (p.segments["iterate"].fixed for p in made)
+    assert {cause: eleven[cause] - ten[cause] for cause in ten} == pytest.approx(
+        {"pods": 0, "engine": 0, "trainer": start, "bytes": 0, "hashes": 0}, abs=1e-9
+    )
+
+
+def test_the_published_settings_fit_the_limit_with_fewer_and_longer_segments() -> None:
+    """240 steps on 8 GPUs: 10 steps of 67 s each cannot carry 399 s around them, 120 can."""
+    made = [plan(recipe(inner_steps=s), gpus=8, model_size_b=3) for s in (10, 120)]
+    assert [round(p.overhead, 3) for p in made] == [0.367, 0.047]
+    assert made[0].steps_needed == 114
 
 
 def test_shards_store_their_rollouts_and_gather_stores_them_again() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,33 @@ def test_the_stage_starts_its_processes_and_hears_from_them(world: World, monkey
     assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
     assert units[0] != units[-1] == "optimizer step 1"
     assert not torch.equal(weights(outs.policy)["model.norm.weight"], weights(world.policy)["model.norm.weight"])
+    assert not outs.policy.digest  # the runner names what is stored, by its bytes
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_inner_step_is_named_without_reading_its_weights(
+    world: World, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """By the fingerprint of the weights, which keep their name where nothing changed; the trainer by its record."""
+    first, _ = world.update(PolicyGradientConfig(lr=1e-3))
+    world.trainer, world.durable = TrainerState(first.trainer.path, "sha256:1"), False
+    before = first.trainer.read_json("trainer.json")
+
+    def processes(folder: Path, *_: object) -> None:
+        outs = outputs(folder.parent.parent / "run2")
+        for artifact in (outs.policy, outs.trainer, outs.stats):
+            artifact.path.mkdir(exist_ok=True)
+        shutil.copytree(first.policy.path, outs.policy.path, dirs_exist_ok=True)
+        shutil.copytree(first.stats.path, outs.stats.path, dirs_exist_ok=True)
+        shutil.copytree(first.trainer.path, outs.trainer.path, dirs_exist_ok=True)
+        record = before | {"updates": 2, "fingerprint": before["fingerprint"] if same else "other"}
+        outs.trainer.write_json("trainer.json", record)
+        (folder / "metrics.json").write_text("{}")
+
+    monkeypatch.setattr(launch, "run", processes)
+    outs, _ = world.update(PolicyGradientConfig(lr=1e-3, processes=2))
+    assert (outs.policy.digest == world.policy.digest) is same and outs.policy.digest
+    assert outs.trainer.digest not in ("", "sha256:1")
 
 
 @given(num=st.integers(0, 12), size=st.integers(2, 5))
