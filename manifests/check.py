@@ -2,7 +2,7 @@
 
 Prints a table and each finding with its four fields; exit code 1 on any. `--site FOLDER` checks one overlay that is about
 to be installed, where no placeholder may be left. The pipelines install in `manifests/kfp` refers to upstream by tag and
-is checked as text, not rendered: that needs the network.
+is checked as text; `--network` renders it, too, and judges it beside each overlay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from instar.errors import InstarError
 from instar.pipelines import pools
 from manifests import policy_access
 from manifests.objects import Finding, Object, World
-from manifests.policy import findings
+from manifests.policy import INSTALL, findings
 from manifests.tools import ROOT, kubectl, render
 from manifests.validate import VERSIONS, validate
 
@@ -93,21 +93,30 @@ def by_reference(folder: Path = FOLDER / "kfp") -> Iterator[Finding]:
         )
 
 
+def installed(binary: Path, kfp: Path, overlays: Sequence[Path]) -> Iterator[Finding]:
+    """Render the pipelines install in `kfp` and yield what is wrong with it, alone and beside each overlay."""
+    objects = render(binary, kfp)
+    yield from validate(objects)
+    for folder in overlays:
+        yield from findings(world(folder.name, [*render(binary, folder), *objects]), INSTALL)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check and print. Return 0, 1 on findings, or the exit code of the error that stopped it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--site", type=Path, help="check this overlay as one that is about to be installed")
     parser.add_argument("--kubectl", type=Path, help="use this kubectl 1.37 instead of the pinned one")
+    parser.add_argument("--network", action="store_true", help="render manifests/kfp, too: clones two repositories")
     options = parser.parse_args(arguments)
     try:
         binary = options.kubectl or kubectl()
         overlays = [options.site] if options.site else sorted((FOLDER / "overlays").iterdir())
         reports = [examine(binary, folder.resolve(), site=bool(options.site)) for folder in overlays]
+        text = [*by_reference(), *(installed(binary, FOLDER / "kfp", overlays) if options.network else ())]
     except InstarError as error:
         sys.stderr.write(f"{error.render()}\n")
         return error.exit_code
-    text = list(by_reference())
-    _print(reports, text)
+    _print(reports, text, "by reference, rendered" if options.network else "by reference, not rendered here")
     return 1 if text or any(r.found for r in reports) else 0
 
 
@@ -116,13 +125,13 @@ def _unequal(first: list[Object], second: list[Object], folder: Path) -> Iterato
         yield Finding(expected="two equal renders", found="a difference", where=str(folder), action="find what varies")
 
 
-def _print(reports: list[Report], text: list[Finding]) -> None:
+def _print(reports: list[Report], text: list[Finding], how: str) -> None:
     write = sys.stdout.write
     write(f"{'overlay':<12} {'objects':>7}  {'Kubernetes':<12} {'seconds':>7}  {'findings':>8}  left to the site\n")
     for r in reports:
         versions, left = ", ".join(VERSIONS), ", ".join(r.unfilled) or "nothing"
         write(f"{r.name:<12} {r.objects:>7}  {versions:<12} {r.seconds:>7.1f}  {len(r.found):>8}  {left}\n")
-    write(f"{'kfp':<12} {'-':>7}  {'-':<12} {'-':>7}  {len(text):>8}  by reference, not rendered here\n")
+    write(f"{'kfp':<12} {'-':>7}  {'-':<12} {'-':>7}  {len(text):>8}  {how}\n")
     for name, found in [*((r.name, r.found) for r in reports), ("kfp", text)]:
         for f in found:
             write(f"\n{name}: {f.where}\n  expected: {f.expected}\n  found:    {f.found}\n  do:       {f.action}\n")

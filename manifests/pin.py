@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from instar.errors import ConfigError, InstarError
 from instar.pipelines.pools import Images, load_images
@@ -56,12 +57,23 @@ def _store(objects: list[Object], endpoint: str, addresses: str) -> list[dict[st
             old = next(o["data"]["endpoint"] for o in objects if o["metadata"]["name"] == "instar-store")
             providers = data["providers"].replace(old, endpoint)
             operations.append({"op": "replace", "path": "/data/providers", "value": providers})
+        elif kind == "ConfigMap" and name == "artifact-repositories":
+            operations.append({"op": "replace", "path": "/data/runs", "value": _repository(data["runs"], endpoint)})
         elif kind == "NetworkPolicy" and name in ("store", "store-clients"):
             operations.append({"op": "replace", "path": "/spec/egress/0/to/0/ipBlock/cidr", "value": addresses})
         if operations:
             target = {"kind": kind, "name": name, "namespace": item["metadata"]["namespace"]}
             patches.append({"target": target, "patch": json.dumps(operations)})
     return patches
+
+
+def _repository(text: str, endpoint: str) -> str:
+    """Return Argo's artifact repository with another endpoint, which it writes without the scheme."""
+    import yaml
+
+    url, value = urlsplit(endpoint), yaml.safe_load(text)
+    value["s3"] |= {"endpoint": url.netloc, "insecure": url.scheme == "http"}
+    return str(yaml.safe_dump(value))
 
 
 def _bare(image: str) -> str:

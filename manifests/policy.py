@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from manifests import network, policy_access, policy_links, policy_pods, policy_pools
+from manifests import network, policy_access, policy_links, policy_pods, policy_pools, policy_runs
 from manifests.objects import Finding, World
 
 Policy = Callable[[World], Iterator[Finding]]
@@ -26,9 +26,15 @@ POLICIES: tuple[Policy, ...] = (
     policy_links.queues,
     policy_pools.agreement,
     policy_pools.covered,
+    policy_runs.archived,
+    policy_runs.expanded,
+    policy_runs.audiences,
 )
 
+INSTALL: tuple[Policy, ...] = (policy_runs.archived, policy_runs.expanded, policy_runs.audiences)
+"""What the pipelines install is judged by, together with the objects of an overlay: the rest of it is upstream's."""
 
-def findings(world: World) -> list[Finding]:
-    """Return everything that any policy finds."""
-    return [finding for policy in POLICIES for finding in policy(world)]
+
+def findings(world: World, policies: tuple[Policy, ...] = POLICIES) -> list[Finding]:
+    """Return everything that any of the policies finds."""
+    return [finding for policy in policies for finding in policy(world)]

@@ -109,12 +109,6 @@ def test_the_upstream_credentials_are_deleted() -> None:
     assert patches.count("$patch: delete") == 2
 
 
-def test_both_ends_of_the_pipelines_api_name_one_audience() -> None:
-    audience = "https://kubernetes.default.svc.cluster.local"
-    assert f"TOKEN_REVIEW_AUDIENCE, value: {audience}}}" in (FOLDER / "kfp" / "configuration.yaml").read_text()
-    assert f"audience: {audience}," in (FOLDER / "components" / "schedule" / "cronjob.yaml").read_text()
-
-
 def test_every_module_that_somebody_is_told_to_run_exists() -> None:
     root = FOLDER.parent
     told: dict[str, str] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from manifests import network, policy_access, policy_links, policy_pods, policy_pools
+from manifests import network, policy_access, policy_links, policy_pods, policy_pools, policy_runs
 from manifests.objects import Object, World
 from manifests.policy import POLICIES, Policy, findings
 from manifests.policy_access import ZERO
@@ -145,12 +145,21 @@ FAULTS: list[tuple[str, Policy, Fault]] = [
     ("disk not covered", policy_pools.covered, at("ClusterQueue", "instar-train", f"{GROUP}/coveredResources/3", None)),
     ("GPU not covered", policy_pools.covered, at("ClusterQueue", "instar-eval", f"{GROUP}/coveredResources/2", None)),
     ("default not covered", policy_pools.covered, at("LimitRange", "runs", "spec/limits/0/defaultRequest/instar.dev~x", "1")),
+    ("archive of another store", policy_runs.archived, at("ConfigMap", "artifact-repositories", "data/runs", "archiveLogs: true")),
+    ("variable", policy_runs.expanded, at("ConfigMap", "instar-store", "data/k", "$(kfp-namespace)")),
+    ("audience", policy_runs.audiences, lambda w: w.objects.append(server())),
     ("limit not covered", policy_pools.covered, at("LimitRange", "runs", "spec/limits/0/default/instar.dev~x", "1")),
 ]  # fmt: skip
 
 
 def secret() -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "instar"}}
+
+
+def server() -> Object:
+    """Return an API server that takes tokens of its default audience, which the schedule's is not."""
+    spec = {"template": {"spec": {"containers": [{"name": "ml-pipeline-api-server"}]}}}
+    return {"kind": "Deployment", "metadata": {"name": "ml-pipeline", "namespace": "kubeflow"}, "spec": spec}
 
 
 def cluster_binding() -> Object:
