@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from instar import head as heads
 from instar.errors import ConfigError, UnavailableError
 from instar.head import ChainConfig, Claim, Head
-from instar.kfp.api import CANCELLED, LIVE, KfpApi, RunInfo, RunSpec
+from instar.kfp.api import LIVE, KfpApi, RunInfo, RunSpec
 from instar.store import ObjectStore
 
 Did: TypeAlias = Literal["nothing", "submitted", "adopted", "stopped", "failed"]
@@ -236,4 +236,9 @@ def terminate_live(store: ObjectStore, api: KfpApi, chain: ChainConfig, head: He
 def is_cancelled(api: KfpApi, run_id: str) -> bool:
     """Return whether a person has cancelled this run."""
     run = api.get_run(run_id) if run_id else None
-    return run is not None and run.state in CANCELLED
+    return run is not None and run.cancelled
+
+
+def known(api: KfpApi, run: RunInfo) -> RunInfo:
+    """Return a run with what is known of its end: a list of runs does not say who ended one, and why it failed."""
+    return run if run.state in LIVE else api.get_run(run.run_id) or run

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instar import head as heads
-from instar.components.control.chain import Action, again, halt, is_cancelled, submit_current
+from instar.components.control.chain import Action, again, halt, is_cancelled, known, submit_current
 from instar.head import ChainConfig, Claim, Head
 from instar.kfp.api import LIVE, KfpApi, RunInfo
 from instar.store import ObjectStore
@@ -50,7 +50,8 @@ def _look(api: KfpApi, chain: ChainConfig, head: Head, latest: Claim, now: float
     for run_id in (head.by, head.run):
         if is_cancelled(api, run_id):
             return Verdict(what="stop", reason=f"run {run_id} was cancelled")
-    return judge(head, latest, api.find_runs(chain.experiment, latest.run_name), now, chain.grace_s)
+    runs = [known(api, run) for run in api.find_runs(chain.experiment, latest.run_name)]
+    return judge(head, latest, runs, now, chain.grace_s)
 
 
 def judge(head: Head, latest: Claim, runs: Sequence[RunInfo], now: float, grace_s: float) -> Verdict:
@@ -58,7 +59,7 @@ def judge(head: Head, latest: Claim, runs: Sequence[RunInfo], now: float, grace_
 
     A claim without a run is given `grace_s`; a claim from a clock that is further ahead than that is not waited for.
     """
-    cancelled = [run.run_id for run in runs if run.state == "CANCELED"]
+    cancelled = [run.run_id for run in runs if run.cancelled]
     if cancelled:
         return Verdict(what="stop", reason=f"run {cancelled[0]} was cancelled")
     counting = [run for run in runs if run.run_id == head.run] or list(runs)

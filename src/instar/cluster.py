@@ -193,8 +193,11 @@ def status(directory: Path) -> dict[str, Any]:
     head = found[0]
     latest = heads.latest_claim(workspace.store, workspace.evolution, head.segment)
     settings = heads.read_chain(workspace.store, workspace.evolution)
-    runs = server.open().find_runs(settings.experiment, latest.run_name) if latest else []
-    newest = {"run": runs[-1].run_id, "state": runs[-1].state or "new"} if runs else {}
+    api = server.open()
+    runs = api.find_runs(settings.experiment, latest.run_name) if latest else []
+    run = chain.known(api, runs[-1]) if runs else None
+    newest = {"run": run.run_id, "state": run.state or "new"} if run else {}
+    newest |= {"error": run.error} if run and run.error else {}
     return {**configs.to_dict(head), **newest, "attempt": latest.attempt if latest else 0}
 
 

@@ -143,7 +143,7 @@ def test_a_person_stops_and_resumes(local: dict[str, list[Any]], kfp: FakeKfp, t
     handle, store = submit(RECIPES["fused"], tmp_path, kfp)
     engine.step()
     waiting = engine.waiting.pop()
-    kfp.set_state(waiting["run_id"], "CANCELED")  # Terminate in the UI
+    kfp.cancel(waiting["run_id"])  # Terminate in the UI
     assert tick(store, kfp) == "stopped"
     assert tick(store, kfp) == "nothing" and not engine.waiting
     assert cluster.status(handle)["status"] == "stopped"

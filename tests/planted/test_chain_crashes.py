@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from instar.components.control import chain
 from support.chain_scenes import fail_first, only, opened, stopped
 from support.chain_world import EVOLUTION, Crash, CrashAt, World, quietly
+from support.fake_kfp_objects import ENDED
 
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
@@ -83,7 +84,10 @@ def happen(world: World, event: tuple[Any, ...]) -> None:
     elif kind in ("fail", "cancel") and runs:
         run_id, is_dead = runs[event[1] % len(runs)], event[2]
         if run_id not in world.ended:
-            world.kfp.set_state(run_id, "FAILED" if kind == "fail" else "CANCELED")
+            if kind == "fail":
+                world.kfp.report(run_id, "FAILED")
+            elif world.kfp.runs[run_id]["state"] not in ENDED | {"CANCELING"}:
+                world.kfp.cancel(run_id)
             if is_dead:  # otherwise its process lives on, cut off from the cluster
                 world.ended.add(run_id)
     elif kind == "stop":
@@ -129,7 +133,7 @@ def test_nothing_moves_after_a_cancel(make: Callable[..., World], before: list[A
     head = world.head()
     assume(head.status == "running" and head.run and head.run not in world.ended)
     assume(head.attempt == world.newest_attempt())  # cancelling an old holder does not bind a newer attempt at once
-    world.kfp.set_state(head.run, "CANCELED")
+    world.kfp.cancel(head.run)
     world.ended.add(head.run)
     for event in after:
         if event[0] not in ("resume", "cancel"):

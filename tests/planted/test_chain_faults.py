@@ -114,7 +114,7 @@ def test_a_run_of_another_is_adopted_in_whatever_state(make: Callable[..., World
     opened(world)
     run = only(world, "000000-1")
     for state in ("RUNNING", "FAILED"):
-        world.kfp.set_state(run, state)
+        world.kfp.report(run, state)
         world.now += world.chain.grace_s + 1
         action = submit_as(world, "other")
         assert (action.did, action.run) == ("adopted", run) and state in action.reason
@@ -200,7 +200,7 @@ def test_a_verdict_on_a_head_that_has_moved_has_no_effect(make: Callable[..., Wo
     world = make(max_attempts=max_attempts)
     opened(world)
     first = only(world, "000000-1")
-    world.kfp.set_state(first, "FAILED")
+    world.kfp.report(first, "FAILED")
 
     def commit(name: str, after: bool) -> None:
         if (name, after) == ("find_runs", True) and world.head().segment == 0:

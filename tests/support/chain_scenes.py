@@ -30,7 +30,7 @@ def stopped(world: World) -> None:
 def second_attempt(world: World) -> None:
     """Attempt 1 is cut off but lives and holds the fence; attempt 2 was created."""
     opened(world)
-    world.kfp.set_state(only(world, "000000-1"), "FAILED")
+    world.kfp.report(only(world, "000000-1"), "FAILED")
     world.tick()
 
 
@@ -52,5 +52,5 @@ def duplicate(world: World) -> None:
     """Two runs of attempt 1 were created."""
     world.start()
     world.late = True
-    twin = dict(world.kfp.runs[only(world, "000000-1")], run_id="twin")
+    twin = dict(world.kfp.runs[only(world, "000000-1")], run_id="twin", state_history=[{"state": "PENDING"}])
     world.kfp.runs["twin"] = twin

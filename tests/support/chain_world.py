@@ -145,14 +145,14 @@ class World:
             if is_last:
                 self.end(run_id, "SUCCEEDED")
             elif self.kfp.runs[run_id]["state"] == "PENDING":
-                self.kfp.set_state(run_id, "RUNNING")
+                self.kfp.report(run_id, "RUNNING")
         self.check()
 
     def end(self, run_id: str, state: str, error: str = "") -> None:
         """End the process of a run; the server learns of it unless it has an end on record."""
         self.ended.add(run_id)
         if self.kfp.runs[run_id]["state"] not in ENDED:
-            self.kfp.set_state(run_id, state, error)
+            self.kfp.report(run_id, state, error)
 
     def head(self) -> Head:
         """Return the head."""

@@ -18,6 +18,7 @@ ROUTES = [
     ("POST", r"runs", "create_run"),
     ("GET", r"runs", "list_runs"),
     ("GET", r"runs/([^/:]+)", "get_run"),
+    ("GET", r"v1beta1/runs/([^/:]+)", "get_workflow"),
     ("POST", r"runs/([^/:]+):terminate", "terminate_run"),
     ("GET", r"experiments", "list_experiments"),
     ("POST", r"experiments", "create_experiment"),
@@ -73,10 +74,19 @@ class FakeKfp(Objects):
     def reset(self) -> None:
         """Forget every object, fault and held request."""
         with self._lock:
-            for kept in (self.runs, self.experiments, self.pipelines, self.versions, self.schedules, self.faults):
+            for kept in (
+                self.runs,
+                self.experiments,
+                self.pipelines,
+                self.versions,
+                self.schedules,
+                self.faults,
+                self.workflows,
+            ):
                 kept.clear()
             self._late.clear()
             self.requests.clear()
+            self.slow_cancel, self.may_upload = False, True
 
     def fault(self, operation: str, *kinds: str) -> None:
         """Plant faults for the next requests of `operation` (a name from `ROUTES`)."""
@@ -116,7 +126,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_one(self) -> None:
         kfp, parts = self.kfp, urllib.parse.urlsplit(self.path)
-        path = parts.path.partition("/apis/v2beta1/")[2]
+        path = parts.path.removeprefix("/apis/").removeprefix("v2beta1/")
         query = dict(urllib.parse.parse_qsl(parts.query))
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         kfp.tokens.append(self.headers.get("Authorization", ""))
@@ -150,7 +160,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             answer = kfp.work(operation, ids, query, _body(self.headers, raw))
         except Refused as error:
-            self._answer(error.status, json.dumps({"message": error.message}).encode())
+            key = "error_message" if operation == "upload_version" else "message"
+            self._answer(error.status, json.dumps({key: error.message}).encode())
             return
         if fault == "drop":
             self.close_connection = True

@@ -1,7 +1,21 @@
 """What the fake Kubeflow Pipelines server keeps, and what each operation does with it.
 
 It is as forgetful as the real one where that matters: several runs may share a name, a recurring run cannot be updated,
-an unknown pipeline parameter is a refusal inside status 500, and a run that has ended cannot be terminated.
+a parameter that is unknown or a version that was deleted is a refusal inside status 500, an upload without the right one without
+a reason, and a run that has ended, or is being ended, cannot be terminated.
+
+States follow Kubeflow Pipelines 2.17.0, files below `backend/src/apiserver` (2.16.1 and the main branch of 2026-08 do the same):
+
+* Created: PENDING (`resource/resource_manager.go:CreateRun`, `storage/run_store.go:CreateRun`, which begins the history).
+* The persistence agent reports a workflow: its phase, or CANCELING where its deadline is 0 and it has not ended; the history gets
+  the state unless it is its last (`resource_manager.go:ReportWorkflowResource`, `run_store.go:UpdateRun`).
+* Terminate: CANCELING from PENDING, RUNNING, PAUSED and unspecified, else 400; the workflow's deadline becomes 0, the history stays
+  (`run_store.go:TerminateRun`, `resource_manager.go:TerminateWorkflow`). When the workflow ends the agent reports FAILED;
+  nothing sets CANCELED, ever.
+* Retry: the workflow is made anew without the deadline, and its phase is the state (`resource_manager.go:RetryRun`,
+  `backend/src/common/util/workflow.go:GenerateRetryExecution`).
+
+The agent of this server reports a terminated workflow twice if it was running, and if no pod had started only when it has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +29,7 @@ from typing import Any
 
 import yaml
 
-ENDED = {"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"}
+ENDED = {"SUCCEEDED", "FAILED", "SKIPPED"}
 
 
 class Refused(Exception):
@@ -29,7 +43,7 @@ class Refused(Exception):
 class Objects:
     """Objects as the REST API shows them, by id. `on_create` is called with every new run, before the answer is sent.
 
-    With `slow_cancel` a terminated run stays CANCELING until `set_state`.
+    With `slow_cancel` the workflow of a terminated run goes on until `report`.
     """
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -39,16 +53,65 @@ class Objects:
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     on_create: Callable[[dict[str, Any]], None] | None = None
     slow_cancel: bool = False
+    may_upload: bool = True
 
     def __post_init__(self) -> None:
         self._lock, self._counter = threading.RLock(), 0
+        self.workflows: dict[str, dict[str, Any]] = {}
 
-    def set_state(self, run_id: str, state: str, error: str = "") -> None:
-        """Put a run into a runtime state, as its pods would."""
+    def report(self, run_id: str, state: str, error: str = "", *, before_terminate: bool = False) -> None:
+        """Report RUNNING, SUCCEEDED or FAILED of a run's workflow, as the persistence agent does, with a failed pod's message.
+
+        `before_terminate`: what it had read before the deadline was set to 0, and sends after.
+        """
+        phase = {"RUNNING": "Running", "SUCCEEDED": "Succeeded", "FAILED": "Failed"}[state]
         with self._lock:
-            self.runs[run_id]["state"] = state
+            workflow = self._workflow(run_id)
+            workflow["status"]["phase"] = phase
             if error:
-                self.runs[run_id]["error"] = {"code": 9, "message": error}
+                name = f"{run_id}.root.update.executor"
+                node = {"name": name, "displayName": "executor", "type": "Pod", "phase": "Failed", "message": error}
+                workflow["status"] |= {"nodes": {name: node}, "message": "child failed"}
+            terminating = workflow["spec"].get("activeDeadlineSeconds") == 0 and state == "RUNNING"
+            self._record(run_id, "CANCELING" if terminating and not before_terminate else state)
+
+    def cancel(self, run_id: str) -> None:
+        """Press Terminate, and let the workflow end unless `slow_cancel`."""
+        self.work("terminate_run", (run_id,), {}, None)
+
+    def retry(self, run_id: str) -> None:
+        """Press Retry."""
+        with self._lock:
+            workflow = self._workflow(run_id)
+            workflow["spec"].pop("activeDeadlineSeconds", None)
+            workflow["status"] = {"phase": "Running"}
+            self._record(run_id, "RUNNING")
+
+    def is_cancelled(self, run_id: str) -> bool:
+        """Return whether the workflow of a run was terminated."""
+        return self._workflow(run_id)["spec"].get("activeDeadlineSeconds") == 0
+
+    def _workflow(self, run_id: str) -> dict[str, Any]:
+        return self.workflows.setdefault(run_id, {"spec": {}, "status": {"phase": ""}})
+
+    def _record(self, run_id: str, state: str) -> None:
+        run = self.runs[run_id]
+        run["state"] = state
+        history = run.setdefault("state_history", [])
+        if not history or history[-1]["state"] != state:
+            history.append({"update_time": self._at(), "state": state})
+
+    def _terminate(self, run_id: str) -> None:
+        before = self.runs[run_id]["state"]
+        if before not in ("PENDING", "RUNNING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED"):
+            raise Refused(400, f"Invalid input error: Failed to terminate a run {run_id}. Row not found")
+        self.runs[run_id]["state"] = "CANCELING"
+        self._workflow(run_id)["spec"]["activeDeadlineSeconds"] = 0
+        if self.slow_cancel:
+            return
+        if before == "RUNNING":
+            self.report(run_id, "RUNNING")
+        self.report(run_id, "FAILED")
 
     def named(self, name: str) -> list[dict[str, Any]]:
         """Return the runs of one display name, oldest first."""
@@ -93,14 +156,15 @@ class Objects:
         return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._counter)).isoformat().replace("+00:00", "Z")
 
     def _create_run(self, body: dict[str, Any]) -> dict[str, Any]:
-        self._check(body)
+        self._check(body, "Failed to create a run due to error fetching manifest")
         run_id = self._new("run")
-        run = {**body, "run_id": run_id, "state": "PENDING", "created_at": self._at(), "storage_state": "AVAILABLE"}
+        run = {**body, "run_id": run_id, "created_at": self._at(), "storage_state": "AVAILABLE"}
         self.runs[run_id] = run
+        self._record(run_id, "PENDING")
         return run
 
     def _create_schedule(self, body: dict[str, Any]) -> dict[str, Any]:
-        self._check(body)
+        self._check(body, "Failed to create a recurring run with an invalid pipeline spec manifest")
         cron = body["trigger"]["cron_schedule"]["cron"]
         if len(cron.split()) != 6 and not cron.startswith("@"):
             raise Refused(400, f"Invalid input error: Schedule cron is not supported: {cron}")
@@ -111,12 +175,18 @@ class Objects:
         }  # fmt: skip
         return self.schedules[schedule_id]
 
-    def _check(self, body: dict[str, Any]) -> None:
+    def _check(self, body: dict[str, Any], failed: str) -> None:
         if body["experiment_id"] not in self.experiments:
             raise Refused(404, f"ResourceNotFoundError: Experiment {body['experiment_id']} not found.")
-        version = self.versions.get(body["pipeline_version_reference"]["pipeline_version_id"])
-        if version is None or version["pipeline_id"] != body["pipeline_version_reference"]["pipeline_id"]:
-            raise Refused(404, "ResourceNotFoundError: PipelineVersion not found.")
+        version_id = body["pipeline_version_reference"]["pipeline_version_id"]
+        version = self.versions.get(version_id)
+        # `resource_manager.go:CreateRun, CreateJob`: whatever kept the manifest from being read is wrapped as internal.
+        if version is None:
+            fetched = "Failed to fetch a template due to error retrieving pipeline version"
+            why = f"ResourceNotFoundError: PipelineVersion {version_id} not found"
+            raise Refused(500, f"InternalServerError: {failed}: {fetched}: {why}")
+        if version["pipeline_id"] != body["pipeline_version_reference"]["pipeline_id"]:
+            raise Refused(500, f"InternalServerError: {failed}: Invalid input error: it belongs to another pipeline")
         declared, given = version.get("parameters"), body["runtime_config"].get("parameters", {})
         if declared is not None:
             for name in given.keys() - declared.keys():
@@ -159,8 +229,9 @@ class Objects:
         return made
 
     def _upload(self, query: dict[str, str], package: bytes) -> dict[str, Any]:
-        if query["pipelineid"] not in self.pipelines:
-            raise Refused(404, "ResourceNotFoundError: Pipeline not found.")
+        # `server/pipeline_upload_server.go:uploadPipelineVersion` says the same for every reason, a missing right too.
+        if query["pipelineid"] not in self.pipelines or not self.may_upload:
+            raise Refused(400, "Failed to create a pipeline version")
         of_pipeline = [v for v in self.versions.values() if v["pipeline_id"] == query["pipelineid"]]
         if any(v["display_name"] == query["name"] for v in of_pipeline):
             raise Refused(409, f"Already exist error: version {query['name']} already exist.")
@@ -180,10 +251,12 @@ class Objects:
         item = target[item_id]
         if operation == "get_run":
             return item
+        if operation == "get_workflow":  # the manifest that was reported last, as text
+            workflow = self.workflows.get(item_id, {"status": {"phase": ""}})
+            manifest = {"workflow_manifest": json.dumps(workflow)} if workflow["status"]["phase"] else {}
+            return {"run": {"id": item_id}, "pipeline_runtime": manifest}
         if operation == "terminate_run":
-            if item["state"] in ENDED:
-                raise Refused(400, f"Invalid input error: Failed to terminate run {item_id}. It has finished.")
-            item["state"] = "CANCELING" if self.slow_cancel else "CANCELED"
+            self._terminate(item_id)
         elif operation == "disable_schedule":
             item["status"] = "DISABLED"
         else:

@@ -45,16 +45,16 @@ class Engine:
         run_id, version = run["run_id"], run["pipeline_version_reference"]["pipeline_version_id"]
         package = self.root / f"{version}.yaml"
         package.write_text(yaml.safe_dump_all(self.kfp.versions[version]["documents"]))
-        self.kfp.set_state(run_id, "RUNNING")
+        self.kfp.report(run_id, "RUNNING")
         try:
             run_program(load(package), run["runtime_config"]["parameters"], self.root / run_id, run_id, self._task)
         except BaseException as error:
-            self.kfp.set_state(run_id, "FAILED", f"{type(error).__name__}: {error}")
+            self.kfp.report(run_id, "FAILED", f"{type(error).__name__}: {error}")
             self.done.append((run_id, "FAILED"))
             if not isinstance(error, Killed):
                 raise
         else:
-            self.kfp.set_state(run_id, "SUCCEEDED")
+            self.kfp.report(run_id, "SUCCEEDED")
             self.done.append((run_id, "SUCCEEDED"))
 
     def _task(self, name: str) -> None:

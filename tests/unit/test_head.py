@@ -298,7 +298,10 @@ def test_a_head_that_does_not_follow_is_refused(store: LocalStore, following: He
 
 
 def runs(*states: str) -> list[RunInfo]:
-    return [RunInfo(run_id=f"r{n}", name=run_name("evo", 0, 1), state=s, error="") for n, s in enumerate(states)]
+    """Runs by state; `FAILED by order` was terminated."""
+    name = run_name("evo", 0, 1)
+    made = enumerate(s.removesuffix(" by order") for s in states)
+    return [RunInfo(run_id=f"r{n}", name=name, state=s, cancelled=states[n] != s or s == "CANCELING") for n, s in made]
 
 
 @pytest.mark.parametrize(
@@ -312,9 +315,9 @@ def runs(*states: str) -> list[RunInfo]:
         ("", ["PENDING"], 9999, "wait", "PENDING"),
         ("r0", ["RUNNING"], 9999, "wait", "RUNNING"),
         ("r0", ["PAUSED"], 9999, "wait", "PAUSED"),
-        ("r0", ["CANCELING"], 9999, "wait", "CANCELING"),
-        ("r0", ["CANCELED"], 1, "stop", "r0 was cancelled"),
-        ("r0", ["RUNNING", "CANCELED"], 1, "stop", "r1 was cancelled"),
+        ("r0", ["CANCELING"], 9999, "stop", "r0 was cancelled"),
+        ("r0", ["FAILED by order"], 1, "stop", "r0 was cancelled"),
+        ("r0", ["RUNNING", "FAILED by order"], 1, "stop", "r1 was cancelled"),
         ("r0", ["FAILED"], 1, "again", "r0 is FAILED"),
         ("", ["SKIPPED"], 1, "again", "r0 is SKIPPED"),
         ("r0", ["SUCCEEDED"], 1, "again", "r0 is SUCCEEDED"),

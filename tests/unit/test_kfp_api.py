@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import traceback
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from instar.errors import ConfigError, InstarError, UnavailableError
+from instar.kfp import workflow
 from instar.kfp.api import RunSpec, Schedule, Version
 from instar.kfp.client import KfpClient, open_kfp
-from instar.kfp.http import KfpOptions
+from instar.kfp.http import KfpOptions, _refusal
 from instar.kfp.schedule import Reconciled, check_cron, reconcile_schedule
 from support.fake_kfp import FakeKfp
 
@@ -65,9 +67,9 @@ def test_a_run_is_created_as_specified_and_found_by_name(api: KfpClient, kfp: Fa
     api.create_run(replace(spec, name="evo-000000-10"))
     assert api.find_runs(spec.experiment, "evo-000000-1") == [created]
     assert api.find_runs(api.ensure_experiment("other"), "evo-000000-1") == []
-    kfp.set_state(created.run_id, "FAILED", "exit code 11")
+    kfp.report(created.run_id, "FAILED", "exit code 11")
     found = api.get_run(created.run_id)
-    assert found is not None and (found.state, found.error) == ("FAILED", "exit code 11")
+    assert found is not None and (found.state, found.error) == ("FAILED", "root.update.executor: exit code 11")
     assert api.get_run("nobody") is None
 
 
@@ -79,12 +81,104 @@ def test_every_page_is_read(api: KfpClient, spec: RunSpec) -> None:
 def test_terminate_stops_a_live_run_and_leaves_an_ended_one(api: KfpClient, kfp: FakeKfp, spec: RunSpec) -> None:
     run = api.create_run(spec).run_id
     api.terminate(run)
-    assert kfp.runs[run]["state"] == "CANCELED"
+    assert kfp.runs[run]["state"] == "FAILED" and kfp.is_cancelled(run)
     api.terminate(run)
+    kfp.slow_cancel = True
+    slow = api.create_run(spec).run_id
+    api.terminate(slow)
+    assert kfp.runs[slow]["state"] == "CANCELING"
+    api.terminate(slow)
     kfp.fault("terminate_run", "403")
-    kfp.set_state(run, "RUNNING")
+    kfp.retry(run)
     with pytest.raises(ConfigError, match="403"):
         api.terminate(run)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_only_a_look_at_the_workflow_tells_who_ended_a_run(
+    api: KfpClient, kfp: FakeKfp, spec: RunSpec, started: bool
+) -> None:
+    stopped, failed = api.create_run(spec).run_id, api.create_run(spec).run_id
+    if started:
+        kfp.report(stopped, "RUNNING")
+    kfp.cancel(stopped)
+    kfp.report(failed, "FAILED", "main: Error (exit code 20)")
+    listed = {run.run_id: (run.state, run.cancelled) for run in api.find_runs(spec.experiment, spec.name)}
+    assert listed == {stopped: ("FAILED", started), failed: ("FAILED", False)}
+    looked = {run_id: api.get_run(run_id) for run_id in listed}
+    assert {run_id: run.cancelled for run_id, run in looked.items() if run} == {stopped: True, failed: False}
+
+
+def test_a_run_that_goes_on_costs_one_request_and_an_old_server_without_v1beta1_is_no_error(
+    api: KfpClient, kfp: FakeKfp, spec: RunSpec
+) -> None:
+    run = api.create_run(spec).run_id
+    kfp.requests.clear()
+    api.get_run(run)
+    assert kfp.requests == ["get_run"]
+    kfp.report(run, "RUNNING")
+    kfp.cancel(run)
+    kfp.fault("get_workflow", "404")
+    found = api.get_run(run)
+    assert found is not None and found.cancelled
+    kfp.fault("get_workflow", "503")
+    with pytest.raises(UnavailableError):  # not knowing who ended it must not look like a failure
+        KfpClient(kfp.url, options=replace(FAST, deadline_s=0.0)).get_run(run)
+
+
+@pytest.mark.parametrize(
+    ("state", "history", "cancelled"),
+    [
+        ("FAILED", ["PENDING", "RUNNING", "CANCELING", "FAILED"], True),
+        ("CANCELING", ["PENDING", "RUNNING"], True),  # the history follows with the agent's next report
+        ("SUCCEEDED", ["RUNNING", "CANCELING", "SUCCEEDED"], True),
+        ("FAILED", ["PENDING", "FAILED"], False),
+        ("RUNNING", ["RUNNING", "CANCELING", "FAILED", "RUNNING"], False),  # retried
+        ("FAILED", ["RUNNING", "CANCELING", "FAILED", "RUNNING", "FAILED"], False),
+        ("FAILED", ["RUNNING", "FAILED", "RUNNING", "CANCELING", "FAILED"], True),
+        ("", [], False),
+    ],
+)
+def test_the_last_order_counts(state: str, history: list[str], cancelled: bool) -> None:
+    assert workflow.ordered(state, [{"state": s} for s in history]) is cancelled
+
+
+def node(name: str, phase: str, message: str, at: str, kind: str = "Pod") -> dict[str, str]:
+    return {"name": f"evo-x1.{name}", "type": kind, "phase": phase, "message": message, "finishedAt": at}
+
+
+@pytest.mark.parametrize(
+    ("status", "run", "reason"),
+    [
+        ({"nodes": {"a": node("root.update.executor", "Failed", "exit code 11", "2"),
+                    "b": node("root.evaluate.executor", "Error", "evicted", "1"),
+                    "c": node("root", "Failed", "child failed", "0", "DAG")}}, {}, "root.evaluate.executor: evicted"),
+        ({"message": "workflow shutdown"}, {}, "workflow shutdown"),
+        ({}, {"state_history": [{"state": "RUNNING"}, {"state": "FAILED", "error": {"message": "quota"}}]}, "quota"),
+        ({}, {"error": {"message": "cannot convert"}}, "cannot convert"),
+        ({}, {"run_details": {"task_details": [{"display_name": "update", "state": "FAILED"}, {"state": "FAILED"},
+                                               {"display_name": "open", "state": "SUCCEEDED"}]}}, "failed: update"),
+        ({}, {}, ""),
+    ],
+)  # fmt: skip
+def test_the_reason_is_that_of_the_first_pod_that_failed(
+    status: dict[str, object], run: dict[str, object], reason: str
+) -> None:
+    assert workflow.reason({"status": status}, run) == reason
+    assert len(workflow.reason({"status": {"message": "x" * 10000}}, {})) == workflow.LENGTH
+
+
+@pytest.mark.parametrize("manifest", ["", "{", "[]", "null"])
+def test_an_answer_without_a_workflow_is_an_empty_one(manifest: str) -> None:
+    assert workflow.parse({"pipeline_runtime": {"workflow_manifest": manifest}}) == {} == workflow.parse({})
+
+
+@pytest.mark.parametrize(
+    ("spec", "ended"),
+    [({}, False), ({"activeDeadlineSeconds": 0}, True), ({"activeDeadlineSeconds": 3600}, False), ({"shutdown": "Stop"}, True)],
+)  # fmt: skip
+def test_what_marks_a_workflow_that_a_person_ended(spec: dict[str, object], ended: bool) -> None:
+    assert workflow.was_ended({"spec": spec}) is ended
 
 
 def test_experiments_and_uploads_are_idempotent(api: KfpClient, kfp: FakeKfp, tmp_path: Path) -> None:
@@ -115,6 +209,54 @@ def test_an_unknown_parameter_is_a_refusal_although_the_server_says_500(
     for parameters in ({"store": "s", "segment": 1, "sgement": 1}, {"store": "s"}):
         with pytest.raises(ConfigError, match="Invalid input error"):
             api.create_run(replace(spec, version=version, parameters=parameters))
+
+
+def test_a_deleted_pipeline_version_is_a_refusal_although_the_server_says_500(
+    api: KfpClient, kfp: FakeKfp, spec: RunSpec, wanted: Schedule
+) -> None:
+    kfp.versions.clear()
+    for call in (lambda: api.create_run(spec), lambda: api.create_schedule(wanted)):
+        with pytest.raises(ConfigError, match="PipelineVersion version-0002 not found") as raised:
+            call()
+        assert "`instar submit`" in raised.value.action
+
+
+def test_an_upload_without_the_right_names_it_although_the_server_does_not(
+    api: KfpClient, kfp: FakeKfp, tmp_path: Path
+) -> None:
+    package = tmp_path / "p.yaml"
+    package.write_text(PACKAGE)
+    kfp.may_upload = False
+    with pytest.raises(ConfigError, match="HTTP 400") as raised:
+        api.upload("p", "v1", package)
+    assert "`create` on `pipelines`" in raised.value.action
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error", "action"),
+    [
+        (
+            500,
+            "InternalServerError: Failed to create a run: ServiceUnavailable: NotFoundError: x",
+            UnavailableError,
+            "again",
+        ),
+        (500, "InternalServerError: Failed to create a pipeline version", UnavailableError, "again"),
+        (500, "InternalServerError: cannot reach the database", UnavailableError, "again"),
+        (500, "InternalServerError: Failed to validate workflow for (): templates.x", ConfigError, "correct"),
+        (500, "InternalServerError: Failed: PermissionDenied: User 'x' is not authorized", ConfigError, "grant"),
+        (403, "Failed to access run: PermissionDenied: User 'x' is not authorized", ConfigError, "grant"),
+        (401, "Unauthenticated: Failed to check authorization", ConfigError, "token"),
+        (400, "Failed to terminate a run x. Row not found", ConfigError, "correct"),
+        (409, "Already exist error: The name x already exist", ConfigError, "correct"),
+        (503, "no healthy upstream", UnavailableError, "again"),
+    ],
+)
+def test_a_refusal_is_known_by_what_the_server_says(
+    status: int, text: str, error: type[InstarError], action: str
+) -> None:
+    found = _refusal(status, json.dumps({"code": 13, "message": text}), "http://server run_service_create_run")
+    assert type(found) is error and action in found.action
 
 
 # --- errors -------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 LIVE = frozenset({"", "RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED", "CANCELING"})
 CANCELLED = frozenset({"CANCELING", "CANCELED"})
+"""The server never sets the second of them: a run that a person has terminated goes on to FAILED (`instar.kfp.workflow`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,16 @@ class RunSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """A run as the server reports it. `state` is one of its runtime states, or empty just after creation."""
+    """A run as the server reports it. `state` is one of its runtime states, or empty just after creation.
+
+    `cancelled`: a person has terminated it. Of a run that has ended, only `KfpApi.get_run` knows it for certain, and `error`.
+    """
 
     run_id: str
     name: str
     state: str
     error: str = ""
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,7 @@ class KfpApi(Protocol):
         ...
 
     def get_run(self, run_id: str) -> RunInfo | None:
-        """Return one run, or None when it was deleted."""
+        """Return one run, or None when it was deleted. Of one that has ended, whether a person ended it and why it failed."""
         ...
 
     def create_run(self, spec: RunSpec) -> RunInfo:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from instar.errors import ConfigError, InstarError
+from instar.kfp import workflow
 from instar.kfp.api import LIVE, KfpApi, RunInfo, RunSpec, Schedule, Version
 from instar.kfp.http import KfpHttp, KfpOptions
 
@@ -85,9 +87,14 @@ class KfpClient:
         return [_run(raw) for raw in listed]
 
     def get_run(self, run_id: str) -> RunInfo | None:
-        """Return one run, or None."""
+        """Return one run, or None. Of one that has ended the workflow is asked, too."""
         raw = self._http.read(self._runs.run_service_get_run, run_id, absent={})
-        return _run(raw) if raw else None
+        run = _run(raw) if raw else None
+        if run is None or run.state in LIVE:
+            return run
+        found = workflow.parse(self._http.read(self._get_workflow, run_id, absent={}))
+        error = "" if run.state == "SUCCEEDED" else workflow.reason(found, raw)
+        return replace(run, cancelled=run.cancelled or workflow.was_ended(found), error=error)
 
     def create_run(self, spec: RunSpec) -> RunInfo:
         """Create a run; sent once."""
@@ -159,6 +166,20 @@ class KfpClient:
                 return found
             raise
 
+    def _get_workflow(self, run_id: str, **options: Any) -> Any:
+        """Send the request of the v1beta1 API for a run, of which the library knows v2beta1 alone."""
+        path, header = "/apis/v1beta1/runs/{run_id}", {"Accept": "application/json"}
+        return self._http.client.call_api(
+            path,
+            "GET",
+            {"run_id": run_id},
+            [],
+            header,
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            **options,
+        )
+
     def _reference(self, version: Version) -> Any:
         return self._kfp.V2beta1PipelineVersionReference(
             pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
@@ -169,10 +190,9 @@ class KfpClient:
 
 
 def _run(raw: dict[str, Any]) -> RunInfo:
-    error = (raw.get("error") or {}).get("message", "")
-    return RunInfo(
-        run_id=raw["run_id"], name=raw.get("display_name", ""), state=raw.get("state") or "", error=str(error)
-    )
+    state = raw.get("state") or ""
+    cancelled = workflow.ordered(state, raw.get("state_history") or [])
+    return RunInfo(run_id=raw["run_id"], name=raw.get("display_name", ""), state=state, cancelled=cancelled)
 
 
 def _schedule(raw: dict[str, Any]) -> Schedule:

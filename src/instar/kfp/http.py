@@ -11,7 +11,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,30 @@ from typing import Any
 from instar.errors import ConfigError, InstarError, MissingDependencyError, UnavailableError
 
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_REFUSED = "Invalid input error"  # the server wraps a refused parameter in status 500
+_NOT_ALLOWED = "grant the account the right that it lacks, see docs/manifests.md"
+_GONE = "check that the object still exists"
+_ADVICE = {401: "renew the token", 403: _NOT_ALLOWED, 404: _GONE}
+_WRONG = "correct the request; a redirect means that a login page stands before the server"
+_KINDS: Mapping[str, str] = {
+    "ServiceUnavailable": "",
+    "PermissionDenied": _NOT_ALLOWED,
+    "Unauthenticated": "renew the token",
+    "NotFoundError": f"{_GONE}; in place of a pipeline version that was deleted, `instar submit` under another name makes one",
+    "Invalid input error": _WRONG,
+    "InvalidInputError": _WRONG,
+    "Already exist error": _WRONG,
+    "BadRequestError": _WRONG,
+    "FailedPreconditionError": _WRONG,
+    "UnknownApiVersionError": _WRONG,
+    "Failed to validate workflow": _WRONG,
+}
+"""How the server names an error's kind in its text (`backend/src/common/util/error.go`), and what to do; empty: try again.
+
+The status does not tell: whatever it met while it created a run is wrapped as internal, status 500
+(`apiserver/resource/resource_manager.go:CreateRun`).
+"""
+_UPLOAD = "Failed to create a pipeline version"
+"""All that it says of a refused upload, status 400 (`apiserver/server/pipeline_upload_server.go:uploadPipelineVersion`)."""
 _PAGE = 100
 _BACKOFF_MAX_S = 10.0
 _TOKEN = re.compile(r"[!-~]+")  # printable ASCII without blanks: what a header can carry
@@ -126,18 +149,16 @@ class KfpHttp:
 
 
 def _refusal(status: int, body: str, where: str) -> InstarError:
-    """Return the named error of an HTTP status; a refused parameter inside a 500 is a refusal."""
+    """Return the named error of an HTTP answer. A refusal inside a 500 is a refusal: trying again would not help."""
     found = f"HTTP {status}: {body[:600]}"
-    if status in _TRANSIENT and _REFUSED not in body:
+    said = next((advice for kind, advice in _KINDS.items() if kind in body), "")
+    if status in _TRANSIENT and not said:
         return UnavailableError(
             expected="an answer", found=found, where=where, action="run the same command again; see the server's log"
         )
-    action = {
-        401: "renew the token",
-        403: "grant the account the right named above",
-        404: "check that the object still exists",
-    }.get(status, "correct the request; a redirect means that a login page stands before the server")
-    return _config("an accepted request", found, where, action)
+    if status == 400 and _UPLOAD in body:
+        said = f"{_NOT_ALLOWED}: `create` on `pipelines`; the server's log says whether it was the file or the pipeline instead"
+    return _config("an accepted request", found, where, _ADVICE.get(status) or said or _WRONG)
 
 
 def _unreachable(error: Exception, where: str) -> InstarError:
