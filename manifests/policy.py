@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from manifests import network, policy_access, policy_links, policy_pods, policy_pools, policy_runs
+from manifests import network, policy_access, policy_links, policy_pods, policy_pools, policy_runs, rights
 from manifests.objects import Finding, World
 
 Policy = Callable[[World], Iterator[Finding]]
@@ -18,6 +18,7 @@ POLICIES: tuple[Policy, ...] = (
     policy_access.no_placeholder,
     policy_access.no_credential,
     policy_access.least_rights,
+    rights.granted,
     network.denied,
     network.narrow,
     policy_links.namespaces,

@@ -29,7 +29,6 @@ ROUTES = [
     ("GET", r"recurringruns", "list_schedules"),
     ("POST", r"recurringruns", "create_schedule"),
     ("DELETE", r"recurringruns/([^/:]+)", "delete_schedule"),
-    ("POST", r"recurringruns/([^/:]+):disable", "disable_schedule"),
 ]
 
 

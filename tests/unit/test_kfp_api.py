@@ -409,15 +409,15 @@ def test_a_crash_between_create_and_delete_is_repaired(api: KfpClient, kfp: Fake
     assert list(kfp.schedules) == [done.kept] and len(done.deleted) == 1
 
 
-def test_duplicates_are_removed_and_the_enabled_one_stays(api: KfpClient, wanted: Schedule) -> None:
+def test_duplicates_are_removed_and_the_enabled_one_stays(api: KfpClient, kfp: FakeKfp, wanted: Schedule) -> None:
     ids = [api.create_schedule(wanted) for _ in range(3)]
-    api.disable_schedule(ids[0])
+    kfp.work("disable_schedule", (ids[0],), {}, None)
     assert reconcile_schedule(api, wanted) == Reconciled(kept=ids[1], deleted=(ids[0], ids[2]))
 
 
 def test_a_schedule_that_a_person_disabled_stays_disabled(api: KfpClient, kfp: FakeKfp, wanted: Schedule) -> None:
     kept = reconcile_schedule(api, wanted).created
-    api.disable_schedule(kept)
+    kfp.work("disable_schedule", (kept,), {}, None)
     assert reconcile_schedule(api, wanted) == Reconciled(kept=kept, enabled=False)
     api.delete_schedule(kept)
     api.delete_schedule(kept)

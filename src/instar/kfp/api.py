@@ -108,7 +108,3 @@ class KfpApi(Protocol):
     def delete_schedule(self, schedule_id: str) -> None:
         """Delete a recurring run; one that is gone already is no error."""
         ...
-
-    def disable_schedule(self, schedule_id: str) -> None:
-        """Keep a recurring run from starting further runs."""
-        ...

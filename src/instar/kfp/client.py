@@ -143,10 +143,6 @@ class KfpClient:
         """Delete a recurring run."""
         self._http.once(self._schedules.recurring_run_service_delete_recurring_run, schedule_id, absent={})
 
-    def disable_schedule(self, schedule_id: str) -> None:
-        """Disable a recurring run."""
-        self._http.once(self._schedules.recurring_run_service_disable_recurring_run, schedule_id)
-
     def _ensure_pipeline(self, name: str) -> str:
         def find() -> str:
             call = self._pipelines.pipeline_service_list_pipelines

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from manifests import network, policy_access, policy_links, policy_pods, policy_pools, policy_runs
+from manifests import network, policy_access, policy_links, policy_pods, policy_pools, policy_runs, rights
 from manifests.objects import Object, World
 from manifests.policy import POLICIES, Policy, findings
 from manifests.policy_access import ZERO
@@ -98,6 +98,9 @@ FAULTS: list[tuple[str, Policy, Fault]] = [
     ("any secret", policy_access.least_rights, at("Role", "instar-stage", "rules/1/resourceNames", None)),
     ("exec", policy_access.least_rights, at("Role", "instar-stage", "rules/2/resources", ["pods", "pods/exec"])),
     ("cluster role", policy_access.least_rights, lambda w: w.objects.append(cluster_binding())),
+    ("a right nobody uses", rights.granted, at("Role", "instar-chain", "rules/0/resources/+", "experiments")),
+    ("a right too few", rights.granted, at("Role", "instar-launch", "rules/0/verbs", ["create"])),
+    ("an unknown role", rights.granted, at("Role", "instar-chain", "metadata/name", "other")),
     ("no such role", policy_access.least_rights, at("RoleBinding", "instar-stage", "roleRef/name", "admin")),
     ("default account", policy_access.least_rights, at("RoleBinding", "instar-chain", "subjects/0/name", "default")),
     ("no deny", network.denied, lambda w: w.objects.remove(one(w, "NetworkPolicy", "default-deny"))),
