@@ -2,7 +2,7 @@
 
 `CALLS` says which right the pipelines API server asks for each request of `instar.kfp.client` (by SubjectAccessReview; read from
 `backend/src/apiserver/server/{experiment,pipeline,pipeline_upload,run,job}_server.go` of Kubeflow Pipelines 2.17.0), `GANG` which
-right a method of `instar.components.control.gang.api` needs, `MODULES` where a role's calls are. A test reads all three off the code.
+right a method of `instar.components.control.gang.api` needs, `MODULES` where a role's calls are. A test reads them off the code.
 """
 
 from __future__ import annotations

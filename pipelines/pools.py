@@ -163,12 +163,18 @@ def _renamed(raw: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Image name -> digest: the lock that a build writes, and the only source of image references."""
+    """Image name -> digest: the lock that a build writes, and the only source of image references for a cluster.
+
+    With a `tag` there is no lock, and images have the names that a build gives them on its own machine.
+    """
 
     digests: dict[str, str]
+    tag: str = ""
 
     def reference(self, name: str, registry: str) -> str:
         """Return `registry/name@sha256:...`; a name that the lock does not hold is a `ConfigError`."""
+        if self.tag:
+            return f"{name}:{self.tag}"
         if name not in self.digests:
             raise ConfigError(
                 expected=f"an image of the lock: {', '.join(sorted(self.digests))}",
@@ -180,6 +186,10 @@ class Images:
         if not registry:
             return f"{name}@{digest}"
         return f"{registry.rstrip('/')}/{name}@{digest}"
+
+
+LOCAL = Images(digests={}, tag="dev")
+"""What `make images` builds."""
 
 
 def load_images(path: Path) -> Images:

@@ -35,7 +35,9 @@ def compile_command(
     scale: ScaleOption = "tiny",
     profile: ProfileOption = "kind-dev",
     pools: PoolsOption = None,
-    images: ImagesOption = LOCK,
+    images: Annotated[
+        Path | None, typer.Option(help=f"lock of image digests; default {LOCK}, or local names where there is none")
+    ] = None,
     unroll: UnrollOption = 1,
     model: ModelOption = None,
     config: Toml = None,
@@ -46,7 +48,13 @@ def compile_command(
     from instar.resolve import resolve
 
     resolved = resolve(recipe, scale, model, config, sets or [])
-    cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, images, unroll), out, engine)
+    lock = images or (LOCK if LOCK.exists() else None)
+    cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, lock, unroll), out, engine)
+    if lock is None:
+        sys.stderr.write(
+            f"{out}: images have the names of this machine, such as instar-cpu:dev, because there is no {LOCK}.\n"
+            "It is for reading. For a cluster build and push the images, and name their lock with --images.\n"
+        )
 
 
 def submit(

@@ -28,7 +28,7 @@ from instar.kfp.api import KfpApi, Schedule, Version
 from instar.kfp.client import open_kfp
 from instar.kfp.schedule import check_cron, reconcile_schedule
 from instar.lifecycle import open_evolution
-from instar.pipelines.pools import Images, Profile, load, load_images
+from instar.pipelines.pools import LOCAL, Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, MAX_FAN_OUT, pipeline_name, trace
 from instar.store import open_store
@@ -61,9 +61,9 @@ class Target:
     unroll: int = 1
 
 
-def target(profile: str, pools: Path | None, images: Path, unroll: int) -> Target:
-    """Return a target from a pools file and the lock of image digests."""
-    return Target(profile=load(profile, pools), images=load_images(images), unroll=unroll)
+def target(profile: str, pools: Path | None, images: Path | None, unroll: int) -> Target:
+    """Return a target from a pools file and the lock of image digests; None: with the names of images on this machine."""
+    return Target(profile=load(profile, pools), images=load_images(images) if images else LOCAL, unroll=unroll)
 
 
 def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -176,3 +177,18 @@ def test_a_cluster_evolution_is_not_resumed_with_options_of_this_machine(
     (tmp_path / "run" / "cluster.json").write_text("{}")
     with pytest.raises(ConfigError, match="pods run the stages"):
         commands.resume(tmp_path / "run", mode, tracking, accept_code=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ["kfp", "argo"])
+def test_compile_without_a_lock_names_local_images_and_says_so(
+    engine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "compile", "sec", "-o", "sec.yaml", "--engine", engine) == 0
+    said = capsys.readouterr().err
+    assert "instar-cpu:dev" in said and "build/images/images.lock" in said and "--images" in said
+    named = set(re.findall(r"^ *image: (\S+)$", Path("sec.yaml").read_text(), re.M))
+    assert named == {"instar-cpu:dev"}
+    assert call(monkeypatch, "compile", "sec", "-o", "b.yaml", "--images", "absent.lock") == ConfigError.exit_code
+    assert call(monkeypatch, "submit", "sec", "--store", "s3://b", "--host", "http://h") == ConfigError.exit_code
+    assert not Path("b.yaml").exists() and capsys.readouterr().err.count("the lock of image digests") == 2
