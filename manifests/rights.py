@@ -53,7 +53,7 @@ ROLES: Mapping[str, frozenset[Right]] = {
         ("argoproj.io", "workflowtaskresults", "create"), ("argoproj.io", "workflowtaskresults", "patch"),
     }),
     "instar-chain": frozenset((PIPELINES, "runs", verb) for verb in ("create", "get", "list", "terminate")),
-    "instar-submit": frozenset((PIPELINES, *right) for right in CALLS.values()),
+    "instar-submit": frozenset((PIPELINES, resource, verb) for resource, verb in CALLS.values()),
     "instar-launch": frozenset(right for rights in GANG.values() for right in rights),
 }  # fmt: skip
 
