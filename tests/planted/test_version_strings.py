@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.tasks.shipped import NAME, only_from, register, ship, tensors
-from unit.tasks.test_initial_policy import llama, prepare
-from unit.update.world import make_world
 
 from instar.components.dataset_prep.config import Checkpoint, Packaged
 from instar.components.policy_io import VERSIONS, without_versions
 from instar.components.update.config import PolicyGradientConfig
 from instar.manifest import manifest_of
+from unit.tasks.shipped import NAME, only_from, register, ship, tensors
+from unit.tasks.test_initial_policy import llama, prepare
+from unit.update.world import make_world
 
 WRITERS = ("transformers.configuration_utils", "transformers.generation.configuration_utils")
 
