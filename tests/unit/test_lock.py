@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.unit.test_images import LOCK
@@ -82,3 +85,31 @@ def test_one_version_of_torch_and_of_the_build_tool() -> None:
     assert variable("TORCH") == [LOCK.TORCH] == [f"torch=={IMAGE['torch'][0].partition('+')[0]}"]
     constraint = (ROOT / ".github/scripts/build-constraints.txt").read_text().strip()
     assert constraint == f"setuptools=={PINS['setuptools'][0]}"
+
+
+@pytest.mark.parametrize(
+    ("failed", "known", "code", "words"),
+    [
+        ([], "", 0, ["None."]),
+        (["test_a"], "tests/unit/test_x.py::test_a # torch 9: rounds otherwise", 0, ["test_a` torch 9: rounds"]),
+        (["test_a", "test_b"], "tests/unit/test_x.py::test_a # torch 9", 1, ["test_a` torch 9", "test_b` **new**"]),
+        ([], "tests/unit/test_x.py::test_a # torch 9", 1, ["Named in newest.txt, but not failed"]),
+    ],
+)
+def test_the_nightly_page_tells_new_failures_from_known_ones(
+    failed: list[str], known: str, code: int, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".github/scripts").mkdir(parents=True)
+    script = tmp_path / ".github/scripts/newest.py"
+    script.write_text((ROOT / ".github/scripts/newest.py").read_text())
+    (tmp_path / ".github/newest.txt").write_text(f"# the list\n{known}\n")
+    (tmp_path / "requirements.lock").write_text("packaging==0.1 \\\n    --hash=sha256:0\n")
+    cases = [f'<testcase classname="tests.unit.test_x" name="{name}"><failure/></testcase>' for name in failed]
+    cases.append('<testcase classname="tests.unit.test_x" name="test_passes"/>')
+    (tmp_path / "junit.xml").write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "junit.xml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert all(word in done.stdout for word in [*words, "- packaging 0.1 -> "])
+    assert "test_passes" not in done.stdout
