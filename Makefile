@@ -1,4 +1,4 @@
-# make setup | demo | test | check | bench | docs | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
+# make setup | demo | test | check | bench | docs | lock | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
 PYTHON ?= python3
 # torch goes in first and pinned: an unpinned one brings the newest build with gigabytes of CUDA libraries along.
 # `make setup TORCH="torch==2.13.0+cpu --extra-index-url URL"` takes a CPU build from another index.
@@ -6,19 +6,45 @@ TORCH ?= torch==2.13.0
 DEMO ?= runs/demo
 
 PIP := .venv/bin/pip --disable-pip-version-check
+UV := .venv/bin/uv pip
 STAMP := .venv/.installed
+LOCK := requirements.lock
+EXTRAS := text offline mujoco store ui kubeflow argo cluster containers
+GROUPS := test bench check lock
 
-.PHONY: setup demo test check bench docs images containers manifests clean
+.PHONY: setup newest lock demo test check bench docs images containers manifests clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+.venv/bin/uv:
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	$(PIP) install --quiet $(TORCH) uv
-	.venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -e '.[text,offline,mujoco,store,ui,kubeflow,argo,cluster,containers]' --group test --group bench --group check
+	sed -n '/^uv==/,/[^\\]$$/p' $(LOCK) > .venv/uv.lock # the one pin that pip installs, with its hashes
+	$(PIP) install --quiet --no-deps --require-hashes -r .venv/uv.lock
+
+$(STAMP): pyproject.toml $(LOCK) | .venv/bin/uv
+	$(PIP) install --quiet $(TORCH)
+	$(UV) install --compile-bytecode --python .venv/bin/python --no-deps --require-hashes --build-constraints $(LOCK) -r $(LOCK)
+	$(UV) install --python .venv/bin/python --no-deps --no-build-isolation -e .
+	$(UV) check --python .venv/bin/python
 	.venv/bin/python -c "from manifests.tools import kubectl; kubectl()"
 	.venv/bin/python -m instar.kernels.decode.cpp build
 	touch $@
+
+# The environment with the newest versions that pyproject.toml allows, in place of the locked ones.
+newest: setup
+	$(UV) install --compile-bytecode --python .venv/bin/python --upgrade --excludes .ci/excludes.txt \
+	  -e '.[$(shell echo $(EXTRAS) | tr ' ' ,)]' $(GROUPS:%=--group %)
+	$(UV) check --python .venv/bin/python
+
+# The newest versions become the locked ones, for this environment and for the images; review the difference as code.
+# `make lock UPGRADE=` keeps every pin that still fits pyproject.toml.
+UPGRADE ?= --upgrade
+lock: .venv/bin/uv
+	$(UV) compile pyproject.toml $(EXTRAS:%=--extra %) $(GROUPS:%=--group %) $(UPGRADE) --excludes .ci/excludes.txt \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --custom-compile-command "make lock" --quiet --output-file $(LOCK)
+	$(MAKE) setup
+	.venv/bin/python images/lock.py write cpu
 
 demo: setup
 	.venv/bin/instar run sec --scale tiny --out $(DEMO)

@@ -36,6 +36,9 @@ RESIDENT = "resident.json"
 """File of a policy folder without weights: `fingerprint` and `num_parameters` of the model that stayed in memory."""
 CANARY = "rollout/canary"
 """Key of `ctx.resident`. The rollout compares; an update that leaves every weight as it was makes it forget."""
+LIBRARIES = ("diffusers", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "unsloth")
+VERSIONS = frozenset(f"{library}_version" for library in LIBRARIES)
+"""Keys under which libraries write down their own version in a checkpoint."""
 CONTROL = "instar_"
 """How `model_type` begins in the `config.json` of a control policy; everything else is a causal language model."""
 
@@ -165,7 +168,26 @@ def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Con
     for file in sorted(source.path.iterdir()):
         if _is_carried(file):
             shutil.copyfile(file, target.path / file.name)
+    without_versions(target.path)
     ctx.resident[("pending-model", str(target.path))] = model
+
+
+def without_versions(folder: Path) -> None:
+    """Take out of a checkpoint's JSON files which versions of libraries wrote them: they change its digest and nothing else.
+
+    Which versions an evolution ran with is in its ledger (`instar.versions`).
+    """
+    for file in sorted(folder.glob("*.json")):
+        text = file.read_text()
+        if any(f'"{key}"' in text for key in VERSIONS):
+            plain = json.dumps(_unversioned(json.loads(text)), indent=2, sort_keys=True, ensure_ascii=False)
+            file.write_text(plain + "\n")
+
+
+def _unversioned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unversioned(part) for key, part in value.items() if key not in VERSIONS}
+    return [_unversioned(part) for part in value] if isinstance(value, list) else value
 
 
 def keep_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context) -> None:

@@ -1,6 +1,7 @@
-"""The lock of an image's wheels: resolve and write it, and check a folder of files against it.
+"""The lock of an image's wheels: take it from the environment's lock, and check a folder of files against it.
 
-`lock.py write cpu` asks pip what the extras of the stage image need and writes every distribution with its SHA-256.
+`requirements.lock` at the top names the versions, and every file of each. `lock.py write cpu` asks pip which of them the extras of
+the stage image need on this machine, and writes each with the SHA-256 of the one file that goes into the image.
 `lock.py verify LOCK FOLDER` exits 11 unless FOLDER holds exactly the files of the lock.
 """
 
@@ -20,10 +21,11 @@ from instar.errors import ArtifactError, ConfigError, InstarError, UnavailableEr
 ROOT = Path(__file__).parents[1]
 EXTRAS = "llm,control,mujoco,envs,quality,tracking,cluster"
 TORCH = "torch==2.13.0"
+ENVIRONMENT = ROOT / "requirements.lock"
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")
 HEADER = f"""\
 # Every distribution of the image, with the SHA-256 of its file: CPython 3.11, Linux, x86-64.
-# Made from instar[{EXTRAS}] and {TORCH} by `python images/lock.py write {{image}}`.
+# What instar[{EXTRAS}] and {TORCH} need of requirements.lock; written by `make lock`.
 # The hash of torch is that of the build pip found. To lock another build, put its index into PIP_EXTRA_INDEX_URL or its
 # wheel into a folder named by PIP_FIND_LINKS, and write the lock again.
 """
@@ -44,6 +46,15 @@ def read(lock: Path) -> dict[str, tuple[str, str]]:
                 action="write the lock again with images/lock.py write",
             )
         pins[normal(found["name"])] = (found["version"], found["sha256"])
+    return pins
+
+
+def environment(lock: Path = ENVIRONMENT) -> dict[str, tuple[str, frozenset[str]]]:
+    """Return {normalised name: (version, SHA-256 of every file of it)} of the environment's lock."""
+    pins: dict[str, tuple[str, frozenset[str]]] = {}
+    for block in re.split(r"\n(?=\w)", re.sub(r"(?m)^#.*\n", "", lock.read_text())):
+        name, _, version = block.split()[0].partition("==")
+        pins[normal(name)] = (version, frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})", block)))
     return pins
 
 
@@ -68,11 +79,12 @@ def verify(lock: Path, folder: Path) -> None:
 
 
 def resolve() -> list[dict[str, Any]]:
-    """Return pip's report of what an empty environment would install: metadata and the hash of each file."""
+    """Return pip's report of what an empty environment would install, in the versions of the environment's lock."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
+        report, versions = Path(folder) / "report.json", Path(folder) / "versions.txt"
+        versions.write_text("".join(f"{name}=={version}\n" for name, (version, _) in environment().items()))
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-        command += ["--report", str(report), TORCH, f"{ROOT}[{EXTRAS}]"]
+        command += ["--report", str(report), "--constraint", str(versions), TORCH, f"{ROOT}[{EXTRAS}]"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise UnavailableError(
@@ -86,12 +98,23 @@ def resolve() -> list[dict[str, Any]]:
 
 
 def write(image: str) -> Path:
-    """Resolve again and write `images/<image>/requirements.lock`, sorted by name, without instar itself."""
-    lines = []
+    """Write `images/<image>/requirements.lock`, sorted by name, without instar itself.
+
+    Raises `ArtifactError` for a file that the environment's lock does not know. torch alone is not in that.
+    """
+    lines, known = [], environment()
     for item in resolve():
         name, version = normal(item["metadata"]["name"]), item["metadata"]["version"]
+        sha256 = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256", "")
+        if name not in ("instar", "torch") and sha256 not in known.get(name, ("", frozenset()))[1]:
+            raise ArtifactError(
+                expected=f"a file of {name} that {ENVIRONMENT.name} knows",
+                found=f"{name} {version}, {sha256 or 'without a SHA-256'}",
+                where=str(ENVIRONMENT),
+                action="write both locks again with `make lock`",
+            )
         if name != "instar":
-            lines.append(f"{name}=={version} --hash=sha256:{item['download_info']['archive_info']['hashes']['sha256']}")
+            lines.append(f"{name}=={version} --hash=sha256:{sha256}")
     lock = ROOT / "images" / image / "requirements.lock"
     lock.write_text(HEADER.format(image=image) + "\n".join(sorted(lines)) + "\n")
     return lock

@@ -19,6 +19,7 @@ from instar.components.control.limits import Limits
 from instar.contract import Context
 from instar.events import Listener, Unit, silent
 from instar.ledger import Entry
+from instar.pipelines import versions
 from instar.pipelines.execute import Result, execute
 from instar.pipelines.ledger_runner import Job, LedgerRunner
 from instar.workspace import Workspace
@@ -56,7 +57,7 @@ class LocalRunner(LedgerRunner):
         else:
             done = supervisor.run_stage(job.stage, local, job.config, ctx, self.workspace, self.limits, self.threads)
             outputs, metrics, perf = done["outputs"], done["metrics"], done["perf"]
-        timing = {"started": started, "ended": time.time(), **perf}
+        timing = {"started": started, "ended": time.time(), **perf, **versions.notes(self.threads)}
         entry = self.workspace.ledger.append("stage", job.body(outputs, metrics, code_version()), timing)
         shutil.rmtree(folder, ignore_errors=True)
         return entry

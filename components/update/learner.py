@@ -15,11 +15,13 @@ is empty.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import cast_copy, fingerprint
@@ -157,9 +159,7 @@ class Learner:
         if self.working is not None:
             self.working.release()
         if self.config.gradient_checkpointing == "on":
-            self.compute.activation_checkpointing_disable()
-            self.compute.disable_input_require_grads()  # a hook that stays where the line above leaves it
-            self.compute.eval()
+            keep_layers(self.compute)
         model = self.model if self._lora is None else lora.merge(self._lora)
         return model.eval()
 
@@ -222,32 +222,40 @@ def _read(saved: TrainerState, name: str) -> dict[str, Tensor]:
 
 
 def recompute_layers(model: Any) -> None:
-    """Recompute layers in backward. Layers are in training mode only where they are asked whether to: nothing drops out."""
+    """Keep a layer's input alone and compute what is inside again in backward. Every layer stays in evaluation mode.
+
+    transformers' own switch asks for layers in training mode, and then some drop out by a function that asks for it too.
+    Raises `ConfigError` for a model without layers that say that they can be computed again.
+    """
+    layers = _layers(model)
+    if not layers:
+        raise ConfigError(
+            expected="a model of transformers' GradientCheckpointingLayers",
+            found=type(model).__name__,
+            where="update.gradient_checkpointing",
+            action="set gradient_checkpointing=off",
+        )
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def keep_layers(model: Any) -> None:
+    """Take `recompute_layers` back."""
+    for layer in _layers(model):
+        del layer.forward
+
+
+def _layers(model: Any) -> list[Any]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            layer: Any = module
-            layer.training = True
-            layer._gradient_checkpointing_func = partial(_checkpoint, layer._gradient_checkpointing_func)
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def _checkpoint(checkpoint: Any, run: Any, *args: Any) -> Any:
-    return checkpoint(partial(_evaluated, run), *args)
-
-
-def _evaluated(run: Any, *args: Any) -> Any:
-    """Run a layer's forward pass, a `partial` with the layer in it, in evaluation mode.
-
-    Some layers drop out by a function that they tell whether they train, where no child in evaluation mode stops it.
-    """
-    layer = run.args[0] if run.args else run.func.__self__
-    layer.training = False
-    try:
-        return run(*args)
-    finally:
-        layer.training = True
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Without gradients there is no backward that could compute it again."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

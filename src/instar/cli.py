@@ -12,9 +12,15 @@ import typer
 from instar.cli_cluster import LOCK, register
 from instar.errors import ConfigError, InstarError
 
-app = typer.Typer(name="instar", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
-    "Self-evolving training as a pipeline: a policy acts, is scored, learns, and chooses what it tries next."
-))  # fmt: skip
+app = typer.Typer(
+    name="instar",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes around the help cost as much as everything else that it loads
+    context_settings={"max_content_width": 120},
+    help="Self-evolving training as a pipeline: a policy acts, is scored, learns, and chooses what it tries next.",
+)
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]

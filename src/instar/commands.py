@@ -9,7 +9,7 @@ from pathlib import Path
 
 from instar.errors import ConfigError
 from instar.lifecycle import check_code, close, open_evolution, stored_recipe
-from instar.pipelines import machine
+from instar.pipelines import machine, versions
 from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
@@ -121,6 +121,9 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
     from instar.report import write_report
     from instar.tracking import open_tracker
 
+    ran, runs = versions.noted(workspace.ledger.entries), versions.notes(recipe.threads)
+    if next(workspace.ledger.of("close"), None) is None:
+        sys.stderr.write(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
     tracker = open_tracker(tracking, workspace)
     try:
         with make_listener(recipe, tracker) as listener:

@@ -24,6 +24,7 @@ C = TypeVar("C")  # Config
 Metrics = dict[str, float]
 Inputs: TypeAlias = Artifact | tuple[Artifact, ...] | None
 PERF = "perf/"  # metrics with this prefix measure the machine; they stay outside of every digest
+NOTE = "on/"  # what an entry of the ledger was computed with (`pipelines.versions`); outside of every digest, too
 
 
 class Shard(NamedTuple):

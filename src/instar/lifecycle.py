@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from instar import config as configs
 from instar.code import code_version
 from instar.errors import ConfigError, LedgerError
+from instar.pipelines import versions
 from instar.pipelines.recipe import Recipe
 from instar.status import changed
 from instar.workspace import Workspace
@@ -31,11 +32,15 @@ def stored_recipe(workspace: Workspace) -> Recipe:
 
 
 def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
-    """Write the ledger's first entry, or check that it holds this recipe and this code."""
+    """Write the ledger's first entry, or check that it holds this recipe and this code.
+
+    It also notes what this process computes with (`instar.pipelines.versions`).
+    """
     body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
-        workspace.ledger.append("open", {**body, "code": code_version()}, {"at": time.time()})
+        noted = {"at": time.time(), **versions.notes(recipe.threads)}
+        workspace.ledger.append("open", {**body, "code": code_version()}, noted)
     elif opened.body["seed"] != seed:
         raise ConfigError(
             expected=f"seed {opened.body['seed']}, with which this evolution was opened",

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from instar.config import dumps
+from instar.contract import NOTE
 from instar.errors import LedgerError
 from instar.store import ObjectStore
 
@@ -62,7 +63,8 @@ def _is_valid(field: str, value: Any) -> bool:
         return False
     if field == "outputs":
         return all(isinstance(v, str) and _DIGEST.fullmatch(v) for v in value.values())
-    return all(map(_is_finite, value.values()))
+    notes = {name for name in value if field == "time" and name.startswith(NOTE)}
+    return all(isinstance(v, str) if name in notes else _is_finite(v) for name, v in value.items())
 
 
 def _is_finite(value: Any) -> bool:
@@ -73,7 +75,8 @@ def _is_finite(value: Any) -> bool:
 
 def _broken(found: str, where: str) -> LedgerError:
     return LedgerError(
-        expected="a record with outputs (port to digest), metrics and time (name to finite number) and code (text)",
+        expected="a record with outputs (port to digest), metrics (name to finite number), time (the same, and notes as text) "
+        "and code (text)",
         found=found,
         where=where,
         action="delete this record and run the stage again",

@@ -100,6 +100,8 @@ def _digests(stage: Stage[Any, Any, Any], args: Mapping[str, Any]) -> dict[str, 
 
 def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str, str], record: bool) -> dict[str, Any]:
     """Return outputs, metrics and perf of the stage; with `record`, those of its first run if it was run before."""
+    from instar.pipelines import versions
+
     if not args["store"]:
         raise ConfigError(
             expected="--store URI", found="nothing", where="instar stage", action="name the store of the inputs"
@@ -124,7 +126,7 @@ def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str
         if found is None or not all(map(cas.has, found["outputs"].values())):
             started = time.time()
             done = _produce(stage, config, args, step, shard, digests, cas)
-            timing = {"started": started, "ended": time.time(), **done["perf"]}
+            timing = {"started": started, "ended": time.time(), **done["perf"], **versions.notes()}
             made = {"outputs": done["outputs"], "metrics": done["metrics"], "code": code_version(), "time": timing}
             found = Records(store, args["evolution"]).put(key, made)
             _check_stands(found, made, key, cas)

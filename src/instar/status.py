@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from instar.ledger import Entry
+from instar.pipelines import versions
 from instar.workspace import Workspace, open_workspace
 
 
@@ -15,10 +18,8 @@ def status(workspace: Workspace) -> dict[str, Any]:
     ledger = workspace.ledger
     opened = next(ledger.of("open"), None)
     gates, closed = list(ledger.of("gate")), next(ledger.of("close"), None)
-    made = [e for e in ledger.of("stage") if "policy" in e.body["outputs"]]
     tested = [e for e in ledger.of("stage") if e.body["stage"] == "evaluate"]
-    promoted = [e for e in gates if e.body["decision"]["promote"]]
-    champions = {e.body["outputs"]["evaluation"]: e.body["inputs"]["policy"] for e in tested}
+    policy, champion = lineage(ledger.entries)
     body = opened.body if opened else {}
     return {
         "evolution": workspace.evolution,
@@ -26,13 +27,28 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "scale": body.get("scale", ""),
         "seed": body.get("seed", 0),
         "iteration": gates[-1].body["iteration"] if gates else 0,
-        "policy": made[-1].body["outputs"]["policy"] if made else "",
-        "champion": champions.get((promoted or gates)[-1].body["evaluation"], "") if gates else "",
+        "policy": policy,
+        "champion": champion,
         "status": "done" if closed else "open" if ledger.entries else "empty",
         "head": ledger.head,
         "decision": "{action}: {reason}".format(**gates[-1].body["decision"]) if gates else "",
         "metrics": dict(tested[-1].body["metrics"]) if tested else {},
     }
+
+
+def lineage(entries: Iterable[Entry]) -> tuple[str, str]:
+    """Return the policy that an evolution goes on from and its champion, as `evolution.settle` decides; "" while there is none."""
+    policy = champion = ""
+    for entry in entries:
+        if entry.kind == "stage":
+            policy = entry.body["outputs"].get("policy", policy)
+        elif entry.kind == "gate":
+            decision = entry.body["decision"]
+            if decision["promote"] or not champion:
+                champion = policy
+            elif decision["action"] == "rollback":
+                policy = champion
+    return policy, champion
 
 
 def show(directory: Path, as_json: bool) -> None:
@@ -51,7 +67,7 @@ def diff(left: Path, right: Path) -> int:
     """Print the first difference of two ledgers and those of their metrics; return 0 when they did the same work."""
     a, b = open_workspace(left).ledger, open_workspace(right).ledger
     if a.head == b.head:
-        sys.stdout.write(f"equal: {len(a.entries)} entries, head {a.head}\n")
+        sys.stdout.write(f"equal: {len(a.entries)} entries, head {a.head}\n{_machines(a.entries, b.entries)}")
         return 0
     for one, two in zip(a.entries, b.entries, strict=False):
         if (one.kind, one.body) != (two.kind, two.body):
@@ -62,8 +78,19 @@ def diff(left: Path, right: Path) -> int:
             break
     sys.stdout.write(
         f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n"
+        f"{_machines(a.entries, b.entries)}"
     )
     return 1
+
+
+def _machines(one: Sequence[Entry], two: Sequence[Entry]) -> str:
+    """Return the sentence on what both computed with, entry by entry; nothing where it was the same throughout."""
+    found = [
+        line
+        for a, b in zip(one, two, strict=False)
+        for line in versions.changes(versions.noted([a]), versions.noted([b]))
+    ]
+    return versions.sentence("they ran", list(dict.fromkeys(found)))
 
 
 def changed(old: Any, new: Any, where: str = "") -> list[str]:

@@ -18,6 +18,16 @@ SKIP = 77
 """Exit code of engine.sh on a machine that cannot run an engine: no reason to fail there, but CI has one."""
 
 
+BUILD_S, TEST_S = 3600, 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test here has its own time alone: starting an engine and building the image, minutes on a busy machine, are not in it."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_S, func_only=True))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> Iterator[str]:
     """Give the value of DOCKER_HOST, and set it: the one given, this machine's engine, or a private one made here."""
@@ -30,7 +40,9 @@ def engine() -> Iterator[str]:
         return
     folder = Path(tempfile.mkdtemp(prefix="instar-engine-", dir="/tmp"))
     script = str(ROOT / "images/engine.sh")
-    started = subprocess.run([script, "start", str(folder)], capture_output=True, text=True, check=False)
+    started = subprocess.run(
+        [script, "start", str(folder)], capture_output=True, text=True, check=False, timeout=BUILD_S
+    )
     try:
         if started.returncode == SKIP and not os.environ.get("CI"):
             pytest.skip(started.stderr.strip())
@@ -48,7 +60,7 @@ def image(engine: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         return given
     out = tmp_path_factory.mktemp("images")
     built = subprocess.run(
-        [str(ROOT / "images/build.sh"), "cpu", str(out)], capture_output=True, text=True, check=False
+        [str(ROOT / "images/build.sh"), "cpu", str(out)], capture_output=True, text=True, check=False, timeout=BUILD_S
     )
     assert built.returncode == 0, f"{engine}\n{built.stderr[-4000:]}"
     return built.stdout.split()[-1]

@@ -190,6 +190,7 @@ def test_the_bill_of_materials_lists_every_distribution(run: Run) -> None:
 
 
 @pytest.mark.parametrize("tampered", [False, True])
+@pytest.mark.usefixtures("image")  # its bases and wheels are fetched before this test's clock starts
 def test_the_build_refuses_a_wheel_that_is_not_the_locked_one(engine: str, tmp_path: Path, tampered: bool) -> None:
     """The same step of the same Containerfile, with two of the locked wheels; then with one byte more in one of them."""
     wheels = Path(finished("wheelhouse.sh", "cpu").stdout.strip())

@@ -16,6 +16,7 @@ from instar.components.control.gate import GateConfig
 from instar.errors import LedgerError, LockedError
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
+from instar.status import status
 from instar.workspace import create_workspace, locked, open_workspace
 from support.micro import EVOLUTION, micro, micro_derived, open_and_run, pools
 from support.micro_control import micro_control
@@ -74,12 +75,13 @@ def test_rollback_returns_to_the_base_and_goes_on(tmp_path: Path) -> None:
         evaluate=dataclasses.replace(recipe.evaluate, tasks_per_arm=20),
         dataset_prep=dataclasses.replace(recipe.dataset_prep, pools=pools(val=20)),
     )
-    open_and_run(tmp_path, recipe)
+    outcome = open_and_run(tmp_path, recipe)
     ledger = open_workspace(tmp_path).ledger
     assert [e.body["decision"]["action"] for e in ledger.of("gate")] == ["continue", "rollback", "rollback"]
     base = next(e for e in ledger.of("stage") if e.body["stage"] == "dataset_prep").body["outputs"]["policy"]
     updates = [e for e in ledger.of("stage") if e.body["stage"] == "update"]
     assert [e.body["inputs"]["policy"] for e in updates] == [base, base]
+    assert status(open_workspace(tmp_path))["policy"] == outcome.state.policy.digest == base
     assert "trainer" not in updates[1].body["inputs"]
     assert updates[1].body["outputs"]["policy"] != updates[0].body["outputs"]["policy"], (
         "a new step has new random numbers"

@@ -13,7 +13,7 @@ from tests.unit.update.world import VOCABULARY, World, joined, sample_rollouts, 
 from instar.components.policy_io import load_model
 from instar.components.update import policy_gradient
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.learner import Learner
+from instar.components.update.learner import Learner, recompute_layers
 from instar.components.update.memory import sizes
 from instar.errors import ArtifactError, ConfigError
 
@@ -116,6 +116,23 @@ def test_checkpointing_computes_layers_again(tmp_path: Path) -> None:
             world.update(PolicyGradientConfig(gradient_checkpointing=choice))  # type: ignore[arg-type]
         counted[choice] = sum(calls)
     assert counted["on"] == 2 * counted["off"] > 0
+
+
+def test_layers_that_are_computed_again_stay_in_evaluation_mode() -> None:
+    """A pass without gradients is not computed again; it must not drop out either (transformers 5.24 told it to)."""
+    model, ids = family("opt"), torch.arange(6)[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+    recompute_layers(model)
+    assert not any(module.training for module in model.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits, expected, rtol=0, atol=0)
+    torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_whose_layers_cannot_be_computed_again_is_refused() -> None:
+    with pytest.raises(ConfigError, match="GradientCheckpointingLayers"):
+        recompute_layers(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "cohere", "granite"])
