@@ -1,4 +1,4 @@
-# make setup | demo | test | check | bench | docs | lock | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
+# make setup | demo | test | nightly | check | bench | docs | lock | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
 PYTHON ?= python3
 # torch goes in first and pinned: an unpinned one brings the newest build with gigabytes of CUDA libraries along.
 # `make setup TORCH="torch==2.13.0+cpu --extra-index-url URL"` takes a CPU build from another index.
@@ -12,7 +12,7 @@ LOCK := requirements.lock
 EXTRAS := text offline mujoco store ui kubeflow argo cluster containers
 GROUPS := test bench check lock
 
-.PHONY: setup newest lock demo test check bench docs images containers manifests clean
+.PHONY: setup newest lock demo test nightly check bench docs images containers manifests clean
 
 setup: $(STAMP)
 
@@ -51,7 +51,11 @@ demo: setup
 	@echo "report: $(DEMO)/report.html (one file, opens offline)"
 
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile -m "not containers"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile -m "not containers and not slow"
+
+# What a change need not wait for: the slow tests, and fifty times as many random inputs.
+nightly: setup
+	OMP_NUM_THREADS=1 INSTAR_FUZZ_EXAMPLES=3000 .venv/bin/python -m pytest -n auto -m "slow or fuzz" --timeout 3000
 
 check: setup
 	.venv/bin/ruff check

@@ -198,6 +198,7 @@ def test_paths_that_name_no_file_are_named(path: str) -> None:
         refused(read)
 
 
+@pytest.mark.fuzz
 @FUZZ
 @given(
     file=st.sampled_from(["good.hdf5", "good-v0/data/main_data.hdf5", "good-v0/data/metadata.json", "good.parquet"]),
