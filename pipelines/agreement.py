@@ -13,6 +13,7 @@ from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.components.rollout.config import ProposeConfig, SampleConfig
 from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError, nearest
+from instar.pipelines import schedule
 
 if TYPE_CHECKING:
     from instar.pipelines.recipe import Recipe
@@ -28,6 +29,7 @@ def check(recipe: Recipe) -> None:
     _check_delayed(recipe)
     _check_drawing(recipe)
     _check_minibatches(recipe)
+    schedule.check(recipe)
     _check_precision(recipe)
     _check_splits(recipe)
     _check_arms(recipe)

@@ -209,7 +209,7 @@ class PolicyGradientConfig(Piece):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     total_steps: int = 0
-    """Optimiser steps after which a linear or cosine schedule reaches 0."""
+    """Optimiser steps after which a linear or cosine schedule reaches 0: those of the run, or more."""
     micro_batch_tokens: int = 2048
     """Rows times longest row of one forward pass."""
     packing: Literal["auto", "none", "sequence", "prefix"] = "auto"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from instar.components.update.rate import Schedule, lr_factor
 from instar.errors import LedgerError, NumericsError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Settings(Protocol):
+class Settings(Schedule, Protocol):
     """What a configuration needs to have."""
 
     @property
@@ -27,22 +27,6 @@ class Settings(Protocol):
     def weight_decay(self) -> float: ...
     @property
     def max_grad_norm(self) -> float: ...
-    @property
-    def schedule(self) -> Literal["constant", "linear", "cosine"]: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
-
-
-def lr_factor(config: Settings, step: int) -> float:
-    """Return the factor on the learning rate of the optimiser step numbered `step` from 0."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return 1.0
-    done = min(1.0, (step - config.warmup_steps) / (config.total_steps - config.warmup_steps))
-    return 1.0 - done if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 class Optimizer:

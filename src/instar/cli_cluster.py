@@ -82,6 +82,7 @@ def submit(
 ) -> None:
     """Start an evolution on Kubeflow: one run per segment, each submits the next. Repeating it is safe."""
     from instar import cluster
+    from instar.commands import say_outlook
     from instar.kfp.schedule import check_cron
     from instar.resolve import resolve
 
@@ -92,6 +93,7 @@ def submit(
     if cron is not None:
         check_cron(cron)
     directory = out or Path("runs") / evolution
+    say_outlook(resolved)
     cluster.say(cluster.submit(resolved, directory, evolution, store, server, where, seed=seed))
     if cron:
         sys.stdout.write("\n".join(cluster.schedule(store, evolution, server, cron)) + "\n")

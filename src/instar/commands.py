@@ -14,6 +14,7 @@ from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES
+from instar.pipelines.schedule import outlook
 from instar.resolve import resolve
 from instar.status import status
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
@@ -61,6 +62,7 @@ def run_in_containers(
     with locked(path):
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
         open_evolution(workspace, recipe, seed)
+        say_outlook(recipe)
         drive(workspace, recipe, load("local"), lock)
     workspace = open_workspace(path)
     open_tracker(tracking, workspace).sync(force=True)
@@ -125,6 +127,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
     if next(workspace.ledger.of("close"), None) is None:
         sys.stderr.write(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
     tracker = open_tracker(tracking, workspace)
+    say_outlook(recipe)
     try:
         with make_listener(recipe, tracker) as listener:
             outcome = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)
@@ -137,6 +140,12 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
     page = write_report(workspace, workspace.path / "report.html")
     sys.stdout.write(f"policy {outcome.state.policy.digest}\nreport {page}\n")
     return outcome
+
+
+def say_outlook(recipe: Recipe) -> None:
+    """Print what the run will leave undone of its learning-rate schedule, if anything."""
+    if line := outlook(recipe):
+        sys.stdout.write(f"note: {line}\n")
 
 
 def report(directory: Path) -> None:

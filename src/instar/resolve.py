@@ -9,6 +9,7 @@ from typing import Any
 from instar import config as configs
 from instar.components.update.presets import expanded
 from instar.errors import ConfigError
+from instar.pipelines import schedule
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 
@@ -24,6 +25,8 @@ def resolve(name: str, scale: str, model: str | None, file: Path | None, sets: S
     except ConfigError:
         configs.check_read(recipe, differences, str(file))  # what reads it may be given by `--set`
     configs.check_read(recipe, given, name)
+    schedule.check_given(recipe, differences, str(file))
+    schedule.check_given(recipe, given, name)
     return recipe
 
 

@@ -39,7 +39,7 @@ class SequenceConfig(Piece):
     warmup_steps: int = 2500
     """Optimiser steps of linear warm-up, counted over the whole evolution."""
     total_steps: int = 0
-    """Optimiser steps after which a linear or cosine schedule reaches 0."""
+    """Optimiser steps after which a linear or cosine schedule reaches 0: those of the run, or more."""
     probe: int = 256
     """Windows of the batch, spread over its arms, on which the loss is measured before and after: a curriculum's signal."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

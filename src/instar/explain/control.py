@@ -18,6 +18,7 @@ from instar.explain.curriculum import curriculum
 from instar.explain.layout import section, table
 from instar.explain.released import released
 from instar.pipelines.recipe import Recipe
+from instar.pipelines.schedule import outlook
 
 SHOWN = 6
 """Values of a schedule that are written out."""
@@ -31,7 +32,7 @@ def lines(recipe: Recipe, u: SequenceConfig) -> list[str]:
         *section("return", returns(recipe)),
         *section("target", target(recipe)),
         *section("loss", loss(recipe, u)),
-        *section("optimiser", [optimiser(u)]),
+        *section("optimiser", [optimiser(u), *filter(None, [outlook(recipe)])]),
         *section("curriculum", curriculum(recipe.curriculum, "segment")),
         *section("loop", loop(recipe, u)),
         *section("evaluation", evaluation(recipe)),

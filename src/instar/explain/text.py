@@ -10,6 +10,7 @@ from instar.explain import derived
 from instar.explain.curriculum import curriculum
 from instar.explain.layout import section, table
 from instar.pipelines.recipe import Recipe
+from instar.pipelines.schedule import outlook
 
 LIBRARIES = ("TRL 1.16", "verl 0.9", "OpenRLHF 0.11")
 BASELINES = {
@@ -42,7 +43,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
         *section("filter", [group_filter(u)]),
         *section("loss", [ratio(u), token_loss(u), *entropy(u), *mismatch(u), *kl_in_loss(u)]),
         *section("aggregation", [AGGREGATES[u.aggregate].format(max_length=u.max_length)]),
-        *section("optimiser", [optimiser(u)]),
+        *section("optimiser", [optimiser(u), *filter(None, [outlook(recipe)])]),
         *section("curriculum", curriculum(recipe.curriculum, "prompt")),
         *section("loop", loop(recipe)),
         "equivalents (a dash means that the library has none)",
