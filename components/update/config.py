@@ -128,12 +128,13 @@ class Mismatch:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685): delta W = alpha / r * B A on the named linear layers."""
+    """Low-rank adapters (arXiv 2106.09685): delta W = alpha / r * B A on linear layers below the head."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = ()
+    """Names of layers, whole or their last parts; each has to name a linear layer of the model. Empty takes all of them."""
 
     def __post_init__(self) -> None:
         _need(self.r >= 1, ">= 1", self.r, "lora.r")
@@ -145,14 +146,9 @@ class LoraConfig:
             "lora.dropout",
             "dropout makes the on-policy ratio differ from 1",
         )
-        _need(bool(self.targets), "a list of at least one layer name", "none", "lora.targets")
-        _need(
-            "lm_head" not in self.targets,
-            "layers below the head",
-            "lm_head",
-            "lora.targets",
-            "the head is used as a matrix",
-        )
+        for name in ("lm_head", "embed_tokens"):
+            more = "head and embeddings are used as matrices, beside which an adapter would not be seen"
+            _need(name not in self.targets, "linear layers below the head", name, "lora.targets", more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,24 @@ _BASE = ".base_layer.weight"
 
 
 def attach(model: Any, config: LoraConfig, seed: int) -> Any:
-    """Return the peft model around `model`; A is drawn from `seed` (uniform, Kaiming bound), B is 0."""
+    """Return the peft model around `model`; A is drawn from `seed` (uniform, Kaiming bound), B is 0.
+
+    Raises `ConfigError` for targets that the model does not have or that no adapter fits (`adapted`).
+    """
     import peft
 
+    targets = adapted(model, config.targets)
     try:
         wrapped = peft.get_peft_model(
             model,
             peft.LoraConfig(
-                r=config.r, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=list(config.targets), bias="none"
+                r=config.r, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, bias="none",
+                fan_in_fan_out=_transposed(model, targets),
             ),
             autocast_adapter_dtype=False,
-        )
+        )  # fmt: skip
     except ValueError as error:
-        raise ConfigError(
-            expected="layer names of this model",
-            found=str(config.targets),
-            where="update.lora.targets",
-            action=str(error).splitlines()[0],
-        ) from error
+        raise _refused(f"layers of {type(model).__name__} that peft adapts", targets, str(error)) from error
     for name, parameter in adapters(wrapped).items():
         with torch.no_grad():
             if ".lora_B." in name:
@@ -58,6 +59,53 @@ def attach(model: Any, config: LoraConfig, seed: int) -> Any:
                 )
                 parameter.copy_((2 * draw - 1) * bound)
     return wrapped
+
+
+def adapted(model: Any, targets: Sequence[str]) -> list[str]:
+    """Return the names of the layers to adapt: `targets`, or the last names of all linear layers below the head.
+
+    Raises `ConfigError` naming every target that matches no module, or one that is not linear or is the head; and for empty
+    `targets` where that would leave out matrices of the blocks, as those of experts are that no layer of their own holds.
+    """
+    head, kind = model.get_output_embeddings(), type(model).__name__
+    modules = {name: module for name, module in model.named_modules() if name}
+    linear = {name for name, module in modules.items() if isinstance(module, _linear()) and module is not head}
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    for target in targets:
+        found = [name for name in modules if f".{name}".endswith(f".{target}")]
+        if not found:
+            missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in modules)]
+            raise _refused(f"names of layers of {kind}", missing, f"choose among {', '.join(known)}")
+        if not linear.issuperset(found):
+            raise _refused(f"linear layers of {kind} below its head", [target], f"choose among {', '.join(known)}")
+    if targets:
+        return list(targets)
+    experts = [name for name, p in model.named_parameters() if p.ndim == 3 and not _convolves(model, name)]
+    if experts:
+        action = f"name the layers to adapt among {', '.join(known)}; experts then stay as they are"
+        raise _refused(f"a model whose blocks hold linear layers alone, or names, for {kind}", experts[:1], action)
+    return known
+
+
+def _refused(expected: str, found: Sequence[str], action: str) -> ConfigError:
+    what = ", ".join(found)
+    return ConfigError(expected=expected, found=what, where="update.lora.targets", action=action.splitlines()[0])
+
+
+def _linear() -> tuple[type, ...]:
+    from transformers.pytorch_utils import Conv1D
+
+    return torch.nn.Linear, Conv1D
+
+
+def _transposed(model: Any, targets: Sequence[str]) -> bool:
+    """Whether the layers hold their matrices as [in, out], as GPT-2 does."""
+    named = [module for name, module in model.named_modules() if f".{name}".endswith(tuple(f".{t}" for t in targets))]
+    return bool(named) and not any(isinstance(module, torch.nn.Linear) for module in named)
+
+
+def _convolves(model: Any, name: str) -> bool:
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.Conv1d)
 
 
 def _item(seed: int, name: str) -> int:
@@ -93,6 +141,7 @@ def export(wrapped: Any, folder: Path, base: dict[str, str]) -> None:
         "lora_dropout": 0.0,
         "r": wrapped.peft_config["default"].r,
         "lora_alpha": wrapped.peft_config["default"].lora_alpha,
+        "fan_in_fan_out": wrapped.peft_config["default"].fan_in_fan_out,
         "target_modules": sorted(wrapped.peft_config["default"].target_modules),
     }
     for name, value in (("adapter_config.json", settings), ("base.json", base)):

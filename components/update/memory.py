@@ -166,7 +166,7 @@ def lora_share(shape: dict[str, Any], config: PolicyGradientConfig, num_paramete
     """Return an upper bound of adapter parameters over model parameters."""
     assert config.lora is not None
     hidden, layers, inner = (int(shape[name]) for name in SIZES[:3])
-    adapters = layers * len(config.lora.targets) * config.lora.r * (hidden + max(hidden, inner))
+    adapters = layers * (len(config.lora.targets) or 7) * config.lora.r * (hidden + max(hidden, inner))
     return min(1.0, adapters / max(num_parameters, 1))
 
 

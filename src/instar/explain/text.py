@@ -149,7 +149,9 @@ def optimiser(u: PolicyGradientConfig) -> str:
     steps = u.epochs * u.minibatches
     end = f", {u.schedule} to 0 at {u.total_steps}" if u.schedule != "constant" else ""
     warm = f", {u.warmup_steps} warm-up steps" if u.warmup_steps else ""
-    lora = f"; LoRA r {u.lora.r}, alpha {u.lora.alpha:g}" if u.lora else ""
+    lora = ""
+    if u.lora:
+        lora = f"; LoRA r {u.lora.r}, alpha {u.lora.alpha:g} on {', '.join(u.lora.targets) or 'all linear layers below the head'}"
     return (
         f"AdamW lr {u.lr:g}{warm}{end}, betas {u.betas[0]:g}/{u.betas[1]:g}, weight decay {u.weight_decay:g}, "
         f"gradient norm <= {u.max_grad_norm:g}; {steps} step(s) per batch ({u.epochs} epoch(s) x {u.minibatches} "
