@@ -21,7 +21,7 @@ class Kl:
 
     In the reward only k1 = l, detached. In the loss k2 = l^2/2 (gradient of KL(pi||ref)), k3 = exp(-l) - 1 + l
     (gradient of KL(ref||pi)) or k3w = k3 times the ratio (gradient of KL(pi||ref)). k1 in the loss has expected
-    gradient 0.
+    gradient 0. Exponents are bounded at 10 nats; beyond, a token has no gradient of that term.
     """
 
     place: Literal["none", "reward", "loss"] = "none"

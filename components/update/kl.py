@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from instar.components.update.losses import LOG_MOST, bounded_exp
+
 
 def k1(logp: Tensor, ref: Tensor) -> Tensor:
     """Return l [M]."""
@@ -20,8 +22,8 @@ def k2(logp: Tensor, ref: Tensor) -> Tensor:
 
 
 def k3(logp: Tensor, ref: Tensor) -> Tensor:
-    """Return exp(-l) - 1 + l [M], never negative."""
-    gap = ref - logp
+    """Return exp(-l) - 1 + l [M], never negative. Beyond -l = LOG_MOST (10 nats) it stays at 22,015, without a gradient."""
+    gap = (ref - logp).clamp(max=LOG_MOST)
     return gap.expm1() - gap
 
 
@@ -31,4 +33,4 @@ def token_penalty(kind: str, logp: Tensor, ref: Tensor, log_w: Tensor) -> Tensor
         return k2(logp, ref)
     if kind == "k3":
         return k3(logp, ref)
-    return k3(logp, ref) * log_w.exp()
+    return k3(logp, ref) * bounded_exp(log_w)

@@ -11,8 +11,12 @@ import torch
 from instar.components.update.advantages import Bools, Floats, group_sum, zero_variance
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
+from instar.components.update.losses import LOG_MOST
 from instar.components.update.trainer import Outcome, Trace
 from instar.contract import Metrics
+
+MOST = 700.0
+"""Largest exponent that a metric shows: exp of more is infinite in float64."""
 
 
 def collect(config: PolicyGradientConfig, data: Experience, outcome: Outcome) -> Metrics:
@@ -85,7 +89,7 @@ def _trace_metrics(trace: Trace) -> Metrics:
     }  # fmt: skip
     out |= {name: float(np.mean(values)) for name, values in means.items() if values}
     if trace.log_w:
-        ratio = torch.cat(trace.log_w).double().exp()
+        ratio = torch.cat(trace.log_w).double().clamp(max=MOST).exp()
         points = torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64, device=ratio.device)
         thin = ratio[:: ratio.numel() // 2**22 + 1]
         for name, value in zip(("q01", "q50", "q99"), torch.quantile(thin, points).tolist(), strict=True):
@@ -94,6 +98,7 @@ def _trace_metrics(trace: Trace) -> Metrics:
         out["clip_share_low"] = sum(low for low, _ in trace.clipped) / ratio.numel()
         out["clip_share_high"] = sum(high for _, high in trace.clipped) / ratio.numel()
         out["tokens_trained"] = float(ratio.numel())
+    out |= _bounded(trace)
     if trace.kl:
         out["kl/k1"] = float(torch.cat([a for a, _ in trace.kl]).double().mean())
         out["kl/k3"] = float(torch.cat([b for _, b in trace.kl]).double().mean())
@@ -103,6 +108,13 @@ def _trace_metrics(trace: Trace) -> Metrics:
         spread = float(target.var(correction=0))
         out |= {"critic/explained_variance": 1.0 - float((target - value).var(correction=0)) / spread} if spread else {}
     return out
+
+
+def _bounded(trace: Trace) -> Metrics:
+    """Count the exponents beyond the bound of losses and KL terms (`losses.LOG_MOST`); left out where there is none."""
+    gaps = {"ratio/num_bounded": trace.log_w, "kl/num_bounded": [-k1 for k1, _ in trace.kl]}
+    counts = {name: sum(int((gap > LOG_MOST).sum()) for gap in found) for name, found in gaps.items()}
+    return {name: float(count) for name, count in counts.items() if count}
 
 
 def _token_means(data: Experience, trace: Trace) -> Floats:

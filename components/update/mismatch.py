@@ -53,7 +53,7 @@ def measure(config: Mismatch, old: Tensor, behaviour: Tensor, prompt: Tensor) ->
     gap = (old - behaviour).double()
     rho = gap.clamp(-50, 50).exp()
     over = (gap.abs() > config.alarm_gap).double()
-    points = torch.quantile(_thin(gap), gap.new_tensor([0.01, 0.5, 0.99])).exp().tolist()
+    points = torch.quantile(_thin(gap), gap.new_tensor([0.01, 0.5, 0.99])).clamp(max=700).exp().tolist()
     return {
         "mismatch/abs_mean": float(gap.abs().mean()),
         "mismatch/abs_max": float(gap.abs().max()),

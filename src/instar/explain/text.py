@@ -29,8 +29,8 @@ AGGREGATES = {
 KL_TERMS = {
     "k1": "k1 = log pi - log ref, detached",
     "k2": "k2 = (log pi - log ref)^2 / 2, gradient of KL(pi||ref)",
-    "k3": "k3 = ref/pi - 1 - log(ref/pi), gradient of KL(ref||pi)",
-    "k3w": "k3 w = w (ref/pi - 1 - log(ref/pi)), gradient of KL(pi||ref)",
+    "k3": "k3 = ref/pi - 1 - log(ref/pi), ref/pi up to e^10, gradient of KL(ref||pi)",
+    "k3w": "k3 w = w (ref/pi - 1 - log(ref/pi)), w and ref/pi up to e^10, gradient of KL(pi||ref)",
 }
 
 
@@ -105,7 +105,7 @@ def ratio(u: PolicyGradientConfig) -> str:
         return "no ratio: one optimiser step per batch"
     if u.ratio == "sequence":
         return "w_i = exp(mean_t(log pi - log old)), one ratio for the sequence, gradient through each token's log pi"
-    return "w_it = pi(o_it) / old(o_it), old = the policy before this update, scored by the trainer"
+    return "w_it = pi(o_it) / old(o_it) up to e^10, old = the policy before this update, scored by the trainer"
 
 
 def token_loss(u: PolicyGradientConfig) -> str:
