@@ -44,7 +44,7 @@ class Experience:
     kind: tuple[str, ...]
     """[N]"""
     policy: tuple[str, ...]
-    """distinct digests that acted"""
+    """[N] digest of the policy that acted"""
     scored: Bools
     """[N] the score is a number"""
     dropped: Bools
@@ -111,7 +111,7 @@ def join(batch: pa.Table, rollouts: pa.Table, scores: pa.Table, min_group: int) 
         rollout_id=ids, tokens=tokens, token_offset=token_offset, action_at=action_at, action_offset=action_offset,
         behaviour=behaviour, group=group, group_arm=group_arm, arms=arms, group_size=group_size,
         kind=tuple(_array(rollouts, "kind").to_pylist()),
-        policy=tuple(sorted(pc.unique(_array(rollouts, "policy")).to_pylist())),
+        policy=tuple(_array(rollouts, "policy").to_pylist()),
         scored=scored, dropped=num_scored < min_group, reward=reward, correct=correct,
         truncated=_array(rollouts, "truncated").to_numpy(zero_copy_only=False),
     )  # fmt: skip

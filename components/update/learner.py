@@ -55,7 +55,7 @@ class Learner:
         copies: bool = True,
     ) -> None:
         """`digest` names the policy `model` came from. Without `copies` nothing is made that computes in bfloat16."""
-        self.config, self.updates, self.ranks = config, 0, Ranks()
+        self.config, self.digest, self.updates, self.ranks = config, digest, 0, Ranks()
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
         self.device = device(config)
         kept = take_kept(saved, model, record, ctx)

@@ -3,6 +3,9 @@
 rho = pi_old / pi_behaviour. Truncated weights min(rho, C); masked weights rho inside [low, high] and 0 outside
 (IcePop); sequence versions use the product of rho or its geometric mean. Shapes: M action tokens, S sequences.
 
+The alarm is for rows that the policy itself made: there trainer and sampler compute the same thing. Rows of older policies
+differ by what was learned since; the correction is for them, and their gap is measured apart.
+
 In bfloat16 the alarm asks whether prompts disagree, not whether one does: samples of a prompt share its rounding, and one was
 .3 nats off in every sample while the other four of its batch were .02 off. A wrong policy, temperature or nucleus is wrong
 on all of them. In float32 nothing rounds that far, and one prompt is enough.
@@ -11,6 +14,7 @@ on all of them. In float32 nothing rounds that far, and one prompt is enough.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -68,6 +72,17 @@ def measure(config: Mismatch, old: Tensor, behaviour: Tensor, prompt: Tensor) ->
     }
 
 
+def measure_older(config: Mismatch, old: Tensor, behaviour: Tensor) -> dict[str, float]:
+    """Return the gap of rows that older policies made, which is what the correction is for; empty without any."""
+    if old.numel() == 0:
+        return {}
+    gap = (old - behaviour).double()
+    return {
+        "mismatch/older_abs_mean": float(gap.abs().mean()),
+        "mismatch/older_share_over": float((gap > math.log(config.high)).double().mean()),
+    }
+
+
 def _low(values: Tensor, prompt: Tensor) -> float:
     """Return the lower end of the mean over prompts; of one prompt its mean."""
     place = torch.unique(prompt, return_inverse=True)[1]
@@ -83,8 +98,11 @@ def _thin(values: Tensor, limit: int = 2**22) -> Tensor:
 
 
 def alarm(config: Mismatch, found: dict[str, float], where: str, *, rounded: bool) -> None:
-    """Raise `NumericsError` when the measured gap is beyond the thresholds; if `rounded`, what is sure of it over prompts."""
-    if not found:
+    """Raise `NumericsError` when the measured gap is beyond the thresholds; if `rounded`, what is sure of it over prompts.
+
+    A batch of older policies alone has none: their rows differ from the policy as they should.
+    """
+    if "mismatch/abs_mean" not in found:
         return
     names = ("abs_low", "share_low") if rounded else ("abs_mean", "share_over")
     mean, share = (found[f"mismatch/{name}"] for name in names)

@@ -61,9 +61,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Constants:
-    """Per action token [M], on the device; `prompt` numbers the groups."""
+    """Per action token [M], on the device; `prompt` numbers the groups, `current` says that the policy itself acted."""
 
     prompt: Tensor
+    current: Tensor
     behaviour: Tensor
     advantage: Tensor
     old: Tensor | None
@@ -161,6 +162,7 @@ def _constants(learner: Learner, data: Experience, found: prepare.Advantages, pr
 
     return _Constants(
         prompt=torch.from_numpy(np.repeat(data.group, data.lengths)).to(learner.device),
+        current=torch.from_numpy(np.repeat(_current(learner, data), data.lengths)).to(learner.device),
         behaviour=tensor(data.behaviour),
         advantage=tensor(found.token),
         old=None if bool(prior.logp.isnan().all()) else prior.logp,
@@ -168,6 +170,11 @@ def _constants(learner: Learner, data: Experience, found: prepare.Advantages, pr
         values=prior.values,
         returns=None if found.returns is None else tensor(found.returns),
     )
+
+
+def _current(learner: Learner, data: Experience) -> Bools:
+    """Return which rollouts the policy itself made, [N]; all where the learner does not say whose it is."""
+    return np.asarray([not learner.digest or policy == learner.digest for policy in data.policy], dtype=np.bool_)
 
 
 def _compare_first(
@@ -183,7 +190,7 @@ def _compare_first(
     old = constants.old if constants.old is not None else measure(learner, data, micros, _no_kl(config), None).logp
     if micros:
         at = torch.cat([micro.tokens for micro in micros])
-        _alarm(config, trace, [(old[at], constants.behaviour[at])], constants.prompt, micros, dump)
+        _alarm(config, trace, [(old[at], constants.behaviour[at])], constants, micros, dump)
 
 
 def _no_kl(config: PolicyGradientConfig) -> PolicyGradientConfig:
@@ -198,12 +205,15 @@ def _alarm(
     config: PolicyGradientConfig,
     trace: Trace,
     pairs: list[tuple[Tensor, Tensor]],
-    prompt: Tensor,
+    constants: _Constants,
     micros: list[Micro],
     dump: Dump,
 ) -> None:
     limits, old, behaviour = mismatch.limits(config), *(torch.cat(side) for side in zip(*pairs, strict=True))
-    trace.gap = mismatch.measure(limits, old, behaviour, prompt[torch.cat([micro.tokens for micro in micros])])
+    at = torch.cat([micro.tokens for micro in micros])
+    now = constants.current[at]
+    trace.gap = mismatch.measure(limits, old[now], behaviour[now], constants.prompt[at][now])
+    trace.gap |= mismatch.measure_older(config.mismatch, old[~now], behaviour[~now])
     try:
         mismatch.alarm(limits, trace.gap, "update.mismatch", rounded=config.dtype == "bfloat16")
     except NumericsError as error:
@@ -241,7 +251,7 @@ def _optimise(
         pairs += [pair] if counts else []
     if constants.old is None:
         pairs = _all_pairs(learner, pairs, step.micros)
-        _alarm(config, trace, pairs, constants.prompt, list(step.micros), dump)
+        _alarm(config, trace, pairs, constants, list(step.micros), dump)
     trace.lrs.append(learner.optimizer.lr())
     try:
         trace.grad_norms.append(learner.step())

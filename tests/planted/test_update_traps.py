@@ -195,6 +195,37 @@ def test_a_sampler_with_another_distribution(world: World, plant: str, several: 
     assert not any((world.root / "run1" / "policy").iterdir())
 
 
+def _replayed(world: World, groups: str, policy: str, shift: float) -> None:
+    """Let `policy` have made the rollouts of the groups, with log-probabilities `shift` below the trainer's."""
+    world.rollouts = [
+        dataclasses.replace(r, policy=policy, behaviour_logprobs=[p - shift for p in r.behaviour_logprobs])
+        if r.group_id[1:] in groups
+        else r
+        for r in world.rollouts
+    ]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one step", "two steps"])
+@pytest.mark.parametrize("groups", ["01", "0123"], ids=["half", "all"])
+def test_rows_of_older_policies_are_corrected_and_raise_no_alarm(world: World, groups: str, several: bool) -> None:
+    """Row 34: of rows with rho = e, half or all of a batch, each counts twice (the truncated weight), and no sampler is blamed."""
+    _replayed(world, groups, "older", 1.0)
+    _, metrics = world.update(PolicyGradientConfig(epochs=2 if several else 1))
+    assert metrics["mismatch/older_abs_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["mismatch/older_share_over"] == 1.0  # e is above the bound of 2
+    assert metrics.get("mismatch/abs_mean", 0.0) < 1e-4
+    assert ("mismatch/abs_mean" in metrics) == (groups == "01")
+
+
+def test_a_few_rows_of_the_policy_itself_still_raise_the_alarm(world: World) -> None:
+    """Row 34: a group with the wrong log-probabilities is found among three replayed ones."""
+    world.scored(lambda row: float(row.rollout_id[-1] in "01"))
+    _replayed(world, "012", "older", 0.0)
+    _replayed(world, "3", "digest0", 0.06)
+    with pytest.raises(NumericsError, match=r"mean 0\.06"):
+        world.update(PolicyGradientConfig())
+
+
 def test_broken_weights(world: World) -> None:
     model = tiny_llama()
     model.model.norm.weight.data[0] = torch.nan
