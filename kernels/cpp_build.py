@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from instar import lifeline
 from instar.errors import ArtifactError, MissingDependencyError, StorageError
 from instar.kernels import cpp_paths
 
@@ -113,7 +114,7 @@ class Library:
 
     def _run(self, words: list[str]) -> str:
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+            done = subprocess.run(lifeline.held(words), capture_output=True, text=True, timeout=300, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise self._no_build(f"{words[0]}: {error}") from error
         if done.returncode:

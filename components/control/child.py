@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
+from instar import lifeline
 from instar.components.control.limits import Limits, Watch
 from instar.errors import StalledError
 
@@ -34,8 +37,8 @@ class Child:
 
     def __init__(self, command: tuple[str, ...], heartbeat: Path, limits: Limits, grace_s: float, where: str) -> None:
         env = {**os.environ, "INSTAR_HEARTBEAT": str(heartbeat)}
-        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these, and a child would inherit that
-        self.pid = os.posix_spawnp(command[0], command, env, setpgroup=0, setsigmask=[], setsigdef=reset)
+        words = lifeline.held([_program(command[0]), *command[1:]])
+        self.pid = os.posix_spawn(words[0], words, env, setpgroup=0, setsigmask=[])
         self.limits, self.grace_s = limits, grace_s
         self.watch = Watch(heartbeat, limits, where)
         self.stopped = 0
@@ -106,6 +109,16 @@ class Child:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             signal.sigtimedwait({signal.SIGCHLD}, 0.1)
+
+
+def _program(name: str) -> str:
+    """Return the path of a program; `OSError` when there is none of that name, or it is none."""
+    found = shutil.which(name)
+    if found is None:
+        kind = PermissionError if Path(name).exists() else FileNotFoundError
+        number = errno.EACCES if kind is PermissionError else errno.ENOENT
+        raise kind(number, os.strerror(number), name)
+    return found
 
 
 def pause(seconds: float) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instar import config as configs
-from instar import errors
+from instar import errors, lifeline
 from instar.artifact import Artifact
 from instar.components.control.limits import Limits, Watch
 from instar.contract import Context, Stage, port_of
@@ -64,7 +64,10 @@ def run_stage(
     limits: Limits,
     threads: int = 0,
 ) -> dict[str, Any]:
-    """Run a stage through its command line; return outputs (digests), metrics and perf. The child stores its outputs."""
+    """Run a stage through its command line; return outputs (digests), metrics and perf.
+
+    The child stores its outputs. It ends with this process, so that a resume finds cores, memory and heartbeat free.
+    """
     result = ctx.scratch / "done.json"
     command = [sys.executable, "-m", "instar", "stage", stage.name, "--store", workspace.store_uri]
     command += ["--evolution", ctx.evolution, "--step", str(ctx.step), "--config", configs.dumps(config)]
@@ -76,7 +79,7 @@ def run_stage(
     log = workspace.path / "stage.log"
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
     with log.open("ab") as stream:
-        child = subprocess.Popen(command, stdout=stream, stderr=stream, env=env, start_new_session=True)
+        child = subprocess.Popen(lifeline.held(command), stdout=stream, stderr=stream, env=env, start_new_session=True)
         try:
             code = wait(child, stage.name, workspace.path / "heartbeat.json", limits)
         finally:

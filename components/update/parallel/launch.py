@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instar import config as configs
-from instar import contract
+from instar import contract, lifeline
 from instar.components import policy_io
 from instar.components.control.limits import Limits, Watch
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import device
-from instar.components.update.parallel import lifeline, verdict
+from instar.components.update.parallel import verdict
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, MissingDependencyError
 
@@ -130,7 +130,9 @@ def run(folder: Path, size: int, timeout_s: float, ctx: Context, module: str) ->
     command += ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(size), "--max-restarts", "0"]
     command += ["-m", module, str(folder / "job.json")]
     with (folder / "torchrun.log").open("ab") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment(size), start_new_session=True)
+        child = subprocess.Popen(
+            lifeline.held(command), stdout=log, stderr=log, env=environment(size), start_new_session=True
+        )
         try:
             silent = _wait(child, folder, size, timeout_s, ctx)
         finally:
@@ -145,12 +147,7 @@ def environment(size: int) -> dict[str, str]:
 
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "TORCHELASTIC_"))}
     threads = str(max(1, torch.get_num_threads() // size))
-    return {
-        **kept,
-        "OMP_NUM_THREADS": threads,
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
-        lifeline.PARENT: str(os.getpid()),
-    }
+    return {**kept, "OMP_NUM_THREADS": threads, "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
 
 
 def _wait(child: subprocess.Popen[bytes], folder: Path, size: int, timeout_s: float, ctx: Context) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from instar.components.update.parallel import lifeline
+from instar import lifeline
 
 
 def main() -> int:

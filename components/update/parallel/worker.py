@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from instar.components.update.parallel import lifeline
+from instar import lifeline
 from instar.errors import InstarError
 
 Work = Callable[[dict[str, Any], Path, int, int], None]
