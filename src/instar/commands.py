@@ -61,6 +61,7 @@ def run_in_containers(
     path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
     with locked(path):
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
+        open_tracker(tracking, workspace)  # what it lacks is asked before the first stage
         open_evolution(workspace, recipe, seed)
         say_outlook(recipe)
         drive(workspace, recipe, load("local"), lock)

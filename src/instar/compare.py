@@ -15,6 +15,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.resolve import changed
 from instar.status import status
+from instar.tracking_copy import embedded
 from instar.workspace import open_workspace
 
 
@@ -101,4 +102,4 @@ def _embedded_registry(directory: Path) -> str:
         raise ConfigError(
             expected="a registry", found=f"no {database}", where="--against champion", action="give --tracking a URI"
         )
-    return f"sqlite:///{database.resolve()}"
+    return embedded(directory)

@@ -14,13 +14,27 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from instar.errors import LedgerError, UnavailableError
+from instar.errors import ConfigError, InstarError, LedgerError, UnavailableError
 from instar.ledger import Entry
 from instar.timeline import Point, clock, elapsed, inner_steps, points, summary
-from instar.tracking_server import POLICY, STORE, Server, check_uri, failures, scrub
+from instar.tracking_copy import embedded
+from instar.tracking_server import (
+    PERMANENT,
+    POLICY,
+    STORE,
+    Patience,
+    Server,
+    check_client,
+    check_uri,
+    deadline,
+    failures,
+    scrub,
+)
 from instar.workspace import Workspace
+
+T = TypeVar("T")
 
 EVOLUTION, OPENED, ROLE = "instar.evolution", "instar.opened", "instar.role"
 ITERATION, SEQ, HEAD = "instar.iteration", "instar.ledger_seq", "instar.ledger_head"
@@ -36,12 +50,14 @@ class Tracker:
     """Keeps MLflow at the ledger's state. `warn` is told of every failure; `perf` counts seconds and failures."""
 
     def __init__(self, uri: str | None, workspace: Workspace, warn: Callable[[str], None] = _stderr) -> None:
-        self.uri = uri or f"sqlite:///{workspace.path.resolve()}/mlflow.db"
+        self.uri = uri or embedded(workspace.path)
         check_uri(self.uri)
+        check_client(self.uri)
         self.artifacts = _artifacts(uri, workspace)
         self.workspace, self.warn = workspace, warn
         self.perf = {"perf/tracking_s": 0.0, "perf/tracking_cpu_s": 0.0, "perf/tracking_failures": 0.0}
         self._server: Server | None = None
+        self._patience = Patience()
         self._parent = ""
         self._sent = -2  # unknown; -1 is a parent run without entries
         self._created, self._retry_at = time.monotonic(), 0.0
@@ -56,21 +72,25 @@ class Tracker:
             return True
         if not force and entries and entries[-1].kind != "close" and time.monotonic() < self._retry_at:
             return False
+        told: tuple[type[BaseException], ...] = (*failures(), ConfigError)
         try:
             with self._timed():
-                self._push()
-        except failures() as error:
+                self._bounded(self._push)
+        except told as error:
             self.perf["perf/tracking_failures"] += 1
             self._retry_at = time.monotonic() + PAUSE_S
+            self._parent = ""  # it may be what is gone: the next sync looks for it
             self.warn(f"tracking: {scrub(str(error))} - training goes on; the next sync sends what is missing")
             return False
         return True
 
     def fail(self) -> None:
         """Send what there is and mark the parent run as failed; resuming marks it as running again."""
-        if self.sync(force=True) and self._server is not None and self._parent:
+        sent = self.sync(force=True)
+        server, parent = self._server, self._parent
+        if sent and server is not None and parent:
             with contextlib.suppress(*failures()):
-                self._server.client.update_run(self._parent, status="FAILED")
+                self._bounded(lambda: server.client.update_run(parent, status="FAILED"))
 
     def promote(self, policy: str) -> str:
         """Point the `champion` alias at `policy` and return its version.
@@ -80,21 +100,35 @@ class Tracker:
         gate = self._passed(policy)
         try:
             with self._timed():
-                self._push()
-                version = self._version(gate, policy)
-                self._connected().client.set_registered_model_alias(self._model(), "champion", version)
+                version = self._bounded(lambda: self._champion(gate, policy))
         except failures() as error:
-            raise UnavailableError(
-                expected="a tracking server that answers",
-                found=scrub(str(error)),
-                where=scrub(self.uri),
-                action="check the server, then promote again",
-            ) from error
+            raise self._refused(error) from error
         last = list(self.workspace.ledger.of("promote"))[-1:]
         if not last or last[0].body["policy"] != policy:
             body = {"policy": policy, "evaluation": gate.body["evaluation"], "model": self._model()}
             self.workspace.ledger.append("promote", body, {"at": time.time(), "version": version})
         return version
+
+    def _champion(self, gate: Entry, policy: str) -> str:
+        self._push()
+        version = self._version(gate, policy)
+        self._connected().client.set_registered_model_alias(self._model(), "champion", version)
+        return version
+
+    def _refused(self, error: BaseException) -> InstarError:
+        """Return the named error of a promotion that MLflow did not take: one to mend, or one to wait for."""
+        code = str(getattr(error, "error_code", ""))
+        expected, found, where = "a tracking server that answers", scrub(str(error)), scrub(self.uri)
+        if code in PERMANENT:
+            action = "mend at the server what it names; asking again ends in the same way"
+            return ConfigError(expected="a tracking server that takes it", found=found, where=where, action=action)
+        action = "check the server, then promote again"
+        return UnavailableError(expected=expected, found=found, where=where, action=action)
+
+    def _bounded(self, work: Callable[[], T]) -> T:
+        """Return what `work` does with the server within the time of a sync."""
+        failures()  # imports what it names, outside of the time
+        return self._patience.within(deadline(self.uri), work)
 
     @contextlib.contextmanager
     def _timed(self) -> Any:
@@ -148,7 +182,7 @@ class Tracker:
         return run.info.run_id, seq
 
     def _send_iteration(self, server: Server, opened: Entry, iteration: int, entries: Sequence[Entry]) -> None:
-        keys = {"mlflow.parentRunId": self._parent, EVOLUTION: self.workspace.evolution, ITERATION: str(iteration)}
+        keys = self._keys(iteration)
         found = server.find_runs(keys)
         name = f"{self.workspace.evolution} {iteration}"
         run = found[0] if found else server.create_run(name, _started(entries[0], opened), keys)
@@ -242,18 +276,30 @@ class Tracker:
 
     def _version(self, gate: Entry, policy: str) -> str:
         """Return the model version of a policy that passed the gate; register it, as `candidate`, if it is new."""
-        iteration = int(gate.body["iteration"])
-        keys = {"mlflow.parentRunId": self._parent, EVOLUTION: self.workspace.evolution, ITERATION: str(iteration)}
-        manifest = {"policy": policy, "store": scrub(self.workspace.store_uri), "evaluation": gate.body["evaluation"]}
+        iteration, server = int(gate.body["iteration"]), self._connected()
+        store = scrub(self.workspace.store_uri)
+        manifest = {"policy": policy, "store": store, "evaluation": gate.body["evaluation"]}
         tags = {
             EVOLUTION: self.workspace.evolution,
             POLICY: policy,
-            STORE: scrub(self.workspace.store_uri),
+            STORE: store,
             ITERATION: str(iteration),
             "instar.run": self._parent,
         }
-        server = self._connected()
-        return server.version(server.find_runs(keys)[0], manifest, tags)
+        return server.version(lambda: self._child(server, iteration), manifest, tags)
+
+    def _child(self, server: Server, iteration: int) -> Any:
+        """Return the run of an iteration; where it is gone for good, it is sent again."""
+        keys = self._keys(iteration)
+        if not (found := server.find_runs(keys)):
+            entries = [e for e in self.workspace.ledger.entries if e.kind in ("stage", "gate")]
+            mine = [e for e in entries if int(e.body["iteration"]) == iteration]
+            self._send_iteration(server, next(self.workspace.ledger.of("open")), iteration, mine)
+            found = server.find_runs(keys)
+        return found[0]
+
+    def _keys(self, iteration: int) -> dict[str, str]:
+        return {"mlflow.parentRunId": self._parent, EVOLUTION: self.workspace.evolution, ITERATION: str(iteration)}
 
 
 def _artifacts(uri: str | None, workspace: Workspace) -> str | None:

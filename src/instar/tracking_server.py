@@ -12,20 +12,26 @@ import importlib
 import logging
 import os
 import re
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from instar.errors import ConfigError, LedgerError, MissingDependencyError, UnavailableError
 from instar.timeline import Point
+
+T = TypeVar("T")
 
 POLICY, STORE = "instar.policy", "instar.store"
 """Tags of a model version: the digest of its policy, and the store that holds it."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
 KEY_CHARS, PARAM_CHARS, TAG_CHARS = 250, 6000, 8000
 DEADLINE_S = 20.0
-"""Longest time of one sync against a server: checked before every call, each bounded by `LIMITS`."""
+"""Longest time of one sync against a server, whatever its scheme: MLflow's own bound is 102 s for a database that is down."""
+FILE_DEADLINE_S = 60.0
+"""The same for a SQLite file, whose first sync makes the tables."""
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -34,6 +40,13 @@ LIMITS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
+DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql", "mssql": "pyodbc"}
+"""Package of a database driver that can be installed where none is."""
+PERMANENT = (
+    "BAD_REQUEST", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND", "FEATURE_DISABLED", "INVALID_PARAMETER_VALUE", "INVALID_STATE",
+    "PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED",
+)  # fmt: skip
+"""Error codes of MLflow with which asking again ends in the same way."""
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -57,6 +70,37 @@ def check_uri(uri: str) -> None:
         )
 
 
+def check_client(uri: str) -> None:
+    """Raise `MissingDependencyError` unless MLflow and a database driver for `uri` are installed, before a stage is run."""
+    for package in ("mlflow",) if uri.startswith("http") else ("mlflow", "sqlalchemy", "alembic"):
+        if find_spec(package) is None:
+            raise _missing(package, "none", "pip install 'instar[tracking]', or --tracking off")
+    if uri.startswith(("http", "sqlite:")):
+        return
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    scheme = uri.partition("://")[0]
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as error:
+        package = DRIVERS.get(scheme, "the driver that it names")
+        raise _missing(
+            f"a driver for {scheme}", str(error), f"pip install {package}, or name another one: {scheme}+DRIVER://"
+        ) from error
+    except (SQLAlchemyError, ValueError) as error:
+        raise ConfigError(
+            expected="the URI of a database, such as postgresql://USER@HOST:PORT/NAME",
+            found=f"{scrub(uri)}: {scrub(str(error))}",
+            where="--tracking",
+            action="correct the URI",
+        ) from error
+
+
+def _missing(expected: str, found: str, action: str) -> MissingDependencyError:
+    return MissingDependencyError(expected=expected, found=found, where="--tracking", action=action)
+
+
 def failures() -> tuple[type[BaseException], ...]:
     """Return the exceptions that mean that MLflow cannot be used right now."""
     names = (
@@ -73,6 +117,50 @@ def failures() -> tuple[type[BaseException], ...]:
     return tuple(found)
 
 
+def deadline(uri: str) -> float:
+    """Return the longest time of one sync, in seconds."""
+    return FILE_DEADLINE_S if uri.startswith("sqlite:") else DEADLINE_S
+
+
+class Patience:
+    """Runs work that may wait for a server, and goes on without it when the time is over.
+
+    What does not answer cannot be interrupted: it is left to a thread that ends at its next call (`_Deadline`) or with the
+    process, and until then nothing else is asked of the server.
+    """
+
+    def __init__(self) -> None:
+        self._late: threading.Thread | None = None
+
+    def within(self, seconds: float, work: Callable[[], T]) -> T:
+        """Return what `work` does, or raise its error; `UnavailableError` when it takes longer."""
+        if self._late is not None and self._late.is_alive():
+            raise _slow(seconds, "the call before still waits")
+        done: list[T] = []
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                done.append(work())
+            except BaseException as error:
+                raised.append(error)
+
+        self._late = threading.Thread(target=run, name="instar-tracking", daemon=True)
+        self._late.start()
+        self._late.join(max(0.0, seconds))
+        if raised:
+            raise raised[0]
+        if not done:
+            raise _slow(seconds, "no answer")
+        return done[0]
+
+
+def _slow(seconds: float, where: str) -> UnavailableError:
+    return UnavailableError(
+        expected=f"a sync within {seconds:g} s", found="a slow server", where=where, action="check the server"
+    )
+
+
 class _Deadline:
     """Passes calls on to an MLflow client until the time of a sync is over."""
 
@@ -81,9 +169,7 @@ class _Deadline:
 
     def __getattr__(self, name: str) -> Any:
         if time.monotonic() > self._until:
-            raise UnavailableError(
-                expected=f"a sync within {DEADLINE_S:g} s", found="a slow server", where=name, action="check the server"
-            )
+            raise _slow(DEADLINE_S, name)
         return getattr(self._client, name)
 
 
@@ -100,22 +186,32 @@ class Server:
         """Connect if this was not done, and start the clock of a sync."""
         if self._raw is None:
             self._raw = _client(self.uri)
-        limited = self.uri.startswith("http")
-        self.client = _Deadline(self._raw, time.monotonic() + DEADLINE_S) if limited else self._raw
-        if not self._experiment:
-            found = self.client.get_experiment_by_name(self.model)
-            self._experiment = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(self.model, artifact_location=self.artifacts)
+        self.client = _Deadline(self._raw, time.monotonic() + deadline(self.uri))
+        found = self.client.get_experiment_by_name(self.model)
+        if found is None:
+            self._experiment = self.client.create_experiment(self.model, artifact_location=self.artifacts)
+        elif found.lifecycle_stage == "active":
+            self._experiment = found.experiment_id
+        else:
+            raise ConfigError(
+                expected=f"experiment '{self.model}'",
+                found=f"experiment {found.experiment_id} of that name, deleted",
+                where=scrub(self.uri),
+                action=f"mlflow experiments restore --experiment-id {found.experiment_id}, or delete it for good with mlflow gc",
             )
 
     def find_runs(self, tags: Mapping[str, str]) -> list[Any]:
-        """Return the live runs that carry all `tags`, oldest first."""
+        """Return the runs that carry all `tags`, oldest first. Those that somebody deleted are restored: the ledger has them."""
+        from mlflow.entities import ViewType
+
         quoted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        return list(
-            self.client.search_runs([self._experiment], " and ".join(quoted), order_by=["attributes.start_time ASC"])
+        found = self.client.search_runs(
+            [self._experiment], " and ".join(quoted), run_view_type=ViewType.ALL, order_by=["attributes.start_time ASC"]
         )
+        for run in found:
+            if run.info.lifecycle_stage == "deleted":
+                self.client.restore_run(run.info.run_id)
+        return list(found)
 
     def create_run(self, name: str, started: float, tags: Mapping[str, str]) -> Any:
         """Start a run. The tags are part of the same call, so that no run is ever without them."""
@@ -144,11 +240,12 @@ class Server:
         """Mark a run as finished at the ledger's time."""
         self.client.set_terminated(run_id, "FINISHED", _ms(at))
 
-    def version(self, run: Any, manifest: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        """Return the version of the registered model with these tags; make it when there is none.
+    def version(self, run: Callable[[], Any], manifest: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        """Return the version of the registered model with this policy in this store; make it when there is none.
 
-        The alias `candidate` ends on the newest version, also when a kill came between making one and naming it.
-        A version's source is a manifest of a few lines: the weights stay in the store, under the policy's digest.
+        `run` gives the run that a new version belongs to, `tags` are the new version's. The alias `candidate` ends on the newest
+        version, also when a kill came between making one and naming it. A version's source is a manifest of a few lines: the
+        weights stay in the store, under the policy's digest.
         """
         from mlflow.exceptions import MlflowException
 
@@ -158,13 +255,14 @@ class Server:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         versions = self.client.search_model_versions(f"name = '{self.model}'", max_results=10_000)
-        same = [v for v in versions if all(v.tags.get(k) == t for k, t in tags.items())]
+        same = [int(v.version) for v in versions if all(v.tags.get(k) == tags[k] for k in (POLICY, STORE))]
         if same:
-            version = str(same[0].version)
+            version = str(min(same))
         else:
-            self.client.log_dict(run.info.run_id, dict(manifest), "policy/manifest.json")
-            source = f"{run.info.artifact_uri}/policy"
-            made = self.client.create_model_version(self.model, source, run_id=run.info.run_id, tags=dict(tags))
+            info = run().info
+            self.client.log_dict(info.run_id, dict(manifest), "policy/manifest.json")
+            source = f"{info.artifact_uri}/policy"
+            made = self.client.create_model_version(self.model, source, run_id=info.run_id, tags=dict(tags))
             version = str(made.version)
         named = self.client.get_registered_model(self.model).aliases.get("candidate", "0")
         if int(named) < int(version):
@@ -233,5 +331,5 @@ def _client(uri: str) -> Any:
             action="pip install 'instar[tracking]', or --tracking off",
         ) from error
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)  # its retries are told once, by whoever syncs
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
