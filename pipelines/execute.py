@@ -14,6 +14,7 @@ from instar import contract
 from instar.artifact import Artifact
 from instar.contract import PERF, Context, Metrics, Stage
 from instar.manifest import manifest_of
+from instar.memory_limits import memory_errors
 from instar.store_files import storage_errors
 
 I = TypeVar("I")  # noqa: E741
@@ -41,7 +42,7 @@ def execute(
     targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}
     outs = contract.bind(stage.outs, targets, where=stage.name)
     wall, cpu = time.perf_counter(), time.process_time()
-    with full_disk(folder):
+    with full_disk(folder), memory_errors(f"stage {stage.name}"):
         metrics = stage(ins, outs, config, ctx)
     perf = {k: float(v) for k, v in metrics.items() if k.startswith(PERF)}
     perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}

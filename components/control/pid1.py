@@ -25,6 +25,7 @@ from instar import errors
 from instar.components.control.child import Child, adopt_orphans, pause
 from instar.components.control.limits import Limits
 from instar.errors import ConfigError, InstarError, StalledError
+from instar.memory_limits import killed
 
 TERMINATION_LOG, TERMINATION_BYTES = "/dev/termination-log", 4096
 """Where Kubernetes looks for the reason, and how much of it it keeps. Another path is given by INSTAR_TERMINATION_LOG."""
@@ -135,7 +136,7 @@ def _attempt(options: Options, heartbeat: Path, attempt: int, spent_s: float) ->
     if child.stalled is not None:
         return End(code=StalledError.exit_code, again=True, error=child.stalled)
     kind = CLASSES.get(code)
-    meaning = f" ({kind.__name__})" if kind else f" (signal {code - 128})" if 128 < code < 193 else ""
+    meaning = f" ({kind.__name__})" if kind else f" ({killed(code - 128)})" if 128 < code < 193 else ""
     found = f"exit code {code}{meaning} in attempt {attempt}"
     return _end(options, code, found, again=kind is not None and kind.transient)
 

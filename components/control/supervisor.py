@@ -20,6 +20,7 @@ from instar.artifact import Artifact
 from instar.components.control.limits import Limits, Watch
 from instar.contract import Context, Stage, port_of
 from instar.errors import InstarError, StalledError
+from instar.memory_limits import killed
 
 if TYPE_CHECKING:
     from instar.workspace import Workspace
@@ -119,9 +120,10 @@ def child_error(result: Path, stage: str, code: int, log: Path) -> InstarError:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     tail = log.read_bytes()[-400:].decode(errors="replace").strip().splitlines()
+    ended = killed(-code) if code < 0 else f"exit code {code}"
     return StalledError(
         expected=f"stage {stage} to end with exit code 0",
-        found=f"exit code {code}; {tail[-1] if tail else 'no output'}",
+        found=f"{ended}; {tail[-1] if tail else 'no output'}",
         where=str(log),
         action="read the log, then resume",
     )

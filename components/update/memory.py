@@ -27,6 +27,7 @@ from instar.components.update.experience import Experience
 from instar.contract import PERF, Metrics
 from instar.errors import ConfigError
 from instar.kernels.logprob.dispatch import CHUNK_LOGITS
+from instar.memory_limits import address_space_left
 
 FIXED_BYTES = 3 * 2**26
 SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
@@ -193,6 +194,8 @@ def available_bytes(device: str) -> int:
         )  # kept by the allocator, free to this process
         return int(torch.cuda.mem_get_info()[0]) + unused
     free = [_meminfo()]
+    if (mappable := address_space_left()) is not None:
+        free.append(mappable)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         free.append(int(limit.read_text()) - int(used.read_text()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import sys
 from pathlib import Path
@@ -218,6 +220,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
+        faulthandler.enable()  # where a library ends the process by a signal, say in which call
     try:
         app()
     except InstarError as error:

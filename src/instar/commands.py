@@ -9,6 +9,7 @@ from pathlib import Path
 
 from instar.errors import ConfigError
 from instar.lifecycle import check_code, close, open_evolution, stored_recipe
+from instar.memory_limits import address_space_left, limits
 from instar.pipelines import machine, versions
 from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
@@ -129,6 +130,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
         sys.stderr.write(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
     tracker = open_tracker(tracking, workspace)
     say_outlook(recipe)
+    say_limits()
     try:
         with make_listener(recipe, tracker) as listener:
             outcome = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)
@@ -147,6 +149,12 @@ def say_outlook(recipe: Recipe) -> None:
     """Print what the run will leave undone of its learning-rate schedule, if anything."""
     if line := outlook(recipe):
         sys.stdout.write(f"note: {line}\n")
+
+
+def say_limits() -> None:
+    """Print a limit of the address space: a library that reaches it may end this process without a word."""
+    if address_space_left() is not None:
+        sys.stdout.write(f"note: {limits()}; a library that gets no more may end this process by signal 6 (SIGABRT)\n")
 
 
 def report(directory: Path) -> None:

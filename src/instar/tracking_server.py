@@ -155,9 +155,10 @@ class Patience:
         return done[0]
 
 
-def _slow(seconds: float, where: str) -> UnavailableError:
+def _slow(seconds: float, what: str) -> UnavailableError:
+    found = f"a slow server: {what}"
     return UnavailableError(
-        expected=f"a sync within {seconds:g} s", found="a slow server", where=where, action="check the server"
+        expected=f"a sync within {seconds:g} s", found=found, where="--tracking", action="check the server"
     )
 
 

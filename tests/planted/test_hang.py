@@ -75,4 +75,4 @@ def test_a_child_that_dies_without_a_word_is_named(tmp_path: Path) -> None:
     log.write_text("Killed\n")
     error: InstarError = supervisor.child_error(tmp_path / "none.json", "update", -9, log)
     assert isinstance(error, StalledError)
-    assert "exit code -9; Killed" in str(error)
+    assert "killed by signal 9 (SIGKILL)" in error.found and error.found.endswith("; Killed")
