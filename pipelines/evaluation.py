@@ -5,7 +5,6 @@ Both policies attempt the same held-out tasks under the same random numbers, and
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from instar.pipelines.unseen import unseen
 from instar.seeds import seed
 from instar.status import status
 from instar.store import open_store
+from instar.terminal import say
 from instar.tracking_server import registered
 from instar.workspace import open_workspace
 
@@ -64,15 +64,13 @@ def compare_policies(
     base = _evaluate(champion, tasks, None, recipe, evolution, scratch / "champion")
     test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
     summaries = [e.read_json("summary.json") for e in (base, test)]
-    sys.stdout.write(table(champion.name, candidate.name, summaries))
+    say(table(champion.name, candidate.name, summaries))
     if taught:
-        sys.stdout.write(
-            f"left out: {taught} tasks that the candidate was trained on, or that were left alone in their arm\n"
-        )
+        say(f"left out: {taught} tasks that the candidate was trained on, or that were left alone in their arm\n")
     if page is not None:
         page.path.write_text(markdown(candidate.named, champion.named, recipe, summaries, page))
     alarms = summaries[1].get("alarms", [])
-    sys.stdout.write("".join(f"alarm: {alarm['reason']}\n" for alarm in alarms))
+    say("".join(f"alarm: {alarm['reason']}\n" for alarm in alarms))
     code = EXIT_CODES[worst(summaries[1])]
     return code if not alarms else max(code, EXIT_CODES["unknown"])  # what the gate holds, CI does not let through
 

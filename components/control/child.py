@@ -33,7 +33,7 @@ class Child:
     """A running command. `run` returns its exit code; `stopped` and `stalled` say whether it was made to end."""
 
     def __init__(self, command: tuple[str, ...], heartbeat: Path, limits: Limits, grace_s: float, where: str) -> None:
-        env = {**os.environ, "INSTAR_HEARTBEAT": str(heartbeat)}
+        env = {**os.environ, "INSTAR_HEARTBEAT": str(heartbeat), "INSTAR_TRACEBACK": "1"}
         reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these, and a child would inherit that
         self.pid = os.posix_spawnp(command[0], command, env, setpgroup=0, setsigmask=[], setsigdef=reset)
         self.limits, self.grace_s = limits, grace_s

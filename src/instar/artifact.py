@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instar import rows, schema
+from instar import plain, rows, schema
 from instar.errors import ArtifactError
 
 R = TypeVar("R", bound=schema.Row)
@@ -46,7 +46,7 @@ class Artifact:
 
     def read_json(self, name: str) -> Any:
         """Return the parsed JSON file `name`."""
-        return json.loads((self.path / name).read_text())
+        return plain.loads((self.path / name).read_text())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as canonical JSON, so that equal values have equal digests. NaN is refused."""

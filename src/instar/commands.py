@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES
 from instar.resolve import resolve
 from instar.status import status
+from instar.terminal import say
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 
@@ -64,7 +64,7 @@ def run_in_containers(
         drive(workspace, recipe, load("local"), lock)
     workspace = open_workspace(path)
     open_tracker(tracking, workspace).sync(force=True)
-    sys.stdout.write(f"policy {status(workspace)['policy']}\nreport {write_report(workspace, path / 'report.html')}\n")
+    say(f"policy {status(workspace)['policy']}\nreport {write_report(workspace, path / 'report.html')}\n")
 
 
 def evolve_in(
@@ -135,7 +135,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
             write_report(workspace, workspace.path / "report.html")
         raise
     page = write_report(workspace, workspace.path / "report.html")
-    sys.stdout.write(f"policy {outcome.state.policy.digest}\nreport {page}\n")
+    say(f"policy {outcome.state.policy.digest}\nreport {page}\n")
     return outcome
 
 
@@ -144,20 +144,20 @@ def report(directory: Path) -> None:
     from instar.report import write_report
 
     workspace = open_workspace(directory)
-    sys.stdout.write(f"report {write_report(workspace, workspace.path / 'report.html')}\n")
+    say(f"report {write_report(workspace, workspace.path / 'report.html')}\n")
 
 
 def list_recipes() -> None:
     """Print the recipes."""
     for name, (function, scales) in RECIPES.items():
-        sys.stdout.write(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
+        say(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
 
 
 def explain(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> None:
     """Print the resolved objective."""
     from instar.explain import explain as text
 
-    sys.stdout.write(text(resolve(name, scale, model, file, sets)) + "\n")
+    say(text(resolve(name, scale, model, file, sets)) + "\n")
 
 
 def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float | None) -> None:
@@ -168,13 +168,12 @@ def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float
     from instar.components.dataset_prep.offline.recording import Job
 
     def say(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        say(line + "\n")
 
     torch.set_num_threads(1)
     found = record(Job(env=environment, steps=steps, seed=seed, seconds=seconds), out, say)
     for tier, facts in found["tiers"].items():
-        sys.stdout.write(f"{tier}: {facts['episodes']:.0f} episodes, mean return {facts['mean_return']:.1f}\n")
+        say(f"{tier}: {facts['episodes']:.0f} episodes, mean return {facts['mean_return']:.1f}\n")
 
 
 def promote(directory: Path, tracking: str | None) -> None:
@@ -185,4 +184,4 @@ def promote(directory: Path, tracking: str | None) -> None:
         workspace = open_workspace(directory)
         found = status(workspace)
         open_tracker(tracking, workspace).promote(found["champion"])
-        sys.stdout.write(f"champion {found['champion']}\n")
+        say(f"champion {found['champion']}\n")

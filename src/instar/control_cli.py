@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from instar.errors import ConfigError, nearest
 from instar.executor import ExecutorInput, Pointer
 from instar.head import Head
 from instar.pipelines.replay import Standing
+from instar.terminal import say
 from instar.workspace import Workspace
 
 TASKS = ("begin", "open", "gate", "advance", "gang", "tick")
@@ -94,7 +94,7 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
     head = segment.advance(workspace, run, iteration)
     did = segment.start_next(workspace, head, run.run_id)
     _track(workspace)
-    sys.stdout.write(f"segment {run.segment} committed; next: {following(head)}; {did}\n")
+    say(f"segment {run.segment} committed; next: {following(head)}; {did}\n")
     return {}, _summary(workspace), {"next": following(head)}
 
 
@@ -158,5 +158,5 @@ def _tick(values: Mapping[str, Any]) -> int:
         )
     restart = executor.flag(values, "restart")
     done = tick_newest(open_store(values["store"]), api, values["evolution"], restart, time.time(), values["run_id"])
-    sys.stdout.write(f"{done.did}: {done.reason}\n")
+    say(f"{done.did}: {done.reason}\n")
     return 0

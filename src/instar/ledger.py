@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from instar import plain
 from instar.errors import LedgerError, LockedError
 from instar.store import ObjectStore
 
@@ -49,7 +50,7 @@ def _canonical(value: Any) -> bytes:
 
 def _parse(data: bytes, name: str) -> Entry:
     try:
-        raw = json.loads(data)
+        raw = plain.loads(data)
         stated = raw.pop("digest")
         entry = Entry(**raw)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from instar import terminal
 from instar.errors import LedgerError, UnavailableError
 from instar.ledger import Entry
 from instar.timeline import Point, clock, elapsed, inner_steps, points, summary
@@ -29,7 +29,7 @@ PAUSE_S = 60.0
 
 
 def _stderr(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
+    terminal.warn(f"{message}\n")
 
 
 class Tracker:

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from instar import plain
 from instar.artifact import Artifact
 from instar.cas import Cas
 from instar.errors import ConfigError, LedgerError, LockedError, StorageError
@@ -87,7 +88,7 @@ def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -
 def open_workspace(path: Path) -> Workspace:
     """Open an existing evolution directory."""
     try:
-        raw = json.loads((path / "evolution.json").read_text())
+        raw = plain.loads((path / "evolution.json").read_text())
         name, stored = raw["evolution"], raw["store"]
         if not isinstance(name, str) or not isinstance(stored, str):
             raise TypeError("not text")

@@ -18,9 +18,8 @@ from safetensors.numpy import save_file
 from instar.cas import Cas
 from instar.errors import ArtifactError, StorageError
 from instar.manifest import blob_name, manifest_name
-from instar.pipelines.execute import full_disk
 from instar.store import LocalStore
-from instar.store_files import write_whole
+from instar.store_files import refusals, write_whole
 
 MIB = 1 << 20
 
@@ -78,11 +77,11 @@ def test_full_disk_under_a_stage_is_named_whatever_library_writes(small_disk: Pa
         lambda: (small_disk / "c").write_bytes(numbers.tobytes()),
     ]
     for write in writers:
-        with pytest.raises(StorageError, match=r"ENOSPC: .*[Nn]o space left.*disk; free space"), full_disk(small_disk):
+        with pytest.raises(StorageError, match=r"ENOSPC: .*[Nn]o space left.*disk; free space"), refusals(small_disk):
             write()
         for path in small_disk.iterdir():
             path.unlink()
-    with pytest.raises(KeyError, match="other"), full_disk(small_disk):
+    with pytest.raises(KeyError, match="other"), refusals(small_disk):
         raise KeyError("other")
 
 
