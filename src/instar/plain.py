@@ -7,6 +7,7 @@ digits than Python converts, a dotted key that takes it minutes. Here each of th
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Sequence
@@ -84,21 +85,20 @@ def checked_path(keys: Sequence[str], where: str) -> Sequence[str]:
 
 
 def loads(data: str | bytes) -> Any:
-    """Return what JSON says. `ValueError` for all that is none: other bytes, NaN, half a character, too deep, too long."""
+    """Return what JSON says. `ValueError` for all that is none: other bytes, NaN, numbers beyond a float, nested too deep."""
     try:
-        text = data if isinstance(data, str) else data.decode()
-        found = json.loads(text, parse_constant=_constant)
-        _JSON.encode(found).encode()
+        return json.loads(data if isinstance(data, str) else data.decode(), parse_constant=_constant, parse_float=_float)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    return found
-
-
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name}, which is no JSON")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _constant(text[:SHOWN])
 
 
 def _depth(bare: str) -> int:

@@ -6,8 +6,8 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -185,8 +185,17 @@ def make_folder(path: Path, durable: bool = True) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what a killed process left in a folder of temporary files more than `STALE_S` seconds ago."""
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE_S:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove what a killed process left in a folder of temporary files more than `STALE_S` seconds ago.
+
+    Age is counted from a file made now, by the clock of the file system: that of this process can be a day off.
+    """
+    fresh = folder / f"clock-{secrets.token_hex(8)}"
+    fresh.touch()
+    try:
+        now = fresh.stat().st_mtime
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                if now - path.stat().st_mtime > STALE_S:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finally:
+        fresh.unlink(missing_ok=True)
