@@ -15,7 +15,7 @@ from instar.components.dataset_prep.config import TextConfig
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
-from instar.errors import ArtifactError
+from instar.errors import ArtifactError, LedgerError
 from instar.manifest import manifest_of
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
@@ -88,8 +88,15 @@ def side(path: Path) -> Side:
         workspace = open_workspace(path)
         found = status(workspace)
         digest = found["champion"]
-        prepared = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")
-        tasks = prepared.body["outputs"]["tasks"]
+        prepared = (e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")
+        tasks = next((e.body["outputs"]["tasks"] for e in prepared), "")
+        if not digest or not tasks:
+            raise LedgerError(
+                expected="an evolution with tasks and a champion",
+                found="a ledger that ends before its first gate",
+                where=str(path),
+                action="resume it first",
+            )
         policy = Policy(workspace.cas.get(digest), digest)
         made, suite = Tasks(workspace.cas.get(tasks), tasks), (str(found["recipe"]), str(found["scale"]))
         return Side(name=str(path), policy=policy, tasks=made, suite=suite)

@@ -87,7 +87,9 @@ def checked_path(keys: Sequence[str], where: str) -> Sequence[str]:
 def loads(data: str | bytes) -> Any:
     """Return what JSON says. `ValueError` for all that is none: other bytes, NaN, numbers beyond a float, nested too deep."""
     try:
-        return json.loads(data if isinstance(data, str) else data.decode(), parse_constant=_constant, parse_float=_float)
+        return json.loads(
+            data if isinstance(data, str) else data.decode(), parse_constant=_constant, parse_float=_float
+        )
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

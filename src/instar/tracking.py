@@ -214,9 +214,16 @@ class Tracker:
 
     def _policy_of(self, gate: Entry) -> str:
         tested = self.workspace.ledger.of("stage")
-        return str(
-            next(e.body["inputs"]["policy"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values())
-        )
+        made = (e.body["inputs"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values())
+        policy = next((inputs["policy"] for inputs in made if "policy" in inputs), None)
+        if policy is None:
+            raise LedgerError(
+                expected=f"the stage that made evaluation {gate.body['evaluation']}",
+                found="none",
+                where=f"{self.workspace.ledger.prefix}{gate.seq:08d}.json:body.evaluation",
+                action="restore the ledger from a copy of the store",
+            )
+        return str(policy)
 
     def _passed(self, policy: str) -> Entry:
         """Return the last gate entry that promoted `policy`, never the one of iteration 0, which compares with nothing."""
