@@ -24,6 +24,7 @@ from instar.pipelines.unseen import unseen
 from instar.seeds import seed
 from instar.status import status
 from instar.store import open_store
+from instar.store_files import write_whole
 from instar.terminal import say
 from instar.tracking_server import registered
 from instar.workspace import open_workspace
@@ -68,7 +69,7 @@ def compare_policies(
     if taught:
         say(f"left out: {taught} tasks that the candidate was trained on, or that were left alone in their arm\n")
     if page is not None:
-        page.path.write_text(markdown(candidate.named, champion.named, recipe, summaries, page))
+        write_whole(page.path, markdown(candidate.named, champion.named, recipe, summaries, page))
     alarms = summaries[1].get("alarms", [])
     say("".join(f"alarm: {alarm['reason']}\n" for alarm in alarms))
     code = EXIT_CODES[worst(summaries[1])]

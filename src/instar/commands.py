@@ -15,6 +15,8 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES
 from instar.resolve import resolve
 from instar.status import status
+from instar.store import open_store
+from instar.store_files import refusals
 from instar.terminal import say
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
@@ -58,6 +60,8 @@ def run_in_containers(
 
     recipe, lock = resolve(name, scale, model, file, sets), load_images(images)
     path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
+    if store is not None:
+        open_store(store)
     with locked(path):
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
         open_evolution(workspace, recipe, seed)
@@ -82,8 +86,10 @@ def evolve_in(
     an MLflow URI or `off`. Raises the errors of `instar.errors`; what was committed before an error stays.
     """
     machine.check(recipe)
+    if store is not None:
+        open_store(store)
     path = Path(directory)
-    with locked(path):
+    with refusals(path), locked(path):
         workspace = create_workspace(path, f"{recipe.name}-{recipe.scale}-seed{seed}", store)
         open_evolution(workspace, recipe, seed)
         return _drive(workspace, recipe, mode, tracking)

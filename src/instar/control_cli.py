@@ -22,6 +22,7 @@ from instar.errors import ConfigError, nearest
 from instar.executor import ExecutorInput, Pointer
 from instar.head import Head
 from instar.pipelines.replay import Standing
+from instar.store_files import storage_errors, write_whole
 from instar.terminal import say
 from instar.workspace import Workspace
 
@@ -38,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
             expected="a control task", found=repr(name), where="instar control", action=nearest(name, TASKS)
         )
     args = vars(_parser(name).parse_args(argv[1:]))
+    if args["outputs"]:
+        with storage_errors(Path(args["outputs"])):
+            Path(args["outputs"]).mkdir(parents=True, exist_ok=True)
     if name == "gang":
         from instar.components.control.gang.task import main_gang
 
@@ -138,9 +142,8 @@ def _write(given: ExecutorInput, made: Made) -> None:
 
 def _write_files(folder: Path, made: Made) -> None:
     pointers, _, parameters = made
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in {**{n: p.digest for n, p in pointers.items()}, **parameters}.items():
-        (folder / name).write_text(text)
+        write_whole(folder / name, text)
 
 
 def _tick(values: Mapping[str, Any]) -> int:

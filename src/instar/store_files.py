@@ -88,9 +88,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _refused(error.errno or 0, str(error.strerror or error), str(path)) from error
     except ValueError as error:
-        if "null byte" not in str(error):
+        if (named := refusal(error, path)) is None:
             raise
-        raise _refused(errno.EINVAL, str(error), repr(str(path))) from error
+        raise named from error
 
 
 @contextmanager
@@ -111,6 +111,8 @@ def refusal(error: BaseException, folder: Path | None = None, *, missing: bool =
     It names the file of the exception, or `folder`. With `missing` a file that is absent, or that is in the way, counts too.
     """
     code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return _refused(errno.EINVAL, "a path with a null byte", str(folder or "a path that was given"))
     if code is None and (found := _TOLD.search(str(error))):
         code = int(
             found[1] or found[2]

@@ -23,6 +23,7 @@ from instar import config as configs
 from instar import errors
 from instar.errors import InstarError
 from instar.pipelines.recipes import build
+from instar.store_requests import S3Options
 
 CODES = {0, 1, 2, 3} | {
     kind.exit_code
@@ -213,6 +214,7 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "teapot": (418, {"Content-Type": "text/plain"}, b"short and stout"),
 }  # fmt: skip
 HANG_S = 20
+HASTY = S3Options(connect_timeout_s=0.3, read_timeout_s=0.3, deadline_s=0.2, backoff_s=0.01, backoff_max_s=0.02)
 BIG = b"x" * (6 << 20)
 CALLS: dict[str, tuple[str, Callable[[Any, Path], object]]] = {
     "read": ("GET", lambda store, folder: store.read("old")),

@@ -162,6 +162,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if first > last:
             return self.error(416, "InvalidRange")
         part = data[first : last + 1]
+        if fault.startswith("flip"):  # falsified on the way: the object is intact
+            part, fault = bytes([part[0] ^ int(fault.split()[1])]) + part[1:], ""
         if fault.startswith("other"):
             return self.answer(206, part, kind, ETag='"f"', Content_Range=f"bytes {first}-{last}/{len(data)}")
         if not fault or fault.startswith("stall"):
