@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from instar.terminal import say
+from instar.terminal import say, warn
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
@@ -52,7 +52,7 @@ def compile_command(
     lock = images or (LOCK if LOCK.exists() else None)
     cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, lock, unroll), out, engine)
     if lock is None:
-        sys.stderr.write(
+        warn(
             f"{out}: images have the names of this machine, such as instar-cpu:dev, because there is no {LOCK}.\n"
             "It is for reading. For a cluster build and push the images, and name their lock with --images.\n"
         )

@@ -17,7 +17,7 @@ from instar.resolve import resolve
 from instar.status import status
 from instar.store import open_store
 from instar.store_files import refusals
-from instar.terminal import say
+from instar.terminal import say, warn
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 
@@ -129,7 +129,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
 
     ran, runs = versions.noted(workspace.ledger.entries), versions.notes(recipe.threads)
     if next(workspace.ledger.of("close"), None) is None:
-        sys.stderr.write(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
+        warn(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
     tracker = open_tracker(tracking, workspace)
     try:
         with make_listener(recipe, tracker) as listener:

@@ -56,10 +56,13 @@ def main(argv: Sequence[str]) -> int:
         else:
             done = _run(stage, args, _digests(stage, args), args["record"])
     except Exception as error:
+        if not result:
+            raise
         told = named(error)
-        if result:
-            fields = {k: getattr(told, k) for k in ("expected", "found", "where", "action")}
-            write_whole(result, json.dumps({"error": {"class": type(told).__name__, **fields}}))
+        fields = {k: getattr(told, k) for k in ("expected", "found", "where", "action")}
+        write_whole(result, json.dumps({"error": {"class": type(told).__name__, **fields}}))
+        if told is error:
+            raise
         raise told from error
     if result:
         write_whole(result, json.dumps(done, sort_keys=True))

@@ -25,9 +25,10 @@ from support.faulty_s3 import Service, open_service, serving
 from support.micro import micro
 from support.written import write_evolution
 
-NIGHTLY = bool(os.environ.get("INSTAR_FUZZ"))
+NIGHTLY = "INSTAR_FUZZ_EXAMPLES" in os.environ
 """Minutes instead of seconds."""
 SCALE = 40 if NIGHTLY else 1
+pytestmark = pytest.mark.fuzz
 FIXED = {"deadline": None, "derandomize": not NIGHTLY, "suppress_health_check": list(HealthCheck), "database": None}
 
 
@@ -241,7 +242,7 @@ def test_no_forged_ledger_ends_raw(whole: Path, tmp_path: Path) -> None:
     assert called("show", str(whole)).code == 0 and called("diff", str(whole), str(whole)).code == 0
 
 
-@pytest.mark.skipif(not NIGHTLY, reason="minutes: INSTAR_FUZZ=1")
+@pytest.mark.skipif(not NIGHTLY, reason="minutes: `make nightly`")
 def test_no_forged_ledger_ends_raw_in_any_command(trained: Path, tmp_path: Path) -> None:
     for seed in range(72):
         tried(trained, tmp_path / "forged", seed, ("show", "diff", "report", "resume", "evaluate", "promote"))

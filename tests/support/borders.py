@@ -156,7 +156,7 @@ def rechain(paths: list[Path], entries: list[dict[str, Any]]) -> None:
 
     prev = GENESIS
     for path, raw in zip(paths, entries, strict=True):
-        fields = {name: raw.get(name) for name in ("seq", "kind", "body", "time")}
+        fields: dict[str, Any] = {name: raw.get(name) for name in ("seq", "kind", "body", "time")}
         made = Entry(**fields, prev=prev)
         path.unlink()
         path.write_bytes(made.dump())
