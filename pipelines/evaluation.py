@@ -5,7 +5,6 @@ Both policies attempt the same held-out tasks under the same random numbers, and
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from instar.components.dataset_prep.config import TextConfig
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
-from instar.errors import ArtifactError
+from instar.errors import ArtifactError, LedgerError
 from instar.manifest import manifest_of
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
@@ -25,6 +24,8 @@ from instar.pipelines.unseen import unseen
 from instar.seeds import seed
 from instar.status import status
 from instar.store import open_store
+from instar.store_files import write_whole
+from instar.terminal import say
 from instar.tracking_server import registered
 from instar.workspace import open_workspace
 
@@ -64,15 +65,13 @@ def compare_policies(
     base = _evaluate(champion, tasks, None, recipe, evolution, scratch / "champion")
     test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
     summaries = [e.read_json("summary.json") for e in (base, test)]
-    sys.stdout.write(table(champion.name, candidate.name, summaries))
+    say(table(champion.name, candidate.name, summaries))
     if taught:
-        sys.stdout.write(
-            f"left out: {taught} tasks that the candidate was trained on, or that were left alone in their arm\n"
-        )
+        say(f"left out: {taught} tasks that the candidate was trained on, or that were left alone in their arm\n")
     if page is not None:
-        page.path.write_text(markdown(candidate.named, champion.named, recipe, summaries, page))
+        write_whole(page.path, markdown(candidate.named, champion.named, recipe, summaries, page))
     alarms = summaries[1].get("alarms", [])
-    sys.stdout.write("".join(f"alarm: {alarm['reason']}\n" for alarm in alarms))
+    say("".join(f"alarm: {alarm['reason']}\n" for alarm in alarms))
     code = EXIT_CODES[worst(summaries[1])]
     return code if not alarms else max(code, EXIT_CODES["unknown"])  # what the gate holds, CI does not let through
 
@@ -90,8 +89,15 @@ def side(path: Path) -> Side:
         workspace = open_workspace(path)
         found = status(workspace)
         digest = found["champion"]
-        prepared = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")
-        tasks = prepared.body["outputs"]["tasks"]
+        prepared = (e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")
+        tasks = next((e.body["outputs"]["tasks"] for e in prepared), "")
+        if not digest or not tasks:
+            raise LedgerError(
+                expected="an evolution with tasks and a champion",
+                found="a ledger that ends before its first gate",
+                where=str(path),
+                action="resume it first",
+            )
         policy = Policy(workspace.cas.get(digest), digest)
         made, suite = Tasks(workspace.cas.get(tasks), tasks), (str(found["recipe"]), str(found["scale"]))
         return Side(name=str(path), policy=policy, tasks=made, suite=suite)

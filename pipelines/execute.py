@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,7 +13,7 @@ from instar.artifact import Artifact
 from instar.contract import PERF, Context, Metrics, Stage
 from instar.manifest import manifest_of
 from instar.memory_limits import memory_errors
-from instar.store_files import storage_errors
+from instar.store_files import refusals
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -36,13 +34,21 @@ def execute(
 ) -> Result[O]:
     """Call `stage` with outputs in sub-folders of `folder`. What it left resident is filed under digests.
 
-    Outputs are named by content, but for what a stage of an inner step has named itself (`ctx.durable` is false).
+    Outputs are named by content, but for what a stage of an inner step has named itself (`ctx.durable` is false). Where the
+    file system refuses, whatever library was told so, `StorageError` is raised.
     """
+    with refusals(folder):
+        return _execute(stage, inputs, config, ctx, folder)
+
+
+def _execute(
+    stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path
+) -> Result[O]:
     ins = contract.bind(stage.ins, inputs, where=stage.name)
     targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}
     outs = contract.bind(stage.outs, targets, where=stage.name)
     wall, cpu = time.perf_counter(), time.process_time()
-    with full_disk(folder), memory_errors(f"stage {stage.name}"):
+    with memory_errors(f"stage {stage.name}"):
         metrics = stage(ins, outs, config, ctx)
     perf = {k: float(v) for k, v in metrics.items() if k.startswith(PERF)}
     perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}
@@ -50,19 +56,6 @@ def execute(
         artifact.digest = artifact.digest or manifest_of(artifact.path, type(artifact).__name__).digest
         _adopt(ctx.resident, artifact)
     return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Raise `StorageError` where the disk of `folder` was full, which each library that writes a file reports in its own way."""
-    try:
-        yield
-    except Exception as error:  # safetensors has an exception of its own, with the number in its text alone
-        for code in (errno.ENOSPC, errno.EDQUOT):
-            if getattr(error, "errno", None) == code or f"(os error {code})" in str(error):
-                with storage_errors(folder):
-                    raise OSError(code, str(error)) from error
-        raise
 
 
 def _adopt(resident: dict[Any, Any], artifact: Artifact) -> None:

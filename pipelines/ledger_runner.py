@@ -21,6 +21,7 @@ from instar.errors import LedgerError
 from instar.events import Listener, StageDone, StageStarted, silent
 from instar.ledger import Entry, memo_key
 from instar.pipelines.evolution import Lineage, settle
+from instar.plain import brief
 from instar.workspace import Workspace
 
 I = TypeVar("I")  # noqa: E741
@@ -89,6 +90,7 @@ class LedgerRunner(ABC):
         entry = committed or self.produce(job)
         self.listener(StageDone(stage.name, iteration, job.step, entry, committed is not None))
         kinds = contract.ports(stage.outs)
+        _check_ports(entry, set(kinds))
         made = {n: kinds[n][0](Path(), digest) for n, digest in entry.body["outputs"].items()}
         return contract.bind(stage.outs, made, where=stage.name)  # type: ignore[no-any-return]
 
@@ -123,6 +125,16 @@ class LedgerRunner(ABC):
     def summary(self, digest: str) -> dict[str, Any]:
         """Return `summary.json` of a stored evaluation."""
         return dict(Evaluation(self.workspace.cas.get(digest), digest).read_json("summary.json"))
+
+
+def _check_ports(entry: Entry, ports: set[str]) -> None:
+    if unknown := sorted(set(entry.body["outputs"]) - ports):
+        raise LedgerError(
+            expected=f"outputs of {entry.body['stage']}: {', '.join(sorted(ports))}",
+            found=brief(unknown[0]),
+            where=f"ledger entry {entry.seq}:body.outputs",
+            action="restore this entry from a copy of the store",
+        )
 
 
 def job_of(

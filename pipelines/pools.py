@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from instar import config as configs
+from instar import plain
 from instar.components.catalog import STAGES
 from instar.errors import ConfigError, nearest
 
@@ -195,7 +195,7 @@ LOCAL = Images(digests={}, tag="dev")
 def load_images(path: Path) -> Images:
     """Read the lock. Only digests count: a tag can be moved under a pipeline."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = plain.loads(path.read_text(encoding="utf-8"))
         digests = {str(name): str(entry["digest"]) for name, entry in raw.items()}
     except FileNotFoundError as error:
         raise ConfigError(

@@ -36,7 +36,7 @@ class Child:
     """A running command. `run` returns its exit code; `stopped` and `stalled` say whether it was made to end."""
 
     def __init__(self, command: tuple[str, ...], heartbeat: Path, limits: Limits, grace_s: float, where: str) -> None:
-        env = {**os.environ, "INSTAR_HEARTBEAT": str(heartbeat)}
+        env = {**os.environ, "INSTAR_HEARTBEAT": str(heartbeat), "INSTAR_TRACEBACK": "1"}
         words = lifeline.held([_program(command[0]), *command[1:]])
         self.pid = os.posix_spawn(words[0], words, env, setpgroup=0, setsigmask=[])
         self.limits, self.grace_s = limits, grace_s

@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from instar import errors
+from instar import terminal
+from instar.border import ended
 from instar.components.control.child import Child, adopt_orphans, pause
 from instar.components.control.limits import Limits
-from instar.errors import ConfigError, InstarError, StalledError
+from instar.errors import BY_CODE, ConfigError, InstarError, ProcessError, StalledError
 from instar.memory_limits import killed
 
 TERMINATION_LOG, TERMINATION_BYTES = "/dev/termination-log", 4096
 """Where Kubernetes looks for the reason, and how much of it it keeps. Another path is given by INSTAR_TERMINATION_LOG."""
 BACKOFF_CAP_S, POLL_S = 300.0, 1.0
-CLASSES = {e.exit_code: e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, InstarError)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ def _attempt(options: Options, heartbeat: Path, attempt: int, spent_s: float) ->
         return _end(options, code, f"exit code {code} after signal {child.stopped}", again=False)
     if child.stalled is not None:
         return End(code=StalledError.exit_code, again=True, error=child.stalled)
-    kind = CLASSES.get(code)
+    kind = BY_CODE.get(code)
     meaning = f" ({kind.__name__})" if kind else f" ({killed(code - 128)})" if 128 < code < 193 else ""
     found = f"exit code {code}{meaning} in attempt {attempt}"
     return _end(options, code, found, again=kind is not None and kind.transient)
@@ -145,7 +145,7 @@ def _end(options: Options, code: int, found: str, *, again: bool) -> End:
     if code == 0:
         return End(code=0, again=False, error=None)
     action = "trying again can help" if again else "read the output above; trying again does not help by itself"
-    kind = CLASSES.get(code, InstarError)
+    kind = BY_CODE.get(code, ProcessError)
     return End(
         code=code, again=again, error=kind(expected="exit code 0", found=found, where=options.name, action=action)
     )
@@ -164,9 +164,7 @@ def _reason(end: End, attempts: int) -> bytes:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads any more; the exit code still tells
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    terminal.warn(f"{text}\n")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -194,8 +192,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main(sys.argv[1:]))
-    except InstarError as failure:
-        _say(failure.render())
-        raise SystemExit(failure.exit_code) from failure
+    raise SystemExit(ended(lambda: main(sys.argv[1:])))

@@ -6,7 +6,6 @@ What a cluster does with the same packages and images, less the scheduling. The 
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from instar.pipelines.pools import Images, Profile
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, trace
 from instar.store import LocalStore
+from instar.terminal import say
 from instar.workspace import Workspace
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -45,9 +45,7 @@ def drive(
     while (head := _head(workspace)).status == "running":
         parameters = {"store": workspace.store_uri, "evolution": evolution, "segment": head.segment, "attempt": 0}
         parameters |= {"iteration": head.iteration, "step": head.step}
-        sys.stdout.write(
-            f"segment {head.segment}: {head.kind}, {head.iteration} of {recipe.iterations} iterations done\n"
-        )
+        say(f"segment {head.segment}: {head.kind}, {head.iteration} of {recipe.iterations} iterations done\n")
         run(
             programs[head.kind],
             parameters,

@@ -7,12 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from instar import errors
-from instar.errors import InstarError, StalledError, UnavailableError
+from instar.errors import BY_CODE, InstarError, ProcessError, StalledError, UnavailableError
 
 SHOWN = 8  # lines kept for an error message
-BY_CODE = {kind.exit_code: kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not InstarError
-           and issubclass(kind, InstarError)}  # fmt: skip
 
 
 def masked(text: str, secrets: Mapping[str, str]) -> str:
@@ -46,7 +43,7 @@ def failed(code: int, last: list[str], where: str, *, late_s: float = 0.0, out_o
 
     A killed container is transient: the kill may have nothing to do with the stage.
     """
-    kind: type[InstarError] = BY_CODE.get(code, InstarError)
+    kind: type[InstarError] = BY_CODE.get(code, ProcessError)
     action = "run again; what is recorded is kept" if kind.transient else "read the log and correct the cause"
     what = f"exit code {code}"
     if late_s:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from instar.pipelines.cost.constants import Constants
 from instar.pipelines.cost.plan import LIMIT, Plan, check, plan, remedy
 from instar.pipelines.cost.text import render
 from instar.pipelines.recipe import Recipe
+from instar.terminal import say
 
 __all__ = ["LIMIT", "Constants", "Plan", "check", "main", "plan", "remedy", "render"]
 
@@ -15,6 +14,6 @@ __all__ = ["LIMIT", "Constants", "Plan", "check", "main", "plan", "remedy", "ren
 def main(recipe: Recipe, gpus: int, model_size: float, work_s: float | None, unroll: int, allow: bool) -> int:
     """Print the plan, then refuse it when its overhead is too large and not allowed. Return the exit code 0."""
     made = plan(recipe, gpus=gpus, model_size_b=model_size, work_s=work_s, unroll=unroll)
-    sys.stdout.write(render(made))
+    say(render(made))
     check(made, allow)
     return 0

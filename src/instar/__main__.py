@@ -8,14 +8,10 @@ import sys
 def main() -> None:
     """Run the command line, or the supervisor without it."""
     if sys.argv[1:2] == ["supervise"]:
+        from instar.border import ended
         from instar.components.control import pid1
-        from instar.errors import InstarError
 
-        try:
-            raise SystemExit(pid1.main(sys.argv[2:]))
-        except InstarError as error:
-            sys.stderr.write(error.render() + "\n")
-            raise SystemExit(error.exit_code) from error
+        raise SystemExit(ended(lambda: pid1.main(sys.argv[2:])))
     from instar.cli import main as command_line
 
     command_line()

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instar import rows, schema
+from instar import plain, rows, schema
 from instar.errors import ArtifactError
+from instar.store_files import refusal
 
 R = TypeVar("R", bound=schema.Row)
 
@@ -45,8 +46,16 @@ class Artifact:
             )
 
     def read_json(self, name: str) -> Any:
-        """Return the parsed JSON file `name`."""
-        return json.loads((self.path / name).read_text())
+        """Return the parsed JSON file `name`; `ArtifactError` when it is none."""
+        try:
+            return plain.loads((self.path / name).read_bytes())
+        except ValueError as error:
+            raise ArtifactError(
+                expected="a JSON file",
+                found=str(error),
+                where=f"{self.digest or self.path}/{name}",
+                action="run the stage that writes it again, or restore the store",
+            ) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as canonical JSON, so that equal values have equal digests. NaN is refused."""
@@ -81,7 +90,9 @@ class Table(Artifact, Generic[R]):
         try:
             file = pq.ParquetFile(self.path / "rows.parquet", memory_map=True, pre_buffer=False)
             table = file.read(use_threads=False)  # in this thread: a wait for Arrow's pools may never end
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
+            if named := refusal(error, self.path):
+                raise named from error
             raise ArtifactError(
                 expected="a Parquet file",
                 found=str(error).splitlines()[0],

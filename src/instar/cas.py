@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from instar.errors import ArtifactError, ConfigError
+from instar.errors import ArtifactError, ConfigError, UnavailableError
 from instar.manifest import FileEntry, Manifest, blob_name, digest_hex, file_sha256, manifest_name, tree
 from instar.store import LocalStore, ObjectStore
 from instar.store_files import remove_stale, storage_errors
@@ -58,12 +58,13 @@ class Cas:
     def manifest(self, digest: str) -> Manifest:
         """Return the manifest of an artifact."""
         name = manifest_name(digest)
-        data = self.store.read(name)
-        found = "sha256:" + hashlib.sha256(data).hexdigest()
-        if found != digest:
-            self._corrupt.add(name)
-            raise self._mismatch(name, "its manifest", digest, digest, found)
-        return Manifest.from_json(data, f"{self.store.uri}/{name}")
+        for seen in _twice():
+            data = self.store.read(name)
+            found = "sha256:" + hashlib.sha256(data).hexdigest()
+            if found == digest:
+                return Manifest.from_json(data, f"{self.store.uri}/{name}")
+            self._refuse(name, "its manifest", digest, digest, found, seen)
+        raise AssertionError
 
     def get(self, digest: str) -> Path:
         """Return the artifact as a folder of read-only files in the cache.
@@ -154,6 +155,17 @@ class Cas:
 
     def _fetch(self, digest: str, path: str, entry: FileEntry, target: Path, link: bool) -> None:
         name = blob_name(entry.sha256)
+        for seen in _twice():
+            self._take(digest, path, name, target, link)
+            found = file_sha256(target)
+            if found == entry.sha256:
+                return
+            size = target.stat().st_size
+            target.unlink()
+            expected = f"{entry.sha256} ({entry.size} bytes)"
+            self._refuse(name, path, digest, expected, f"{found} ({size} bytes)", seen)
+
+    def _take(self, digest: str, path: str, name: str, target: Path, link: bool) -> None:
         try:
             if not (link and isinstance(self.store, LocalStore) and self.store.link_file(name, target)):
                 self.store.get_file(name, target)
@@ -163,15 +175,34 @@ class Cas:
             raise ArtifactError(
                 expected=f"blob {name}", found=error.found, where=where, action=_repair(self.store, name)
             ) from error
-        found = file_sha256(target)
-        if found != entry.sha256:
-            self._corrupt.add(name)
-            size = target.stat().st_size
-            raise self._mismatch(name, path, digest, f"{entry.sha256} ({entry.size} bytes)", f"{found} ({size} bytes)")
 
-    def _mismatch(self, name: str, file: str, artifact: str, expected: str, found: str) -> ArtifactError:
+    def _refuse(self, name: str, file: str, artifact: str, expected: str, found: str, seen: list[str]) -> None:
+        """Raise at the second wrong reading: the store is damaged if it is the first once more, otherwise the way to it is.
+
+        The first is only remembered, in `seen`: bytes can be falsified on the way, and then nothing in the store is to be deleted.
+        """
+        seen.append(found)
+        if len(seen) == 1:
+            return
         where = f"{file} of {artifact} in {self.store.uri}"
-        return ArtifactError(expected=f"digest {expected}", found=found, where=where, action=_repair(self.store, name))
+        if seen[0] != seen[1]:
+            raise UnavailableError(
+                expected=f"digest {expected}",
+                found=f"{seen[0]}, then {seen[1]}",
+                where=where,
+                action="look at the memory of this machine and at what is between it and the store, then run again",
+            )
+        self._corrupt.add(name)
+        raise ArtifactError(
+            expected=f"digest {expected}", found=f"{found}, read twice", where=where, action=_repair(self.store, name)
+        )
+
+
+def _twice() -> Iterator[list[str]]:
+    """Yield one list two times: what was read before."""
+    seen: list[str] = []
+    yield seen
+    yield seen
 
 
 def _repair(store: ObjectStore, name: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from instar.border import ended
 from instar.cli_cluster import LOCK, register
-from instar.errors import ConfigError, InstarError
+from instar.errors import ConfigError
 
 app = typer.Typer(
     name="instar",
@@ -216,17 +216,13 @@ register(app)
 
 
 def main() -> None:
-    """Entry point: turn named errors into their four lines and exit code."""
+    """Entry point: whatever happens ends in an exit code of docs/errors.md."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
         faulthandler.enable()  # where a library ends the process by a signal, say in which call
-    try:
-        app()
-    except InstarError as error:
-        sys.stderr.write(error.render() + "\n")
-        raise SystemExit(error.exit_code) from error
+    raise SystemExit(ended(app))
 
 
 if __name__ == "__main__":

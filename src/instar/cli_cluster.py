@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from instar.terminal import say, warn
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
@@ -51,7 +52,7 @@ def compile_command(
     lock = images or (LOCK if LOCK.exists() else None)
     cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, lock, unroll), out, engine)
     if lock is None:
-        sys.stderr.write(
+        warn(
             f"{out}: images have the names of this machine, such as instar-cpu:dev, because there is no {LOCK}.\n"
             "It is for reading. For a cluster build and push the images, and name their lock with --images.\n"
         )
@@ -96,7 +97,7 @@ def submit(
     say_outlook(resolved)
     cluster.say(cluster.submit(resolved, directory, evolution, store, server, where, seed=seed))
     if cron:
-        sys.stdout.write("\n".join(cluster.schedule(store, evolution, server, cron)) + "\n")
+        say("\n".join(cluster.schedule(store, evolution, server, cron)) + "\n")
 
 
 def schedule(
@@ -112,7 +113,7 @@ def schedule(
 
     server = cluster.Server(host=host, namespace=namespace)
     lines = cluster.schedule(store, evolution, server, cron, tick or cluster.TICK)
-    sys.stdout.write("\n".join(lines) + "\n")
+    say("\n".join(lines) + "\n")
 
 
 def status(
@@ -125,7 +126,7 @@ def status(
 
     found: dict[str, Any] = cluster.status(directory)
     text = json.dumps(found, sort_keys=True) if as_json else "\n".join(f"{k:<10} {v}" for k, v in found.items())
-    sys.stdout.write(text + "\n")
+    say(text + "\n")
 
 
 def stop(directory: Dir, reason: Annotated[str, typer.Option(help="kept in the head")] = "stopped by a person") -> None:

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import secrets
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from instar import config as configs
 from instar import head as heads
+from instar import plain, terminal
 from instar.components.control import chain
 from instar.components.control.chain import Action
 from instar.components.control.generations import is_generation
@@ -223,7 +223,7 @@ def server_of(directory: Path) -> Server:
 
 def _read_handle(directory: Path) -> dict[str, str]:
     try:
-        raw = json.loads((directory / "cluster.json").read_text())
+        raw = plain.loads((directory / "cluster.json").read_text())
         return {name: str(raw[name]) for name in ("host", "namespace", "owner")}
     except FileNotFoundError as error:
         raise ConfigError(
@@ -244,7 +244,7 @@ def _read_handle(directory: Path) -> dict[str, str]:
 def say(action: Action) -> None:
     """Print what was done."""
     run = f", run {action.run}" if action.run else ""
-    sys.stdout.write(f"{action.did}: {action.reason}{run}\n")
+    terminal.say(f"{action.did}: {action.reason}{run}\n")
 
 
 def _write_handle(directory: Path, server: Server) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,9 @@ from instar.pipelines.recipes import RECIPES
 from instar.pipelines.schedule import outlook
 from instar.resolve import resolve
 from instar.status import status
+from instar.store import open_store
+from instar.store_files import refusals
+from instar.terminal import say, warn
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 
@@ -60,6 +62,8 @@ def run_in_containers(
 
     recipe, lock = resolve(name, scale, model, file, sets), load_images(images)
     path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
+    if store is not None:
+        open_store(store)
     with locked(path):
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
         open_tracker(tracking, workspace)  # what it lacks is asked before the first stage
@@ -68,7 +72,7 @@ def run_in_containers(
         drive(workspace, recipe, load("local"), lock)
     workspace = open_workspace(path)
     open_tracker(tracking, workspace).sync(force=True)
-    sys.stdout.write(f"policy {status(workspace)['policy']}\nreport {write_report(workspace, path / 'report.html')}\n")
+    say(f"policy {status(workspace)['policy']}\nreport {write_report(workspace, path / 'report.html')}\n")
 
 
 def evolve_in(
@@ -86,8 +90,10 @@ def evolve_in(
     an MLflow URI or `off`. Raises the errors of `instar.errors`; what was committed before an error stays.
     """
     machine.check(recipe)
+    if store is not None:
+        open_store(store)
     path = Path(directory)
-    with locked(path):
+    with refusals(path), locked(path):
         workspace = create_workspace(path, f"{recipe.name}-{recipe.scale}-seed{seed}", store)
         open_evolution(workspace, recipe, seed)
         return _drive(workspace, recipe, mode, tracking)
@@ -127,7 +133,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
 
     ran, runs = versions.noted(workspace.ledger.entries), versions.notes(recipe.threads)
     if next(workspace.ledger.of("close"), None) is None:
-        sys.stderr.write(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
+        warn(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
     tracker = open_tracker(tracking, workspace)
     say_outlook(recipe)
     say_limits()
@@ -141,20 +147,20 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
             write_report(workspace, workspace.path / "report.html")
         raise
     page = write_report(workspace, workspace.path / "report.html")
-    sys.stdout.write(f"policy {outcome.state.policy.digest}\nreport {page}\n")
+    say(f"policy {outcome.state.policy.digest}\nreport {page}\n")
     return outcome
 
 
 def say_outlook(recipe: Recipe) -> None:
     """Print what the run will leave undone of its learning-rate schedule, if anything."""
     if line := outlook(recipe):
-        sys.stdout.write(f"note: {line}\n")
+        say(f"note: {line}\n")
 
 
 def say_limits() -> None:
     """Print a limit of the address space: a library that reaches it may end this process without a word."""
     if address_space_left() is not None:
-        sys.stdout.write(f"note: {limits()}; a library that gets no more may end this process by signal 6 (SIGABRT)\n")
+        say(f"note: {limits()}; a library that gets no more may end this process by signal 6 (SIGABRT)\n")
 
 
 def report(directory: Path) -> None:
@@ -162,20 +168,20 @@ def report(directory: Path) -> None:
     from instar.report import write_report
 
     workspace = open_workspace(directory)
-    sys.stdout.write(f"report {write_report(workspace, workspace.path / 'report.html')}\n")
+    say(f"report {write_report(workspace, workspace.path / 'report.html')}\n")
 
 
 def list_recipes() -> None:
     """Print the recipes."""
     for name, (function, scales) in RECIPES.items():
-        sys.stdout.write(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
+        say(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
 
 
 def explain(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> None:
     """Print the resolved objective."""
     from instar.explain import explain as text
 
-    sys.stdout.write(text(resolve(name, scale, model, file, sets)) + "\n")
+    say(text(resolve(name, scale, model, file, sets)) + "\n")
 
 
 def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float | None) -> None:
@@ -186,13 +192,12 @@ def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float
     from instar.components.dataset_prep.offline.recording import Job
 
     def say(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        say(line + "\n")
 
     torch.set_num_threads(1)
     found = record(Job(env=environment, steps=steps, seed=seed, seconds=seconds), out, say)
     for tier, facts in found["tiers"].items():
-        sys.stdout.write(f"{tier}: {facts['episodes']:.0f} episodes, mean return {facts['mean_return']:.1f}\n")
+        say(f"{tier}: {facts['episodes']:.0f} episodes, mean return {facts['mean_return']:.1f}\n")
 
 
 def promote(directory: Path, tracking: str | None) -> None:
@@ -203,4 +208,4 @@ def promote(directory: Path, tracking: str | None) -> None:
         workspace = open_workspace(directory)
         found = status(workspace)
         open_tracker(tracking, workspace).promote(found["champion"])
-        sys.stdout.write(f"champion {found['champion']}\n")
+        say(f"champion {found['champion']}\n")

@@ -15,6 +15,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.resolve import changed
 from instar.status import status
+from instar.store_files import check_writable
 from instar.tracking_copy import embedded
 from instar.workspace import open_workspace
 
@@ -33,6 +34,8 @@ def evaluate(
     from instar.pipelines.evaluation import Page, compare_policies, registry_side, side
     from instar.tracking_server import scrub
 
+    if markdown is not None:
+        check_writable(markdown, "--markdown")
     given, registry = configs.parse_set(sets), against == "champion"
     _check_judged(given, tracking, registry)
     chosen = suite_of(policy, against, suite, scale)

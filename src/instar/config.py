@@ -11,13 +11,14 @@ import dataclasses
 import hashlib
 import json
 import math
-import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from instar import plain
 from instar.errors import ConfigError, nearest
+from instar.plain import brief, word
 
 T = TypeVar("T")
 DISCRIMINATOR = "strategy"
@@ -68,7 +69,7 @@ def from_dict(kind: Any, data: Any, where: str = "config") -> Any:
             return "none"  # `--set a.b=none` says null where a field can be null, and this word where it is a choice
         if data not in get_args(kind):
             options = ", ".join(map(str, get_args(kind)))
-            raise _wrong(f"one of {options}", data, where, nearest(str(data), map(str, get_args(kind))))
+            raise _wrong(f"one of {options}", data, where, nearest(word(data), map(str, get_args(kind))))
         return data
     if origin is tuple:
         if not isinstance(data, list | tuple):
@@ -152,18 +153,18 @@ def _from_union(kind: Any, data: Any, where: str) -> Any:
         return from_dict(options[0], data, where)
     by_name = {get_args(get_type_hints(o)[DISCRIMINATOR])[0]: o for o in options}
     name = data.get(DISCRIMINATOR) if isinstance(data, Mapping) else data
-    if name not in by_name:
+    if not isinstance(name, str) or name not in by_name:
         raise _wrong(
             f"{DISCRIMINATOR} one of {', '.join(by_name)}",
             name,
             f"{where}.{DISCRIMINATOR}",
-            nearest(str(name), by_name),
+            nearest(word(name), by_name),
         )
     return _from_mapping(by_name[name], data if isinstance(data, Mapping) else {DISCRIMINATOR: name}, where)
 
 
 def _wrong(expected: str, found: Any, where: str, action: str = "") -> ConfigError:
-    return ConfigError(expected=expected, found=repr(found), where=where, action=action or f"write {expected}")
+    return ConfigError(expected=expected, found=brief(found), where=where, action=action or f"write {expected}")
 
 
 def out_of_range(key: str, expected: str, found: Any, more: str = "") -> ConfigError:
@@ -188,7 +189,7 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
         changes = {DISCRIMINATOR: changes}
     if not (dataclasses.is_dataclass(config) and isinstance(changes, Mapping)):
         return from_dict(kind, changes, where)
-    if DISCRIMINATOR in changes and changes[DISCRIMINATOR] != getattr(config, DISCRIMINATOR, None):
+    if DISCRIMINATOR in changes and changes[DISCRIMINATOR] != getattr(config, DISCRIMINATOR, changes[DISCRIMINATOR]):
         return from_dict(kind, {**_shared(kind, config), **changes}, where)
     _check_keys(type(config), changes, where)
     hints = get_type_hints(type(config))
@@ -251,7 +252,7 @@ def _shown(value: Any) -> str:
 
 def _shared(kind: Any, config: Any) -> dict[str, Any]:
     """Return the current values of the fields that all alternatives of a union have."""
-    options = [o for o in get_args(kind) if dataclasses.is_dataclass(o)]
+    options = [o for o in get_args(kind) if dataclasses.is_dataclass(o)] or [kind]
     names = set.intersection(*({f.name for f in dataclasses.fields(o)} for o in options)) - {DISCRIMINATOR}
     return {name: _plain(getattr(config, name)) for name in sorted(names)}
 
@@ -261,29 +262,27 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for text in assignments:
         path, sign, raw = text.partition("=")
-        if not sign or not path.strip():
+        keys = path.strip().split(".")
+        if not sign or not all(keys):
             raise _wrong("key=value", text, "--set", "write for example --set update.lr=1e-4")
-        try:
-            value = tomllib.loads(f"v = {raw}")["v"]
-        except tomllib.TOMLDecodeError:
-            value = None if raw == "none" else raw
+        value = plain.toml_value(raw, f"--set {path.strip()}")
         node = out
-        *parents, leaf = path.strip().split(".")
-        for parent in parents:
+        for parent in plain.checked_path(keys, "--set")[:-1]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise _wrong("one value per key", text, "--set", "remove one of the two assignments")
-        if isinstance(node.get(leaf), dict):
+        if isinstance(node.get(keys[-1]), dict):
             raise _wrong("one value per key", text, "--set", "remove it, or the assignments below it")
-        node[leaf] = value
+        node[keys[-1]] = value
     return out
 
 
 def load_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file of differences."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise _wrong("a TOML file that can be read", error.strerror, str(path), "check the path") from error
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise _wrong("valid TOML in UTF-8", str(error), str(path), "mend the file where `found` says") from error
+    except ValueError as error:  # not UTF-8, or a path that no file can have
+        raise _wrong("a file in UTF-8", str(error), str(path), "mend the file, or check the path") from error
+    return plain.toml(text, str(path))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,8 @@ from instar.errors import ConfigError, nearest
 from instar.executor import ExecutorInput, Pointer
 from instar.head import Head
 from instar.pipelines.replay import Standing
+from instar.store_files import storage_errors, write_whole
+from instar.terminal import say
 from instar.workspace import Workspace
 
 TASKS = ("begin", "open", "gate", "advance", "gang", "tick")
@@ -38,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
             expected="a control task", found=repr(name), where="instar control", action=nearest(name, TASKS)
         )
     args = vars(_parser(name).parse_args(argv[1:]))
+    if args["outputs"]:
+        with storage_errors(Path(args["outputs"])):
+            Path(args["outputs"]).mkdir(parents=True, exist_ok=True)
     if name == "gang":
         from instar.components.control.gang.task import main_gang
 
@@ -94,7 +98,7 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
     head = segment.advance(workspace, run, iteration)
     did = segment.start_next(workspace, head, run.run_id)
     _track(workspace)
-    sys.stdout.write(f"segment {run.segment} committed; next: {following(head)}; {did}\n")
+    say(f"segment {run.segment} committed; next: {following(head)}; {did}\n")
     return {}, _summary(workspace), {"next": following(head)}
 
 
@@ -138,9 +142,8 @@ def _write(given: ExecutorInput, made: Made) -> None:
 
 def _write_files(folder: Path, made: Made) -> None:
     pointers, _, parameters = made
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in {**{n: p.digest for n, p in pointers.items()}, **parameters}.items():
-        (folder / name).write_text(text)
+        write_whole(folder / name, text)
 
 
 def _tick(values: Mapping[str, Any]) -> int:
@@ -158,5 +161,5 @@ def _tick(values: Mapping[str, Any]) -> int:
         )
     restart = executor.flag(values, "restart")
     done = tick_newest(open_store(values["store"]), api, values["evolution"], restart, time.time(), values["run_id"])
-    sys.stdout.write(f"{done.did}: {done.reason}\n")
+    say(f"{done.did}: {done.reason}\n")
     return 0

@@ -1,7 +1,7 @@
 """Every error instar raises on purpose: what was expected, what was found, where, and what to do next.
 
 The class decides two things a supervisor needs: the process exit code and whether trying again can help.
-Codes 0, 2 and 3 are kept for `instar evaluate` (better or equal, could not tell, worse); 1 is an unforeseen crash.
+Codes 0, 2 and 3 are kept for `instar evaluate` (better or equal, could not tell, worse); 1 for `instar diff`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+from instar.terminal import printable
+
+FIELD_CHARS = 2000
+"""How much of one field a terminal is shown."""
+
 
 class InstarError(Exception):
     """Base of all named errors. `where` is `file:field`, an artifact digest or a stage name."""
 
-    exit_code: ClassVar[int] = 70
+    exit_code: ClassVar[int]
     transient: ClassVar[bool] = False
 
     def __init__(self, *, expected: str, found: str, where: str, action: str) -> None:
@@ -28,11 +33,15 @@ class InstarError(Exception):
         return partial(type(self), **fields), ()
 
     def render(self) -> str:
-        """Return the message on four labelled lines for a terminal."""
-        return (
-            f"{type(self).__name__}\n  expected: {self.expected}\n  found:    {self.found}\n"
-            f"  where:    {self.where}\n  do:       {self.action}"
-        )
+        """Return the message on four labelled lines for a terminal. Nothing in a field can look like a label or command it."""
+        fields = {"expected": self.expected, "found": self.found, "where": self.where, "do": self.action}
+        return "\n".join([type(self).__name__, *(f"  {name + ':':<9} {_field(text)}" for name, text in fields.items())])
+
+
+def _field(text: str) -> str:
+    """Return a field for a terminal: of bounded length, further lines of it indented below the first."""
+    cut = text if len(text) <= FIELD_CHARS else f"{text[:FIELD_CHARS]}... ({len(text):,} characters)"
+    return printable("\n            ".join(cut.splitlines()))
 
 
 class ConfigError(InstarError):
@@ -101,6 +110,18 @@ class NoProgressError(InstarError):
     exit_code = 20
 
 
+class ProcessError(InstarError):
+    """A process that was started ended with an exit code that says nothing more."""
+
+    exit_code = 21
+
+
+class InternalError(InstarError):
+    """A fault of instar itself, which nobody foresaw. The traceback is kept; please report it."""
+
+    exit_code = 70
+
+
 class UnavailableError(InstarError):
     """A service did not answer before its deadline. Trying again later can help."""
 
@@ -113,6 +134,10 @@ class StalledError(InstarError):
 
     exit_code = 76
     transient = True
+
+
+BY_CODE = {kind.exit_code: kind for kind in InstarError.__subclasses__()}
+"""Exit code -> class."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

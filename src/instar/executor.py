@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from instar import plain
 from instar.errors import ConfigError, ContractError
 
 DIGEST = re.compile(r"(sha256:[0-9a-f]{64})?")
@@ -64,7 +65,7 @@ class ExecutorInput:
 def parse(given: str) -> ExecutorInput:
     """Parse executor input; anything else is a `ContractError`."""
     try:
-        raw = json.loads(given)
+        raw = plain.loads(given)
         inputs, outputs = raw.get("inputs", {}), raw["outputs"]
         parameters = inputs.get("parameterValues", {})
         if not isinstance(parameters, dict):
@@ -119,7 +120,7 @@ def flag(values: Mapping[str, Any], key: str) -> bool:
 def document(values: Mapping[str, Any], key: str) -> Any:
     """Return what a text parameter says in JSON; `ConfigError` when it is not JSON."""
     try:
-        return json.loads(text(values, key))
+        return plain.loads(text(values, key))
     except (ValueError, RecursionError) as error:
         raise _wrong("JSON", values[key], key) from error
 
@@ -132,7 +133,7 @@ def _wrong(expected: str, value: Any, key: str) -> ConfigError:
 def _pointer(uri: str) -> Pointer:
     path = Path(local_path(uri))
     try:
-        raw = json.loads(path.read_text())
+        raw = plain.loads(path.read_text())
         pointer = Pointer(digest=raw["digest"], type=raw.get("type", ""), stopped=raw.get("stopped", ""))
         if (
             not DIGEST.fullmatch(pointer.digest)

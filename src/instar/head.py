@@ -7,12 +7,12 @@ create-only object per attempt). A run works only while the head names it: see `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from instar import config as configs
+from instar import plain
 from instar.errors import ArtifactError, ConfigError, LedgerError, UnavailableError
 from instar.kfp.api import Version
 from instar.store import ObjectStore
@@ -208,7 +208,7 @@ def _refuse_foreign(expected: str, found: str, wanted: str, name: str) -> None:
 
 def _parse(kind: type[Any], data: bytes, name: str) -> Any:
     try:
-        raw = json.loads(data)
+        raw = plain.loads(data)
     except ValueError as error:
         raise ArtifactError(
             expected=f"a {kind.__name__} in JSON", found=str(error), where=name, action="restore it from a copy"

@@ -2,7 +2,8 @@
 
 Entry `n` is the object `evolutions/<name>/ledger/<n>.json`, written by conditional create, so that two writers can never both
 append. Each entry carries the digest of the one before it. `time` (clock readings and `perf/` metrics) stays outside of the
-digest: two runs that did the same work have the same head.
+digest: two runs that did the same work have the same head. A second digest, the `seal`, covers `time`, so that no byte of an
+entry can change unseen; it enters nothing else, and an entry that was written before there were seals is read without one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from instar import entries, plain
 from instar.errors import LedgerError, LockedError
+from instar.plain import brief
 from instar.store import ObjectStore
 
 Kind = Literal["open", "stage", "gate", "promote", "accept_code", "close"]
@@ -37,10 +40,15 @@ class Entry:
         text = _canonical({"seq": self.seq, "prev": self.prev, "kind": self.kind, "body": self.body})
         return hashlib.sha256(text).hexdigest()
 
+    @property
+    def seal(self) -> str:
+        """SHA-256 of the digest and `time`."""
+        return hashlib.sha256(_canonical({"digest": self.digest, "time": self.time})).hexdigest()
+
     def dump(self) -> bytes:
         """Return the stored form."""
         fields = {"seq": self.seq, "prev": self.prev, "kind": self.kind, "body": self.body, "time": self.time}
-        return _canonical({**fields, "digest": self.digest})
+        return _canonical({**fields, "digest": self.digest, "seal": self.seal})
 
 
 def _canonical(value: Any) -> bytes:
@@ -49,14 +57,25 @@ def _canonical(value: Any) -> bytes:
 
 def _parse(data: bytes, name: str) -> Entry:
     try:
-        raw = json.loads(data)
-        stated = raw.pop("digest")
+        raw = plain.loads(data)
+        stated, sealed = raw.pop("digest"), raw.pop("seal", None)
         entry = Entry(**raw)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken("a ledger entry in JSON", f"{type(error).__name__}: {error}", name) from error
     if entry.digest != stated:
-        raise _broken(f"digest {stated[:12]}", f"content with digest {entry.digest[:12]}", name)
+        raise _broken(f"digest {brief(stated)}", f"content with digest {entry.digest}", name)
+    if sealed not in (None, entry.seal):
+        raise _broken(f"seal {brief(sealed)}", f"a time with seal {entry.seal}", f"{name}:time")
+    entries.check(entry.kind, entry.body, entry.time, name)
     return entry
+
+
+def _read(store: ObjectStore, name: str) -> Entry:
+    """Return an entry; what is wrong with it is read once more, because bytes can be falsified on the way."""
+    try:
+        return _parse(store.read(name), name)
+    except LedgerError:
+        return _parse(store.read(name), name)
 
 
 def _broken(expected: str, found: str, where: str) -> LedgerError:
@@ -80,10 +99,12 @@ class Ledger:
         self.entries: list[Entry] = []
         self._by_key: dict[str, Entry] = {}
         for number, name in enumerate(store.list(self.prefix)):
-            entry = _parse(store.read(name), name)
-            if entry.seq != number or entry.prev != self.head:
+            entry = _read(store, name)
+            if type(entry.seq) is not int or entry.seq != number or entry.prev != self.head:
                 raise _broken(
-                    f"entry {number} after {self.head[:12]}", f"entry {entry.seq} after {entry.prev[:12]}", name
+                    f"entry {number} after {self.head[:12]}",
+                    f"entry {brief(entry.seq)} after {brief(entry.prev)[:13]}",
+                    name,
                 )
             self._add(entry)
 
@@ -97,7 +118,7 @@ class Ledger:
         entry = Entry(seq=len(self.entries), prev=self.head, kind=kind, body=body, time=time)
         name = f"{self.prefix}{entry.seq:08d}.json"
         if not self.store.create(name, entry.dump()):
-            standing = _parse(self.store.read(name), name) if self.adopt else None
+            standing = _read(self.store, name) if self.adopt else None
             if standing is not None and standing.digest == entry.digest:
                 self._add(standing)
                 return standing

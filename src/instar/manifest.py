@@ -7,7 +7,6 @@ types and metadata have equal digests anywhere. File modes, times and empty fold
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from instar import plain
 from instar.config import dumps
 from instar.errors import ArtifactError
 
@@ -55,7 +55,7 @@ class Manifest:
     def from_json(data: bytes, where: str) -> Manifest:
         """Parse a manifest; anything but the exact layout, or a path that leaves its folder, is an `ArtifactError`."""
         try:
-            value = json.loads(data)
+            value = plain.loads(data)
             files = {str(path): FileEntry(sha256=e["sha256"], size=e["size"]) for path, e in value["files"].items()}
             manifest = Manifest(type=value["type"], files=files, metadata=value["metadata"])
             valid = manifest.to_json() == data and all(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from instar.events import Event, Listener, StageDone, StageStarted, Unit
+from instar.terminal import printable
 from instar.timeline import qualified
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def make_listener(recipe: Loop, tracker: Syncs | None = None, console: Console |
     screen = console or Console()
     state = State(recipe)
     if tracker is not None:
-        tracker.warn = lambda message: screen.print(message, markup=False, highlight=False, soft_wrap=True)
+        tracker.warn = lambda message: screen.print(printable(message), markup=False, highlight=False, soft_wrap=True)
     shown = _live(state, screen) if screen.is_terminal else _lines(state, screen)
     try:
         with shown as show:
@@ -194,7 +195,7 @@ def _listener(state: State, show: Listener, tracker: Syncs | None) -> Listener:
 def _lines(state: State, console: Console) -> Iterator[Listener]:
     def show(event: Event) -> None:
         if isinstance(event, StageDone):
-            console.print(line(state, event), markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line(state, event)), markup=False, highlight=False, soft_wrap=True)
 
     yield show
 
@@ -236,7 +237,7 @@ def panel(state: State) -> RenderableType:
     grid.add_row(head)
     grid.add_row(
         Text(
-            " · ".join(filter(None, (state.stage, state.unit, state.rate()))),
+            printable(" · ".join(filter(None, (state.stage, state.unit, state.rate())))),
             style="dim",
             no_wrap=True,
             overflow="ellipsis",
@@ -245,7 +246,7 @@ def panel(state: State) -> RenderableType:
     for title, values in ({**state.measured, "curriculum": state.shares}).items():
         if values:
             text = numbers(values) if title == "return" else bars(values)
-            grid.add_row(Text(f"{title:<10} {text}", no_wrap=True, overflow="ellipsis"))
+            grid.add_row(Text(printable(f"{title:<10} {text}"), no_wrap=True, overflow="ellipsis"))
     return grid
 
 

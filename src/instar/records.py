@@ -7,12 +7,12 @@ result stands.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from instar import plain
 from instar.config import dumps
 from instar.contract import NOTE
 from instar.errors import LedgerError
@@ -37,7 +37,7 @@ class Records:
         if not self.store.exists(name):
             return None
         try:
-            record = json.loads(self.store.read(name))
+            record = plain.loads(self.store.read(name))
         except ValueError as error:
             raise _broken(f"{error}", name) from error
         if not isinstance(record, dict) or set(record) != FIELDS:

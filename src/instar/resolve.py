@@ -12,6 +12,7 @@ from instar.errors import ConfigError
 from instar.pipelines import schedule
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
+from instar.plain import brief
 
 
 def resolve(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> Recipe:
@@ -39,7 +40,7 @@ def changed(recipe: Recipe, given: Mapping[str, Any], where: str) -> Recipe:
         if given.get(key, getattr(recipe, key)) != getattr(recipe, key):
             raise ConfigError(
                 expected=f"'{getattr(recipe, key)}', as what it was made for",
-                found=f"'{given[key]}'",
+                found=brief(given[key]),
                 where=f"{where}.{key}",
                 action=f"choose {option}; a setting would change the label alone",
             )

@@ -22,16 +22,18 @@ from typing import Any
 from instar import config as configs
 from instar import contract, executor
 from instar.artifact import Artifact
+from instar.border import named
 from instar.cas import Cas
 from instar.code import code_version
 from instar.components.catalog import STAGES
 from instar.components.control.supervisor import Heartbeat
 from instar.contract import Context, Shard, Stage
-from instar.errors import ConfigError, ContractError, InstarError, LedgerError, nearest
+from instar.errors import ConfigError, ContractError, LedgerError, nearest
 from instar.executor import ExecutorInput, Pointer
 from instar.ledger import memo_key
 from instar.records import Records
 from instar.store import open_store
+from instar.store_files import check_writable, storage_errors, write_whole
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,21 +46,29 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
         faulthandler.register(signal.SIGUSR1, all_threads=True)
     result = Path(args["result"]) if args["result"] else None
+    if result:
+        check_writable(result, "--result")
+    if args["outputs"]:
+        _made(Path(args["outputs"]))
     try:
         if args["executor_input"]:
             done = _run_executor_input(stage, args)
         else:
             done = _run(stage, args, _digests(stage, args), args["record"])
-    except InstarError as error:
-        if result:
-            fields = {k: getattr(error, k) for k in ("expected", "found", "where", "action")}
-            result.write_text(json.dumps({"error": {"class": type(error).__name__, **fields}}))
-        raise
+    except Exception as error:
+        if not result:
+            raise
+        told = named(error)
+        fields = {k: getattr(told, k) for k in ("expected", "found", "where", "action")}
+        write_whole(result, json.dumps({"error": {"class": type(told).__name__, **fields}}))
+        if told is error:
+            raise
+        raise told from error
     if result:
-        result.write_text(json.dumps(done, sort_keys=True))
+        write_whole(result, json.dumps(done, sort_keys=True))
     if args["outputs"]:
         for port, digest in done["outputs"].items():
-            (_made(Path(args["outputs"])) / port).write_text(digest)
+            write_whole(Path(args["outputs"]) / port, digest)
     return 0
 
 
@@ -248,5 +258,6 @@ def _shard(text: str) -> Shard:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from instar.ledger import Entry
 from instar.pipelines import versions
+from instar.terminal import say
 from instar.workspace import Workspace, open_workspace
 
 
@@ -55,31 +55,27 @@ def show(directory: Path, as_json: bool) -> None:
     """Print the state of an evolution."""
     found = status(open_workspace(directory))
     if as_json:
-        sys.stdout.write(json.dumps(found, sort_keys=True) + "\n")
+        say(json.dumps(found, sort_keys=True) + "\n")
         return
     lines = [f"{name:<10} {value}" for name, value in found.items() if name != "metrics"]
     width = max((30, *map(len, found["metrics"])))
     lines += [f"  {name:<{width}} {value:.4g}" for name, value in sorted(found["metrics"].items())]
-    sys.stdout.write("\n".join(lines) + "\n")
+    say("\n".join(lines) + "\n")
 
 
 def diff(left: Path, right: Path) -> int:
     """Print the first difference of two ledgers and those of their metrics; return 0 when they did the same work."""
     a, b = open_workspace(left).ledger, open_workspace(right).ledger
     if a.head == b.head:
-        sys.stdout.write(f"equal: {len(a.entries)} entries, head {a.head}\n{_machines(a.entries, b.entries)}")
+        say(f"equal: {len(a.entries)} entries, head {a.head}\n{_machines(a.entries, b.entries)}")
         return 0
     for one, two in zip(a.entries, b.entries, strict=False):
         if (one.kind, one.body) != (two.kind, two.body):
             keys = changed(dict(one.body), dict(two.body))
-            sys.stdout.write(
-                f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n"
-            )
+            say(f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n")
             break
-    sys.stdout.write(
-        f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n"
-        f"{_machines(a.entries, b.entries)}"
-    )
+    say(f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n")
+    say(_machines(a.entries, b.entries))
     return 1
 
 

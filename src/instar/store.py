@@ -10,6 +10,7 @@ Names are relative POSIX paths of a narrow alphabet, so that one name means the 
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from instar.errors import ConfigError
 from instar.store_files import Tagged
 from instar.store_local import LocalStore
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 __all__ = ["LocalStore", "ObjectStore", "Tagged", "open_store"]
 
 
@@ -80,16 +82,21 @@ def open_store(uri: str) -> ObjectStore:
     `AWS_SECRET_ACCESS_KEY`, optional `AWS_SESSION_TOKEN` and `AWS_REGION`), never from the URI.
     """
     scheme, separator, _ = uri.partition("://")
+    if not uri or CONTROL.search(urllib.parse.unquote(uri)):
+        raise _bad_uri("a control character" if uri else "an empty text")
     if not separator:
-        if not uri:
-            raise _bad_uri("an empty text")
         return LocalStore(Path(uri))
-    parts = urllib.parse.urlsplit(uri)
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError as error:
+        raise _bad_uri(f"a host that is none ({error})") from error
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise _bad_uri(f"a {scheme}:// URI that carries credentials, a query or a fragment")
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise _bad_uri(f"host '{parts.netloc}' in a file URI")
+        if not parts.path:
+            raise _bad_uri("a file URI without a path")
         return LocalStore(Path(urllib.parse.unquote(parts.path)))
     if scheme != "s3":
         raise _bad_uri(f"scheme '{scheme}'")

@@ -6,8 +6,8 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +25,23 @@ _ADVICE = {
     errno.EACCES: "grant write and search permission on the folder, or choose another one",
     errno.EPERM: "choose a file system that allows hard links, and grant permission on the folder",
     errno.EIO: "check the disk: it reports input/output errors",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOENT: "make the folder first, or correct the path",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
 }
+_REFUSED = {
+    *_ADVICE,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENFILE,
+    errno.ESTALE,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.EUCLEAN,
+} - {errno.ENOENT}
+_ABSENT = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY}
+_TOLD = re.compile(r"\(os error (\d+)\)|\berrno = (\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +82,67 @@ def missing(name: str, uri: str) -> ArtifactError:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn every `OSError` of the block into a `StorageError` that names `path` and the cure."""
+    """Turn every `OSError` of the block, and a path that no file can have, into a `StorageError` that names `path` and the cure."""
     try:
         yield
     except OSError as error:
-        code = error.errno or 0
-        raise StorageError(
-            expected="to read and write files there",
-            found=f"{errno.errorcode.get(code, code)}: {error.strerror or error}",
-            where=str(path),
-            action=_ADVICE.get(code, "check the path and its file system"),
-        ) from error
+        raise _refused(error.errno or 0, str(error.strerror or error), str(path)) from error
+    except ValueError as error:
+        if (named := refusal(error, path)) is None:
+            raise
+        raise named from error
+
+
+@contextmanager
+def refusals(folder: Path) -> Iterator[None]:
+    """Raise `StorageError` where the file system of `folder` refused, which each library that writes a file says in its own way."""
+    try:
+        yield
+    except Exception as error:
+        named = refusal(error, folder)
+        if named is None or isinstance(error, StorageError):
+            raise
+        raise named from error
+
+
+def refusal(error: BaseException, folder: Path | None = None, *, missing: bool = False) -> StorageError | None:
+    """Return the `StorageError` of an exception by which the file system refused; None for any other.
+
+    It names the file of the exception, or `folder`. With `missing` a file that is absent, or that is in the way, counts too.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return _refused(errno.EINVAL, "a path with a null byte", str(folder or "a path that was given"))
+    if code is None and (found := _TOLD.search(str(error))):
+        code = int(
+            found[1] or found[2]
+        )  # safetensors and HDF5 have exceptions of their own, with the number in the text
+    if code is None or not (code in _REFUSED or (missing and code in _ABSENT)):
+        return None
+    where = getattr(error, "filename", None) or folder or "a file of this process"
+    return _refused(code, os.strerror(code), os.fsdecode(where) if not isinstance(where, int) else str(where))
+
+
+def _refused(code: int, found: str, where: str) -> StorageError:
+    return StorageError(
+        expected="to read and write files there",
+        found=f"{errno.errorcode.get(code, code)}: {found}",
+        where=where,
+        action=_ADVICE.get(code, "check the path and its file system"),
+    )
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise `StorageError` unless the file `path` can be written: asked before the work whose result it is to hold."""
+    with storage_errors(path):
+        folder = path.parent
+        if path.is_dir() or not folder.is_dir():
+            found = errno.EISDIR if path.is_dir() else errno.ENOTDIR if folder.exists() else errno.ENOENT
+            raise OSError(found, f"{os.strerror(found)} ({option})")
+        target = path if path.exists() else folder
+        if not os.access(target, os.W_OK):
+            found = errno.EROFS if os.statvfs(target).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(found, f"{os.strerror(found)} ({option})")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -121,8 +187,17 @@ def make_folder(path: Path, durable: bool = True) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what a killed process left in a folder of temporary files more than `STALE_S` seconds ago."""
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE_S:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove what a killed process left in a folder of temporary files more than `STALE_S` seconds ago.
+
+    Age is counted from a file made now, by the clock of the file system: that of this process can be a day off.
+    """
+    fresh = folder / f"clock-{secrets.token_hex(8)}"
+    fresh.touch()
+    try:
+        now = fresh.stat().st_mtime
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                if now - path.stat().st_mtime > STALE_S:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -47,10 +47,13 @@ class Requests(urllib3.PoolManager):
         super().__init__(num_pools=1)
         self._pool, self._options, self._host, self._operation = pool, options, host, operation
         self._failure: UnavailableError | None = None
+        self._listed: set[str] = set()
 
     def urlopen(self, method: str, url: str, redirect: bool = False, **kw: Any) -> urllib3.HTTPResponse:  # type: ignore[override]
         """Send one request until it is answered, refused for good, or its deadline has passed."""
         del redirect
+        if "list-type=" in url:
+            self._check_page(url)
         started, attempt = time.monotonic(), 0
         seen: dict[str, str] = {}  # the last failure of each kind: the one at the deadline need not be the cause
         while True:
@@ -75,6 +78,12 @@ class Requests(urllib3.PoolManager):
                 self._failure = self._unavailable("; ".join(seen.values()), attempt, elapsed)
                 raise self._failure
             time.sleep(pause)
+
+    def _check_page(self, url: str) -> None:
+        """Refuse a page of a listing that this operation has asked for: the service says "go on" and not where."""
+        if url in self._listed:
+            raise HTTPError("a listing that goes on where it began")
+        self._listed.add(url)
 
     def _once(self, method: str, url: str, remaining: float, body: Any, headers: Any) -> urllib3.HTTPResponse:
         """Send once and read the whole answer, so that a connection lost in mid-body is a failed attempt too."""

@@ -13,6 +13,7 @@ import io
 import itertools
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,15 +21,13 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError
 
 import certifi
 import urllib3
 from minio import Minio
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError
+from minio.error import S3Error
 
-from instar.errors import ArtifactError, StorageError, UnavailableError
+from instar.errors import ArtifactError, InstarError, StorageError, UnavailableError
 from instar.store_conditional import ABSENT, conditional_put, new_nonce
 from instar.store_endpoint import Endpoint
 from instar.store_files import Tagged, check_name, check_prefix, missing, storage_errors
@@ -36,6 +35,8 @@ from instar.store_requests import Requests, S3Options, connection_pool, without_
 
 MIN_UPLOAD_PART_BYTES = 5 << 20
 PROBE = "instar-probe"
+CONTRADICTIONS = 4
+"""How often a service may say that an object is there and that it is not."""
 
 
 class S3Store:
@@ -118,9 +119,17 @@ class S3Store:
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names that begin with `prefix`."""
         with self._client("LIST", check_prefix(prefix)) as (client, _):
-            found = client.list_objects(self.bucket, prefix=self.prefix + prefix, recursive=True)
-            names = [str(item.object_name)[len(self.prefix) :] for item in found if not item.is_dir]
-        return sorted(names)
+            names: dict[str, None] = {}
+            for item in client.list_objects(self.bucket, prefix=self.prefix + prefix, recursive=True):
+                if item.is_dir:
+                    continue
+                found = str(item.object_name)
+                if not found.startswith(self.prefix + prefix) or found in names:
+                    raise self._refused(
+                        f"a listing with {found[:200]!r}, again or out of place", f"LIST {self.uri}/{prefix}"
+                    )
+                names[found] = None
+        return sorted(name[len(self.prefix) :] for name in names)
 
     def with_wrong_key(self) -> S3Store:
         """Return the same store with a wrong secret key: what it still can do, everybody can."""
@@ -128,18 +137,39 @@ class S3Store:
         return S3Store(self.bucket, self.prefix.rstrip("/"), endpoint=endpoint, options=self._options)
 
     def _put_if(self, name: str, data: bytes, condition: dict[str, str]) -> bool:
+        """Send a conditional PUT; return whether this call's bytes are the object, or were until somebody replaced them.
+
+        A condition that fails says that there is an object. Whose, its content type tells. An answer that there is none then
+        contradicts, and is asked again; a `create` sends its PUT again as well, because the object may be gone for good.
+        """
         with self._client("conditional PUT", name) as (client, http):
             url = client.get_presigned_url("PUT", self.bucket, self._key(name), expires=timedelta(hours=1))
             nonce = new_nonce()
-            answer = conditional_put(http, url, data, {**condition, "Content-Type": nonce}, self._options.backoff_s)
-            if answer is not None:
-                return answer
-            try:
-                return bool(client.stat_object(self.bucket, self._key(name)).content_type == nonce)
-            except S3Error as error:
-                if error.code in ABSENT:
-                    return False
-                raise
+            for _ in range(CONTRADICTIONS):
+                answer = conditional_put(http, url, data, {**condition, "Content-Type": nonce}, self._options.backoff_s)
+                if answer is not None:
+                    return answer
+                found = self._content_type(client, name)
+                if found is not None:
+                    return found == nonce
+                time.sleep(self._options.backoff_s)
+        if "If-Match" in condition:
+            return False  # there is nothing that could have the tag
+        raise UnavailableError(
+            expected="an object where the service says that there is one",
+            found=f"none, {CONTRADICTIONS} times in turn",
+            where=f"{self.uri}/{name} at {self._endpoint.host}",
+            action="run the same command again",
+        )
+
+    def _content_type(self, client: Minio, name: str) -> str | None:
+        """Return the content type of an object, or None when there is no such object."""
+        try:
+            return client.stat_object(self.bucket, self._key(name)).content_type or ""
+        except S3Error as error:
+            if error.code in ABSENT:
+                return None
+            raise
 
     def _upload(self, name: str, stream: Any, length: int) -> None:
         part = max(self._options.part_bytes, MIN_UPLOAD_PART_BYTES)
@@ -226,11 +256,13 @@ class S3Store:
         try:
             self._require_bucket(client)
             yield client, http
+        except (InstarError, OSError):  # OSError: of a file on this machine that is sent
+            raise
         except S3Error as error:
             if error.code in ABSENT:
                 raise missing(name, self.uri) from error
             raise self._refused(f"{error.code}: {error.message}", where) from error
-        except (InvalidResponseError, ServerError, MinioException, HTTPError, ParseError, ValueError) as error:
+        except Exception as error:  # an answer that is none can end the client's parser in any way
             raise self._refused(f"{type(error).__name__}: {without_query(str(error))[:300]}", where) from error
 
     def _refused(self, found: str, where: str) -> StorageError:

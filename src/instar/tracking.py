@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from instar import terminal
 from instar.errors import ConfigError, InstarError, LedgerError, UnavailableError
 from instar.ledger import Entry
 from instar.timeline import Point, clock, elapsed, inner_steps, points, summary
@@ -43,7 +43,7 @@ PAUSE_S = 60.0
 
 
 def _stderr(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
+    terminal.warn(f"{message}\n")
 
 
 class Tracker:
@@ -248,9 +248,16 @@ class Tracker:
 
     def _policy_of(self, gate: Entry) -> str:
         tested = self.workspace.ledger.of("stage")
-        return str(
-            next(e.body["inputs"]["policy"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values())
-        )
+        made = (e.body["inputs"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values())
+        policy = next((inputs["policy"] for inputs in made if "policy" in inputs), None)
+        if policy is None:
+            raise LedgerError(
+                expected=f"the stage that made evaluation {gate.body['evaluation']}",
+                found="none",
+                where=f"{self.workspace.ledger.prefix}{gate.seq:08d}.json:body.evaluation",
+                action="restore the ledger from a copy of the store",
+            )
+        return str(policy)
 
     def _passed(self, policy: str) -> Entry:
         """Return the last gate entry that promoted `policy`, never the one of iteration 0, which compares with nothing."""

@@ -18,11 +18,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from instar import plain
 from instar.artifact import Artifact
 from instar.cas import Cas
-from instar.errors import ConfigError, LedgerError, LockedError, StorageError
+from instar.errors import ConfigError, LedgerError, LockedError
 from instar.ledger import Ledger
+from instar.plain import brief
 from instar.store import open_store
+from instar.store_files import storage_errors
 
 
 class Workspace:
@@ -49,7 +52,7 @@ class Workspace:
     def fresh_scratch(self, name: str) -> Path:
         """Return an empty folder for a stage in flight, removing what a killed run left there."""
         folder = self.path / "scratch" / name
-        with _storage(folder):
+        with storage_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         return folder
@@ -75,7 +78,8 @@ def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -
                 action="choose another --out, or resume this one",
             )
         return workspace
-    with _storage(path):
+    open_store(uri)  # a URI that is none is refused before it is written down
+    with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         temporary = path / ".evolution.json"
         stored = "store" if store_uri is None else uri
@@ -87,14 +91,14 @@ def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -
 def open_workspace(path: Path) -> Workspace:
     """Open an existing evolution directory."""
     try:
-        raw = json.loads((path / "evolution.json").read_text())
+        raw = plain.loads((path / "evolution.json").read_text())
         name, stored = raw["evolution"], raw["store"]
         if not isinstance(name, str) or not isinstance(stored, str):
             raise TypeError("not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(
             expected="an evolution directory with evolution.json",
-            found=f"{type(error).__name__}",
+            found=f"{type(error).__name__}: {brief(str(error))}",
             where=str(path),
             action="check the path; `instar run RECIPE --out DIR` makes one",
         ) from error
@@ -104,7 +108,7 @@ def open_workspace(path: Path) -> Workspace:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the directory's lock. The kernel drops it when the process dies, however it dies."""
-    with _storage(path):
+    with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -119,22 +123,9 @@ def locked(path: Path) -> Iterator[None]:
             action="wait for it or stop it, then resume",
         ) from error
     try:
-        with _storage(path):
+        with storage_errors(path):
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            expected="a writable directory",
-            found=f"{error.strerror}",
-            where=str(path),
-            action="free space or change --out",
-        ) from error

@@ -58,7 +58,7 @@ def test_help_loads_no_command_and_no_library_but_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = done.stderr.split()
     own = {name for name in names if name.partition(".")[0] == "instar"}
-    assert own == {"instar", "instar.cli", "instar.cli_cluster", "instar.errors"}
+    assert own == {f"instar{name}" for name in ("", ".border", ".cli", ".cli_cluster", ".errors", ".terminal")}
     packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
     assert packages & {"rich", "pygments", "numpy", "pyarrow", "minio", "yaml", "requests"} == set()
     assert "typer" in packages and len(packages) < 10, packages

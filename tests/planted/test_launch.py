@@ -252,8 +252,7 @@ def test_a_failure_has_the_class_of_the_exit_code_of_its_pods(kube: FakeKube, ap
     At(kube, watch_1=lambda: kube.finish("jobsets", name, "Failed", "FailedJobs", "jobset failed"))
     with pytest.raises(InstarError) as caught:
         run(api, jobset())
-    kinds = {k.exit_code: k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, InstarError)}
-    assert type(caught.value) is kinds.get(code, InstarError)
+    assert type(caught.value) is errors.BY_CODE.get(code, errors.ProcessError)
     assert caught.value.expected == "a finite loss" and "NaN" in caught.value.found
     assert "index 3" in caught.value.where and caught.value.action == "look at the batch"
     assert "FailedJobs" in caught.value.found and kube.only(), "a failed job stays, with the logs of its pods"

@@ -41,6 +41,31 @@ def test_create_whose_answer_was_lost_still_knows_that_it_won(service: Service, 
     assert store.create("head", b"1") is False
 
 
+@pytest.mark.parametrize("misses", [1, 2])
+def test_create_whose_answer_was_lost_is_not_given_up_for_one_miss(
+    service: Service, store: S3Store, misses: int
+) -> None:
+    """`another process owns it` was the verdict on the writer's own object."""
+    service.faults = {"PUT": ["lost"], "HEAD": ["status 404"] * misses}
+    assert store.create("head", b"1") is True
+    service.faults = {"HEAD": ["status 404"] * misses}
+    assert store.create("head", b"2") is False
+    assert service.objects["head"][0] == b"1"
+
+
+def test_a_service_that_contradicts_itself_is_no_verdict(service: Service, store: S3Store) -> None:
+    service.objects["head"] = (b"old", "")
+    service.faults["HEAD"] = ["status 404 always"]
+    with pytest.raises(UnavailableError, match="none, 4 times in turn"):
+        store.create("head", b"1")
+
+
+def test_swap_whose_answer_was_lost_is_not_given_up_for_one_miss(service: Service, store: S3Store) -> None:
+    service.objects["head"] = (b"old", "")
+    service.faults = {"PUT": ["lost"], "HEAD": ["status 404"]}
+    assert swapped(store) is True
+
+
 def test_create_retries_a_conflict(service: Service, store: S3Store) -> None:
     service.faults["PUT"] = ["status 409", "status 409"]
     assert store.create("head", b"1") is True

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from instar.cas import Cas
 from instar.conformance.objects import strangers_refused
 from instar.conformance.tools import Broken
-from instar.errors import ArtifactError, StorageError, UnavailableError
+from instar.errors import ArtifactError, LedgerError, StorageError, UnavailableError
+from instar.ledger import Ledger
+from instar.manifest import blob_name
 from instar.store_requests import S3Options, connection_pool, without_query
 from instar.store_s3 import S3Store
-from support.faulty_s3 import KIB, OPTIONS, Service, open_service, serving
+from support.faulty_s3 import KIB, LIST, OPTIONS, Service, open_service, serving
 
 
 @pytest.fixture
@@ -136,6 +139,55 @@ def test_object_replaced_while_it_is_read(service: Service, store: S3Store) -> N
     service.faults["GET"] = ["", "other"]
     with pytest.raises(UnavailableError, match="parts of two versions"):
         store.read("old")
+
+
+@pytest.fixture
+def stored(store: S3Store, tmp_path: Path) -> tuple[Cas, str]:
+    """A store on the other side of the network, seen with an empty cache, and the artifact in it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x").write_bytes(b"weights")
+    return Cas(store, tmp_path / "cache"), Cas(store, tmp_path / "writer").put(tmp_path / "in", "Policy")
+
+
+@pytest.mark.parametrize("faults", [["flip 1"], ["", "flip 1"]], ids=["manifest", "file"])
+def test_bytes_falsified_on_the_way_are_read_once_more(
+    faults: list[str], service: Service, stored: tuple[Cas, str]
+) -> None:
+    cas, digest = stored
+    service.faults["GET"] = faults
+    assert (cas.get(digest) / "x").read_bytes() == b"weights"
+    assert service.faults["GET"] == []
+
+
+def test_a_way_that_falsifies_twice_is_not_the_store(service: Service, stored: tuple[Cas, str]) -> None:
+    """Nothing may be deleted on its word: the objects are intact."""
+    cas, digest = stored
+    for faults in (["flip 1", "flip 2"], ["", "flip 1", "flip 2"]):
+        service.faults["GET"] = faults
+        with pytest.raises(UnavailableError) as caught:
+            cas.get(digest)
+        assert "delete" not in caught.value.action and caught.value.transient
+    assert cas.get(digest).is_dir()
+
+
+def test_an_object_that_is_damaged_is_named_after_two_equal_readings(service: Service, stored: tuple[Cas, str]) -> None:
+    cas, digest = stored
+    name = blob_name(cas.manifest(digest).files["x"].sha256)
+    service.objects[name] = (b"Weights", "")
+    with pytest.raises(ArtifactError, match=r"read twice.*delete"):
+        cas.get(digest)
+
+
+def test_a_ledger_entry_falsified_on_the_way_is_read_once_more(service: Service, store: S3Store) -> None:
+    body = {"code": "c"}
+    written = Ledger(store, "e").append("accept_code", body, {"at": 1.0})
+    listing = f"<Contents><Key>evolutions/e/ledger/00000000.json</Key><Size>{len(written.dump())}</Size></Contents>"
+    service.answers["LIST"] = (200, {}, LIST.replace("</Name>", f"</Name>{listing}").encode())
+    service.faults["GET"] = ["flip 1"]
+    assert Ledger(store, "e").entries == [written]
+    service.faults["GET"] = ["flip 1", "flip 1"]
+    with pytest.raises(LedgerError):
+        Ledger(store, "e")
 
 
 def test_empty_object_and_missing_object(service: Service, store: S3Store) -> None:

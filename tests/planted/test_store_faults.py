@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
+from instar import stage_cli
+from instar.artifact import Policy
 from instar.cas import Cas
+from instar.components.control import supervisor
+from instar.contract import Context, Stage
 from instar.errors import ArtifactError, StorageError
 from instar.manifest import blob_name, manifest_name
-from instar.pipelines.execute import full_disk
+from instar.pipelines.execute import execute
 from instar.store import LocalStore
-from instar.store_files import write_whole
+from instar.store_files import refusals, remove_stale, write_whole
 
 MIB = 1 << 20
 
@@ -78,12 +86,124 @@ def test_full_disk_under_a_stage_is_named_whatever_library_writes(small_disk: Pa
         lambda: (small_disk / "c").write_bytes(numbers.tobytes()),
     ]
     for write in writers:
-        with pytest.raises(StorageError, match=r"ENOSPC: .*[Nn]o space left.*disk; free space"), full_disk(small_disk):
+        with pytest.raises(StorageError, match=r"ENOSPC: .*[Nn]o space left.*disk; free space"), refusals(small_disk):
             write()
         for path in small_disk.iterdir():
             path.unlink()
-    with pytest.raises(KeyError, match="other"), full_disk(small_disk):
+    with pytest.raises(KeyError, match="other"), refusals(small_disk):
         raise KeyError("other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    policy: Policy
+
+
+def staged(function: Callable[[Path], object], folder: Path) -> None:
+    """Run a stage that writes its output by `function`, as every runner does."""
+
+    def run(ins: Nothing, outs: Made, config: Nothing, ctx: Context) -> dict[str, float]:
+        del ins, config, ctx
+        function(outs.policy.path / "config.json")
+        return {}
+
+    stage = Stage(name="update", ins=Nothing, outs=Made, config=Nothing, run=run)
+    execute(stage, {}, Nothing(), Context(evolution="e", step=0, stage="update", scratch=folder), folder)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "python": lambda path: path.write_bytes(NUMBERS.tobytes()),
+    "safetensors": lambda path: save_file({"x": NUMBERS}, path),
+    "parquet": lambda path: pq.write_table(pa.table({"x": NUMBERS}), path),
+    "hdf5": lambda path: h5py.File(path, "w").create_dataset("x", data=NUMBERS).file.close(),
+}
+NUMBERS = np.random.default_rng(0).normal(size=MIB // 4)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_size_limit_under_a_stage_is_named_whatever_library_writes(writer: str, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"EFBIG.*ulimit -f"):
+            staged(WRITERS[writer], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_system_that_became_read_only_under_a_stage_is_named(small_disk: Path) -> None:
+    def write(path: Path) -> None:
+        path.write_text("{}")
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        path.with_name("more.json").write_text("{}")
+
+    with pytest.raises(StorageError, match=r"EROFS.*more\.json; choose a folder on a writable file system"):
+        staged(write, small_disk)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EDQUOT, errno.EMFILE, errno.EACCES])
+def test_a_refusal_under_a_stage_is_named(code: int, tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with pytest.raises(StorageError, match=errno.errorcode[code]) as caught:
+        staged(fail, tmp_path)
+    assert caught.value.where.endswith("policy/config.json") and caught.value.exit_code == 18
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), FileNotFoundError(errno.ENOENT, "x"), ConnectionRefusedError(111, "x")]
+)
+def test_what_is_no_refusal_of_a_file_system_stays_what_it_is(error: Exception, tmp_path: Path) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        staged(fail, tmp_path)
+    assert caught.value is error
+
+
+def test_a_stage_of_its_own_process_hands_its_refusal_to_the_runner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/data/x")
+
+    monkeypatch.setattr(stage_cli, "_run", fail)
+    result = tmp_path / "done.json"
+    with pytest.raises(StorageError):
+        stage_cli.main(["curriculum", "--store", str(tmp_path), "--result", str(result)])
+    error = supervisor.child_error(result, "curriculum", 18, tmp_path / "none")
+    assert isinstance(error, StorageError) and error.where == "/data/x" and "EIO" in error.found
+
+
+def test_a_clock_a_day_ahead_of_the_file_system_removes_nothing_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = time.time() + 10 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x").write_bytes(b"x")
+    cas = Cas(LocalStore(tmp_path / "s"), tmp_path / "c")
+    assert (cas.get(cas.put(tmp_path / "in", "T")) / "x").read_bytes() == b"x"
+    left = cas.cache / ".tmp" / "left"
+    left.mkdir()
+    remove_stale(left.parent)
+    assert left.is_dir()
+
+
+def test_what_a_killed_process_left_two_days_ago_is_removed(tmp_path: Path) -> None:
+    for name, age_s in (("old", 48 * 3600), ("young", 3600)):
+        (tmp_path / name).mkdir()
+        then = (tmp_path / name).stat().st_mtime - age_s
+        os.utime(tmp_path / name, (then, then))
+    remove_stale(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["young"]
 
 
 def test_full_disk_under_the_cache(small_disk: Path, tmp_path: Path) -> None:

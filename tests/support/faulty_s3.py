@@ -31,6 +31,8 @@ class Service:
     port: int = 0
     objects: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
+    """Method -> what every request of it is answered, whatever it asks. `LIST` is the method of listing."""
     requests: list[str] = field(default_factory=list)
     ignored: frozenset[str] = frozenset()  # headers that this service does not know
     no_match: tuple[int, str] = (404, "NoSuchKey")  # its answer to If-Match when there is no object
@@ -64,6 +66,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def raw(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.close_connection = True
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
     def error(self, status: int, code: str) -> None:
         self.answer(status, f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode())
 
@@ -75,6 +86,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         )
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         service.requests.append(f"{self.command} {key}")
+        planted = service.answers.get(self.command if key else "LIST")
+        if planted is not None:
+            return self.raw(*planted)
         if not key:
             return self.answer(200, LIST.encode())
         fault = service.fault(self.command)
@@ -148,6 +162,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if first > last:
             return self.error(416, "InvalidRange")
         part = data[first : last + 1]
+        if fault.startswith("flip"):  # falsified on the way: the object is intact
+            part, fault = bytes([part[0] ^ int(fault.split()[1])]) + part[1:], ""
         if fault.startswith("other"):
             return self.answer(206, part, kind, ETag='"f"', Content_Range=f"bytes {first}-{last}/{len(data)}")
         if not fault or fault.startswith("stall"):

@@ -6,8 +6,7 @@ import json
 from typing import Any, Literal, TypeAlias
 
 from instar.components.control.gang.api import Object
-from instar.components.control.pid1 import CLASSES
-from instar.errors import InstarError, StalledError
+from instar.errors import BY_CODE, InstarError, ProcessError, StalledError
 
 End: TypeAlias = Literal["running", "succeeded", "failed"]
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -34,7 +33,7 @@ def error_of(job: Object, pods: list[Object]) -> InstarError:
         )
     index, code, message = ends[0]
     told = _told(message)
-    return CLASSES.get(code, InstarError)(
+    return BY_CODE.get(code, ProcessError)(
         expected=told.get("expected", "exit code 0"),
         found=f"{told.get('found', f'exit code {code}')} in {len(ends)} failed pods, first index {index}; {said}",
         where=f"{job['kind']} {name}, index {index}: {told.get('where', 'no reason given')}",
@@ -55,7 +54,7 @@ def _end(pod: Object) -> tuple[int, int, str] | None:
 
 
 def _permanent(code: int) -> bool:
-    return code in CLASSES and not CLASSES[code].transient
+    return code in BY_CODE and not BY_CODE[code].transient
 
 
 def _told(message: str) -> dict[str, str]:

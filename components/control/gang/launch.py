@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
+from instar import terminal
 from instar.components.control.gang import ends
 from instar.components.control.gang.adopt import adopt, remove
 from instar.components.control.gang.api import GangApi, Object
@@ -172,6 +172,4 @@ def _signals(inbox: SimpleQueue[Any]) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"gang: {text}\n")
-        sys.stderr.flush()
+    terminal.warn(f"gang: {text}\n")

@@ -16,9 +16,8 @@ from typing import Any
 from instar import config as configs
 from instar.components.control.gang import pod as pods
 from instar.components.control.gang.pod import PodSettings, Work
-from instar.components.control.pid1 import CLASSES
 from instar.contract import WHOLE, Shard, Stage
-from instar.errors import ConfigError
+from instar.errors import BY_CODE, ConfigError
 from instar.ledger import memo_key
 
 SPEC_DIGEST = "instar.dev/spec-digest"
@@ -151,7 +150,7 @@ def update_trainjob(job: GangJob, nodes: int) -> dict[str, Any]:
 
 def permanent_codes() -> list[int]:
     """Return the exit codes after which no pod has to try again."""
-    return sorted({code for code, kind in CLASSES.items() if not kind.transient} | _NOT_STARTED)
+    return sorted({code for code, kind in BY_CODE.items() if not kind.transient} | _NOT_STARTED)
 
 
 def _indexed_job(job: GangJob) -> dict[str, Any]:
