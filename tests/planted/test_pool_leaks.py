@@ -84,10 +84,7 @@ def test_every_domain_is_looked_at() -> None:
     assert set(SAME) == {arm[0] for arm in ARMS} == set(DOMAINS)
 
 
-TREES = st.recursive(
-    st.integers(1, 99).map(str), lambda t: st.tuples(t, st.sampled_from("+-*/"), t), max_leaves=6
-)  # fmt: skip
-Tree = str | tuple["Tree", str, "Tree"]  # type: ignore[misc]
+TREES = st.recursive(st.integers(1, 99).map(str), lambda t: st.tuples(t, st.sampled_from("+-*/"), t), max_leaves=6)
 
 
 def write(tree: object, shuffled: Random | None = None) -> str:

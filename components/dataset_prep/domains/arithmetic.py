@@ -77,7 +77,7 @@ def _factors(node: ast.expr, sign: str) -> list[str]:
         case ast.BinOp(left=left, op=ast.Mult() | ast.Div() as op, right=right):
             return _factors(left, sign) + _factors(right, sign if isinstance(op, ast.Mult) else _OTHER[sign])
         case ast.Constant(value=value):
-            return [f"{sign}{value}"]
+            return [f"{sign}{value!r}"]
         case _:
             return [f"{sign}({_sum(node)})"]
 
