@@ -23,6 +23,7 @@ HEADER_BYTES = 100_000_000
 """Longest header of a safetensors file: the format's own limit."""
 READ = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What the libraries read beside `config.json` and `tokenizer.json`: JSON objects, where they are there."""
+_LAYERS = re.compile(r"^(n|num|num_hidden)_layers?$")
 _COUNTS = (
     (re.compile(r"(^|_)(layers?|blocks|depth|experts?|heads?|stages)$"), 1 << 10),
     (re.compile(r"(^|_)labels$"), 1 << 17),
@@ -68,7 +69,9 @@ def as_object(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def library(expected: str, where: str, action: str = "export the policy again") -> Iterator[None]:
+def library(
+    expected: str, where: str, action: str = "export the policy again", error_class: type[InstarError] = ArtifactError
+) -> Iterator[None]:
     """Turn what transformers, tokenizers or safetensors raise into an `ArtifactError`; panics of their Rust code too."""
     try:
         yield
@@ -76,8 +79,8 @@ def library(expected: str, where: str, action: str = "export the policy again") 
         foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"
         if isinstance(error, InstarError) or not foreign:
             raise
-        found = " ".join(str(error).split())[:300]
-        raise wrong(expected, f"{type(error).__name__}: {found}", where, action) from error
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise error_class(expected=expected, found=found, where=where, action=action) from error
 
 
 def check_language_model(folder: Path) -> None:
@@ -181,6 +184,8 @@ def _check_counts(value: Any, tensors: int, where: str, key: str = "") -> None:
         most = max(most, tensors) if most == _COUNTS[0][1] else most
         if abs(value) > most:
             raise wrong(f"at most {most}, with {tensors} tensors in the weight files", f"{value}", where)
+        if value < 1 and _LAYERS.search(key):
+            raise wrong("at least one layer", f"{value}", where)
 
 
 @contextlib.contextmanager
