@@ -167,7 +167,7 @@ def _end(entry: Any, where: str) -> int:
     """Return the last byte of a tensor as its header says."""
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int for n in offsets)):
-        raise wrong("data_offsets of two whole numbers", f"{str(entry)[:200]}", f"{where}.data_offsets")
+        raise wrong("data_offsets of two whole numbers", f"{entry!r}"[:200], f"{where}.data_offsets")
     return int(offsets[1])
 
 

@@ -17,7 +17,7 @@ def whole(folder: Path) -> Path:
     """Write a complete policy: a Llama of two layers, a character tokenizer, a chat template."""
     from instar.components.dataset_prep import charlm
 
-    config = charlm.CharModelConfig(alphabet=ALPHABET, hidden=8, layers=2, heads=2, intermediate=8, max_length=32)
+    config = charlm.CharModelConfig(alphabet=ALPHABET, hidden=8, layers=2, heads=2, intermediate=8, max_length=128)
     folder.mkdir(parents=True, exist_ok=True)
     charlm.save(charlm.build_model(config, 0), charlm.build_tokenizer(config), folder)
     (folder / "chat_template.jinja").write_text(CHAT)
