@@ -1,24 +1,59 @@
-"""What a chat template puts around one user message: rendered once, split where the message stands.
+"""What a chat template puts around one user message: rendered once with a placeholder, split where that stands.
 
-Templates are text that came with a model, so they run in jinja2's immutable sandbox, with the names that templates
-commonly use. The date they may ask for is a fixed one: a prompt must not depend on the day it is built.
+Templates are programs that came with a model. They run in a process of their own with limits of memory and processor time
+(`template_child`), which is started once and kept; a rendering costs about 100 microseconds. The date that templates may ask
+for is a fixed one: a prompt must not depend on the day it is built.
 """
 
 from __future__ import annotations
 
-import datetime
+import atexit
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from instar.components.policy_files import read_object, read_text
 from instar.errors import ArtifactError, ContractError
 
-DATE = datetime.datetime(2024, 7, 26)
-"""What `strftime_now` reads; the date that Llama 3 templates name themselves where they cannot ask for one."""
 _CORE = "Aa\ue000 <&>\"'  {{ 7 }}\n\u00e9\ue001zZ"  # blanks, braces, quotes and case inside; no blank at its ends
 _EDGED = f" \n{_CORE}\n "
+CPU_S, DEADLINE_S = 5.0, 60.0
+"""Processor time of one rendering, and how long it may take on a busy machine."""
+_CHILD = Path(__file__).with_name("template_child.py")
+_PASSED = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A chat template, the special tokens it may name, and where both come from."""
+
+    source: str
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    where: str
+
+    def render(self, message: str) -> str:
+        """Return the prompt for one user message. Raises `ContractError` when the template fails or goes beyond a limit."""
+        reply = _ask({"template": self.source, "tokens": dict(self.tokens), "message": message})
+        if "error" in reply:
+            raise self.refused("a template for one user message", reply["error"])
+        return str(reply["text"])
+
+    def refused(self, expected: str, found: str) -> ContractError:
+        """Return the error about this template."""
+        return ContractError(
+            expected=expected,
+            found=found[:300],
+            where=f"chat template of {self.where}",
+            action="correct the template, or choose a prompt template of form text",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +65,20 @@ class Frame:
     trims: bool
 
 
-def read_template(folder: Path) -> tuple[str, dict[str, str]]:
-    """Return the chat template of a policy folder and the special tokens it may name (`bos_token`, `eos_token`, ...).
+def read_template(folder: Path) -> Template:
+    """Return the chat template of a policy folder with the special tokens it may name (`bos_token`, `eos_token`, ...).
 
     `chat_template.jinja` comes before the entry of `tokenizer_config.json`, of whose named templates `default` is
-    taken. Raises `ArtifactError` when there is none.
+    taken. Raises `ArtifactError` when there is none, or a file is unreadable.
     """
-    config = _json(folder / "tokenizer_config.json")
+    config = read_object(folder, "tokenizer_config.json")
     names = {key: _content(value) for key, value in config.items() if key.endswith("_token")}
     tokens = {key: text for key, text in names.items() if text is not None}
-    file, named = folder / "chat_template.jinja", config.get("chat_template")
-    if file.is_file():
-        return file.read_text(encoding="utf-8"), tokens
+    source, named = read_text(folder, "chat_template.jinja"), config.get("chat_template")
+    if source is not None:
+        return Template(source=source, tokens=tokens, where=str(folder))
     if isinstance(named, list):
-        named = {entry["name"]: entry["template"] for entry in named}.get("default")
+        named = next((e.get("template") for e in named if isinstance(e, dict) and e.get("name") == "default"), None)
     if not isinstance(named, str):
         raise ArtifactError(
             expected="a chat template",
@@ -51,54 +86,20 @@ def read_template(folder: Path) -> tuple[str, dict[str, str]]:
             where=str(folder),
             action="choose a prompt template of form text for a base model, or add the model's chat_template.jinja",
         )
-    return named, tokens
+    return Template(source=named, tokens=tokens, where=str(folder))
 
 
-def frame(template: str, tokens: Mapping[str, str], where: str) -> Frame:
+def frame(template: Template) -> Frame:
     """Return what `template` puts around one user message when it asks for an answer.
 
     Raises `ContractError` when the template cannot be rendered for a single user message, or changes the message in any
     other way than cutting blanks off its ends. What it does with particular words cannot be seen from a placeholder.
     """
-    text = _render(template, tokens, _CORE, where)
+    text = template.render(_CORE)
     if text.count(_CORE) != 1:
-        raise _refuse("the user's message once, unchanged", f"{text.count(_CORE)} times", where)
+        raise template.refused("the user's message once, unchanged", f"{text.count(_CORE)} times")
     head, _, tail = text.partition(_CORE)
-    return Frame(head=head, tail=tail, trims=_render(template, tokens, _EDGED, where) != f"{head}{_EDGED}{tail}")
-
-
-def _render(template: str, tokens: Mapping[str, str], message: str, where: str) -> str:
-    import jinja2
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}` marks what an assistant wrote; for a prompt its body is all that counts."""
-
-        tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(words: str) -> NoReturn:
-        raise jinja2.TemplateError(words)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": DATE.strftime}
-    messages = [{"role": "user", "content": message}]
-    try:
-        return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **tokens)
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _refuse("a template for one user message", f"{type(error).__name__}: {error}", where) from error
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    """JSON as chat templates expect it: nothing is escaped for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+    return Frame(head=head, tail=tail, trims=template.render(_EDGED) != f"{head}{_EDGED}{tail}")
 
 
 def _content(value: Any) -> str | None:
@@ -106,14 +107,69 @@ def _content(value: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+@dataclass(frozen=True, kw_only=True)
+class _Child:
+    """The process that renders for this one: a forked copy of this process starts its own."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    owner: int
+
+    def end(self) -> None:
+        self.channel.close()
+        if self.owner == os.getpid():
+            self.process.kill()
+            self.process.wait()
 
 
-def _refuse(expected: str, found: str, where: str) -> ContractError:
-    return ContractError(
-        expected=expected,
-        found=found[:300],
-        where=f"chat template of {where}",
-        action="correct the template, or choose a prompt template of form text",
-    )
+_LOCK = threading.Lock()
+_RUNNING: list[_Child] = []
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer of the process; one that a limit ended is an error of its template, and the next starts anew."""
+    with _LOCK:
+        child = _running()
+        try:
+            child.channel.sendall(json.dumps(request).encode("ascii") + b"\n")
+            answer = bytearray()
+            while not answer.endswith(b"\n"):
+                part = child.channel.recv(1 << 16)
+                if not part:
+                    break
+                answer += part
+            if answer.endswith(b"\n"):
+                return dict(json.loads(answer))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(1.0)
+            found = f"its process ended with {child.process.returncode}, at a limit of {CPU_S} s or of memory"
+        except TimeoutError:
+            found = f"no end within {DEADLINE_S:.0f} s"
+        except OSError as error:
+            found = f"its process is gone ({error})"
+        _stop()
+        return {"error": found}
+
+
+def _running() -> _Child:
+    if _RUNNING and (_RUNNING[0].owner != os.getpid() or _RUNNING[0].process.poll() is not None):
+        _stop()
+    if not _RUNNING:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.settimeout(DEADLINE_S)
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(_CHILD), str(CPU_S)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _PASSED if name in os.environ},
+            )
+        _RUNNING.append(_Child(process=process, channel=ours, owner=os.getpid()))
+    return _RUNNING[0]
+
+
+@atexit.register
+def _stop() -> None:
+    while _RUNNING:
+        _RUNNING.pop().end()

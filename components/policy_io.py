@@ -1,8 +1,9 @@
 """Policies on disk and in memory: one function loads, one takes for training, one saves.
 
 A policy folder is a complete transformers checkpoint. Weights are read from safetensors alone, from local files
-alone, and no code of the folder runs. One kind of folder has no weights: an update whose outputs do not outlive the
-process (`ctx.durable` is false) writes `resident.json`, which names them by fingerprint, and leaves the model resident.
+alone, and no code of the folder runs; what is wrong with a folder is a named error (`policy_files`). One kind of folder
+has no weights: an update whose outputs do not outlive the process (`ctx.durable` is false) writes `resident.json`, which
+names them by fingerprint, and leaves the model resident.
 
 `ctx.resident` keeps these entries:
 
@@ -17,14 +18,17 @@ process (`ctx.durable` is false) writes `resident.json`, which names them by fin
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instar.artifact import Policy
+from instar.components import policy_files
 from instar.contract import Context
 from instar.errors import ArtifactError
 
@@ -98,18 +102,16 @@ def _names(key: object, value: object, digest: str) -> bool:
 
 
 def _read(policy: Policy) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     policy.require()
     if (policy.path / RESIDENT).is_file():
         raise ArtifactError(
             expected="weights on disk",
-            found=f"a policy whose weights were only ever in memory, fingerprint {policy.read_json(RESIDENT)['fingerprint']}",
+            found="a policy whose weights were only ever in memory, fingerprint "
+            f"{policy_files.read_object(policy.path, RESIDENT).get('fingerprint')}",
             where=f"policy {policy.digest or policy.path}",
             action="run the segment again from its beginning: only its last step writes weights",
         )
-    if policy.read_json("config.json").get("model_type", "").startswith(CONTROL):
+    if policy_files.config(policy.path)["model_type"].startswith(CONTROL):
         from instar.components.control_policy.build import load
 
         return load(policy.path)
@@ -121,18 +123,7 @@ def _read(policy: Policy) -> PreTrainedModel:
             where=f"policy {policy.digest or policy.path}",
             action="convert the checkpoint to safetensors",
         )
-    logging.disable_progress_bar()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        policy.path,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        dtype="auto",
-        output_loading_info=True,
-    )
-    model: PreTrainedModel
-    model, report = loaded
-    _check_complete(report, policy)
+    model = read_language_model(policy.path, f"policy {policy.digest or policy.path}", local_files_only=True)
     # Memory-mapped tensors start at odd addresses, where some products round differently than in a model trained here.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -140,16 +131,58 @@ def _read(policy: Policy) -> PreTrainedModel:
     return model.eval()
 
 
-def _check_complete(report: dict[str, Any], policy: Policy) -> None:
-    """Raise `ArtifactError` for parameters that the files do not hold: transformers draws them at random, anew at every load."""
-    absent = sorted(report["missing_keys"])
-    if absent:
+def read_language_model(
+    path: Path | str, where: str, local_files_only: bool, library: contextlib.AbstractContextManager[None] | None = None
+) -> PreTrainedModel:
+    """Return the causal language model in a folder or behind a hub id, of which no code runs.
+
+    Raises `ArtifactError` for what `policy_files` refuses, and for weights that are missing, of another shape or left over;
+    what transformers raises leaves as `library` says.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    if Path(path).is_dir():
+        policy_files.check_language_model(Path(path))
+    logging.disable_progress_bar()
+    with library or policy_files.library("a checkpoint that transformers can load", where):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            local_files_only=local_files_only,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype="auto",
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+        )
+    model: PreTrainedModel
+    model, report = loaded
+    _check_complete(model, report, where)
+    return model
+
+
+def _check_complete(model: PreTrainedModel, report: dict[str, Any], where: str) -> None:
+    """Raise `ArtifactError` for parameters that the files do not hold: transformers draws them at random, anew at every load.
+
+    What is left over is refused where it looks like a parameter of the model but for its number: layers that nobody runs.
+    """
+    kinds = {_NUMBER.sub("#", name) for name in model.state_dict()}
+    faults = {
+        "none for": [str(name) for name in report["missing_keys"]],
+        "another shape for": [str(entry) for entry in report["mismatched_keys"]],
+        "no place for": [str(name) for name in report["unexpected_keys"] if _NUMBER.sub("#", str(name)) in kinds],
+    }
+    found = [f"{words} {len(names)}, first {min(names)}" for words, names in faults.items() if names]
+    if found:
         raise ArtifactError(
-            expected="weights for every parameter of the architecture that config.json names",
-            found=f"none for {len(absent)}, first {absent[0]}",
-            where=f"policy {policy.digest or policy.path}",
+            expected="weights for every parameter of the architecture that config.json names, and no others",
+            found="; ".join(found),
+            where=where,
             action="use the whole checkpoint of a causal language model, with its head",
         )
+
+
+_NUMBER = re.compile(r"\d+")
 
 
 def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context, name: str = "") -> None:

@@ -1,10 +1,11 @@
 """Text to token ids and back, on the `tokenizers` library alone.
 
-A prompt of form `text` is encoded with the post-processor that `tokenizer.json` declares (a start token where the policy
-was trained with one), and with no other special token. Of form `chat` it stands between the two halves of the policy's
-chat template, which are encoded once; what the user wrote can never become a special token. Truncation and padding saved in
-the file are switched off: a prompt is never cut silently. Token ids are the record; `decode` gives a view of them and drops
-special tokens.
+What a task says is text and never a control token, in every form: a special token, a marker of the chat template or a stop
+token that a prompt spells is encoded as the characters it is written with. A prompt of form `text` is encoded with the
+post-processor that `tokenizer.json` declares (a start token where the policy was trained with one), and with no other control
+token. Of form `chat` it stands inside of the policy's chat template and has the ids that transformers gives the whole.
+Truncation and padding saved in the file are switched off: a prompt is never cut silently. Token ids are the record; `decode`
+gives a view of them and drops special tokens.
 """
 
 from __future__ import annotations
@@ -12,33 +13,56 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from instar.artifact import Policy
-from instar.components.chat_template import frame, read_template
+from instar.components.chat_template import Frame, Template, frame, read_template
+from instar.components.policy_files import library, read_object, read_text
 from instar.errors import ArtifactError, ContractError, InstarError
 
 FORMS = ("text", "chat")
 _EOS_FILES = ("generation_config.json", "config.json")
-_PROBE = "What is 12 + 7?\nAnswer in one word, please."
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Chat:
-    """The encoded halves of a chat template, and a tokenizer to which control tokens are ordinary text."""
+    """What goes around a message. `opening` and `closing` are ids up to the last and from the first control token of the
+    template, `before` and `after` the text between them and the message; `marks` all control tokens of the template."""
 
-    head: list[int]
-    tail: list[int]
-    control: frozenset[int]
-    trims: bool
+    template: Template
+    frame: Frame
+    whole: Any
     plain: Any
+    control: frozenset[int]
+    opening: list[int]
+    before: str
+    after: str
+    closing: list[int]
+
+    @property
+    def marks(self) -> list[int]:
+        return [i for i in (*self.opening, *self.closing) if i in self.control]
 
     def ids(self, message: str) -> list[int]:
-        return [*self.head, *self.plain.encode(message, add_special_tokens=False).ids, *self.tail]
+        """Return the ids of the rendered text; of a message that spells a control token, those of its characters."""
+        rendered = f"{self.frame.head}{message}{self.frame.tail}"
+        if self.template.render(message) != rendered:
+            raise _refuse(
+                "a template that puts the same around every message",
+                f"other text around {message[:40]!r}",
+                "Tasks:prompt",
+                "reword the prompt, or choose a prompt template of form text",
+            )
+        ids = _encode(self.whole, rendered, False)
+        if [i for i in ids if i in self.control] != self.marks:
+            middle = _encode(self.plain, f"{self.before}{message}{self.after}", False)
+            ids = [*self.opening, *middle, *self.closing]
+        return ids
 
 
 class TextTokenizer:
@@ -49,28 +73,32 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        file = folder / "tokenizer.json"
-        if not file.is_file():
+        file, text = folder / "tokenizer.json", read_text(folder, "tokenizer.json")
+        if text is None:
             raise _wrong("a tokenizer.json", "no such file", file, "export the policy with its fast tokenizer")
-        try:
-            self._tokenizer: Any = Tokenizer.from_str(file.read_text())
-        except Exception as error:  # the library raises bare Exception for a malformed file
-            raise _wrong("a tokenizer the library can read", str(error), file, "export the tokenizer again") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._folder = folder
+        self._file, self._text = file, text
+        self._tokenizer: Any = _made(text, file)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self._config = read_object(folder, "tokenizer_config.json")
         self.eos_ids: frozenset[int] = self._eos_ids(folder)
         self.pad_id: int = self._pad_id(folder)
+        self._template: Template | InstarError = _template(folder)
+        self._control = self._control_ids(())
+        self._plain = self._ordinary(self._control)
+        self._unknown = self._unknown_id()
+        self._due = self._controls(_encode(self._plain, "", True), self._control)
         probe = self.encode("0")
         if len(probe) > 1 and probe[-1] in self.eos_ids:
             raise _wrong("prompts left open", f"a post-processor that appends stop id {probe[-1]}", file, "remove it")
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a prompt, including what the post-processor adds."""
-        return list(self._tokenizer.encode(text).ids)
+        """Return the token ids of a prompt, including what the post-processor adds and no other control token.
+
+        Raises `ContractError` for a text that the tokenizer cannot encode, or only with a control token.
+        """
+        ids = _encode(self._plain, text, True)
+        self._check(ids, self._control, self._due)
+        return ids
 
     def encode_prompt(self, prompt: str, form: str) -> list[int]:
         """Return the ids of a task's prompt: as `encode` for form `text`, inside the chat template for form `chat`.
@@ -83,41 +111,75 @@ class TextTokenizer:
         if form != "chat":
             raise _refuse(f"a form of {', '.join(FORMS)}", repr(form), "Tasks:form", "correct the task's form")
         chat = self._chat
-        if chat.trims and prompt != prompt.strip():
+        if chat.frame.trims and prompt != prompt.strip():
             raise _refuse("a prompt without blanks at its ends", repr(prompt[:40]), "Tasks:prompt", "strip the prompt")
         ids = chat.ids(prompt)
-        forged = chat.control & set(ids[len(chat.head) : len(ids) - len(chat.tail)])
-        if forged:
-            raise _refuse("no control token in a prompt", f"ids {sorted(forged)}", "Tasks:prompt", "reword the prompt")
+        self._check(ids, chat.control, chat.marks)
         return ids
 
     @cached_property
     def _chat(self) -> _Chat:
         """Render, split and encode the chat template, on first use."""
-        from tokenizers import Tokenizer
-
-        template, tokens = read_template(self._folder)
-        found = frame(template, tokens, str(self._folder))
-        head, tail = (
-            list(self._tokenizer.encode(text, add_special_tokens=False).ids) for text in (found.head, found.tail)
+        if isinstance(self._template, InstarError):
+            raise self._template
+        found, whole = frame(self._template), _made(self._text, self._file)
+        head, tail = (_encoding(whole, text, False) for text in (found.head, found.tail))
+        control = self._control_ids((*head.ids, *tail.ids))
+        last = max((n + 1 for n, i in enumerate(head.ids) if i in control), default=0)
+        first = next((n for n, i in enumerate(tail.ids) if i in control), len(tail.ids))
+        return _Chat(
+            template=self._template,
+            frame=found,
+            whole=whole,
+            plain=self._plain if control == self._control else self._ordinary(control),
+            control=control,
+            opening=list(head.ids[:last]),
+            before=found.head[head.offsets[last - 1][1] :] if last else found.head,
+            after=found.tail[: tail.offsets[first][0]] if first < len(tail.ids) else found.tail,
+            closing=list(tail.ids[first:]),
         )
-        spec = json.loads(self._tokenizer.to_str())
-        used = {*head, *tail, *self.eos_ids}
-        for token in spec["added_tokens"]:  # a marker of the template is a control token, whatever the file calls it
-            token["special"] = token["special"] or token["id"] in used
-        plain: Any = Tokenizer.from_str(json.dumps(spec))
+
+    def _ordinary(self, control: frozenset[int]) -> Any:
+        """Return a tokenizer to which control tokens are ordinary text: the one that decodes, where the file names them all."""
+        plain = self._tokenizer
+        if control != {number for number, token in plain.get_added_tokens_decoder().items() if token.special}:
+            spec = json.loads(self._text)
+            added = [token | {"special": token["id"] in control} for token in spec["added_tokens"]]
+            plain = _made(json.dumps(spec | {"added_tokens": added}), self._file)
         plain.encode_special_tokens = True
-        control = frozenset(token["id"] for token in spec["added_tokens"] if token["special"])
-        chat = _Chat(head=head, tail=tail, control=control, trims=found.trims, plain=plain)
-        whole = list(self._tokenizer.encode(f"{found.head}{_PROBE}{found.tail}", add_special_tokens=False).ids)
-        if chat.ids(_PROBE) != whole:
-            raise _refuse(
-                "a message that is encoded alike alone and inside of its template",
-                "other tokens at its borders",
-                f"tokenizer.json of {self._folder}",
-                "choose a prompt template of form text",
-            )
-        return chat
+        return plain
+
+    def _control_ids(self, rendered: Iterable[int]) -> frozenset[int]:
+        """Return the added tokens that structure a conversation, whatever the file calls them: special ones, those that
+        the folder names, and the signs (no words, no blanks) that its chat template writes or `rendered` holds."""
+        source = self._template.source if isinstance(self._template, Template) else ""
+        named, used = {_content(v) for k, v in self._config.items() if k.endswith("_token")}, {*rendered}
+        found = set()
+        for number, token in self._tokenizer.get_added_tokens_decoder().items():
+            text = token.content
+            sign = bool(text.strip()) and not text.isalnum() and (text in source or number in used)
+            if token.special or number in self.eos_ids or text in named or sign:
+                found.add(number)
+        return frozenset(found)
+
+    def _controls(self, ids: Iterable[int], control: frozenset[int]) -> list[int]:
+        return [i for i in ids if i in control and i != self._unknown]
+
+    def _unknown_id(self) -> int | None:
+        """Return the id that stands for characters outside of the vocabulary, unless it ends an answer."""
+        from tokenizers import models
+
+        model = self._tokenizer.model
+        text = getattr(model, "unk_token", None)
+        found: int | None = None if text is None else self._tokenizer.token_to_id(text)
+        if isinstance(model, models.Unigram):  # it keeps an id, and shows it in the file alone
+            found = json.loads(self._text)["model"].get("unk_id")
+        return None if found in self.eos_ids else found
+
+    def _check(self, ids: Sequence[int], control: frozenset[int], due: Sequence[int]) -> None:
+        found = Counter(self._controls(ids, control)) - Counter(due)
+        if found:
+            raise _refuse("no control token in a prompt", f"ids {sorted(found)}", "Tasks:prompt", "reword the prompt")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens. Encoding it again may give other ids."""
@@ -125,10 +187,11 @@ class TextTokenizer:
 
     def _eos_ids(self, folder: Path) -> frozenset[int]:
         for name in _EOS_FILES:
-            value = _json(folder / name).get("eos_token_id")
+            value = read_object(folder, name).get("eos_token_id")
             if value is not None and value != []:
-                return frozenset([value] if isinstance(value, int) else value)
-        found = self._named(folder, "eos_token")
+                many = value if isinstance(value, list) else [value]
+                return frozenset(_id(one, f"{folder / name}:eos_token_id") for one in many)
+        found = self._named("eos_token")
         if found is None:
             raise _wrong(
                 "a stop token (eos_token_id or eos_token)",
@@ -139,14 +202,16 @@ class TextTokenizer:
         return frozenset([found])
 
     def _pad_id(self, folder: Path) -> int:
-        values = [_json(folder / name).get("pad_token_id") for name in _EOS_FILES]
-        values.append(self._named(folder, "pad_token"))
-        return next((int(v) for v in values if v is not None), min(self.eos_ids))
+        for name in _EOS_FILES:
+            value = read_object(folder, name).get("pad_token_id")
+            if value is not None and value != -1:  # -1 is how some families write none
+                return _id(value, f"{folder / name}:pad_token_id")
+        found = self._named("pad_token")
+        return min(self.eos_ids) if found is None else found
 
-    def _named(self, folder: Path, key: str) -> int | None:
+    def _named(self, key: str) -> int | None:
         """Return the id of a token that `tokenizer_config.json` names by its text."""
-        value = _json(folder / "tokenizer_config.json").get(key)
-        text = value.get("content") if isinstance(value, dict) else value
+        text = _content(self._config.get(key))
         return None if text is None else self._tokenizer.token_to_id(text)
 
 
@@ -177,12 +242,58 @@ _SHARED: dict[str, TextTokenizer] = {}
 def _read(file: Path) -> bytes:
     """Return what of a file the tokenizer depends on: of `config.json` only the stop and padding ids."""
     if file.name != "config.json":
-        return file.read_bytes()
-    return json.dumps({key: _json(file).get(key) for key in ("eos_token_id", "pad_token_id")}).encode()
+        return (read_text(file.parent, file.name) or "").encode()
+    record = read_object(file.parent, file.name)
+    return json.dumps({key: record.get(key) for key in ("eos_token_id", "pad_token_id")}).encode()
 
 
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+def _template(folder: Path) -> Template | InstarError:
+    """Return the chat template of a folder, or the error to raise when a prompt needs it."""
+    try:
+        return read_template(folder)
+    except InstarError as error:
+        return error
+
+
+def _made(text: str, file: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    with library("a tokenizer the library can read", str(file), "export the tokenizer again"):
+        made: Any = Tokenizer.from_str(text)
+        made.no_truncation()
+        made.no_padding()
+        if getattr(made.model, "dropout", None):
+            made.model.dropout = None  # a text has the same ids every time
+    return made
+
+
+def _encoding(tokenizer: Any, text: str, special: bool) -> Any:
+    where, action = "Tasks:prompt", "use another text, or a tokenizer that knows its characters"
+    try:
+        with library("a text that the policy's tokenizer can encode", where, action):
+            return tokenizer.encode(text, add_special_tokens=special)
+    except ArtifactError as error:
+        raise _refuse(error.expected, error.found, where, action) from error
+
+
+def _encode(tokenizer: Any, text: str, special: bool) -> list[int]:
+    return list(_encoding(tokenizer, text, special).ids)
+
+
+def _content(value: Any) -> str | None:
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def _id(value: Any, where: str) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ArtifactError(
+            expected="a token id, or a list of them",
+            found=repr(value)[:100],
+            where=where,
+            action="export the policy again",
+        )
+    return value
 
 
 def _refuse(expected: str, found: str, where: str, action: str) -> ContractError:

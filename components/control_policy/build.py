@@ -6,7 +6,6 @@ architectures that share a part start with the same weights there, and no global
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from instar import seeds
+from instar.components import policy_files
 from instar.components.control_policy.behaviour_cloning import BehaviourCloning
 from instar.components.control_policy.config import Arch, BcArch, ControlTask
 from instar.components.control_policy.decision_mamba import DecisionMamba
@@ -98,12 +98,15 @@ def load(path: Path) -> ControlPolicy:
     Raises `ArtifactError` for an unknown or unreadable `config.json`, for weights that are missing, left over or of
     another shape, and for stored units that differ from the task's.
     """
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
-    kind = _kind(path)
+    record = policy_files.config(path)
+    if record["model_type"] not in MODELS:
+        raise _bad(path, f"model_type one of {', '.join(MODELS)}", record["model_type"])
+    kind = MODELS[record["model_type"]]
+    policy_files.check_weights(path, record, lambda: kind(kind.config_class.from_pretrained(path)))
     logging.disable_progress_bar()
-    try:
+    with policy_files.library("a readable checkpoint", str(path), "save the policy again"):
         read: Any = kind.from_pretrained(
             path,
             local_files_only=True,
@@ -112,8 +115,6 @@ def load(path: Path) -> ControlPolicy:
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise _bad(path, "a readable checkpoint", str(error).splitlines()[0]) from error
     model: ControlPolicy = read[0]
     info: dict[str, Any] = read[1]
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
@@ -128,17 +129,6 @@ def load(path: Path) -> ControlPolicy:
         raise _bad(path, "weights and config.json of one task", f"another {', '.join(changed)}")
     model.eval()
     return model
-
-
-def _kind(path: Path) -> type[ControlPolicy]:
-    try:
-        stored: Any = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _bad(path, "config.json of a policy", str(error)) from error
-    name = stored.get("model_type") if isinstance(stored, dict) else None
-    if name not in MODELS:
-        raise _bad(path, f"model_type one of {', '.join(MODELS)}", str(name))
-    return MODELS[name]
 
 
 def _bad(path: Path, expected: str, found: str) -> ArtifactError:

@@ -1,9 +1,10 @@
 """Build the task pools of all arms: deterministic, and no task is in two pools.
 
 Pools are filled in the order test (`id`, `ood`), `val`, `train`, over all arms, so that training is what gives way when
-a domain is small. Two items are the same task when their keys are equal (for Countdown: same numbers in any order and
-same target), which is stricter than equal text. Solved items that a template shows are drawn before all pools, the same
-for every seed, and are in none. Every item's stored answer is checked with the verifier that will score it.
+a domain is small. Two items are the same task when their keys are equal, which is stricter than equal text: operands, numbers,
+clues and examples in another order make no new task. Different tasks may have equal answers. Solved items that a template shows
+are drawn before all pools, the same for every seed, and are in none. Every item's stored answer is checked with the verifier that
+will score it.
 """
 
 from __future__ import annotations

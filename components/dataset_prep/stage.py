@@ -46,4 +46,4 @@ def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     return metrics
 
 
-STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=5)
+STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=6)

@@ -13,8 +13,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instar.components import policy_files
 from instar.components.dataset_prep.config import Checkpoint, FromScratch, Packaged, TextConfig
 from instar.components.dataset_prep.pools import build_tasks
+from instar.components.policy_io import read_language_model
 from instar.components.tokenizer import TextTokenizer
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, ContractError, NumericsError
@@ -77,9 +79,7 @@ def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
 
 def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
     """Copy a checkpoint into the lineage as safetensors. Remote code is never run."""
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoTokenizer
 
     if config.path.startswith(("/", ".", "~")) and not Path(config.path).is_dir():
         raise ConfigError(
@@ -88,33 +88,27 @@ def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
             where=f"dataset_prep.initial.path={config.path}",
             action="pass --model with the folder of a checkpoint, or a hub id: NAME or OWNER/NAME",
         )
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            config.path, trust_remote_code=False, use_safetensors=True, dtype="auto"
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(
-            expected="a transformers checkpoint with safetensors weights",
-            found=" ".join(str(error).split())[:200],
-            where=f"dataset_prep.initial.path={config.path}",
-            action="pass --model with a folder or a hub id this machine can reach",
-        ) from error
-    try:
+    where = f"dataset_prep.initial.path={config.path}"
+    reached = policy_files.library(
+        "a transformers checkpoint with safetensors weights",
+        where,
+        "pass --model with a folder or a hub id this machine can reach",
+        ConfigError,
+    )
+    model = read_language_model(config.path, where, local_files_only=False, library=reached)
+    with policy_files.library(
+        "a tokenizer beside the weights",
+        where,
+        "copy tokenizer.json and tokenizer_config.json of the model into the folder",
+        ConfigError,
+    ):
         tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            expected="a tokenizer beside the weights",
-            found=" ".join(str(error).split())[:200],
-            where=f"dataset_prep.initial.path={config.path}",
-            action="copy tokenizer.json and tokenizer_config.json of the model into the folder",
-        ) from error
     broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
     if broken:
         raise NumericsError(
             expected="finite weights",
             found=f"NaN or infinity in {len(broken)} tensors, first {broken[0]}",
-            where=f"dataset_prep.initial.path={config.path}",
+            where=where,
             action="export the checkpoint again",
         )
     model.save_pretrained(folder)
@@ -128,7 +122,7 @@ def check_prompts(rows: list[TaskRow], folder: Path) -> None:
     Raises the errors of `TextTokenizer`, and `ContractError` for ids that the model has no embedding for.
     """
     tokenizer = TextTokenizer(folder)
-    vocabulary = json.loads((folder / "config.json").read_text()).get("vocab_size", tokenizer.vocab_size)
+    vocabulary = policy_files.read_object(folder, "config.json").get("vocab_size", tokenizer.vocab_size)
     for row in {row.arm: row for row in rows}.values():
         largest = max(tokenizer.encode_prompt(row.prompt, row.form))
         if largest >= vocabulary:

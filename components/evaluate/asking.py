@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite
 
-from instar.components.reward.extract import extract
+from instar.components.reward.extract import locate
 from instar.components.rollout.engine import Engine, Request, Sample
 from instar.components.tokenizer import TextTokenizer
 
@@ -55,13 +55,11 @@ class Asker:
     def probability(self, reply: Reply, style: str) -> float | None:
         """Return the probability of the token that begins the answer in `reply`; None without an answer or log-probabilities.
 
-        The answer stands where `extract` finds it. Of a verdict of one word the first token decides.
+        Of a verdict of one word the first token decides.
         """
-        answer, ids = extract(reply.text, style), reply.sample.token_ids
+        answer, ids = locate(reply.text, style), reply.sample.token_ids
         if answer is None or len(reply.sample.logprobs) != len(ids):
             return None
-        box = max(0, reply.text.rfind("\\boxed")) if style == "boxed" else 0
-        place = reply.text.find(answer, box) if style != "tag" else reply.text.rfind(answer)
-        first = bisect_right(range(len(ids) + 1), place, key=lambda n: len(self.tokenizer.decode(ids[:n]))) - 1
+        first = bisect_right(range(len(ids) + 1), answer[0], key=lambda n: len(self.tokenizer.decode(ids[:n]))) - 1
         value = reply.sample.logprobs[min(first, len(ids) - 1)]
         return exp(min(0.0, value)) if isfinite(value) else None

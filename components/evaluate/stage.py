@@ -133,4 +133,4 @@ def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
     return out
 
 
-STAGE = Stage("evaluate", Ins, Outs, Config, evaluate, version=3)
+STAGE = Stage("evaluate", Ins, Outs, Config, evaluate, version=4)

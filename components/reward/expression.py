@@ -1,8 +1,8 @@
 """Exact value of arithmetic written by a model: tokens, then recursive descent over rationals. Nothing is executed.
 
 Grammar: sum = product (("+" | "-") product)*; product = factor (("*" | "/") factor)*; factor = ("+" | "-")* (integer |
-"(" sum ")"). No powers, no floor division, no decimals, no names. Typographic signs and their LaTeX commands are
-accepted.
+"(" sum ")"). No powers, no floor division, no decimals, no names. Typographic signs (`signs.SIGNS`), the digits of every
+script and the LaTeX commands of the four operations are accepted.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from instar.components.reward.signs import plain
+
 MAX_CHARS, MAX_DIGITS, MAX_DEPTH = 2_000, 18, 50
-_SIGNS = {"×": "*", "·": "*", "÷": "/", "−": "-"}
-_COMMANDS = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
-_SIGN = re.compile(r"×|·|÷|−|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|\\div(?![A-Za-z])|\\left(?=\()|\\right(?=\))")
+_COMMANDS = {r"\times": "*", r"\cdot": "*", r"\ast": "*", r"\div": "/", r"\left": "", r"\right": ""}
+_COMMAND = re.compile(r"\\(?:times|cdot|ast|div)(?![A-Za-z])|\\left(?=\()|\\right(?=\))")
 _TOKEN = re.compile(r"\s*([0-9]+|[-+*/()])")
 
 
@@ -25,7 +26,7 @@ def tokenise(text: str) -> list[str]:
     """Return integers, operators and parentheses in order. Raises `ExpressionError` on anything else."""
     if len(text) > MAX_CHARS:
         raise ExpressionError(f"{len(text)} characters, more than {MAX_CHARS}")
-    text = _SIGN.sub(lambda match: (_SIGNS | _COMMANDS)[match.group()], text).rstrip()
+    text = _COMMAND.sub(lambda match: _COMMANDS[match.group()], plain(text)).rstrip()
     tokens, position = [], 0
     while position < len(text):
         match = _TOKEN.match(text, position)

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeAlias
 
 from instar.errors import ConfigError, nearest
 
 _BOX = re.compile(r"\\boxed\s*\{|\\[{}\\]|[{}]")
 _TAG = re.compile(r"<(/?)answer>")
+_BLANK = re.compile(r"\s*")
+Span: TypeAlias = tuple[int, int]
+"""First character of a part of a text, and the one behind its last."""
 
 
-def boxed(text: str) -> str | None:
-    r"""Return the content of the last balanced `\boxed{...}`. Of nested boxes the innermost last one counts.
+def boxed(text: str) -> Span | None:
+    r"""Return the content of the last balanced `\boxed{...}` that is not blank. Of nested boxes the innermost last one counts.
 
     `\{` and `\}` are printed braces, not structure. A box that is never closed does not count.
     """
     open_braces: list[int] = []  # where the content of an open box starts; -1 for a plain brace
-    best: tuple[int, int] | None = None
+    best: Span | None = None
     for match in _BOX.finditer(text):
         token = match.group()
         if token.startswith("\\boxed"):
@@ -29,32 +33,32 @@ def boxed(text: str) -> str | None:
             open_braces.append(-1)
         elif token == "}" and open_braces:
             start = open_braces.pop()
-            if start > (best[0] if best else -1):
+            if start > (best[0] if best else -1) and not _BLANK.fullmatch(text, start, match.start()):
                 best = (start, match.start())
-    return text[best[0] : best[1]] if best else None
+    return best
 
 
-def line(text: str) -> str | None:
+def line(text: str) -> Span | None:
     """Return the first line."""
-    return text.partition("\n")[0]
+    return 0, len(text.partition("\n")[0])
 
 
-def tag(text: str) -> str | None:
-    """Return the content of the last complete `<answer>...</answer>`."""
+def tag(text: str) -> Span | None:
+    """Return the content of the last complete `<answer>...</answer>` that is not blank."""
     start, best = -1, None
     for match in _TAG.finditer(text):
         if not match.group(1):
             start = match.end()
         elif start >= 0:
-            best, start = text[start : match.start()], -1
+            best, start = best if _BLANK.fullmatch(text, start, match.start()) else (start, match.start()), -1
     return best
 
 
-STYLES: dict[str, Callable[[str], str | None]] = {"boxed": boxed, "line": line, "tag": tag}
+STYLES: dict[str, Callable[[str], Span | None]] = {"boxed": boxed, "line": line, "tag": tag}
 
 
-def extract(text: str, style: str) -> str | None:
-    """Return the stripped answer in `text`, or None when there is none or it is blank.
+def locate(text: str, style: str) -> Span | None:
+    """Return where the answer in `text` stands, blanks around it left out; None when there is none or it is blank.
 
     Unknown styles are a `ConfigError`.
     """
@@ -65,5 +69,15 @@ def extract(text: str, style: str) -> str | None:
             where="reward.style",
             action=nearest(style, STYLES),
         )
-    answer = STYLES[style](text)
-    return (answer.strip() or None) if answer is not None else None
+    found = STYLES[style](text)
+    if found is None:
+        return None
+    answer = text[slice(*found)]
+    start = found[0] + len(answer) - len(answer.lstrip())
+    return (start, start + len(answer.strip())) if answer.strip() else None
+
+
+def extract(text: str, style: str) -> str | None:
+    """Return the answer in `text` that `locate` finds, or None."""
+    found = locate(text, style)
+    return None if found is None else text[slice(*found)]

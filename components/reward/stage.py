@@ -50,4 +50,4 @@ def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
             return refine(ins.rollouts, ins.policy, ins.data, outs.scores, config, ctx)
 
 
-STAGE = Stage("reward", Ins, Outs, Config, reward, version=5)
+STAGE = Stage("reward", Ins, Outs, Config, reward, version=6)

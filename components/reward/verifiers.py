@@ -20,12 +20,14 @@ from instar.components.derived.item import style_of
 from instar.components.reward.expression import ExpressionError, evaluate_tokens, integers, tokenise
 from instar.components.reward.extract import extract
 from instar.components.reward.labels import read_label
+from instar.components.reward.signs import statement
 from instar.errors import ContractError, nearest
 from instar.rows import TaskRow
 
-VERSION = 1
+VERSION = 2
 TOLERANCE = Fraction(1, 100_000)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?(?:/[0-9]{1,40})?")
+_WHOLE = r"(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})"
+_NUMBER = re.compile(rf"[+-]?(?:{_WHOLE}(?:\.[0-9]{{1,40}})?|\.[0-9]{{1,40}})(?:/[0-9]{{1,40}})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +99,11 @@ def arc1d(answer: str, reference: Reference) -> Verdict:
 
 
 def number(answer: str, reference: Reference) -> Verdict:
-    """Compare exact rationals: integers (thousands separators allowed), decimals and fractions; no powers of ten."""
+    """Compare exact rationals: integers (thousands separators allowed), decimals and fractions; no powers of ten.
+
+    `.5`, `5.` and `42.` are numbers, and an en dash is a minus (`signs.statement`). Percent signs and units are no part of a
+    number.
+    """
     if reference["answer"] is None:
         return Abstain(reason="the task has no label")
     expected = _number(str(reference["answer"]))
@@ -108,12 +114,15 @@ def number(answer: str, reference: Reference) -> Verdict:
 
 
 def countdown(answer: str, reference: Reference) -> Verdict:
-    """Accept an expression of exactly the given integers, each as often as given, whose value is the target."""
+    """Accept an expression of exactly the given integers, each as often as given, whose value is the target.
+
+    Signs are read as `signs.statement` does: a closing full stop and typographic operators carry no meaning.
+    """
     numbers, target = sorted(reference["numbers"]), Fraction(reference["target"])
     if not numbers or not all(type(n) is int for n in numbers):
         raise TypeError(f"numbers are {numbers}, not integers")
     try:
-        tokens = tokenise(answer)
+        tokens = tokenise(statement(answer))
         right = sorted(integers(tokens)) == numbers and abs(evaluate_tokens(tokens) - target) <= TOLERANCE
     except ExpressionError:
         right = False
@@ -181,7 +190,7 @@ def _text(value: object) -> str:
 
 def _number(text: str) -> Fraction | None:
     """Return the exact value of a written number, or None when it is not one (or divides by zero)."""
-    text = text.strip().replace("−", "-")
+    text = statement(text)
     if not _NUMBER.fullmatch(text):
         return None
     numerator, _, denominator = text.replace(",", "").partition("/")

@@ -164,3 +164,20 @@ def test_scoring_reads_token_ids_and_changes_none() -> None:
     seen: list[list[int]] = []
     score_rollouts({"t": TASK}, tried, lambda ids: (seen.append(ids), decode(ids))[1], config())
     assert tried[0].token_ids == before == seen[0]
+
+
+@pytest.mark.parametrize(
+    ("verifier", "reference", "text"),
+    [
+        ("number", {"answer": "1/2"}, r"\boxed{.5}"),
+        ("number", {"answer": "5"}, r"\boxed{5.}"),
+        ("number", {"answer": "-42"}, "\\boxed{\u201342.}"),
+        ("number", {"answer": "7"}, r"\boxed{7}, as asked in \boxed{}"),
+        ("countdown", {"numbers": [2, 6], "target": 3}, "\\boxed{6\u22152}"),
+        ("countdown", {"numbers": [2, 6], "target": 12}, "\\boxed{2\u22176}, \\boxed{2\u22c56}"),
+    ],
+)
+def test_a_right_answer_in_other_signs_is_not_scored_0(verifier: str, reference: dict[str, object], text: str) -> None:
+    task = dataclasses.replace(TASK, verifier=verifier, reference=json.dumps(reference))
+    (found,) = score_rollouts({"t": task}, rollouts(text), decode, VerifyConfig(style="boxed"))
+    assert found.correct == 1.0 and found.format_ok == 1.0

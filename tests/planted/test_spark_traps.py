@@ -23,7 +23,7 @@ from instar.components.reward.config import Config, RecycleConfig, VerifyConfig
 from instar.components.reward.extract import STYLES, extract
 from instar.components.reward.recycle import Cache, recycle
 from instar.components.reward.score import score_rollouts
-from instar.components.reward.verifiers import Score, verify
+from instar.components.reward.verifiers import VERSION, Score, verify
 from instar.components.update.advantages import advantages
 from instar.components.update.experience import join
 from instar.errors import ConfigError
@@ -60,7 +60,7 @@ def test_1_what_the_judge_says_never_reaches_the_reward_of_an_answer() -> None:
         step.tasks[row.task_id] = row
         step.rollouts += [rollout(row, "judging", i, said) for i in range(8)]
         found.append(score_rollouts(step.tasks, step.rollouts, decode, TERSE)[:8])
-    assert found[0] == found[1] == found[2] and {s.scorer for s in found[0]} == {"exact/1"}
+    assert found[0] == found[1] == found[2] and {s.scorer for s in found[0]} == {f"exact/{VERSION}"}
     with pytest.raises(ConfigError, match="judge_as_reward"):
         configs.from_dict(Config, {"strategy": "verify", "judge_as_reward": True})
 

@@ -1,6 +1,7 @@
 """ARC-1D: find the rule that maps a row of digits to another, from example pairs (SEC section 3; data: reasoning-gym).
 
-In 1 to 5 % of the items the output repeats the input; `features.copy` marks them, because copying scores there.
+Examples in another order make the same task (`key`). In 1 to 5 % of the items the output repeats the input; `features.copy`
+marks them, because copying scores there.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ def generate(params: dict[str, int], seed: int, index: int) -> Item:
     pairs: list[tuple[list[int], list[int]]] = [(e["input"], e["output"]) for e in facts["train_examples"]]
     question, answer = facts["test_example"]["input"], facts["test_example"]["output"]
     shown = "\n".join(f"{_row(a)} -> {_row(b)}" for a, b in pairs)
-    terse = "".join(f"{_row(a, '')}>{_row(b, '')};" for a, b in pairs) + f"{_row(question, '')}>"
+    examples = [f"{_row(a, '')}>{_row(b, '')};" for a, b in pairs]
+    asked = f"{_row(question, '')}>"
     return Item(
         prompt_body=(
             "One rule turns each row of digits on the left into the row on the right.\n"
             f"{shown}\nApply the same rule to this row:\n{_row(question)}"
         ),
-        terse=terse,
+        terse="".join([*examples, asked]),
         reference={"answer": _row(answer)},
         features={"size": p["size"], "rule": facts["task_name"], "copy": question == answer},
-        key=terse,
+        key="".join([*sorted(examples), asked]),
     )
 
 

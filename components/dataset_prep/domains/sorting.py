@@ -1,6 +1,9 @@
 """Sorting: write `length` digits in ascending order. A ladder on which each level is a little harder than the last.
 
 The answer space grows as the number of multisets, C(length + 9, 9), so guessing pays nothing beyond length 2.
+
+Two tasks are one (`key`) when they show the same digits in the same order. Another order is another question with the same
+answer: three digits have 220 answers and four 715, so most test tasks of these lengths share theirs with a training task.
 """
 
 from __future__ import annotations

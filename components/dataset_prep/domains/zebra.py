@@ -3,6 +3,7 @@
 A clue set is grown against counterexamples: while an assignment other than the truth fits, a true clue that this
 assignment breaks is added. Then every clue is dropped whose removal leaves the solution unique, so the final set is
 minimal. The answer is one of k names, so a blind guess is right with probability 1/k (`reference.chance`).
+Clues in another order, or said the other way round, make the same puzzle (`key`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from random import Random
 
 from instar.components.dataset_prep.domains.item import Domain, Item, require, resolve
-from instar.components.dataset_prep.domains.zebra_solver import RELATIONS, Clue, find_other, holds
+from instar.components.dataset_prep.domains.zebra_solver import RELATIONS, Clue, canonical, find_other, holds
 from instar.components.dataset_prep.domains.zebra_words import CATEGORIES, clue_terse, clue_text
 
 DEFAULTS = {"people": 3, "characteristics": 3}
@@ -89,7 +90,7 @@ def _item(chosen: list[int], words: list[str], clues: list[Clue], k: int, answer
         terse=terse,
         reference={"answer": answer, "chance": 1.0 / k},
         features={"people": k, "characteristics": len(chosen), "clues": len(clues)},
-        key=terse,
+        key="|".join(listed) + "|" + ";".join(sorted(clue_terse(canonical(clue), words) for clue in clues)),
     )
 
 

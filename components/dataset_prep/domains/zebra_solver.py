@@ -31,6 +31,14 @@ RELATIONS: dict[str, Callable[[int, int], bool]] = {
 Bound = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
+def canonical(clue: Clue) -> Clue:
+    """Return one of the two ways to say a clue: `b` right of `a` is `a` left of `b`, and three relations work both ways."""
+    kind, a, b = clue
+    if kind == "right":
+        return Clue("left", b, a)
+    return Clue(kind, min(a, b), max(a, b)) if kind in ("same", "apart", "beside") else clue
+
+
 def holds(clue: Clue, houses: Sequence[int]) -> bool:
     """Return whether an assignment of houses satisfies a clue."""
     if clue.kind == "at":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.components.reward.extract import STYLES, extract
+from instar.components.reward.extract import STYLES, extract, locate
 from instar.errors import ConfigError
 
 CASES = [
@@ -29,6 +29,9 @@ CASES = [
     ("boxed", "the answer is 3", None),
     ("boxed", "", None),
     ("boxed", "\\boxed{a\nb}", "a\nb"),
+    ("boxed", r"\boxed{7}, as asked in \boxed{}", "7"),
+    ("boxed", r"\boxed{7}, in \boxed{ } or \boxed {}", "7"),
+    ("boxed", r"\boxed{\boxed{}} then nothing", r"\boxed{}"),
     ("line", "3+4", "3+4"),
     ("line", "  3+4 \nrest", "3+4"),
     ("line", "3\r\nrest", "3"),
@@ -42,6 +45,7 @@ CASES = [
     ("tag", "<answer>a</answer></answer>", "a"),
     ("tag", "<answer>a</answer><answer>open", "a"),
     ("tag", "<answer></answer>", None),
+    ("tag", "<answer>7</answer>, as asked in <answer> </answer>", "7"),
     ("tag", "</answer>a<answer>", None),
     ("tag", "<ANSWER>a</ANSWER>", None),
 ]
@@ -73,6 +77,13 @@ def test_the_answer_is_a_stripped_part_of_the_text(text: str) -> None:
     for style in STYLES:
         answer = extract(text, style)
         assert answer is None or (answer in text and answer == answer.strip() != "")
+
+
+@given(st.text(alphabet="ab{}\\ boxed<answer/>\n", max_size=60))
+def test_the_answer_lies_where_it_is_located(text: str) -> None:
+    for style in STYLES:
+        place = locate(text, style)
+        assert extract(text, style) == (None if place is None else text[place[0] : place[1]])
 
 
 def test_an_unknown_style_names_the_nearest() -> None:

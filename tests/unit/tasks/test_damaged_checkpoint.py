@@ -9,7 +9,7 @@ import pytest
 
 from instar.components.dataset_prep.config import Checkpoint
 from instar.components.dataset_prep.text import _checkpoint
-from instar.errors import ConfigError
+from instar.errors import ArtifactError, ConfigError
 
 
 def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
@@ -19,7 +19,9 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with pytest.raises(ConfigError, match="safetensors weights"):
+    with pytest.raises(
+        ArtifactError, match=r"header within the file's 10 bytes; found one of 16; at .*model\.safetensors:header"
+    ):
         _checkpoint(Checkpoint(path=str(tmp_path)), tmp_path / "out")
 
 
