@@ -8,8 +8,8 @@ themselves they answer far worse than their rounded values do (docs/performance.
 policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
 `base.safetensors` holds the unmerged matrices in place of the masters. What the files hold also stays in memory as `Kept`, under
 `("pending-trainer", str(folder))` and, after the commit, `("trainer", digest)`: the next update in the same process reads
-no file. Outputs that do not outlive the process (`ctx.durable` is false) have it there alone; their `optimizer.safetensors`
-is empty.
+no file. Outputs that do not outlive the process (`ctx.durable` is false) have it there alone, on the device unless `moments`
+says otherwise; their `optimizer.safetensors` is empty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -147,8 +147,8 @@ class Learner:
             ctx.resident[("pending-trainer", str(target.path))] = Kept(
                 model=weakref.ref(model),
                 versions=versions(model),
-                tensors={name: value.cpu() for name, value in tensors.items()},
-                base={name: value.cpu() for name, value in base.items()},
+                tensors=at_rest(tensors, self.config.moments),
+                base=at_rest(base, self.config.moments),
                 masters=masters,
             )
         return model
@@ -256,6 +256,11 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def at_rest(tensors: dict[str, Tensor], where: Literal["device", "host"]) -> dict[str, Tensor]:
+    """Return the tensors where they wait for the next step: as they are, or copied to host memory."""
+    return tensors if where == "device" else {name: value.cpu() for name, value in tensors.items()}
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -71,7 +71,9 @@ class Ranks:
 
         def whole(mine: Sequence[Tensor]) -> list[Tensor]:
             parts = [mine[a:b] for a, b in pairwise(ends)]
-            return [x for part, step in zip(parts, steps, strict=True) for x in self.everywhere(part, step, dtype, device)]
+            return [
+                x for part, step in zip(parts, steps, strict=True) for x in self.everywhere(part, step, dtype, device)
+            ]
 
         def pairs(mine: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
             if not self.total(len(mine), device):
