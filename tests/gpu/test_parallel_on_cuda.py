@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
-from instar.components.update.parallel import launch
+from instar.components.update.parallel import gang
 from instar.contract import Context
 from support import parallel_cases
 from support.parallel_cases import CASES, exact_norms, search_path
@@ -34,7 +34,7 @@ def test_losses_and_states_are_those_of_one_process(tmp_path: Path, monkeypatch:
         alone[name] = world.update(CASES[name].config())
     (tmp_path / "job.json").write_text(json.dumps(jobs))
     context = Context(evolution="test", step=0, stage="update", scratch=tmp_path)
-    launch.run(tmp_path, min(2, torch.cuda.device_count()), 120.0, context, "support.parallel_cases")
+    gang.run(tmp_path, min(2, torch.cuda.device_count()), 120.0, context, "support.parallel_cases")
     for name, (outs, expected) in alone.items():
         close = {"float32": 1e-4, "bfloat16": 0.05}.get(name, 1e-6)
         found = json.loads((tmp_path / f"{name}.metrics.json").read_text())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.parallel import launch
+from instar.components.update.parallel import gang
 from instar.contract import Context
 from instar.errors import InstarError, NumericsError, StalledError
 from support.parallel_cases import Case, job, search_path, world
@@ -31,7 +31,7 @@ def _fail(folder: Path, description: dict[str, Any], deadline_s: float = DEADLIN
     (folder / "job.json").write_text(json.dumps(description))
     ctx = Context(evolution="test", step=0, stage="update", scratch=folder)
     with pytest.raises(InstarError) as caught:
-        launch.run(folder, 2, deadline_s, ctx, "support.parallel_faults")
+        gang.run(folder, 2, deadline_s, ctx, "support.parallel_faults")
     assert not _alive(folder)
     return caught.value
 
@@ -83,9 +83,9 @@ def test_a_bad_number_in_one_process_stops_all_and_saves_its_batch(tmp_path: Pat
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"fault": "silent"}))
     program = (
-        "import sys, pathlib; from instar.contract import Context; from instar.components.update.parallel import launch\n"
+        "import sys, pathlib; from instar.contract import Context; from instar.components.update.parallel import gang\n"
         "folder = pathlib.Path(sys.argv[1]); ctx = Context(evolution='t', step=0, stage='update', scratch=folder)\n"
-        "launch.run(folder, 2, 600.0, ctx, 'support.parallel_faults')\n"
+        "gang.run(folder, 2, 600.0, ctx, 'support.parallel_faults')\n"
     )
     caller = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
     try:

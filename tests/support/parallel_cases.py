@@ -18,6 +18,7 @@ from instar import contract
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.parallel import worker
+from instar.components.update.parallel.gang import write
 from instar.components.update.presets import preset
 from instar.components.update.stage import Ins, Outs
 from unit.update.world import World, make_world, save_model, tiny_llama
@@ -92,7 +93,10 @@ def job(made: World, config: PolicyGradientConfig, folder: Path, device: str = "
     }
     context = {"evolution": "test", "step": made.step, "stage": "update"}
     config = dataclasses.replace(config, processes=2)
-    return {**bundles, "config": configs.to_dict(config), "context": context, "scratch": str(folder), "device": device}
+    return {
+        **bundles, "config": configs.to_dict(config), "context": context, "scratch": str(folder), "device": device,
+        "last": True,
+    }  # fmt: skip
 
 
 def search_path() -> str:
@@ -120,12 +124,14 @@ def work(jobs: dict[str, Any], folder: Path, rank: int, size: int) -> None:
     from torch import distributed
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+    from instar.components.update.parallel.improve import Held
+
     LlamaRMSNorm.forward = exact_norms()
     worker.join(next(iter(jobs.values()))["device"], 60.0)
     for name, one in jobs.items():
-        metrics = worker.improve(one, folder, rank, size)
+        metrics = worker.improve(one, folder, rank, size, Held())
         if rank == 0:
-            worker.write(folder / f"{name}.metrics.json", metrics)
+            write(folder / f"{name}.metrics.json", metrics)
     distributed.barrier()
     distributed.destroy_process_group()
 

@@ -43,6 +43,7 @@ def _not_a_number(job: dict[str, Any], folder: Path, rank: int, size: int) -> No
     import dataclasses
 
     from instar.components.update import forward
+    from instar.components.update.parallel.improve import Held
 
     true = forward.compute
 
@@ -52,7 +53,8 @@ def _not_a_number(job: dict[str, Any], folder: Path, rank: int, size: int) -> No
 
     if rank == 1:
         forward.compute = broken
-    worker.update(job, folder, rank, size)
+    worker.join(job["device"], job["config"]["collective_timeout_s"])
+    worker.improve(job, folder, rank, size, Held())
 
 
 if __name__ == "__main__":

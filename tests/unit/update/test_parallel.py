@@ -22,7 +22,7 @@ from instar.components.policy_io import load_model
 from instar.components.update import memory
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.parallel import budget, launch
+from instar.components.update.parallel import budget, gang, launch
 from instar.components.update.parallel.ranks import Ranks
 from instar.components.update.stage import Outs
 from instar.contract import PERF
@@ -65,7 +65,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             alone[f"{name}, continued"] = later.update(CASES[name].config())
         (root / "job.json").write_text(json.dumps(jobs))
         context = worlds["float32"].context()
-        launch.run(root, 2, 60.0, context, "support.parallel_cases")
+        gang.run(root, 2, 60.0, context, "support.parallel_cases")
         together = {
             name: (outputs(Path(jobs[name]["scratch"])), json.loads((root / f"{name}.metrics.json").read_text()))
             for name in jobs
