@@ -97,6 +97,38 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     _until(lambda: not _alive(tmp_path), 20.0)
 
 
+def _waiting(folder: Path) -> gang.Gang:
+    folder.mkdir()
+    (folder / "job.json").write_text(json.dumps({"fault": "waiting"}))
+    return gang.Gang(folder, 2, DEADLINE_S, "support.parallel_faults")
+
+
+def test_a_process_that_is_killed_while_it_waits_is_named_at_the_next_step(tmp_path: Path) -> None:
+    """Longer silence than the deadline is no fault between two steps."""
+    made, ctx = _waiting(tmp_path / "a"), Context(evolution="test", step=0, stage="update", scratch=tmp_path)
+    first = made.work({}, False, ctx)
+    time.sleep(gang.SLACK * DEADLINE_S + 0.5)
+    assert made.work({}, False, ctx) == first  # the same process
+    victim = int((tmp_path / "a" / "pid-1").read_text())
+    os.kill(victim, signal.SIGKILL)
+    _until(lambda: not made.running(), 20.0)
+    with pytest.raises(StalledError, match="process 1 ended by signal 9"):
+        made.work({}, False, ctx)
+    assert not _alive(tmp_path / "a") and not made.running()
+    made = _waiting(tmp_path / "b")  # the next segment
+    assert made.work({}, True, ctx)["pid"] == int((tmp_path / "b" / "pid-0").read_text())
+    assert not _alive(tmp_path / "b") and not made.running()
+
+
+def test_processes_end_when_nobody_holds_them_any_more(tmp_path: Path) -> None:
+    """A segment that fails elsewhere drops what is resident, and with it the processes."""
+    made = _waiting(tmp_path / "a")
+    made.work({}, False, Context(evolution="test", step=0, stage="update", scratch=tmp_path))
+    assert len(_alive(tmp_path / "a")) == 2
+    del made
+    assert not _alive(tmp_path / "a")
+
+
 def _until(reached: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not reached():

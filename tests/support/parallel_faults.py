@@ -1,15 +1,17 @@
-"""Processes of an update that die, hang, fall silent or find a number that is none; `job.json` says which."""
+"""Processes of an update that die, hang, fall silent, wait or find a number that is none; `job.json` says which."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from instar.components.control.supervisor import Heartbeat
 from instar.components.update.parallel import worker
+from instar.components.update.parallel.gang import write
 
 FOREVER = 600.0
 
@@ -18,6 +20,9 @@ def work(job: dict[str, Any], folder: Path, rank: int, size: int) -> None:
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
     if job["fault"] == "nan":
         _not_a_number(job, folder, rank, size)
+        return
+    if job["fault"] == "waiting":
+        _answer(folder, rank)
         return
     beat = Heartbeat(folder / f"rank-{rank}.json", "update", lambda unit, metrics: None)
     if job["fault"] == "hung":
@@ -36,6 +41,17 @@ def work(job: dict[str, Any], folder: Path, rank: int, size: int) -> None:
 
 def stuck_here() -> None:
     time.sleep(FOREVER)
+
+
+def _answer(folder: Path, rank: int) -> None:
+    """Do what `worker.serve` does, without an update."""
+    for number in count(1):
+        found = worker._wait(folder / f"job-{number}.json")
+        Heartbeat(folder / f"rank-{rank}.json", "update", lambda unit, metrics: None)(f"job {number}", {})
+        if rank == 0:
+            write(folder / f"metrics-{number}.json", {"pid": os.getpid()})
+        if found["last"]:
+            return
 
 
 def _not_a_number(job: dict[str, Any], folder: Path, rank: int, size: int) -> None:

@@ -48,6 +48,8 @@ class Gang:
     def work(self, job: dict[str, Any], last: bool, ctx: Context) -> dict[str, float]:
         """Have one job done and return its metrics. After the `last` one the processes are gone, as after any error."""
         self.jobs += 1
+        if not self.running():  # one died while it waited
+            self.wait(ctx)
         for rank in range(self.size):  # what they did before says nothing about this job
             (self.folder / f"rank-{rank}.json").unlink(missing_ok=True)
         answer = self.folder / f"metrics-{self.jobs}.json"
@@ -71,6 +73,10 @@ class Gang:
             raise
         self.end()
         raise verdict.error(self.folder, self.size, self.timeout_s, silent)
+
+    def running(self) -> bool:
+        """Whether the processes are there."""
+        return self._child.poll() is None
 
     def end(self) -> None:
         """End the processes; those that still run write their stacks first."""

@@ -40,9 +40,9 @@ class Held:
 
     def num_bytes(self) -> int:
         """Return the memory of this process's shards."""
-        models = [*self.reference.values()] if self.student is None else [self.student.model, *self.reference.values()]
-        tensors = [p for model in models for p in model.parameters()]
-        tensors += [] if self.student is None else list(self.student.optimizer.tensors().values())
+        tensors: list[Any] = [p for model in self.reference.values() for p in model.parameters()]
+        if self.student is not None:
+            tensors += [*self.student.named().values(), *self.student.optimizer.tensors().values()]
         return sum(part.to_local().nbytes for part in tensors)
 
 
@@ -119,6 +119,8 @@ def _keep(held: Held, student: Learner, outs: Outs, ctx: Context) -> None:
     """Hold what the next update goes on from, and name it as process 0 has."""
     torch.distributed.barrier()
     held.student, held.record = (None, {}) if ctx.durable else (student, outs.trainer.read_json("trainer.json"))
+    for frozen in held.reference.values():
+        shard.let_go(frozen)
     if held.student is not None:
         held.student.source = held.record["fingerprint"]
         held.student.optimizer.zero_grad()

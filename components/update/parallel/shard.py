@@ -129,9 +129,8 @@ def collect(student: Learner, into: Callable[[], Learner], whole: bool) -> Learn
     Only where `whole` the optimiser's state comes along. Else it stays in shards, and what is saved says so.
     """
     for module in (student.model, student.critic):
-        for part in () if module is None else module.modules():
-            if isinstance(part, FSDPModule):
-                part.reshard()  # a pass without backward leaves some parameters gathered
+        if module is not None:
+            let_go(module)
     target = into() if student.ranks.rank == 0 else None
     places = target.named() if target is not None else {}
     for name, p in student.named().items():
@@ -151,6 +150,13 @@ def collect(student: Learner, into: Callable[[], Learner], whole: bool) -> Learn
         else:
             target.optimizer, target.elsewhere = student.optimizer, True
     return target
+
+
+def let_go(module: nn.Module) -> None:
+    """Drop the parameters that a pass without backward leaves gathered."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def _gather(part: Any, ranks: Ranks) -> Tensor | None:
