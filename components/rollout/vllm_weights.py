@@ -1,7 +1,8 @@
 """The weights that a vLLM engine is given, from a folder or from memory, and whether they are inside it.
 
-Compared are sums of bit patterns, as a fingerprint is. vLLM stacks some matrices (query, key and value; gate and up) and pads the vocabulary. A sum of integers does not care how
-matrices are stacked, so the stacked names are added up on both sides; a matrix whose size differs is left out.
+Compared are sums of bit patterns, as a fingerprint is. vLLM stacks some matrices (query, key and value; gate and up) and pads
+the vocabulary. A sum of integers does not care how matrices are stacked, so the stacked names are added up on both sides; a
+matrix whose size differs is left out.
 """
 
 from __future__ import annotations

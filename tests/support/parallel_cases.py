@@ -108,19 +108,22 @@ def job(made: World, config: PolicyGradientConfig, folder: Path, device: str = "
     }  # fmt: skip
 
 
-def segment(root: Path, case: Case) -> dict[str, list[dict[str, Any]]]:
+def segment(root: Path, case: Case, device: str = "cpu") -> dict[str, list[dict[str, Any]]]:
     """Write the rows of a case and return its steps for both ways: the same rows, each on what the step before left."""
     ways: dict[str, list[dict[str, Any]]] = {"held": [], "files": []}
     for way, steps in ways.items():
         (root / way).mkdir(parents=True)
         made = world(root / way, case)
         for step in range(STEPS):
-            one = job(made, dataclasses.replace(case.config(), lr=1e-4), root / way / f"step{step}")
+            one = job(made, dataclasses.replace(case.config(), lr=1e-4), root / way / f"step{step}", device)
             one["context"]["step"] = step
             one["last"] = way == "files" or step == STEPS - 1
             if step:
                 before = root / way / f"step{step - 1}"
-                one["ins"] |= {"policy": (str(before / "policy"), made.policy.digest), "trainer": (str(before / "trainer"), "t")}
+                one["ins"] |= {
+                    "policy": (str(before / "policy"), made.policy.digest),
+                    "trainer": (str(before / "trainer"), "t"),
+                }
             steps.append(one)
     return ways
 

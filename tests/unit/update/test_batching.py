@@ -193,6 +193,7 @@ def test_one_pass_at_a_time_is_on_the_device(world: World, monkeypatch: pytest.M
     most = []
 
     def to(micro: batching.Micro, device: str) -> batching.Micro:
+        assert device == "cpu"
         moved = dataclasses.replace(micro)
         there.append(weakref.ref(moved))
         most.append(sum(ref() is not None for ref in there))

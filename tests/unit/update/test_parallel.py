@@ -66,7 +66,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             jobs[f"{name}, continued"] = job(later, CASES[name].config(), root / name / "later" / "together")
             alone[f"{name}, continued"] = later.update(CASES[name].config())
         segments = {
-            f"segment, {name}": parallel_cases.segment(root / "segments" / name, case) for name, case in SEGMENTS.items()
+            f"segment, {name}": parallel_cases.segment(root / "segments" / name, case)
+            for name, case in SEGMENTS.items()
         }
         (root / "job.json").write_text(json.dumps({**jobs, **segments}))
         context = worlds["float32"].context()
