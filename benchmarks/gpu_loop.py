@@ -211,7 +211,8 @@ def write_policy(folder: Path, sizes: Sizes) -> Any:
         num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads, num_key_value_heads=sizes.kv_heads,
         max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
-    model: Any = LlamaForCausalLM(shape).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(shape)
+    model.to(torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
         if p.ndim > 1:

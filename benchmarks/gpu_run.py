@@ -108,7 +108,7 @@ def machine() -> dict[str, Any]:
             "memory_gib": round(facts.total_memory / 2**30, 1),
             "capability": [facts.major, facts.minor],
             "cuda": torch.version.cuda,
-            "nccl": list(torch.cuda.nccl.version()) if torch.distributed.is_nccl_available() else None,
+            "nccl": list(importlib.import_module("torch.cuda.nccl").version()),
         }
     return found
 

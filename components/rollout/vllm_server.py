@@ -15,7 +15,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -199,10 +199,11 @@ def weights(policy: Policy, ctx: Context) -> Path | nn.Module:
     if not (policy.path / RESIDENT).is_file():
         held: nn.Module | None = ctx.resident.get(("model", policy.digest))
         return policy.path if held is None else held
-    model, named = load_model(policy, ctx), policy.read_json(RESIDENT)["fingerprint"]
+    named = policy.read_json(RESIDENT)["fingerprint"]
+    model: Any = load_model(policy, ctx)
     if (found := fingerprint(model)) != named:
         raise refuse(f"weights {named} of policy {policy.digest} in memory", found, "run the segment again")
-    return model
+    return cast(nn.Module, model)
 
 
 def refuse(expected: str, found: str, action: str) -> EngineError:

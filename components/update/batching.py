@@ -184,7 +184,7 @@ def mask(seen: Tensor) -> Tensor:
     """
     sequence, query, key = seen
     earlier = torch.ones(seen.shape[2], seen.shape[2], dtype=torch.bool, device=seen.device).tril()
-    may = (sequence[:, :, None] == sequence[:, None, :]) | (query[:, :, None] == key[:, None, :])
+    may: Tensor = (sequence[:, :, None] == sequence[:, None, :]) | (query[:, :, None] == key[:, None, :])
     return (may & earlier)[:, None]
 
 

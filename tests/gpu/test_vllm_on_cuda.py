@@ -164,7 +164,8 @@ def test_weights_in_memory_reach_the_engine_without_a_file(world: Any, tmp_path:
 
     policies, ctx = world
     policy = write(tmp_path, "policy5", 5)
-    model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.bfloat16).eval().to("cuda")
+    model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.bfloat16).eval()
+    model.to("cuda")
     (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
     files = {file: file.read_bytes() for file in policy.path.glob("*.safetensors")}
     for file in files:
