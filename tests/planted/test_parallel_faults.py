@@ -104,8 +104,8 @@ def _waiting(folder: Path) -> gang.Gang:
 
 
 def test_a_process_that_is_killed_while_it_waits_is_named_at_the_next_step(tmp_path: Path) -> None:
-    """Longer silence than the deadline is no fault between two steps. The next segment works; one that fails elsewhere drops what is
-    resident, and with it its processes."""
+    """Longer silence than the deadline is no fault between two steps. The next segment works; one that fails elsewhere
+    drops what is resident, and with it its processes."""
     made, ctx = _waiting(tmp_path / "a"), Context(evolution="test", step=0, stage="update", scratch=tmp_path)
     first = made.work({}, False, ctx)
     time.sleep(gang.SLACK * DEADLINE_S + 0.5)
@@ -116,10 +116,10 @@ def test_a_process_that_is_killed_while_it_waits_is_named_at_the_next_step(tmp_p
     with pytest.raises(StalledError, match="process 1 ended by signal 9"):
         made.work({}, False, ctx)
     assert not _alive(tmp_path / "a") and not made.running()
-    made = _waiting(tmp_path / "b")
-    assert made.work({}, False, ctx)["pid"] == int((tmp_path / "b" / "pid-0").read_text())
+    again = _waiting(tmp_path / "b")
+    assert again.work({}, False, ctx)["pid"] == int((tmp_path / "b" / "pid-0").read_text())
     assert len(_alive(tmp_path / "b")) == 2
-    del made
+    del again
     assert not _alive(tmp_path / "b")
 
 
