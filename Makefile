@@ -69,6 +69,8 @@ bench: setup
 
 # Exit code 77 of the script, which make reports and turns into its own 2: there is no CUDA device.
 gpu: setup
+	.venv/bin/python benchmarks/gpu_run.py --ready
+	$(UV) install --python .venv/bin/python -e '.[gpu,vllm]'
 	.venv/bin/python benchmarks/gpu_run.py --out runs/gpu.json
 
 images:

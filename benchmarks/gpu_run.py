@@ -155,7 +155,8 @@ def everything(out: Path) -> int:
 def main() -> int:
     """Run everything, or one part in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="JSON file to write")
+    parser.add_argument("--ready", action="store_true", help="only say whether there is a device")
     parser.add_argument("--part", choices=("tests", *MODULES), help="run this one alone, in this process")
     args = parser.parse_args()
     import torch
@@ -167,6 +168,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return NO_DEVICE
+    if args.ready:
+        return 0
     if args.part is None:
         return everything(args.out)
     found = test_part(TESTS) if args.part == "tests" else benchmark_part(args.part)

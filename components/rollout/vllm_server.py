@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from instar.artifact import Policy
+from instar.components.policy_io import VERSIONS
 from instar.components.rollout import vllm_weights
 from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
@@ -158,9 +159,8 @@ def choose_modes(config: EngineConfig) -> None:
 
 def server_key(policy: Policy, config: EngineConfig, dtype: str) -> str:
     """Return what a running server must have been started for: architecture, tokenizer, precision and sizes."""
-    shape = {
-        k: v for k, v in policy.read_json("config.json").items() if k not in ("dtype", "torch_dtype", "_name_or_path")
-    }
+    other = {"dtype", "torch_dtype", "_name_or_path", *VERSIONS}  # what may differ from one policy to the next
+    shape = {k: v for k, v in policy.read_json("config.json").items() if k not in other}
     sizes = [dtype, config.max_rows, config.memory_share, config.lora_rank, config.batch_invariant]
     return json.dumps([shape, (policy.path / "tokenizer.json").read_text(), sizes], sort_keys=True)
 
