@@ -1,4 +1,4 @@
-# make setup | demo | test | nightly | check | bench | docs | lock | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
+# make setup | demo | test | nightly | check | bench | gpu | docs | lock | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
 PYTHON ?= python3
 # torch goes in first and pinned: an unpinned one brings the newest build with gigabytes of CUDA libraries along.
 # `make setup TORCH="torch==2.13.0+cpu --extra-index-url URL"` takes a CPU build from another index.
@@ -12,7 +12,7 @@ LOCK := requirements.lock
 EXTRAS := text offline mujoco store ui kubeflow argo cluster containers
 GROUPS := test bench check lock
 
-.PHONY: setup newest lock demo test nightly check bench docs images containers manifests clean
+.PHONY: setup newest lock demo test nightly check bench gpu docs images containers manifests clean
 
 setup: $(STAMP)
 
@@ -66,6 +66,12 @@ check: setup
 
 bench: setup
 	.venv/bin/python benchmarks/run.py --out runs/benchmarks.json
+
+# Exit code 77 of the script, which make reports and turns into its own 2: there is no CUDA device.
+gpu: setup
+	.venv/bin/python benchmarks/gpu_run.py --ready
+	$(UV) install --python .venv/bin/python -e '.[gpu,vllm]'
+	.venv/bin/python benchmarks/gpu_run.py --out runs/gpu.json
 
 images:
 	bash images/build.sh cpu build/images

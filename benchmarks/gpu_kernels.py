@@ -6,7 +6,7 @@ run interleaved in one process on the same tensors; results and gradients are co
 
 Beside the times stand the peak of allocated device memory over what a call found, and the share of the floor: the time
 that the bytes which must be moved, or the multiplications which must be done, take at the device's published peak. Bytes
-and operations are counted in `gpu_sides.py`; an unlisted device has a floor of 0. Without a CUDA device the exit code is 2.
+and operations are counted in `gpu_sides.py`; an unlisted device has a floor of 0. Without a CUDA device the exit code is 77.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ REPEATS, WARM = 20, 3
 def peaks(name: str) -> tuple[float, float]:
     """Return bytes and half-type operations in a second of a device; infinite for one that is not listed."""
     return next(((b, f) for part, b, f in PEAKS if part in name), (float("inf"), float("inf")))
+
+
+def run() -> list[dict[str, Any]]:
+    """Return the rows of both kernels."""
+    return scan_rows() + logprob_rows()
 
 
 def scan_rows() -> list[dict[str, Any]]:
@@ -130,7 +135,7 @@ def main() -> int:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: gpu_kernels.py measures kernels on a GPU and has nothing to run here", file=sys.stderr)
-        return 2
+        return 77
     from run import machine
 
     rows = (scan_rows() if args.only != "logprob" else []) + (logprob_rows() if args.only != "scan" else [])

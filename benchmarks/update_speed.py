@@ -99,7 +99,7 @@ class Trainer:
         every, cost = np.arange(len(data.group)), Cost()
         layout = batching.choose(data, every, BUDGET) if side == "auto" else "none"
         self.optimizer.zero_grad()
-        for micro in batching.micro_batches(data, every, BUDGET, layout, "cpu"):
+        for micro in batching.micro_batches(data, every, BUDGET, layout):
             began = time.process_time()
             logp = self.logprobs(side, micro)
             then = time.process_time()
@@ -142,7 +142,7 @@ def gradients(model: Any, data: Experience) -> Any:
     from instar.components.update.forward import score
 
     model.zero_grad()  # the last step of another batch left its own
-    for micro in batching.micro_batches(data, np.arange(len(data.group)), BUDGET, "none", "cpu"):
+    for micro in batching.micro_batches(data, np.arange(len(data.group)), BUDGET, "none"):
         loss(score(model, micro, PolicyGradientConfig()).logp, micro, data).backward()
     found = [p.grad for p in model.parameters()]
     for p in model.parameters():

@@ -28,6 +28,11 @@ class EngineConfig:
     """Share of the device's memory that `vllm` takes for weights, keys and values while it is awake."""
     lora_rank: int = 0
     """Rank of adapters that `vllm` serves beside the base weights it holds; 0 loads the merged weights of every policy."""
+    batch_invariant: bool = False
+    """Have `vllm` round a row the same whatever its neighbours are: equal seeds give equal samples, bit for bit. Slower.
+
+    Without it a sample keeps its own noise and depends on its neighbours by rounding alone. One process has one mode.
+    """
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:
@@ -41,7 +46,7 @@ class EngineConfig:
         """Return fields without effect, and what would read them."""
         if self.name == "vllm":
             return {"forward": "engine.name=transformers"}
-        return dict.fromkeys(("memory_share", "lora_rank"), "engine.name=vllm")
+        return dict.fromkeys(("memory_share", "lora_rank", "batch_invariant"), "engine.name=vllm")
 
 
 BF16 = EngineConfig(dtype="bfloat16")

@@ -106,6 +106,13 @@ def rest(engine: Engine) -> None:
         sleep()
 
 
+def facts(engine: Engine) -> dict[str, float]:
+    """Return what an engine says of itself for the ledger: which code decodes decides roundings."""
+    said = getattr(engine, "facts", dict)
+    found: dict[str, float] = said()
+    return found
+
+
 def check_served(engine: Engine, policy: Policy) -> None:
     """Raise `EngineError` unless the engine serves exactly `policy`."""
     if engine.digest != policy.digest:

@@ -18,6 +18,7 @@ from instar.components.rollout.engine import (
     canary_logprob,
     check_canary,
     check_served,
+    facts,
     open_engine,
     rest,
 )
@@ -56,9 +57,7 @@ def sample(
     rollouts.write(rows)
     metrics = describe(rows)
     speed = metrics["tokens"] / seconds if rows else 0.0
-    how = getattr(engine, "forward", None)  # which code decodes decides roundings, so the ledger says it
-    if how is not None:
-        metrics |= {"decode_packed": float(how.name == "packed"), "decode_compiled": float(how.compiled)}
+    metrics |= facts(engine)
     return {**metrics, "canary_logprob": canary, f"{PERF}tokens_per_s": speed}
 
 

@@ -7,6 +7,7 @@ masked and position ids count real tokens, so logits equal those of an unpadded 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class StockForward:
         if model.dtype != dtype or model.device.type != device:
             model = cast_copy(model, dtype, device)  # rotary frequencies keep their precision
         self._model, self.reason, self.device = model, reason, model.device
+        self._cache = cache_argument(model)
         self.compiled = draws(torch.float32, device)
 
     def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:
@@ -62,12 +64,20 @@ class StockForward:
             input_ids=ids,
             position_ids=position,
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache: cache},
         )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+
+def cache_argument(model: Any) -> str:
+    """Return the name under which a model takes its cache: `cache` since transformers 5.24, before that `past_key_values`.
+
+    5.24 still knows the old name and says that 5.40 will not.
+    """
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class _StepLayer(CacheLayerMixin):  # type: ignore[misc]

@@ -80,6 +80,13 @@ class TransformersEngine:
         """Digest of the policy whose weights were loaded."""
         return self._digest
 
+    def facts(self) -> dict[str, float]:
+        """Return which code decodes, for the ledger."""
+        return {
+            "decode_packed": float(self.forward.name == "packed"),
+            "decode_compiled": float(self.forward.compiled),
+        }
+
     def sample(
         self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float, stop: tuple[str, ...] = ()
     ) -> list[list[Sample]]:

@@ -1,17 +1,17 @@
-"""Group sampling with vLLM on a GPU, offline: one `vllm.LLM` in this process, its weights loaded from the policy folder.
+"""Group sampling with vLLM on a GPU, offline: one `vllm.LLM` in this process, which takes the policy's weights from memory.
 
 Prompts go in and actions come out as token ids. vLLM's text is read by nobody: it only looks for stop strings in it. Each
 sample is a request of its own with a seed of its own; the prefix cache reads a group's prompt once. Log-probabilities
 are `processed_logprobs`, those of the distribution that is sampled from (at temperature 0 the untempered one).
 
-Checked against vLLM 0.30 (torch 2.13), whose engine runs in this process when VLLM_ENABLE_V1_MULTIPROCESSING is 0.
+What a seed promises and costs is in docs/gpu.md. Checked against vLLM 0.30 (torch 2.13), whose engine runs in this process
+when VLLM_ENABLE_V1_MULTIPROCESSING is 0.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ class VllmEngine:
 
     @classmethod
     def open(cls, config: EngineConfig, policy: Policy, ctx: Context) -> VllmEngine:
-        """Start the server, or reload it for `policy`. A policy whose weights are only in memory is written to scratch."""
+        """Start the server, or give it the weights of `policy`."""
         from instar.components.tokenizer import load_tokenizer
 
         if config.device == "cpu":
@@ -58,12 +58,19 @@ class VllmEngine:
                 server.adapt(policy.path / "adapter", policy.digest)
             else:
                 server = ctx.resident[_SERVER] = _loaded(server, key, dtype, config, policy, ctx)
+        if not server.seeds_in_kernel():
+            ctx.heartbeat("vLLM's model runner V1 draws row by row where samples have seeds: expect slow sampling", {})
         return cls(server, policy, load_tokenizer(policy))
 
     @property
     def digest(self) -> str:
         """Digest of the policy whose weights the server holds and was checked for; empty while it holds none."""
         return self._server.digest
+
+    def facts(self) -> dict[str, float]:
+        """Return what of the engine decides roundings, for the ledger."""
+        invariant = self._server.batch_invariant
+        return {"seeds_in_kernel": float(self._server.seeds_in_kernel()), "batch_invariant": float(invariant)}
 
     def rest(self) -> None:
         """Sleep until the next sample."""
@@ -148,10 +155,10 @@ class VllmEngine:
 
 def _loaded(server: Server | None, key: str, dtype: str, config: EngineConfig, policy: Policy, ctx: Context) -> Server:
     """Return the server, started where there is none, with the whole weights of `policy` inside."""
-    folder = vllm_server.weights_folder(policy, ctx)
+    source, inside = vllm_server.weights(policy, ctx), False
     if server is None:
-        server = Server(llm=vllm_server.start(folder, config, dtype), key=key, dtype=dtype)
-    server.load(folder, policy.digest)
-    if folder != policy.path:
-        shutil.rmtree(folder)
+        inside = vllm_server.stored(policy.path)
+        llm = vllm_server.start(policy.path, config, dtype)
+        server = Server(llm=llm, key=key, dtype=dtype, batch_invariant=config.batch_invariant)
+    server.load(source, policy.digest, inside)
     return server

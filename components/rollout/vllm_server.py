@@ -1,8 +1,9 @@
 """A running vLLM engine that outlives the policies it serves: how it is started, given weights, put to sleep and woken.
 
-A new policy reloads the weights in place and forgets the cached keys of the old one. Asleep it leaves the device's memory to
-the update. Each of these steps can go wrong without a sign, so the weights inside the engine are compared with the
-policy folder after loading, and after waking with what they were when it fell asleep (failure row 5).
+A new policy replaces the weights in place and forgets the cached keys of the old one. Where the policy is a model in this
+process, its tensors are handed over as they lie and no file is written or read; else the policy's files are. Asleep the
+server leaves the device's memory to the update. Each of these steps can go wrong without a sign, so the weights inside the
+engine are compared with the policy's after loading, and after waking with what they were when it fell asleep (failure row 5).
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import gc
 import importlib
 import json
 import os
-import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from instar.artifact import Policy
+from instar.components.policy_io import VERSIONS
 from instar.components.rollout import vllm_weights
 from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
@@ -37,6 +40,7 @@ class Server:
     llm: Any
     key: str
     dtype: str
+    batch_invariant: bool = False
     digest: str = ""
     base: str = ""
     adapter: Any = None
@@ -44,19 +48,21 @@ class Server:
     asleep: bool = False
     adapters: int = 0
 
-    def load(self, folder: Path, digest: str) -> None:
-        """Put the weights of `folder` into the engine, unless it was just started on them, and check that they arrived."""
-        fresh = self.sums is None
-        if not fresh:
+    def load(self, source: Path | nn.Module, digest: str, inside: bool = False) -> None:
+        """Put the weights of a folder or a model into the engine, unless they are `inside`, and check that they arrived."""
+        dtype = _DTYPES[self.dtype]
+        if not inside:
             self.wake()
             self.digest = ""  # nothing is served while the weights are half of each
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            named = isinstance(source, Path)
+            given = {"weights_path": str(source)} if named else {"weights_iterator": vllm_weights.stream(source, dtype)}
+            self.llm.collective_rpc("reload_weights", kwargs=given)
             if not self.llm.reset_prefix_cache():
                 raise refuse(
                     "an empty prefix cache", "keys and values of the old weights", "end running requests first"
                 )
         sums = self._sums()
-        vllm_weights.compare(sums, vllm_weights.of_folder(folder, _DTYPES[self.dtype]), digest)
+        vllm_weights.compare(sums, vllm_weights.of(source, dtype), digest)
         self.sums, self.adapter, self.base, self.digest = sums, None, digest, digest
 
     def adapt(self, folder: Path, digest: str) -> None:
@@ -98,14 +104,22 @@ class Server:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def seeds_in_kernel(self) -> bool:
+        """Whether one kernel draws for all rows, each with its own seed (model runner V2); V1 draws them one by one."""
+        return bool(self.llm.llm_engine.vllm_config.use_v2_model_runner)
+
     def _sums(self) -> vllm_weights.Sums:
         found: vllm_weights.Sums = self.llm.apply_model(vllm_weights.of_engine)[0]
         return found
 
 
 def start(folder: Path, config: EngineConfig, dtype: str) -> Any:
-    """Return a `vllm.LLM` on the weights of `folder`, with nothing taken from the folder's generation settings."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    """Return a `vllm.LLM` on the weights of `folder`, with nothing taken from the folder's generation settings.
+
+    In a folder without weights it starts on random ones, to be replaced before it serves.
+    """
+    choose_modes(config)
+    complete = stored(folder)
     try:
         vllm: Any = importlib.import_module("vllm")
     except ImportError as error:
@@ -113,8 +127,9 @@ def start(folder: Path, config: EngineConfig, dtype: str) -> Any:
             expected="vllm", found=str(error), where="rollout.engine.name=vllm", action="pip install 'instar[vllm]'"
         ) from error
     try:
-        return vllm.LLM(
-            model=str(folder), dtype=dtype, seed=0, trust_remote_code=False, load_format="safetensors", max_model_len=-1,
+        llm = vllm.LLM(
+            model=str(folder), dtype=dtype, seed=0, trust_remote_code=False, max_model_len=-1,
+            load_format="safetensors" if complete else "dummy",
             max_num_seqs=config.max_rows, gpu_memory_utilization=config.memory_share, enable_sleep_mode=True,
             enable_prefix_caching=True, logprobs_mode="processed_logprobs", generation_config="vllm",
             **({"enable_lora": True, "max_lora_rank": config.lora_rank, "max_loras": 1} if config.lora_rank else {}),
@@ -122,14 +137,31 @@ def start(folder: Path, config: EngineConfig, dtype: str) -> Any:
     except (ValueError, RuntimeError, AssertionError) as error:
         action = "raise or lower rollout.engine.memory_share, or use rollout.engine.name=transformers"
         raise refuse("a vLLM engine on this device", str(error).splitlines()[0][:300], action) from error
+    if not complete:  # later policies may come from files
+        llm.collective_rpc("update_config", args=({"load_config": {"load_format": "safetensors"}},))
+    return llm
+
+
+def choose_modes(config: EngineConfig) -> None:
+    """Set what vLLM reads from the environment when it is imported; raise `EngineError` where that is settled otherwise.
+
+    The engine runs in this process: weights and functions are handed to it, not sent.
+    """
+    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_BATCH_INVARIANT": str(int(config.batch_invariant))}
+    for name, value in wanted.items():
+        imported = "0" if name == "VLLM_BATCH_INVARIANT" and "vllm" in sys.modules else value
+        found = os.environ.get(name, imported)
+        if found != value:
+            how = f"unset {name}" if value == "0" else "set it before this process starts"
+            raise refuse(f"{name}={value}, as rollout.engine says", found, f"{how}: one process has one mode")
+        os.environ[name] = value
 
 
 def server_key(policy: Policy, config: EngineConfig, dtype: str) -> str:
     """Return what a running server must have been started for: architecture, tokenizer, precision and sizes."""
-    shape = {
-        k: v for k, v in policy.read_json("config.json").items() if k not in ("dtype", "torch_dtype", "_name_or_path")
-    }
-    sizes = [dtype, config.max_rows, config.memory_share, config.lora_rank]
+    other = {"dtype", "torch_dtype", "_name_or_path", *VERSIONS}  # what may differ from one policy to the next
+    shape = {k: v for k, v in policy.read_json("config.json").items() if k not in other}
+    sizes = [dtype, config.max_rows, config.memory_share, config.lora_rank, config.batch_invariant]
     return json.dumps([shape, (policy.path / "tokenizer.json").read_text(), sizes], sort_keys=True)
 
 
@@ -152,16 +184,26 @@ def adapter_base(policy: Policy, config: EngineConfig) -> str:
     return str(json.loads(named.read_text())["digest"]) if config.lora_rank and named.is_file() else ""
 
 
-def weights_folder(policy: Policy, ctx: Context) -> Path:
-    """Return a folder with the weights of `policy`: its own, or a copy in scratch when they are only in memory."""
-    if any(policy.path.glob("*.safetensors")):
-        return policy.path
-    from instar.components.policy_io import load_model
+def stored(folder: Path) -> bool:
+    """Whether a policy's folder holds weights."""
+    return any(folder.glob("*.safetensors"))
 
-    model, target = load_model(policy, ctx), ctx.scratch / "vllm-policy"
-    shutil.copytree(policy.path, target, dirs_exist_ok=True)
-    model.save_pretrained(target)
-    return target
+
+def weights(policy: Policy, ctx: Context) -> Path | nn.Module:
+    """Return the model of `policy` where this process holds it, else the folder with its files.
+
+    Weights that are only in memory must be those that the folder names (`EngineError`), and there (`ArtifactError`).
+    """
+    from instar.components.policy_io import RESIDENT, fingerprint, load_model
+
+    if not (policy.path / RESIDENT).is_file():
+        held: nn.Module | None = ctx.resident.get(("model", policy.digest))
+        return policy.path if held is None else held
+    named = policy.read_json(RESIDENT)["fingerprint"]
+    model: Any = load_model(policy, ctx)
+    if (found := fingerprint(model)) != named:
+        raise refuse(f"weights {named} of policy {policy.digest} in memory", found, "run the segment again")
+    return cast(nn.Module, model)
 
 
 def refuse(expected: str, found: str, action: str) -> EngineError:

@@ -10,6 +10,7 @@ Shapes: S sequences of the micro-batch, B rows, W row width, m action tokens of 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ Piece = list[int]
 
 @dataclass(frozen=True, kw_only=True)
 class Micro:
-    """Inputs of one forward pass."""
+    """Inputs of one forward pass. They wait in host memory and visit the device one pass at a time (`to`)."""
 
     rows: Tensor
     """[S] rollouts"""
@@ -41,8 +42,8 @@ class Micro:
     """[B, W]"""
     position_ids: Tensor | None
     """[B, W] when packed"""
-    mask: Tensor | None
-    """[B, 1, W, W] true where a query (third) may see a key (fourth), when packed"""
+    seen: Tensor | None
+    """[3, B, W] what `mask` is made of, when packed: its sequence, whose prompt it sees, whose prompt it is part of"""
     head_at: Tensor
     """[m] flat position whose hidden state predicts the token"""
     targets: Tensor
@@ -52,10 +53,17 @@ class Micro:
     tokens: Tensor
     """[m] position in the flat action arrays"""
 
+    def to(self, device: str) -> Micro:
+        """Return the same on `device`, by way of pinned memory where that is CUDA: the copy does not stop the host."""
+        if device == "cpu":
+            return self
+        sent = {f.name: _sent(getattr(self, f.name), device) for f in dataclasses.fields(self)}
+        return Micro(**sent)  # type: ignore[arg-type]
 
-def micro_batches(data: Experience, rows: Ints, budget: int, packing: str, device: str) -> list[Micro]:
-    """Return the forward passes that cover `rows` once. `budget` bounds rows times width, in tokens."""
-    return [_build(data, bins, device, packing != "none") for bins in arrange(data, rows, budget, packing)]
+
+def micro_batches(data: Experience, rows: Ints, budget: int, packing: str) -> list[Micro]:
+    """Return the forward passes that cover `rows` once, in host memory. `budget` bounds rows times width, in tokens."""
+    return [_build(data, bins, packing != "none") for bins in arrange(data, rows, budget, packing)]
 
 
 def arrange(data: Experience, rows: Ints, budget: int, packing: str) -> list[list[list[Piece]]]:
@@ -168,7 +176,19 @@ def padding_ratio(micros: Sequence[Micro], real_tokens: int) -> float:
     return sum(m.input_ids.numel() for m in micros) / max(real_tokens, 1)
 
 
-def _build(data: Experience, bins: list[list[Piece]], device: str, packed: bool) -> Micro:
+def mask(seen: Tensor) -> Tensor:
+    """Return who sees whom, [B, 1, W, W], on the device of `seen` [3, B, W]: a query (third) may see a key (fourth).
+
+    Seen are earlier positions of the same sequence, and the prompt that its piece shares. W^2 entries a row: it is made
+    for one pass and goes with it.
+    """
+    sequence, query, key = seen
+    earlier = torch.ones(seen.shape[2], seen.shape[2], dtype=torch.bool, device=seen.device).tril()
+    may: Tensor = (sequence[:, :, None] == sequence[:, None, :]) | (query[:, :, None] == key[:, None, :])
+    return (may & earlier)[:, None]
+
+
+def _build(data: Experience, bins: list[list[Piece]], packed: bool) -> Micro:
     rows = np.asarray([row for pieces in bins for piece in pieces for row in piece], dtype=np.int64)
     sizes = np.asarray([len(piece) for pieces in bins for piece in pieces], dtype=np.int64)
     first = np.zeros(len(rows), dtype=np.bool_)
@@ -189,27 +209,27 @@ def _build(data: Experience, bins: list[list[Piece]], device: str, packed: bool)
     inside = before >= np.repeat(skip, lengths)
     head_at = before + np.where(inside, np.repeat(start - skip, lengths), np.repeat(start[first][piece_of], lengths))
     shape = (len(bins), width)
-    positions, mask = None, None
+    positions, seen = None, None
     if packed:
         places = np.tile(np.arange(width), len(bins))
         places[at] = ragged(skip, own)
-        positions = _tensor(places, device).view(shape)
+        positions = _tensor(places).view(shape)
         shared = first & (np.bincount(piece_of)[piece_of] > 1)
-        mask = _mask(at, own, np.where(shared, data.prompt_lengths[rows], 0), piece_of, shape, device)
+        seen = _seen(at, own, np.where(shared, data.prompt_lengths[rows], 0), piece_of, shape)
     return Micro(
-        rows=_tensor(rows, device),
-        input_ids=_tensor(input_ids, device).view(shape),
+        rows=_tensor(rows),
+        input_ids=_tensor(input_ids).view(shape),
         position_ids=positions,
-        mask=mask,
-        head_at=_tensor(head_at, device),
-        targets=_tensor(data.tokens[data.action_at[tokens]], device),
-        sequence=_tensor(np.repeat(np.arange(len(rows)), lengths), device),
-        tokens=_tensor(tokens, device),
+        seen=seen,
+        head_at=_tensor(head_at),
+        targets=_tensor(data.tokens[data.action_at[tokens]]),
+        sequence=_tensor(np.repeat(np.arange(len(rows)), lengths)),
+        tokens=_tensor(tokens),
     )
 
 
-def _mask(at: Ints, own: Ints, shared: Ints, piece_of: Ints, shape: tuple[int, int], device: str) -> Tensor:
-    """Return who sees whom, [B, 1, W, W]: earlier positions of the same sequence, and the prompt its piece shares.
+def _seen(at: Ints, own: Ints, shared: Ints, piece_of: Ints, shape: Shape) -> Tensor:
+    """Return what `mask` compares, [3, B, W].
 
     `shared` [S] is the length of the prompt that others of the piece see, 0 where nobody does. Padding sees padding,
     so that no query is left without a key.
@@ -222,11 +242,14 @@ def _mask(at: Ints, own: Ints, shared: Ints, piece_of: Ints, shape: tuple[int, i
     offset = ragged(np.zeros_like(own), own)
     key = np.full_like(sequence, -2)
     key[at] = np.where(offset < np.repeat(shared, own), np.repeat(piece_of, own), -2)
-    s, q, k = (_tensor(values, device).view(shape) for values in (sequence, query, key))
-    earlier = torch.ones(shape[1], shape[1], dtype=torch.bool, device=device).tril()
-    seen = (s[:, :, None] == s[:, None, :]) | (q[:, :, None] == k[:, None, :])
-    return (seen & earlier)[:, None]
+    return torch.from_numpy(np.stack([sequence, query, key]).astype(np.int32).reshape(3, *shape))
 
 
-def _tensor(values: Ints, device: str) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(device)
+def _tensor(values: Ints) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
+
+
+def _sent(value: Tensor | None, device: str) -> Tensor | None:
+    if value is not None and device.startswith("cuda"):
+        value = value.pin_memory()
+    return None if value is None else value.to(device, non_blocking=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from instar.components.policy_io import logits_dtype
 from instar.components.update.advantages import Ints
-from instar.components.update.batching import Micro, micro_batches
+from instar.components.update.batching import Micro, mask, micro_batches
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
 from instar.errors import ConfigError, NumericsError
@@ -68,22 +68,25 @@ def trunk(
     model: Any,
     input_ids: Tensor,
     position_ids: Tensor | None = None,
-    mask: Tensor | None = None,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states, [B, W, H], in the model's own type."""
     kind = attend(model, input_ids.shape[1])
-    if mask is not None and kind == "eager":  # plain attention adds its mask
-        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(
-            ~mask, torch.finfo(model.dtype).min
+    if allowed is not None and kind == "eager":  # plain attention adds its mask
+        allowed = torch.zeros(allowed.shape, dtype=model.dtype, device=allowed.device).masked_fill_(
+            ~allowed, torch.finfo(model.dtype).min
         )
     hidden: Tensor = model.base_model(
-        input_ids=input_ids, position_ids=position_ids, attention_mask=mask, use_cache=False
+        input_ids=input_ids, position_ids=position_ids, attention_mask=allowed, use_cache=False
     ).last_hidden_state
     return hidden
 
 
 def score(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
-    """Return log-probabilities and entropies of a micro-batch's action tokens, with gradient where it is enabled."""
+    """Return log-probabilities and entropies of a micro-batch's action tokens, with gradient where it is enabled.
+
+    The micro-batch is on the model's device.
+    """
     gathered = getattr(model, GATHERED, None)
     if gathered is not None:
         logp, entropy, hidden = gathered(micro, config)
@@ -93,7 +96,8 @@ def score(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
 
 def compute(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
     """Return the same of a model whose parameters are whole."""
-    hidden = trunk(model, micro.input_ids, micro.position_ids, micro.mask)
+    allowed = None if micro.seen is None else mask(micro.seen)
+    hidden = trunk(model, micro.input_ids, micro.position_ids, allowed)
     picked = hidden.flatten(0, 1).index_select(0, micro.head_at)
     head = model.get_output_embeddings()
     kind = logits_dtype(picked.dtype, picked.device.type)
@@ -132,8 +136,8 @@ def check_forward(
         for layout in dict.fromkeys(("none", config.packing)):
             if (*structure, layout) in passed:
                 continue
-            (micro,) = micro_batches(data, rows, int(data.widths[rows].sum()) * len(rows), layout, device)
-            ours = score(model, micro, config).logp
+            (micro,) = micro_batches(data, rows, int(data.widths[rows].sum()) * len(rows), layout)
+            ours = score(model, micro.to(device), config).logp
             theirs = torch.cat([_alone(model, data, row) for row in micro.rows.tolist()])
             _agree(ours, theirs, config, layout)
             passed.add((*structure, layout))

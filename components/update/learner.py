@@ -8,8 +8,8 @@ themselves they answer far worse than their rounded values do (docs/performance.
 policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
 `base.safetensors` holds the unmerged matrices in place of the masters. What the files hold also stays in memory as `Kept`, under
 `("pending-trainer", str(folder))` and, after the commit, `("trainer", digest)`: the next update in the same process reads
-no file. Outputs that do not outlive the process (`ctx.durable` is false) have it there alone; their `optimizer.safetensors`
-is empty.
+no file. Outputs that do not outlive the process (`ctx.durable` is false) have it there alone, on the device unless `moments`
+says otherwise; their `optimizer.safetensors` is empty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,10 @@ class Learner:
         saved: TrainerState | None,
         digest: str = "",
         copies: bool = True,
+        moments: bool = True,
     ) -> None:
-        """`digest` names the policy `model` came from. Without `copies` nothing is made that computes in bfloat16."""
+        """`digest` names the policy `model` came from. Without `copies` nothing is made that computes in bfloat16, without
+        `moments` the optimiser has none until they are loaded."""
         self.config, self.digest, self.updates, self.ranks = config, digest, 0, Ranks()
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
         self.device = device(config)
@@ -77,10 +79,12 @@ class Learner:
         if config.baseline == "critic":
             head = self.model.get_output_embeddings()
             self.critic = value_head(head.weight.shape[1]).to(device=self.device, dtype=head.weight.dtype)
-        self.optimizer = Optimizer(config, self.trained(), fresh=record is None)
+        self.optimizer = Optimizer(config, self.trained(), fresh=record is None and moments)
+        self.elsewhere = False
+        """Whether the optimiser is that of other processes, which keep its state when this is saved."""
         if record is not None and saved is not None:
             self._load(saved, record, kept)
-        self._started = self.updates
+        self.begin()
         self.working: Working | None = None
         if copies and config.dtype == "bfloat16":
             self.working = Working(
@@ -97,12 +101,26 @@ class Learner:
             self.working.refresh()
         return norm
 
+    def begin(self) -> None:
+        """Count from here what this update changes."""
+        self._started = self.updates
+
+    def follow(self, other: Learner) -> None:
+        """Count as `other` does, which has come from the same policy; another one is a `LedgerError`."""
+        self.updates, self._started, self._base = other.updates, other._started, other._base
+        if self.source != other.source:
+            raise broken("weights of the policy that is trained", "another policy", None)
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """Return every parameter by name, frozen ones and the value head's included."""
+        found = dict[str, nn.Parameter]((self._lora or self.model).named_parameters())
+        if self.critic is not None:
+            found |= {f"critic.{name}": p for name, p in self.critic.named_parameters()}
+        return found
+
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """Return name and parameter of everything the optimiser changes."""
-        named = [(name, p) for name, p in (self._lora or self.model).named_parameters() if p.requires_grad]
-        if self.critic is not None:
-            named += [(f"critic.{name}", p) for name, p in self.critic.named_parameters()]
-        return named
+        return [(name, p) for name, p in self.named().items() if p.requires_grad]
 
     def export_adapter(self, policy: Policy) -> None:
         """Write the adapter, if there is one, into the policy's folder; before `save`, which merges it."""
@@ -113,20 +131,15 @@ class Learner:
         """Write and keep the state, return the model to publish, adapters merged. The learner must not be used afterwards."""
         from safetensors.torch import save_file
 
-        tensors = self.optimizer.tensors()
-        if self.critic is not None:
-            tensors |= {f"critic/{name}": p.detach() for name, p in self.critic.named_parameters()}
-        base: dict[str, Tensor] = {}
-        if self._lora is not None:
-            tensors |= {f"adapter/{name}": p.detach() for name, p in lora.adapters(self._lora).items()}
-            base = {name: p.detach().clone() for name, p in lora.base_weights(self._lora).items()}
-        save_file(_contiguous(tensors) if ctx.durable else {}, target.path / "optimizer.safetensors")
-        if base and ctx.durable:
+        written = ctx.durable and not self.elsewhere
+        tensors, base = ({}, {}) if self.elsewhere else self._state()
+        save_file(_contiguous(tensors) if written else {}, target.path / "optimizer.safetensors")
+        if base and written:
             save_file(_contiguous(base), target.path / "base.safetensors")
         plain = self._finish()
         model = self._published(plain)
         masters = plain if model is not plain and self._lora is None else None
-        if masters is not None and ctx.durable:
+        if masters is not None and written:
             save_file(_contiguous(dict(masters.named_parameters())), target.path / "masters.safetensors")
         self.fingerprint = fingerprint(model) if self.updates > self._started else self.source
         record = {
@@ -141,17 +154,27 @@ class Learner:
             "masters": masters is not None,
             "normalisers": normalisers,
         }
-        target.write_json("trainer.json", record if ctx.durable else record | {"resident": True})
+        target.write_json("trainer.json", record if written else record | {"resident": True})
         # A device's memory belongs to the sampler now; files of adapters are small next to the base they came from.
-        if not ctx.durable or (self.device == "cpu" and self._lora is None):
+        if not self.elsewhere and (not ctx.durable or (self.device == "cpu" and self._lora is None)):
             ctx.resident[("pending-trainer", str(target.path))] = Kept(
                 model=weakref.ref(model),
                 versions=versions(model),
-                tensors={name: value.cpu() for name, value in tensors.items()},
-                base={name: value.cpu() for name, value in base.items()},
+                tensors=at_rest(tensors, self.config.moments),
+                base=at_rest(base, self.config.moments),
                 masters=masters,
             )
         return model
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what `optimizer.safetensors` and `base.safetensors` hold."""
+        tensors, base = self.optimizer.tensors(), dict[str, Tensor]()
+        if self.critic is not None:
+            tensors |= {f"critic/{name}": p.detach() for name, p in self.critic.named_parameters()}
+        if self._lora is not None:
+            tensors |= {f"adapter/{name}": p.detach() for name, p in lora.adapters(self._lora).items()}
+            base = {name: p.detach().clone() for name, p in lora.base_weights(self._lora).items()}
+        return tensors, base
 
     def _finish(self) -> Any:
         self.optimizer.zero_grad()
@@ -256,6 +279,11 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def at_rest(tensors: dict[str, Tensor], where: Literal["device", "host"]) -> dict[str, Tensor]:
+    """Return the tensors where they wait for the next step: as they are, or copied to host memory."""
+    return tensors if where == "device" else {name: value.cpu() for name, value in tensors.items()}
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

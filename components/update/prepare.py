@@ -102,7 +102,7 @@ def kept_groups(config: PolicyGradientConfig, data: Experience) -> Bools:
 
 
 def minibatches(
-    config: PolicyGradientConfig, data: Experience, kept: Bools, found: Advantages, ctx: Context, device: str
+    config: PolicyGradientConfig, data: Experience, kept: Bools, found: Advantages, ctx: Context
 ) -> list[Minibatch]:
     """Return the optimiser steps of one epoch: kept groups, shuffled by key and dealt whole; epochs repeat them.
 
@@ -123,7 +123,7 @@ def minibatches(
         active = np.flatnonzero(chosen & (factor > 0) & (others | (found.abs_mean > 0)))
         out.append(
             Minibatch(
-                micros=tuple(micro_batches(data, active, config.micro_batch_tokens, config.packing, device)),
+                micros=tuple(micro_batches(data, active, config.micro_batch_tokens, config.packing)),
                 weights=weights,
                 normaliser=aggregate.normaliser(config.aggregate, data.lengths, chosen, config.max_length),
                 num_tokens=int(data.lengths[chosen].sum()),

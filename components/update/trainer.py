@@ -81,11 +81,9 @@ def train(
     `reference` is the frozen model, or `learner.compute` itself while nothing has been trained, or None. Raises
     `NumericsError` before the step that would have used a bad number; `dump` saves the rollouts it came from.
     """
-    everything = micro_batches(
-        data, np.flatnonzero(data.valid), config.micro_batch_tokens, config.packing, learner.device
-    )
+    everything = micro_batches(data, np.flatnonzero(data.valid), config.micro_batch_tokens, config.packing)
     if everything:
-        rows = everything[-1].rows[:3].cpu().numpy()
+        rows = everything[-1].rows[:3].numpy()
         try:
             check_forward(learner.compute, data, rows, config, ctx.resident)
         except NumericsError as error:
@@ -93,11 +91,11 @@ def train(
     prior = measure(learner, data, everything, config, reference) if prepare.needs_prior(config) else None
     found = prepare.compute(config, data, prior)
     kept = prepare.kept_groups(config, data)
-    steps = prepare.minibatches(config, data, kept, found, ctx, learner.device)
+    steps = prepare.minibatches(config, data, kept, found, ctx)
     micros = [micro for step in steps for micro in step.micros]
     trace = Trace(normalisers=[step.normaliser for step in steps])
     trace.padding = (
-        padding_ratio(micros, int(sum(data.widths[m.rows.cpu().numpy()].sum() for m in micros))) if micros else 1.0
+        padding_ratio(micros, int(sum(data.widths[m.rows.numpy()].sum() for m in micros))) if micros else 1.0
     )
     if prior is None or not prepare.same_passes(micros, everything):
         several = config.epochs * len(steps) > 1
@@ -132,7 +130,7 @@ def measure(
             values = empty.clone() if learner.critic is not None else None
             found, judged = [], []
             for micro, counts in learner.ranks.share(micros):
-                out = score(learner.compute, micro, config)
+                out = score(learner.compute, micro.to(learner.device), config)
                 found += [out.logp] if counts else []
                 if learner.critic is not None:
                     judgement = learner.critic(out.hidden.to(learner.critic.weight.dtype)).squeeze(1)
@@ -142,14 +140,16 @@ def measure(
                 _fill(learner, values, judged, micros)
         if config.kl.place != "none":
             ref = empty.clone()
-            passes = [(score(reference, micro, config).logp, counts) for micro, counts in learner.ranks.share(micros)]
+            shared = learner.ranks.share(micros)
+            passes = [(score(reference, micro.to(learner.device), config).logp, counts) for micro, counts in shared]
             _fill(learner, ref, [found for found, counts in passes if counts], micros)
     return prepare.Prior(rows=np.arange(0), logp=logp, values=values, ref=ref)
 
 
 def _fill(learner: Learner, values: Tensor, mine: list[Tensor], micros: list[Micro]) -> None:
-    for micro, found in zip(micros, learner.ranks.everywhere(mine, micros, values.dtype), strict=True):
-        values[micro.tokens] = found.to(values.dtype)
+    everywhere = learner.ranks.everywhere(mine, micros, values.dtype, learner.device)
+    for micro, found in zip(micros, everywhere, strict=True):
+        values[micro.tokens.to(values.device)] = found.to(values.dtype)
 
 
 def _kind(learner: Learner) -> torch.dtype:
@@ -189,7 +189,7 @@ def _compare_first(
     """Compare trainer and sampler before the first step; when nothing will be trained, on one forward pass."""
     old = constants.old if constants.old is not None else measure(learner, data, micros, _no_kl(config), None).logp
     if micros:
-        at = torch.cat([micro.tokens for micro in micros])
+        at = torch.cat([micro.tokens for micro in micros]).to(learner.device)
         _alarm(config, trace, [(old[at], constants.behaviour[at])], constants, micros, dump)
 
 
@@ -210,7 +210,7 @@ def _alarm(
     dump: Dump,
 ) -> None:
     limits, old, behaviour = mismatch.limits(config), *(torch.cat(side) for side in zip(*pairs, strict=True))
-    at = torch.cat([micro.tokens for micro in micros])
+    at = torch.cat([micro.tokens for micro in micros]).to(constants.prompt.device)
     now = constants.current[at]
     trace.gap = mismatch.measure(limits, old[now], behaviour[now], constants.prompt[at][now])
     trace.gap |= mismatch.measure_older(config.mismatch, old[~now], behaviour[~now])
@@ -264,7 +264,8 @@ def _all_pairs(
     learner: Learner, mine: list[tuple[Tensor, Tensor]], micros: tuple[Micro, ...]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return (trainer, sampler) log-probabilities of the micro-batches of all processes."""
-    sides = [learner.ranks.everywhere([pair[i] for pair in mine], micros, _kind(learner)) for i in (0, 1)]
+    kind, device = _kind(learner), learner.device
+    sides = [learner.ranks.everywhere([pair[i] for pair in mine], micros, kind, device) for i in (0, 1)]
     return list(zip(*sides, strict=True))
 
 
@@ -278,8 +279,9 @@ def _loss(
     trace: Trace,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Return this micro-batch's share of the minibatch loss, and (trainer, sampler) log-probabilities [m]."""
-    out = score(learner.compute, micro, config)
-    at, sequence, num = micro.tokens, micro.sequence, len(micro.rows)
+    here = micro.to(learner.device)
+    out = score(learner.compute, here, config)
+    at, sequence, num = here.tokens, here.sequence, len(here.rows)
     old = out.logp.detach() if constants.old is None else constants.old[at]
     behaviour, advantage = constants.behaviour[at], constants.advantage[at]
     log_w = losses.log_ratio(out.logp, old, sequence, num, config.ratio)
@@ -293,7 +295,7 @@ def _loss(
         trace.kl.append((kl.k1(now, ref), kl.k3(now, ref)))
     if config.entropy_coef:
         token = token - config.entropy_coef * out.entropy
-    loss = (token * weights[micro.rows][sequence]).sum()
+    loss = (token * weights[here.rows][sequence]).sum()
     if learner.critic is not None and constants.values is not None and constants.returns is not None:
         values = learner.critic(out.hidden.to(learner.critic.weight.dtype)).squeeze(1)
         errors = value_loss(values, constants.values[at], constants.returns[at], config.value_clip)
@@ -303,12 +305,12 @@ def _loss(
     trace.clipped.append((int(low.sum()), int(high.sum())))
     trace.log_w.append(log_w.detach())
     trace.entropy.append(out.entropy.detach())
-    trace.tokens.append(at)
+    trace.tokens.append(micro.tokens)
     return loss, (old, behaviour)
 
 
 def _dumped(error: NumericsError, micros: list[Micro], dump: Dump) -> NumericsError:
-    rows = np.concatenate([micro.rows.cpu().numpy() for micro in micros])
+    rows = np.concatenate([micro.rows.numpy() for micro in micros])
     return NumericsError(
         expected=error.expected,
         found=error.found,

@@ -6,8 +6,13 @@ vLLM's attention kernels take, in bfloat16.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,7 @@ if not torch.cuda.is_available() or importlib.util.find_spec("vllm") is None:
 from instar.artifact import Policy
 from instar.components.dataset_prep.charlm import CharModelConfig, build_tokenizer
 from instar.components.rollout.config import EngineConfig
-from instar.components.rollout.engine import Request, open_engine
+from instar.components.rollout.engine import Request, facts, open_engine
 from instar.components.rollout.stops import holds
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
@@ -151,6 +156,77 @@ def test_weights_that_do_not_arrive_are_noticed(world: Any, monkeypatch: pytest.
     assert open_engine(CONFIG, policies[1], ctx).digest == "policy1"
 
 
+def test_weights_in_memory_reach_the_engine_without_a_file(world: Any, tmp_path: Path) -> None:
+    """The policy of an inner step that writes no weights; then one with files again. The model is on the device."""
+    from transformers import AutoModelForCausalLM
+
+    from instar.components.policy_io import RESIDENT, fingerprint
+
+    policies, ctx = world
+    policy = write(tmp_path, "policy5", 5)
+    model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.bfloat16).eval()
+    model.to("cuda")
+    (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
+    files = {file: file.read_bytes() for file in policy.path.glob("*.safetensors")}
+    for file in files:
+        file.unlink()
+    ctx.resident["model", "policy5"] = model
+    server = ctx.resident.get("rollout/vllm")
+    engine = open_engine(CONFIG, policy, ctx)
+    assert engine.digest == "policy5" and (server is None or ctx.resident["rollout/vllm"] is server)
+    groups = engine.sample(PROMPTS, max_new_tokens=8, temperature=0.0)
+    for file, content in files.items():  # for the comparison alone
+        file.write_bytes(content)
+    for request, (sample, *_) in zip(PROMPTS, groups, strict=True):
+        true = exact(policy, request, sample.token_ids)
+        assert max(abs(a - b) for a, b in zip(sample.logprobs, true, strict=True)) < 0.3
+    assert open_engine(CONFIG, policies[0], ctx).digest == "policy0"
+
+
+def test_a_first_policy_in_memory_starts_the_engine(tmp_path: Path) -> None:
+    """On random weights, which are replaced before anything is served."""
+    from transformers import AutoModelForCausalLM
+
+    from instar.components.policy_io import RESIDENT, fingerprint
+
+    policy = write(tmp_path, "policy6", 6)
+    model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.bfloat16).eval()
+    (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
+    for file in policy.path.glob("*.safetensors"):
+        file.unlink()
+    ctx = Context(evolution="test", step=0, stage="rollout", scratch=tmp_path, resident={("model", "policy6"): model})
+    small = dataclasses.replace(CONFIG, memory_share=0.1)
+    try:
+        assert open_engine(small, policy, ctx).digest == "policy6"
+    finally:
+        ctx.resident["rollout/vllm"].stop()
+
+
+def test_one_kernel_draws_for_all_seeds(world: Any) -> None:
+    (policy, _), ctx = world
+    assert facts(open_engine(CONFIG, policy, ctx))["seeds_in_kernel"] == 1.0
+
+
+def test_batch_invariant_samples_do_not_depend_on_their_neighbours() -> None:
+    """In a process of its own, because vLLM reads the mode when it is imported."""
+    program = "from gpu import test_vllm_on_cuda as tests; tests.sample_three_ways()"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    env = {k: v for k, v in os.environ.items() if k != "VLLM_BATCH_INVARIANT"} | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def sample_three_ways() -> None:
+    """Sample together, in reverse and one by one; all must be the same, tokens and log-probabilities."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy = write(Path(folder), "policy0", 0)
+        ctx = Context(evolution="test", step=0, stage="rollout", scratch=Path(folder))
+        engine = open_engine(dataclasses.replace(CONFIG, batch_invariant=True), policy, ctx)
+        together = engine.sample(PROMPTS, max_new_tokens=24, temperature=1.0)
+        assert engine.sample(PROMPTS[::-1], max_new_tokens=24, temperature=1.0)[::-1] == together
+        assert [engine.sample([one], max_new_tokens=24, temperature=1.0)[0] for one in PROMPTS] == together
+
+
 def test_the_folders_generation_settings_change_nothing(world: Any) -> None:
     """With its top-k of 1 all samples of a group would be one."""
     (policy, _), ctx = world
@@ -160,8 +236,8 @@ def test_the_folders_generation_settings_change_nothing(world: Any) -> None:
 
 def test_the_stand_in_has_nothing_that_the_package_has_not() -> None:
     """The unit tests rest on `support.fake_vllm`: its arguments and fields are a part of the real ones."""
-    import dataclasses
     import importlib
+    import inspect
 
     from support import fake_vllm
 
@@ -177,3 +253,6 @@ def test_the_stand_in_has_nothing_that_the_package_has_not() -> None:
     assert names(fake_vllm.LLM) - {"calls"} <= names(arguments)
     assert names(fake_vllm.LoRARequest) <= set(request.__struct_fields__)
     assert names(fake_vllm.CompletionOutput) <= names(outputs)
+    runner: Any = importlib.import_module("vllm.v1.worker.gpu_model_runner").GPUModelRunner
+    for ours, theirs in ((fake_vllm.LLM._reload, runner.reload_weights), (fake_vllm.LLM._update, runner.update_config)):
+        assert set(inspect.signature(ours).parameters) <= set(inspect.signature(theirs).parameters)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.parallel import launch
+from instar.components.update.parallel import gang
 from instar.contract import Context
 from instar.errors import InstarError, NumericsError, StalledError
 from support.parallel_cases import Case, job, search_path, world
@@ -31,7 +31,7 @@ def _fail(folder: Path, description: dict[str, Any], deadline_s: float = DEADLIN
     (folder / "job.json").write_text(json.dumps(description))
     ctx = Context(evolution="test", step=0, stage="update", scratch=folder)
     with pytest.raises(InstarError) as caught:
-        launch.run(folder, 2, deadline_s, ctx, "support.parallel_faults")
+        gang.run(folder, 2, deadline_s, ctx, "support.parallel_faults")
     assert not _alive(folder)
     return caught.value
 
@@ -83,9 +83,9 @@ def test_a_bad_number_in_one_process_stops_all_and_saves_its_batch(tmp_path: Pat
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"fault": "silent"}))
     program = (
-        "import sys, pathlib; from instar.contract import Context; from instar.components.update.parallel import launch\n"
+        "import sys, pathlib; from instar.contract import Context; from instar.components.update.parallel import gang\n"
         "folder = pathlib.Path(sys.argv[1]); ctx = Context(evolution='t', step=0, stage='update', scratch=folder)\n"
-        "launch.run(folder, 2, 600.0, ctx, 'support.parallel_faults')\n"
+        "gang.run(folder, 2, 600.0, ctx, 'support.parallel_faults')\n"
     )
     caller = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
     try:
@@ -95,6 +95,32 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
         os.kill(caller.pid, signal.SIGKILL)
         caller.wait()
     _until(lambda: not _alive(tmp_path), 20.0)
+
+
+def _waiting(folder: Path) -> gang.Gang:
+    folder.mkdir()
+    (folder / "job.json").write_text(json.dumps({"fault": "waiting"}))
+    return gang.Gang(folder, 2, DEADLINE_S, "support.parallel_faults")
+
+
+def test_a_process_that_is_killed_while_it_waits_is_named_at_the_next_step(tmp_path: Path) -> None:
+    """Longer silence than the deadline is no fault between two steps. The next segment works; one that fails elsewhere
+    drops what is resident, and with it its processes."""
+    made, ctx = _waiting(tmp_path / "a"), Context(evolution="test", step=0, stage="update", scratch=tmp_path)
+    first = made.work({}, False, ctx)
+    time.sleep(gang.SLACK * DEADLINE_S + 0.5)
+    assert made.work({}, False, ctx) == first  # the same process
+    victim = int((tmp_path / "a" / "pid-1").read_text())
+    os.kill(victim, signal.SIGKILL)
+    _until(lambda: not made.running(), 20.0)
+    with pytest.raises(StalledError, match="process 1 ended by signal 9"):
+        made.work({}, False, ctx)
+    assert not _alive(tmp_path / "a") and not made.running()
+    again = _waiting(tmp_path / "b")
+    assert again.work({}, False, ctx)["pid"] == int((tmp_path / "b" / "pid-0").read_text())
+    assert len(_alive(tmp_path / "b")) == 2
+    del again
+    assert not _alive(tmp_path / "b")
 
 
 def _until(reached: Any, seconds: float) -> None:

@@ -4,11 +4,17 @@ Names, defaults and refusals are vLLM's: an argument that it does not have is a 
 sampling while asleep a failure. Weights are stacked under vLLM's names. The tokens are sampled by a plain forward pass over
 all of the row, without any cache but the one that a fault plants.
 
+Weights arrive as in `vllm/v1/worker/gpu_model_runner.py:reload_weights`: from an iterator of names and tensors, which is
+read lazily, else from a path, for which the load format must be one that reads files. A name that the model does not have
+is an error there, one that does not come only a line in a log. Noise is drawn as in `vllm/v1/worker/gpu/sample/gumbel.py`:
+from the seed of the request and the position, whatever the neighbours.
+
 `faults` makes it wrong in the ways that a caller cannot see: see `FAULTS`.
 """
 
 from __future__ import annotations
 
+import os
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +28,7 @@ FAULTS = (
     "missing logprob",  # the last token has none
     "retokenised",  # ids encoded again from the text
     "not reloaded",  # new weights are accepted and not taken
+    "one left out",  # a matrix of the new weights does not arrive; vLLM logs it
     "stale after wake",  # waking brings back the weights that were there when it first fell asleep
     "cache kept",  # keys and values of the old weights stay
     "nan",  # a logit is not a number
@@ -172,6 +179,9 @@ class LLM:
         self._weights = self._read(self.model)
         self._tokenizer: Any = Tokenizer.from_file(str(Path(self.model) / "tokenizer.json"))
         self._asleep, self._host = False, None
+        self.llm_engine = types.SimpleNamespace(
+            vllm_config=types.SimpleNamespace(use_v2_model_runner=os.environ.get("VLLM_USE_V2_MODEL_RUNNER") != "0")
+        )
         self._adapted: dict[int, Any] = {}
         config = self._weights.config
         longest = config.max_position_embeddings if self.max_model_len in (None, -1) else self.max_model_len
@@ -179,9 +189,12 @@ class LLM:
         LLM.started.append(self)
 
     def _read(self, folder: str) -> Any:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         kind = getattr(torch, self.dtype)
+        if self.load_format == "dummy":
+            shape = AutoConfig.from_pretrained(folder, local_files_only=True)
+            return AutoModelForCausalLM.from_config(shape, dtype=kind).eval()
         return AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True).eval()
 
     def sleep(self, level: int = 1, mode: str = "abort") -> None:
@@ -213,20 +226,47 @@ class LLM:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
-        """Call a method of every worker; there is one, and it knows one method."""
+        """Call a method of every worker; there is one, in this process, and it knows two methods."""
         del timeout
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") != "0":
+            raise TypeError("Object of type <class 'generator'> is not serializable")  # the worker is another process
+        if method == "update_config":
+            return [self._update(*args, **(kwargs or {}))]
         if method != "reload_weights" or args:
             raise NotImplementedError(f"Method {method!r} is not implemented.")
         if self._asleep:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")  # writes to memory that is gone
-        self.calls.append("reload_weights")
         return [self._reload(**(kwargs or {}))]
 
-    def _reload(self, weights_path: str | None = None, is_checkpoint_format: bool = True) -> None:
+    def _update(self, overrides: dict[str, dict[str, Any]]) -> None:
+        for name, changes in overrides.items():
+            if name != "load_config":
+                raise ValueError(f"Config override '{name}' is not supported.")
+            self.load_format = changes.get("load_format", self.load_format)
+
+    def _reload(
+        self, weights_iterator: Any = None, weights_path: str | None = None, is_checkpoint_format: bool = True
+    ) -> None:
         assert is_checkpoint_format
-        if "not reloaded" not in self.faults:
-            self._weights = self._read(weights_path or self.model)
+        self.calls.append("reload_weights from " + ("files" if weights_iterator is None else "memory"))
+        if weights_iterator is None:
+            if self.load_format == "dummy":
+                raise NotImplementedError("Model reloading with `dummy` format")
+            from safetensors.torch import load_file
+
+            files = sorted(Path(weights_path or self.model).glob("*.safetensors"))
+            weights_iterator = (pair for file in files for pair in load_file(file).items())
+        self._take(weights_iterator)
         self._adapted = {}
+
+    def _take(self, pairs: Any) -> None:
+        own = dict[str, Tensor](self._weights.named_parameters())
+        for name, value in pairs:
+            if name not in own:
+                raise ValueError(f"There is no module or parameter named {name!r}")
+            left_out = "one left out" in self.faults and name.endswith("layers.1.mlp.down_proj.weight")
+            if "not reloaded" not in self.faults and not left_out:
+                own[name].data.copy_(value)
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         """Forget cached keys and values; False when blocks are still in use."""

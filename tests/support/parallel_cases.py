@@ -1,6 +1,7 @@
 """Updates that are done once in this process and once in two: what is trained on, and the program of the two.
 
-As a program: a worker of `instar.components.update.parallel` that does every job of `job.json`, one after the other.
+As a program: a worker of `instar.components.update.parallel` that does every job of `job.json`, one after the other. In
+place of a job there may be a segment: the same steps twice, `held` in memory between them and each through `files`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from instar import contract
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.parallel import worker
+from instar.components.update.parallel.gang import write
 from instar.components.update.presets import preset
 from instar.components.update.stage import Ins, Outs
 from unit.update.world import World, make_world, save_model, tiny_llama
@@ -58,6 +60,14 @@ CASES: dict[str, Case] = {
 }
 
 
+SEGMENTS: dict[str, Case] = {
+    "bfloat16": Case(changes={"dtype": "bfloat16", "packing": "prefix", "micro_batch_tokens": 60}),
+    "adapters": Case(changes={"dtype": "float32", "lora": ADAPTERS, "gradient_checkpointing": "on"}),
+    "critic and KL": Case("ppo", 3, {"dtype": "float32", "minibatches": 2}, reference=True),
+}
+STEPS = 2
+
+
 def world(root: Path, case: Case) -> World:
     """Return the world of a case."""
     made = make_world(root, prompts=case.prompts)
@@ -92,7 +102,30 @@ def job(made: World, config: PolicyGradientConfig, folder: Path, device: str = "
     }
     context = {"evolution": "test", "step": made.step, "stage": "update"}
     config = dataclasses.replace(config, processes=2)
-    return {**bundles, "config": configs.to_dict(config), "context": context, "scratch": str(folder), "device": device}
+    return {
+        **bundles, "config": configs.to_dict(config), "context": context, "scratch": str(folder), "device": device,
+        "last": True,
+    }  # fmt: skip
+
+
+def segment(root: Path, case: Case, device: str = "cpu") -> dict[str, list[dict[str, Any]]]:
+    """Write the rows of a case and return its steps for both ways: the same rows, each on what the step before left."""
+    ways: dict[str, list[dict[str, Any]]] = {"held": [], "files": []}
+    for way, steps in ways.items():
+        (root / way).mkdir(parents=True)
+        made = world(root / way, case)
+        for step in range(STEPS):
+            one = job(made, dataclasses.replace(case.config(), lr=1e-4), root / way / f"step{step}", device)
+            one["context"]["step"] = step
+            one["last"] = way == "files" or step == STEPS - 1
+            if step:
+                before = root / way / f"step{step - 1}"
+                one["ins"] |= {
+                    "policy": (str(before / "policy"), made.policy.digest),
+                    "trainer": (str(before / "trainer"), "t"),
+                }
+            steps.append(one)
+    return ways
 
 
 def search_path() -> str:
@@ -120,12 +153,21 @@ def work(jobs: dict[str, Any], folder: Path, rank: int, size: int) -> None:
     from torch import distributed
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+    from instar.components.update.parallel.improve import Held
+
     LlamaRMSNorm.forward = exact_norms()
     worker.join(next(iter(jobs.values()))["device"], 60.0)
     for name, one in jobs.items():
-        metrics = worker.improve(one, folder, rank, size)
+        if "held" in one:
+            held = Held()
+            for step, through_files in zip(one["held"], one["files"], strict=True):
+                worker.improve(step, folder, rank, size, held)
+                worker.improve(through_files, folder, rank, size, Held())
+            assert held.student is None and not held.record
+            continue
+        metrics = worker.improve(one, folder, rank, size, Held())
         if rank == 0:
-            worker.write(folder / f"{name}.metrics.json", metrics)
+            write(folder / f"{name}.metrics.json", metrics)
     distributed.barrier()
     distributed.destroy_process_group()
 

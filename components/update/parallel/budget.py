@@ -37,10 +37,19 @@ def split(config: PolicyGradientConfig, data: Experience, size: int) -> PolicyGr
 
 
 def decide(
-    policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, device: str, size: int
+    policy: Policy,
+    config: PolicyGradientConfig,
+    data: Experience,
+    has_reference: bool,
+    device: str,
+    size: int,
+    held: int = 0,
 ) -> memory.Plan:
-    """Return what each process will need, for the first choice of checkpointing that fits all; raise if none does."""
-    free = _free(device, size)
+    """Return what each process will need, for the first choice of checkpointing that fits all; raise if none does.
+
+    `held` is what this process holds already of what the plan counts.
+    """
+    free = _free(device, size, held)
     choices = {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
     plans = [plan(policy, config, data, has_reference, choice, size) for choice in choices]
     chosen = next((p for p in plans if p.peak_bytes <= free), plans[-1])
@@ -48,9 +57,9 @@ def decide(
     return dataclasses.replace(chosen, reason=f"{free / 2**30:.2f} GiB free for each process")
 
 
-def _free(device: str, size: int) -> int:
+def _free(device: str, size: int, held: int) -> int:
     """Return what the process that has least may take. Processes on the CPU share one memory."""
-    free = torch.tensor(memory.available_bytes(device) // (size if device == "cpu" else 1), device=device)
+    free = torch.tensor(memory.available_bytes(device) // (size if device == "cpu" else 1) + held, device=device)
     torch.distributed.all_reduce(free, torch.distributed.ReduceOp.MIN)
     return int(free)
 

@@ -1,42 +1,32 @@
-"""The update as one call that starts N processes on this machine, watches them, and returns what process 0 found.
+"""The update as one call to N processes on this machine, which returns what process 0 found.
 
-Nothing waits without a deadline: a collective has `collective_timeout_s`, and processes that begin no forward pass for
-`SLACK` times as long are ended here. All processes end with the one that called.
+The processes are started for the first update and stay until one whose outputs outlive this process: a segment of inner
+steps starts them once, and so does a single step. Between the steps of a segment they keep the optimiser's state, in shards
+on their devices; what leaves them is the policy, because another process samples from it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from instar import config as configs
-from instar import contract, lifeline
+from instar import contract
 from instar.components import policy_io
-from instar.components.control.limits import Limits, Watch
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import device
-from instar.components.update.parallel import verdict
+from instar.components.update.parallel.gang import Gang, write
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
     from instar.components.update.stage import Ins, Outs
 
-POLL_S = 0.1
-SLACK = 2.5
-"""A process may be silent for so many deadlines: one pass holds several collectives, each with a deadline of its own."""
-START_S = 120.0
-"""Time that importing and loading may take before the first sign of life, on top of the deadline."""
-GRACE_S = 5.0
-"""Time between asking the processes to end, when they write their stacks, and killing them."""
+GANG = "update/processes"
+"""Key of the processes in `ctx.resident`, with what they were started for."""
 
 
 def improve_together(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) -> Metrics:
@@ -48,21 +38,17 @@ def improve_together(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Co
 
         return improve(ins, outs, config, ctx)
     forget(ins, ctx)
-    folder = ctx.scratch / "processes"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    job = {
+    job: dict[str, Any] = {
         "ins": {name: (str(a.path.resolve()), a.digest) for name, a in contract.artifacts(ins).items()},
         "outs": {name: (str(a.path.resolve()), a.digest) for name, a in contract.artifacts(outs).items()},
-        "config": configs.to_dict(config),
         "context": {"evolution": ctx.evolution, "step": ctx.step, "stage": ctx.stage},
         "scratch": str(ctx.scratch.resolve()),
-        "device": place,
     }
-    (folder / "job.json").write_text(json.dumps(job))
-    run(folder, size, config.collective_timeout_s, ctx, "instar.components.update.parallel.worker")
-    metrics = dict(json.loads((folder / "metrics.json").read_text()))
+    purpose = {"config": configs.to_dict(config), "device": place}
+    gang = _gang(purpose, size, config.collective_timeout_s, ctx)
+    metrics = gang.work(job, ctx.durable, ctx)
     if not ctx.durable:
+        ctx.resident[GANG] = (json.dumps(purpose), gang)
         name_inner(ins, outs)
     return metrics
 
@@ -77,6 +63,21 @@ def name_inner(ins: Ins, outs: Outs) -> None:
     kept = before == record["fingerprint"]
     outs.policy.digest = ins.policy.digest if kept else configs.digest({"policy": record["fingerprint"]})
     outs.trainer.digest = configs.digest({"trainer": record})
+
+
+def _gang(purpose: dict[str, Any], size: int, timeout_s: float, ctx: Context) -> Gang:
+    """Take the processes that wait for a job, or start some. Whoever gets one is done with puts it back."""
+    folder = ctx.scratch / "processes"
+    key, gang = ctx.resident.pop(GANG, ("", None))
+    if gang is not None and key == json.dumps(purpose) and gang.folder == folder:
+        found: Gang = gang
+        return found
+    if gang is not None:  # of a segment that failed elsewhere
+        gang.end()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write(folder / "job.json", purpose)
+    return Gang(folder, size, timeout_s, "instar.components.update.parallel.worker")
 
 
 def count(config: PolicyGradientConfig, place: str) -> int:
@@ -122,61 +123,3 @@ def forget(ins: Ins, ctx: Context) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # else the allocator of this process keeps what the others need
-
-
-def run(folder: Path, size: int, timeout_s: float, ctx: Context, module: str) -> None:
-    """Run `module` in `size` processes on `folder/job.json`; raise the error of the first that fails."""
-    command = [sys.executable, "-m", "instar.components.update.parallel.torchrun", str(folder / "ended.json")]
-    command += ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(size), "--max-restarts", "0"]
-    command += ["-m", module, str(folder / "job.json")]
-    with (folder / "torchrun.log").open("ab") as log:
-        child = subprocess.Popen(
-            lifeline.held(command), stdout=log, stderr=log, env=environment(size), start_new_session=True
-        )
-        try:
-            silent = _wait(child, folder, size, timeout_s, ctx)
-        finally:
-            end(child)
-    if silent or child.returncode != 0:
-        raise verdict.error(folder, size, timeout_s, silent)
-
-
-def environment(size: int) -> dict[str, str]:
-    """Return this process's environment, without what another launcher left, with the threads shared out."""
-    import torch
-
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "TORCHELASTIC_"))}
-    threads = str(max(1, torch.get_num_threads() // size))
-    return {**kept, "OMP_NUM_THREADS": threads, "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
-
-
-def _wait(child: subprocess.Popen[bytes], folder: Path, size: int, timeout_s: float, ctx: Context) -> list[int]:
-    """Pass on the progress of process 0 until all have ended; return the processes that were silent for too long."""
-    limits = Limits(stage_s=float("inf"), stall_s=SLACK * timeout_s)
-    files = [folder / f"rank-{rank}.json" for rank in range(size)]
-    watches: dict[int, Watch] = {}
-    last, late = "", time.monotonic() + START_S + timeout_s
-    while child.poll() is None:
-        time.sleep(POLL_S)
-        unit = verdict.unit(folder, 0)
-        if unit != last:
-            last = unit
-            ctx.heartbeat(unit, {})
-        watches |= {
-            r: Watch(file, limits, "update") for r, file in enumerate(files) if r not in watches and file.exists()
-        }
-        silent = [rank for rank, watch in watches.items() if watch.overdue() is not None]
-        silent += [rank for rank in range(size) if rank not in watches and time.monotonic() > late]
-        if silent:
-            return silent
-    return []
-
-
-def end(child: subprocess.Popen[bytes]) -> None:
-    """End the processes: those that still run write their stacks first."""
-    if child.poll() is None:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE_S)
-        child.kill()
-    child.wait()

@@ -37,12 +37,14 @@ class Ranks:
         # The last micro-batch is the narrowest, so it is what an idle process repeats.
         return [(micros[min(i, len(micros) - 1)], i < len(micros)) for i in own]
 
-    def everywhere(self, mine: Sequence[Tensor], micros: Sequence[Micro], dtype: torch.dtype) -> list[Tensor]:
+    def everywhere(
+        self, mine: Sequence[Tensor], micros: Sequence[Micro], dtype: torch.dtype, device: str
+    ) -> list[Tensor]:
         """Return one [m] tensor for each of `micros` on all processes; `mine` are those of this process's own passes."""
         if self.size == 1 or not micros:
             return list(mine)
         sizes = [len(micro.tokens) for micro in micros]
-        flat = torch.zeros(sum(sizes), dtype=dtype, device=micros[0].tokens.device)
+        flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
         out = list(torch.split(flat, sizes))
         for part, values in zip(out[self.rank :: self.size], mine, strict=True):
             part.copy_(values)  # each is a view of `flat`
@@ -69,7 +71,9 @@ class Ranks:
 
         def whole(mine: Sequence[Tensor]) -> list[Tensor]:
             parts = [mine[a:b] for a, b in pairwise(ends)]
-            return [x for part, step in zip(parts, steps, strict=True) for x in self.everywhere(part, step, dtype)]
+            return [
+                x for part, step in zip(parts, steps, strict=True) for x in self.everywhere(part, step, dtype, device)
+            ]
 
         def pairs(mine: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
             if not self.total(len(mine), device):

@@ -3,7 +3,8 @@
 Layers are gathered one at a time inside a pass; embeddings, last norm and head together, for the whole pass. Shards are
 float32 and so are sums of gradients, whatever type the pass computes in. Buffers keep their type.
 A learner is built and saved whole, on the CPU, by the code that one process uses: its files are the same, and a state
-that N processes wrote continues on any other number. Processes load in turn, so the machine holds one whole model.
+that N processes wrote continues on any other number. Processes load in turn, and process 0 alone gathers, so the machine
+holds one whole model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from instar.artifact import Policy, TrainerState
 from instar.components import policy_io
@@ -36,6 +37,20 @@ def whole(policy: Policy, saved: TrainerState | None, config: PolicyGradientConf
     """Return the learner in one piece on the CPU, in the type of the master weights alone, read from files."""
     plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
     return Learner(policy_io.take_model(policy, ctx), plain, ctx, saved, policy.digest, copies=False)
+
+
+def shell(policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Learner:
+    """Return a learner to fill with another's weights and state: of this policy's shape, its moments left out."""
+    plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
+    return Learner(policy_io.take_model(policy, ctx), plain, ctx, None, policy.digest, copies=False, moments=False)
+
+
+def resume(student: Learner, config: PolicyGradientConfig, digest: str) -> None:
+    """Go on with a learner in shards as the policy `digest`: count from here, compute layers again where `config` says so."""
+    before, student.config, student.digest = student.config.gradient_checkpointing, config, digest
+    student.begin()
+    if config.gradient_checkpointing != before:
+        (learner.recompute_layers if before == "off" else learner.keep_layers)(student.compute)
 
 
 def shard(student: Learner, config: PolicyGradientConfig, ranks: Ranks, mesh: DeviceMesh, beat: Beat) -> None:
@@ -108,31 +123,48 @@ def _like(parameter: Any, value: Tensor) -> Tensor:
     return distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None)
 
 
-def collect(student: Learner, into: Callable[[], Learner]) -> Learner | None:
-    """Return the learner in one piece on process 0, where `into` makes one to fill; None elsewhere. All take part."""
+def collect(student: Learner, into: Callable[[], Learner], whole: bool) -> Learner | None:
+    """Return the learner in one piece on process 0, where `into` makes one to fill; None elsewhere. All take part.
+
+    Only where `whole` the optimiser's state comes along. Else it stays in shards, and what is saved says so.
+    """
     for module in (student.model, student.critic):
-        for part in () if module is None else module.modules():
-            if isinstance(part, FSDPModule):
-                part.reshard()  # a pass without backward leaves some parameters gathered
+        if module is not None:
+            let_go(module)
     target = into() if student.ranks.rank == 0 else None
-    places = dict(target.trained()) if target is not None else {}
-    for name, p in student.trained():
-        value = _full(p)
-        if target is not None:
+    places = target.named() if target is not None else {}
+    for name, p in student.named().items():
+        value = _gather(p, student.ranks)
+        if value is not None:
             with torch.no_grad():
                 places[name].copy_(value)
     moments: dict[str, Tensor] = {}
-    for key, part in student.optimizer.tensors().items():
-        value = _full(part)
-        if target is not None:
+    for key, part in student.optimizer.tensors().items() if whole else ():
+        value = _gather(part, student.ranks)
+        if value is not None:
             moments[key] = value
     if target is not None:
-        target.optimizer.load(student.optimizer.steps, student.optimizer.adam_steps(), moments, adopt=True)
-        target.updates = student.updates
+        target.follow(student)
+        if whole:
+            target.optimizer.load(student.optimizer.steps, student.optimizer.adam_steps(), moments, adopt=True)
+        else:
+            target.optimizer, target.elsewhere = student.optimizer, True
     return target
 
 
-def _full(part: Any) -> Tensor:
-    assert isinstance(part, DTensor)
-    found: Tensor = part.full_tensor()
-    return found.detach().cpu()
+def let_go(module: nn.Module) -> None:
+    """Drop the parameters that a pass without backward leaves gathered."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def _gather(part: Any, ranks: Ranks) -> Tensor | None:
+    """Return a whole tensor in the host memory of process 0, None elsewhere. Shards are runs of rows, the last may be short."""
+    assert isinstance(part, DTensor) and part.placements == (Shard(0),)
+    own = part.to_local().detach()
+    padded = own.new_zeros(-(-part.shape[0] // ranks.size), *part.shape[1:])
+    padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in range(ranks.size)] if ranks.rank == 0 else None
+    torch.distributed.gather(padded, parts, dst=0)
+    return None if parts is None else torch.cat(parts)[: part.shape[0]].cpu()

@@ -1,7 +1,8 @@
 """One of the processes of an update, as a program under torchrun: its argument is the file `job.json` of `launch`.
 
-Beside that file process r keeps `rank-r.log` (its output, and its stacks when it is asked or told to end),
-`rank-r.json` (its last unit of work) and, when it fails, `rank-r.error.json`; process 0 leaves `metrics.json`.
+That file has what holds for all updates; update n is described by `job-n.json` beside it and answered by process 0 with
+`metrics-n.json`. Process r keeps `rank-r.log` (its output, and its stacks when it is asked or told to end), `rank-r.json`
+(its last unit of work) and, when it fails, `rank-r.error.json`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instar import lifeline
+from instar.components.update.parallel.gang import write
 from instar.errors import InstarError
 
+if TYPE_CHECKING:
+    from instar.components.update.parallel.improve import Held
+
+POLL_S = 0.02
+"""Time between two looks for the next update."""
 Work = Callable[[dict[str, Any], Path, int, int], None]
 
 
@@ -41,16 +50,31 @@ def main(work: Work) -> None:
         os._exit(1)
 
 
-def update(job: dict[str, Any], folder: Path, rank: int, size: int) -> None:
-    """Join the others, do one update, part."""
+def serve(purpose: dict[str, Any], folder: Path, rank: int, size: int) -> None:
+    """Join the others, do the updates as they come, part after the last."""
     from torch import distributed
 
-    join(job["device"], job["config"]["collective_timeout_s"])
-    metrics = improve(job, folder, rank, size)
-    if rank == 0:
-        write(folder / "metrics.json", metrics)
+    from instar.components.update.parallel.improve import Held
+
+    join(purpose["device"], purpose["config"]["collective_timeout_s"])
+    held = Held()
+    for number in count(1):
+        job = _wait(folder / f"job-{number}.json")
+        metrics = improve({**purpose, **job}, folder, rank, size, held)
+        distributed.barrier()
+        if rank == 0:
+            write(folder / f"metrics-{number}.json", metrics)
+        if job["last"]:
+            break
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def _wait(path: Path) -> dict[str, Any]:
+    """Return what a file says, once it is there. Whoever does not write it any more has ended, and this process with it."""
+    while not path.exists():
+        time.sleep(POLL_S)
+    return dict(json.loads(path.read_text()))
 
 
 def join(device: str, timeout_s: float) -> None:
@@ -68,8 +92,8 @@ def join(device: str, timeout_s: float) -> None:
         distributed.init_process_group("gloo", timeout=timeout)
 
 
-def improve(job: dict[str, Any], folder: Path, rank: int, size: int) -> dict[str, float]:
-    """Do the update that `job` describes and return its metrics."""
+def improve(job: dict[str, Any], folder: Path, rank: int, size: int, held: Held) -> dict[str, float]:
+    """Do the update that `job` describes and return its metrics. Unless it is the last, its state stays in `held`."""
     from instar import config as configs
     from instar.components.control.supervisor import Heartbeat
     from instar.components.update.config import PolicyGradientConfig
@@ -90,9 +114,9 @@ def improve(job: dict[str, Any], folder: Path, rank: int, size: int) -> dict[str
     )
     scratch = Path(job["scratch"]) if rank == 0 else folder / f"rank-{rank}"
     scratch.mkdir(parents=True, exist_ok=True)
-    ctx = Context(**job["context"], scratch=scratch, heartbeat=beat)
+    ctx = Context(**job["context"], scratch=scratch, heartbeat=beat, durable=job["last"])
     config = configs.from_dict(PolicyGradientConfig, job["config"])
-    return parts.improve(ins, outs, config, ctx, Ranks(rank, size), job["device"])
+    return parts.improve(ins, outs, config, ctx, Ranks(rank, size), job["device"], held)
 
 
 def _record(error: Exception) -> dict[str, str]:
@@ -102,12 +126,5 @@ def _record(error: Exception) -> dict[str, str]:
     return {"class": "", "found": f"{type(error).__name__}: {str(error).strip()[:300]}"}
 
 
-def write(path: Path, value: Any) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
-
-
 if __name__ == "__main__":
-    main(update)
+    main(serve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from instar.artifact import Policy
 from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, open_engine
+from instar.components.rollout.stock_forward import cache_argument
 from instar.contract import Context
 from instar.errors import EngineError
 
@@ -75,3 +77,21 @@ def test_local_attention_is_served_within_its_window_and_refused_beyond(tmp_path
 def test_families_with_position_ids_are_served(kind: str, tmp_path: Path) -> None:
     _, engine = opened(kind, SHAPE, tmp_path)
     assert engine.forward.name == ("packed" if kind == "llama" else "stock")
+
+
+def test_the_cache_has_the_name_that_the_model_knows(tmp_path: Path) -> None:
+    """transformers 5.24 renamed the argument and 5.40 drops the old name; a model of before knows no other."""
+
+    class Before:
+        def forward(self, input_ids: Any, past_key_values: Any = None) -> None: ...
+
+    class After:
+        def forward(self, input_ids: Any, cache: Any = None) -> None: ...
+
+    assert cache_argument(Before()) == "past_key_values"
+    assert cache_argument(After()) == "cache"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        _, engine = opened("gpt_neo", GPT_NEO, tmp_path)
+        requests = [Request(request_id="r", prompt_ids=[2, 3], seeds=[0])]
+        assert engine.forward.name == "stock" and engine.sample(requests, max_new_tokens=3, temperature=1.0)

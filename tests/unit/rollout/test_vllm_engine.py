@@ -6,7 +6,10 @@ plants what it may do wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ import pytest
 import torch
 
 from instar.artifact import Policy
-from instar.components.policy_io import load_model
+from instar.components.policy_io import RESIDENT, fingerprint, load_model
+from instar.components.rollout import vllm_server, vllm_weights
 from instar.components.rollout.config import EngineConfig
-from instar.components.rollout.engine import Engine, Request
+from instar.components.rollout.engine import Engine, Request, facts, open_engine
 from instar.errors import EngineError
 from support import fake_vllm
 from support.vllm_engines import LENGTHS, context, opened
@@ -160,7 +164,7 @@ def test_one_server_serves_one_policy_after_the_other(
         engine.rest()
         engine.rest()
     (server,) = fake_vllm.LLM.started
-    cycle = ["wake_up", "reload_weights", "sleep 1"]
+    cycle = ["wake_up", "reload_weights from files", "sleep 1"]
     assert server.calls == ["sleep 1", *cycle, *cycle]
 
 
@@ -197,23 +201,74 @@ def test_an_update_drops_the_engine_and_keeps_the_server(tiny: Any, fused: Any, 
     assert [type(value).__name__ for value in resident.values()] == ["Server"]
 
 
-def test_weights_that_are_only_in_memory_reach_the_engine(
-    tiny: Any, prompts: Any, full_logits: Any, fused: Any, fake: Any, tmp_path: Path
-) -> None:
-    """Under the fused clock a policy folder has no weights: the resident model is the policy."""
-    fake()
-    resident: dict[Any, Any] = {}
-    opened("vllm", fused(tiny("llama"), "a"), tmp_path, resident)
-    policy, model = fused(tiny("llama"), "b"), tiny("llama", 1)
+def in_memory(policy: Policy, model: Any, resident: dict[Any, Any]) -> Policy:
+    """Make of a policy what an inner step leaves that writes no weights: their fingerprint, and the model in memory."""
     for file in policy.path.glob("*.safetensors"):
         file.unlink()
-    resident["model", "b"] = model
+    (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
+    resident["model", policy.digest] = model
+    return policy
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize("first", ["another policy", "nothing"])
+def test_weights_that_are_only_in_memory_reach_the_engine_without_a_file(
+    first: str, kind: str, tiny: Any, prompts: Any, full_logits: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Under the fused clock a policy folder has no weights: the resident model is the policy. Files may follow again."""
+    fake()
+    resident: dict[Any, Any] = {}
+    if first == "another policy":
+        opened("vllm", fused(tiny(kind), "a"), tmp_path, resident)
+    model = tiny(kind, 1)
+    policy = in_memory(fused(tiny(kind), "b"), model, resident)
     (request,) = prompts([5], 1)
     engine = opened("vllm", policy, tmp_path, resident)
     (sample,) = engine.sample([request], max_new_tokens=3, temperature=0.0)[0]
     exact = full_logits(model, request.prompt_ids + sample.token_ids).log_softmax(-1)[4:]
     assert sample.logprobs == pytest.approx([float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5)
     assert not list((tmp_path / "scratch").iterdir())
+    (server,) = fake_vllm.LLM.started
+    assert server.calls == ["reload_weights from memory"]
+    assert server.load_format == "safetensors"
+    assert opened("vllm", fused(tiny(kind, 2), "c"), tmp_path, resident).digest == "c"
+    assert fake_vllm.LLM.started == [server] and server.calls[1:] == ["reload_weights from files"]
+
+
+def test_a_model_that_is_loaded_already_is_not_read_again(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+    fake()
+    resident: dict[Any, Any] = {}
+    opened("vllm", fused(tiny("llama"), "a"), tmp_path, resident)
+    policy = fused(tiny("llama", 1), "b")
+    load_model(policy, context(tmp_path, resident))
+    opened("vllm", policy, tmp_path, resident)
+    assert fake_vllm.LLM.started[0].calls == ["reload_weights from memory"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
+def test_a_model_in_memory_has_the_names_and_bits_of_its_files(kind: str, tiny: Any, fused: Any) -> None:
+    from safetensors.torch import load_file
+
+    model = tiny(kind)
+    files = load_file(fused(model, "a").path / "model.safetensors")
+    held = vllm_weights.checkpoint(model)
+    assert held.keys() == files.keys() and all(torch.equal(held[name], files[name]) for name in files)
+
+
+def test_experts_in_one_tensor_are_taken_apart_as_their_files_have_them(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    model: Any = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, num_local_experts=3, max_position_embeddings=32,
+        )
+    )  # fmt: skip
+    model.save_pretrained(tmp_path)
+    files, held = load_file(tmp_path / "model.safetensors"), vllm_weights.checkpoint(model)
+    assert held.keys() == files.keys() and all(torch.equal(held[name], files[name]) for name in files)
+    assert sum(".experts." in name for name in held) == 9 and len(held) > len(dict(model.named_parameters()))
 
 
 def adapted(policy: Policy, base: Any, digest: str, fused: Any, seed: int) -> Any:
@@ -254,7 +309,7 @@ def test_an_adapter_is_all_that_is_loaded_where_the_base_is_inside(
         assert sample.logprobs == pytest.approx([float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5)
         engine.rest()
     (server,) = fake_vllm.LLM.started
-    assert "reload_weights" not in server.calls and server.calls.count("adapter") == 3
+    assert not any("reload_weights" in call for call in server.calls) and server.calls.count("adapter") == 3
 
 
 @pytest.mark.parametrize("rank", [0, 8])
@@ -271,7 +326,7 @@ def test_a_policy_whose_base_is_not_inside_is_loaded_whole(
     (sample,) = engine.sample([request], max_new_tokens=3, temperature=0.0)[0]
     exact = full_logits(model, request.prompt_ids + sample.token_ids).log_softmax(-1)[4:]
     assert sample.logprobs == pytest.approx([float(exact[i, t]) for i, t in enumerate(sample.token_ids)], abs=2e-5)
-    assert fake_vllm.LLM.started[0].calls == ["reload_weights"]
+    assert fake_vllm.LLM.started[0].calls == ["reload_weights from files"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +368,51 @@ def test_the_stage_puts_the_engine_to_sleep_when_it_is_done(tiny: Any, fused: An
         stage.sample(policy, [tasks], [slot], out, config, context(tmp_path, resident))
         assert {row.policy for row in out.read()} == {policy.digest} and len(out.read()) == 3
         assert fake_vllm.LLM.started[-1].calls[-1] == "sleep 1"
-    assert fake_vllm.LLM.started[0].calls == ["sleep 1", "wake_up", "reload_weights", "sleep 1"]
+    assert fake_vllm.LLM.started[0].calls == ["sleep 1", "wake_up", "reload_weights from files", "sleep 1"]
+
+
+@pytest.mark.parametrize(("runner", "in_kernel"), [("", 1.0), ("0", 0.0), ("1", 1.0)])
+def test_row_by_row_drawing_is_said(
+    runner: str, in_kernel: float, tiny: Any, fused: Any, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's model runner V1 draws a seeded sample by itself; V2, the one it takes when nothing is said, in one kernel."""
+    fake()
+    if runner:
+        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
+    said: list[str] = []
+    ctx = dataclasses.replace(context(tmp_path), heartbeat=lambda unit, metrics: said.append(unit))
+    engine = open_engine(EngineConfig(name="vllm"), fused(tiny("llama"), "a"), ctx)
+    assert facts(engine) == {"seeds_in_kernel": in_kernel, "batch_invariant": 0.0}
+    assert bool(said) == (in_kernel == 0.0)
+
+
+def test_batch_invariance_is_set_before_vllm_is_imported(
+    tiny: Any, fused: Any, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM reads it at import, so a process has one mode; what the environment says otherwise is refused, not overruled."""
+    fake()
+    monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
+    policy = fused(tiny("llama"), "a")
+    with pytest.raises(EngineError, match="one process has one mode"):
+        opened("vllm", policy, tmp_path, batch_invariant=True)
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    assert facts(opened("vllm", policy, tmp_path, batch_invariant=True))["batch_invariant"] == 1.0
+    with pytest.raises(EngineError, match="unset VLLM_BATCH_INVARIANT"):
+        opened("vllm", policy, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.delenv("VLLM_BATCH_INVARIANT")
+        patch.delitem(sys.modules, "vllm")
+        vllm_server.choose_modes(EngineConfig(name="vllm", batch_invariant=True))
+        assert os.environ["VLLM_BATCH_INVARIANT"] == "1"
+
+
+def test_an_engine_in_another_process_is_refused(
+    tiny: Any, fused: Any, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake()
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    with pytest.raises(EngineError, match="unset VLLM_ENABLE_V1_MULTIPROCESSING"):
+        opened("vllm", fused(tiny("llama"), "a"), tmp_path)
 
 
 def test_arguments_that_vllm_does_not_have_would_be_refused(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:

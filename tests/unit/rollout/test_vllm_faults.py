@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from instar.components.policy_io import RESIDENT, fingerprint, load_model
 from instar.components.rollout.engine import Request
 from instar.components.rollout.vllm_engine import VllmEngine
-from instar.errors import EngineError, InstarError, MissingDependencyError, NumericsError
+from instar.errors import ArtifactError, EngineError, InstarError, MissingDependencyError, NumericsError
 from support import fake_vllm
-from support.vllm_engines import LENGTHS, opened
+from support.vllm_engines import LENGTHS, context, opened
 
 
 @pytest.mark.parametrize("fault", ["count", "missing logprob", "retokenised", "nan", "aborted", "other prompt"])
@@ -28,18 +30,42 @@ def test_an_answer_that_is_not_what_was_sampled_is_refused(
         engine.sample(prompts(LENGTHS, 6), max_new_tokens=9, temperature=1.0)
 
 
-@pytest.mark.parametrize("fault", ["not reloaded", "cache kept"])
-def test_old_weights_and_old_keys_are_refused(fault: str, tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["files", "memory"])
+@pytest.mark.parametrize("fault", ["not reloaded", "one left out", "cache kept"])
+def test_old_weights_and_old_keys_are_refused(
+    fault: str, source: str, tiny: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
     """And the next attempt is not fooled: it loads again."""
     made = fake(fault)
     resident: dict[Any, Any] = {}
     opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident)
     new = fused(tiny("llama", 1), "b")
+    if source == "memory":
+        load_model(new, context(tmp_path, resident))
     for _ in range(2):
         with pytest.raises(EngineError):
             opened("vllm", new, tmp_path, resident)
     made.LLM.faults = set()
     assert opened("vllm", new, tmp_path, resident).digest == "b"
+
+
+def test_a_model_in_memory_that_somebody_changed_is_not_served(
+    tiny: Any, fused: Any, fake: Any, tmp_path: Path
+) -> None:
+    """The folder names the weights that an inner step left in memory; others are not those of its digest."""
+    fake()
+    resident: dict[Any, Any] = {}
+    policy, model = fused(tiny("llama"), "a"), tiny("llama", 1)
+    for file in policy.path.glob("*.safetensors"):
+        file.unlink()
+    (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
+    resident["model", "a"] = model
+    model.model.norm.weight.data[0] += 1
+    with pytest.raises(EngineError, match="in memory"):
+        opened("vllm", policy, tmp_path, resident)
+    del resident["model", "a"]
+    with pytest.raises(ArtifactError, match="only ever in memory"):
+        opened("vllm", policy, tmp_path, resident)
 
 
 def test_weights_that_come_back_stale_after_waking_are_refused(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +49,7 @@ def test_every_action_token_once_within_the_budget(
     lengths: list[tuple[int, int, int]], budget: int, packing: str
 ) -> None:
     data = _data(lengths)
-    micros = batching.micro_batches(data, np.arange(len(lengths)), budget, packing, "cpu")
+    micros = batching.micro_batches(data, np.arange(len(lengths)), budget, packing)
     rows = np.concatenate([m.rows.numpy() for m in micros])
     assert sorted(rows) == list(range(len(lengths)))
     tokens = np.concatenate([m.tokens.numpy() for m in micros])
@@ -67,13 +70,14 @@ def test_every_action_token_once_within_the_budget(
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=6))
 def test_a_token_sees_its_own_past_and_nothing_else(lengths: list[tuple[int, int, int]]) -> None:
     data = _data(lengths)
-    for m in batching.micro_batches(data, np.arange(len(lengths)), 64, "prefix", "cpu"):
-        assert m.mask is not None and m.position_ids is not None
+    for m in batching.micro_batches(data, np.arange(len(lengths)), 64, "prefix"):
+        assert m.seen is not None and m.position_ids is not None
+        mask = batching.mask(m.seen)
         width = m.input_ids.shape[1]
         for at, token in zip(m.head_at.tolist(), m.tokens.tolist(), strict=True):
             row = int(np.searchsorted(data.action_offset, token, side="right")) - 1
             position = int(data.action_at[token] - data.token_offset[row]) - 1
-            seen = m.mask[at // width, 0, at % width].nonzero().flatten() + (at // width) * width
+            seen = mask[at // width, 0, at % width].nonzero().flatten() + (at // width) * width
             own = data.tokens[data.token_offset[row] : data.token_offset[row] + position + 1]
             assert m.input_ids.flatten()[seen].tolist() == own.tolist()
             assert m.position_ids.flatten()[seen].tolist() == list(range(position + 1))
@@ -81,9 +85,9 @@ def test_a_token_sees_its_own_past_and_nothing_else(lengths: list[tuple[int, int
 
 def test_shared_prompts_are_computed_once() -> None:
     data = _data([(1, 20, 5)] * 8)
-    (micro,) = batching.micro_batches(data, np.arange(8), 2048, "prefix", "cpu")
+    (micro,) = batching.micro_batches(data, np.arange(8), 2048, "prefix")
     assert micro.input_ids.shape == (1, 20 + 8 * 5)
-    (plain,) = batching.micro_batches(data, np.arange(8), 2048, "none", "cpu")
+    (plain,) = batching.micro_batches(data, np.arange(8), 2048, "none")
     assert batching.padding_ratio([plain], 8 * 25) == 1.0
     assert batching.padding_ratio([micro], 8 * 25) == 60 / 200
 
@@ -116,14 +120,14 @@ def test_pieces_are_as_wide_as_pays() -> None:
 def test_shapes_are_those_of_the_built_passes(lengths: list[tuple[int, int, int]], budget: int, packing: str) -> None:
     data = _data(lengths)
     every = np.arange(len(lengths))
-    built = [tuple(m.input_ids.shape) for m in batching.micro_batches(data, every, budget, packing, "cpu")]
+    built = [tuple(m.input_ids.shape) for m in batching.micro_batches(data, every, budget, packing)]
     assert batching.shapes(data, every, budget, packing) == built
 
 
 def test_sorting_by_length_pads_little() -> None:
     rng = np.random.default_rng(0)
     data = _data([(i, 20, int(t)) for i, t in enumerate(rng.integers(4, 60, 512))])
-    micros = batching.micro_batches(data, np.arange(512), 2048, "none", "cpu")
+    micros = batching.micro_batches(data, np.arange(512), 2048, "none")
     unsorted = 512 * int(data.widths.max()) / int(data.widths.sum())
     assert batching.padding_ratio(micros, int(data.widths.sum())) < 1.06 < unsorted
 
@@ -135,7 +139,7 @@ def test_log_probabilities_do_not_depend_on_the_layout(world: World, packing: st
     config = PolicyGradientConfig(dtype="float64")
     logp = torch.full((len(data.behaviour),), torch.nan, dtype=torch.float64)
     with torch.no_grad():
-        for micro in batching.micro_batches(data, np.arange(16), budget, packing, "cpu"):
+        for micro in batching.micro_batches(data, np.arange(16), budget, packing):
             logp[micro.tokens] = forward.score(model, micro, config).logp
     # The recorded log-probabilities came from one sequence at a time, in float32.
     torch.testing.assert_close(logp, torch.tensor(data.behaviour), rtol=1e-4, atol=1e-4)
@@ -165,6 +169,42 @@ def test_a_model_that_ignores_the_mask_is_refused(world: World) -> None:
     with pytest.raises(ConfigError, match="packing=prefix"):
         forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="prefix"))
     forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="none"))
+
+
+def test_passes_wait_on_the_host_without_their_masks() -> None:
+    """Masks have W^2 entries a row; what waits is a few numbers a position. `meta` stands for the device."""
+    data = _data([(i // 4, 40, 10) for i in range(64)])
+    micros = batching.micro_batches(data, np.arange(64), 512, "prefix")
+    assert len(micros) == 3
+    for micro in micros:
+        tensors = [v for v in (getattr(micro, f.name) for f in dataclasses.fields(micro)) if v is not None]
+        positions = micro.input_ids.numel()
+        assert {t.device.type for t in tensors} == {"cpu"} and max(t.numel() for t in tensors) <= 3 * positions
+        there = micro.to("meta")
+        assert {getattr(there, f.name).device.type for f in dataclasses.fields(there)} == {"meta"}
+        rows, width = there.input_ids.shape
+        assert there.seen is not None and batching.mask(there.seen).shape == (rows, 1, width, width)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_one_pass_at_a_time_is_on_the_device(world: World, monkeypatch: pytest.MonkeyPatch, minibatches: int) -> None:
+    """And the one before it, until it is let go."""
+    there: list[weakref.ref[batching.Micro]] = []
+    most = []
+
+    def to(micro: batching.Micro, device: str) -> batching.Micro:
+        assert device == "cpu"
+        moved = dataclasses.replace(micro)
+        there.append(weakref.ref(moved))
+        most.append(sum(ref() is not None for ref in there))
+        return moved
+
+    monkeypatch.setattr(batching.Micro, "to", to)
+    world.scored(lambda row: float(row.rollout_id[-1] in "02"))  # a signal in every group
+    config = PolicyGradientConfig(lr=1e-3, packing="prefix", micro_batch_tokens=12, minibatches=minibatches)
+    _, metrics = world.update(config)
+    assert metrics["updates"] == minibatches and len(most) > 4
+    assert max(most) <= 2
 
 
 def test_ragged() -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ from instar.components.policy_io import load_model
 from instar.components.update import memory
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.parallel import budget, launch
+from instar.components.update.parallel import budget, gang, improve, launch
 from instar.components.update.parallel.ranks import Ranks
 from instar.components.update.stage import Outs
-from instar.contract import PERF
-from instar.errors import ConfigError
+from instar.contract import PERF, Context
+from instar.errors import ConfigError, LedgerError
 from support import parallel_cases
-from support.parallel_cases import CASES, exact_norms, job, outputs, search_path
+from support.parallel_cases import CASES, SEGMENTS, STEPS, exact_norms, job, outputs, search_path
 from unit.update.world import World, joined, weights
 
 Update = tuple[Outs, dict[str, float]]
@@ -41,6 +42,7 @@ class Pair:
     alone: dict[str, Update]
     together: dict[str, Update]
     worlds: dict[str, World]
+    segments: Path
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +65,18 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             worlds[f"{name}, continued"] = later
             jobs[f"{name}, continued"] = job(later, CASES[name].config(), root / name / "later" / "together")
             alone[f"{name}, continued"] = later.update(CASES[name].config())
-        (root / "job.json").write_text(json.dumps(jobs))
+        segments = {
+            f"segment, {name}": parallel_cases.segment(root / "segments" / name, case)
+            for name, case in SEGMENTS.items()
+        }
+        (root / "job.json").write_text(json.dumps({**jobs, **segments}))
         context = worlds["float32"].context()
-        launch.run(root, 2, 60.0, context, "support.parallel_cases")
+        gang.run(root, 2, 60.0, context, "support.parallel_cases")
         together = {
             name: (outputs(Path(jobs[name]["scratch"])), json.loads((root / f"{name}.metrics.json").read_text()))
             for name in jobs
         }
-        yield Pair(alone, together, worlds)
+        yield Pair(alone, together, worlds, root / "segments")
 
 
 NAMES = [*CASES, "three-groups, continued", "adapters, continued", "critic, continued"]
@@ -125,6 +131,25 @@ def test_what_two_processes_wrote_continues_on_one(pair: Pair, name: str, monkey
     assert steps[1] > steps[0] > 0
 
 
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_steps_that_are_held_in_memory_write_the_bytes_of_steps_through_files(pair: Pair, name: str) -> None:
+    """Every policy whole, because whoever samples is another process; of the optimiser's state nothing before the last step."""
+    held, files = (pair.segments / name / way for way in ("held", "files"))
+    for step in range(STEPS):
+        assert _bytes(held / f"step{step}" / "policy") == _bytes(files / f"step{step}" / "policy")
+    last = f"step{STEPS - 1}"
+    assert _bytes(held / last / "trainer") == _bytes(files / last / "trainer")
+    assert _bytes(held / "step0" / "policy") != _bytes(held / last / "policy")
+    assert sorted(f.name for f in (held / "step0" / "trainer").iterdir()) == ["optimizer.safetensors", "trainer.json"]
+    assert not load_file(held / "step0" / "trainer" / "optimizer.safetensors")
+    record, other = (json.loads((way / "step0" / "trainer" / "trainer.json").read_text()) for way in (held, files))
+    assert record.pop("resident") is True and record == other
+
+
 def _state(trainer: TrainerState) -> dict[str, Any]:
     found: dict[str, Any] = load_file(trainer.path / "optimizer.safetensors")
     return found
@@ -138,21 +163,41 @@ def _same(ours: dict[str, Any], theirs: dict[str, Any], tolerance: float) -> Non
         assert gap <= tolerance * max(float(value.abs().max()), 1e-6), (key, gap, torch.linalg.norm(value))
 
 
-def test_the_stage_starts_its_processes_and_hears_from_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_starts_its_processes_once_a_segment_and_hears_from_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     units: list[str] = []
     world.heartbeat = lambda unit, metrics: units.append(unit)
     config = PolicyGradientConfig(lr=1e-3, processes=2, collective_timeout_s=60.0)
     resident: dict[Any, Any] = {}
     load_model(world.policy, world.context(resident))
-    outs, metrics = world.update(config, resident)
-    assert not resident  # the old weights are of no use any more, the new ones are in files
     _, expected = world.update(dataclasses.replace(config, processes=1))
+    world.durable = False
+    outs, metrics = world.update(config, resident)
+    ((key, (_, waiting)),) = resident.items()  # the old weights are of no use any more, the new ones are in files
+    assert key == launch.GANG and waiting.running()
     assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
     assert units[0] != units[-1] == "optimizer step 1"
     assert not torch.equal(weights(outs.policy)["model.norm.weight"], weights(world.policy)["model.norm.weight"])
+    world.advance(outs, resident)
+    world.durable = True
+    outs, _ = world.update(config, resident)
+    assert launch.GANG not in resident and waiting.jobs == 2 and not waiting.running()
+    assert outs.trainer.read_json("trainer.json")["optimizer_steps"] == 2
     assert not outs.policy.digest  # the runner names what is stored, by its bytes
+
+
+def test_a_state_that_its_processes_took_along_is_a_clear_error(world: World) -> None:
+    """Others were started in the middle of a segment: they hold nothing, and there are no files."""
+    folder = world.root / "between"
+    folder.mkdir()
+    (folder / "trainer.json").write_text(json.dumps({"resident": True}))
+    world.trainer = TrainerState(folder, "t")
+    ins: Any = world
+    with pytest.raises(LedgerError, match="run the segment again"):
+        improve._student(ins, PolicyGradientConfig(), world.context(), Ranks(0, 2), improve.Held(), lambda: None)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -164,18 +209,15 @@ def test_an_inner_step_is_named_without_reading_its_weights(
     world.trainer, world.durable = TrainerState(first.trainer.path, "sha256:1"), False
     before = first.trainer.read_json("trainer.json")
 
-    def processes(folder: Path, *_: object) -> None:
-        outs = outputs(folder.parent.parent / "run2")
-        for artifact in (outs.policy, outs.trainer, outs.stats):
-            artifact.path.mkdir(exist_ok=True)
-        shutil.copytree(first.policy.path, outs.policy.path, dirs_exist_ok=True)
-        shutil.copytree(first.stats.path, outs.stats.path, dirs_exist_ok=True)
-        shutil.copytree(first.trainer.path, outs.trainer.path, dirs_exist_ok=True)
+    def work(job: dict[str, Any], last: bool, ctx: Context) -> dict[str, float]:
+        assert not last and ctx.scratch
+        for name, (folder, _) in job["outs"].items():
+            shutil.copytree(getattr(first, name).path, folder, dirs_exist_ok=True)
         record = before | {"updates": 2, "fingerprint": before["fingerprint"] if same else "other"}
-        outs.trainer.write_json("trainer.json", record)
-        (folder / "metrics.json").write_text("{}")
+        (Path(job["outs"]["trainer"][0]) / "trainer.json").write_text(json.dumps(record))
+        return {}
 
-    monkeypatch.setattr(launch, "run", processes)
+    monkeypatch.setattr(launch, "_gang", lambda *_: SimpleNamespace(work=work))
     outs, _ = world.update(PolicyGradientConfig(lr=1e-3, processes=2))
     assert (outs.policy.digest == world.policy.digest) is same and outs.policy.digest
     assert outs.trainer.digest not in ("", "sha256:1")

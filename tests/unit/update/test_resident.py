@@ -13,6 +13,7 @@ from instar.components.policy_io import RESIDENT, cast_copy, fingerprint, load_m
 from instar.components.rollout.engine import check_canary
 from instar.components.rollout.llama_forward import refusal
 from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
+from instar.components.update.learner import at_rest
 from instar.components.update.presets import preset
 from instar.errors import ArtifactError, EngineError, LedgerError
 from unit.update.world import World, make_world, tiny_llama
@@ -100,6 +101,14 @@ def test_the_optimiser_is_not_read_again_in_the_same_process(world: World, monke
     # The policy is the working copy: it goes on, refreshed, and nobody finds it under the old digest.
     assert resident[("pending-model", str(outs.policy.path))] is copy
     assert not any(isinstance(k, tuple) and "digest1" in k for k in resident)
+
+
+def test_moments_wait_where_the_configuration_says() -> None:
+    """`meta` stands for the device: nothing can be copied from it."""
+    moments = {"exp_avg/w": torch.zeros(3, device="meta")}
+    assert at_rest(moments, "device") is moments
+    with pytest.raises(NotImplementedError, match="meta"):
+        at_rest(moments, "host")
 
 
 def test_a_step_without_signal_keeps_the_policy(world: World) -> None:

@@ -1,0 +1,136 @@
+"""Processes of an update on this machine: started once with torchrun, given one job after the other, watched, ended.
+
+A job is a file in the folder of the gang, and so is its answer. Nothing waits without a deadline: a collective has
+`timeout_s`, and processes that begin no forward pass of a job for `SLACK` times as long are ended here. Between jobs they
+may wait as long as the rest of the loop takes. All processes end with the one that started them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from instar import lifeline
+from instar.components.control.limits import Limits, Watch
+from instar.components.update.parallel import verdict
+from instar.contract import Context
+
+POLL_S = 0.1
+SLACK = 2.5
+"""A process may be silent for so many deadlines: one pass holds several collectives, each with a deadline of its own."""
+START_S = 120.0
+"""Time that importing and loading may take before the first sign of life, on top of the deadline."""
+GRACE_S = 5.0
+"""Time between asking the processes to end, when they write their stacks, and killing them."""
+
+
+class Gang:
+    """`size` processes that run `module` on `folder`, where `job.json` tells them what to know from the start."""
+
+    def __init__(self, folder: Path, size: int, timeout_s: float, module: str) -> None:
+        self.folder, self.size, self.timeout_s, self.jobs = folder, size, timeout_s, 0
+        command = [sys.executable, "-m", "instar.components.update.parallel.torchrun", str(folder / "ended.json")]
+        command += ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(size), "--max-restarts", "0"]
+        command += ["-m", module, str(folder / "job.json")]
+        with (folder / "torchrun.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                lifeline.held(command), stdout=log, stderr=log, env=environment(size), start_new_session=True
+            )
+        self._end = weakref.finalize(self, end, self._child)
+
+    def work(self, job: dict[str, Any], last: bool, ctx: Context) -> dict[str, float]:
+        """Have one job done and return its metrics. After the `last` one the processes are gone, as after any error."""
+        self.jobs += 1
+        if not self.running():  # one died while it waited
+            self.wait(ctx)
+        for rank in range(self.size):  # what they did before says nothing about this job
+            (self.folder / f"rank-{rank}.json").unlink(missing_ok=True)
+        answer = self.folder / f"metrics-{self.jobs}.json"
+        write(self.folder / f"job-{self.jobs}.json", {**job, "last": last})
+        self.wait(ctx, answer.exists)
+        if last:
+            self.wait(ctx)
+        return dict(json.loads(answer.read_text()))
+
+    def wait(self, ctx: Context, answered: Callable[[], bool] = lambda: False) -> None:
+        """Wait for an answer, or for the end of all processes; pass on the progress of process 0.
+
+        Raises the error of the first process that fails.
+        """
+        try:
+            silent = self._watch(ctx, answered)
+            if not silent and (answered() or self._child.poll() == 0):
+                return
+        except BaseException:
+            self.end()
+            raise
+        self.end()
+        raise verdict.error(self.folder, self.size, self.timeout_s, silent)
+
+    def running(self) -> bool:
+        """Whether the processes are there."""
+        return self._child.poll() is None
+
+    def end(self) -> None:
+        """End the processes; those that still run write their stacks first."""
+        self._end()
+
+    def _watch(self, ctx: Context, answered: Callable[[], bool]) -> list[int]:
+        """Return the processes that were silent for too long, none where there is an answer or an end."""
+        limits = Limits(stage_s=float("inf"), stall_s=SLACK * self.timeout_s)
+        files = [self.folder / f"rank-{rank}.json" for rank in range(self.size)]
+        watches: dict[int, Watch] = {}
+        last, late = "", time.monotonic() + START_S + self.timeout_s
+        while self._child.poll() is None and not answered():
+            time.sleep(POLL_S)
+            unit = verdict.unit(self.folder, 0)
+            if unit not in (last, "none"):
+                last = unit
+                ctx.heartbeat(unit, {})
+            watches |= {
+                r: Watch(file, limits, "update") for r, file in enumerate(files) if r not in watches and file.exists()
+            }
+            silent = [rank for rank, watch in watches.items() if watch.overdue() is not None]
+            silent += [rank for rank in range(self.size) if rank not in watches and time.monotonic() > late]
+            if silent:
+                return silent
+        return []
+
+
+def run(folder: Path, size: int, timeout_s: float, ctx: Context, module: str) -> None:
+    """Run `module` in `size` processes on `folder/job.json` to its end; raise the error of the first that fails."""
+    Gang(folder, size, timeout_s, module).wait(ctx)
+
+
+def environment(size: int) -> dict[str, str]:
+    """Return this process's environment, without what another launcher left, with the threads shared out."""
+    import torch
+
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "TORCHELASTIC_"))}
+    threads = str(max(1, torch.get_num_threads() // size))
+    return {**kept, "OMP_NUM_THREADS": threads, "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End the processes: those that still run write their stacks first."""
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
+        child.kill()
+    child.wait()
+
+
+def write(path: Path, value: Any) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)

@@ -1,0 +1,73 @@
+"""What stays on the device between inner steps, and what waits on the host: same bytes wherever it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+from instar.components.update import batching, forward
+from instar.components.update.config import LoraConfig, PolicyGradientConfig
+from unit.update.world import joined, make_world, tiny_llama
+
+pytestmark = pytest.mark.gpu
+CASES = {
+    "float32": PolicyGradientConfig(lr=1e-3),
+    "bfloat16": PolicyGradientConfig(lr=1e-3, dtype="bfloat16"),
+    "adapters": PolicyGradientConfig(lr=1e-3, lora=LoraConfig(r=2, alpha=4)),
+}
+
+
+def _segment(root: Path, config: PolicyGradientConfig) -> tuple[dict[str, bytes], set[str]]:
+    """Return the files of the last of three steps, and where moments waited after the first."""
+    root.mkdir()
+    world, resident = make_world(root), dict[Any, Any]()
+    rows = list(world.rollouts)
+    places: set[str] = set()
+    for step in range(3):
+        world.durable = step == 2
+        outs, _ = world.update(config, resident)
+        kept = [value for key, value in resident.items() if key[0] == "pending-trainer"]
+        places |= {t.device.type for state in kept for t in state.tensors.values()} if step == 0 else set()
+        world.durable = True
+        policy = world.policy
+        for key in [k for k in resident if isinstance(k, tuple) and len(k) > 1]:
+            kind = key[0].removeprefix("pending-")
+            folder = {"model": outs.policy, "trainer": outs.trainer}.get(kind)
+            if folder is not None and key[1] == str(folder.path):
+                resident[(kind, f"{kind}{step}")] = resident.pop(key)
+        world.step += 1
+        world.policy = type(policy)(outs.policy.path, f"model{step}")
+        world.trainer = type(outs.trainer)(outs.trainer.path, f"trainer{step}")
+        world.rollouts = [dataclasses.replace(row, policy=world.policy.digest) for row in rows]
+    folders = (world.policy.path, world.trainer.path)  # type: ignore[union-attr]
+    files = {str(p.relative_to(f.parent)): p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()}
+    return files, places
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_moments_wait_on_the_device_or_the_host_and_the_bytes_are_the_same(tmp_path: Path, name: str) -> None:
+    config = dataclasses.replace(CASES[name], lr=1e-5)
+    device, there = _segment(tmp_path / "device", config)
+    host, here = _segment(tmp_path / "host", dataclasses.replace(config, moments="host"))
+    assert there == {"cuda"} and here == {"cpu"}
+    assert device == host
+
+
+@pytest.mark.parametrize("packing", ["none", "prefix"])
+def test_a_pass_sent_from_pinned_memory_computes_what_the_host_would(tmp_path: Path, packing: str) -> None:
+    world = make_world(tmp_path)
+    data, config, model = joined(world), PolicyGradientConfig(), tiny_llama()
+    with torch.no_grad():
+        for micro in batching.micro_batches(data, np.arange(16), 40, packing):
+            expected = forward.score(model, micro, config).logp
+            found = forward.score(model.to("cuda"), micro.to("cuda"), config).logp
+            model.to("cpu")
+            torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
