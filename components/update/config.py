@@ -223,6 +223,11 @@ class PolicyGradientConfig(Piece):
 
     `auto`: one for each CUDA device. Sums of gradients round differently for another number.
     """
+    moments: Literal["device", "host"] = "device"
+    """Where Adam's moments wait while the policy samples between inner steps that write nothing.
+
+    On the device they take 8 bytes a trained parameter; from host memory they travel there and back at every step.
+    """
     collective_timeout_s: float = 600.0
     """Longest time that one of several processes waits for the others, in seconds, before the update fails."""
     lora: LoraConfig | None = None
@@ -253,6 +258,8 @@ class PolicyGradientConfig(Piece):
             found["total_steps"] = "update.schedule=linear or cosine"
         if self.processes == 1:
             found["collective_timeout_s"] = "update.processes above 1"
+        else:
+            found["moments"] = "update.processes=1"
         return found
 
 

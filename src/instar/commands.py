@@ -32,9 +32,10 @@ def run(
     tracking: str | None,
     file: Path | None,
     sets: Sequence[str],
+    device: str | None = None,
 ) -> Outcome:
     """Open an evolution (or reopen the same one) and run it to its end."""
-    recipe = resolve(name, scale, model, file, sets)
+    recipe = resolve(name, scale, model, file, sets, device)
     return evolve_in(
         recipe, out or Path("runs") / f"{name}-{scale}-seed{seed}", seed=seed, store=store, mode=mode, tracking=tracking
     )
@@ -51,6 +52,7 @@ def run_in_containers(
     tracking: str | None,
     file: Path | None,
     sets: Sequence[str],
+    device: str | None = None,
 ) -> None:
     """Run a recipe with every task in its own Docker container, from the pipelines that a cluster would get."""
     from instar.pipelines.containers.chain import drive
@@ -58,7 +60,7 @@ def run_in_containers(
     from instar.report import write_report
     from instar.tracking import open_tracker
 
-    recipe, lock = resolve(name, scale, model, file, sets), load_images(images)
+    recipe, lock = resolve(name, scale, model, file, sets, device), load_images(images)
     path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
     with locked(path):
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
@@ -171,11 +173,13 @@ def list_recipes() -> None:
         sys.stdout.write(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
 
 
-def explain(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> None:
+def explain(
+    name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None = None
+) -> None:
     """Print the resolved objective."""
     from instar.explain import explain as text
 
-    sys.stdout.write(text(resolve(name, scale, model, file, sets)) + "\n")
+    sys.stdout.write(text(resolve(name, scale, model, file, sets, device)) + "\n")
 
 
 def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float | None) -> None:
