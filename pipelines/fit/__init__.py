@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from instar.components.rollout import footprint
 from instar.errors import ConfigError
@@ -66,6 +66,7 @@ def accounts(recipe: Recipe, device: Device, given: Mapping[str, Any]) -> Iterat
     recompute = [False, True]
     if work.text.update.gradient_checkpointing != "auto":
         recompute = [now.checkpointing]
+    moments: list[Literal["device", "host"]]
     moments = ["device", "host"] if work.text.update.processes == 1 and "moments" not in update else [now.moments]
     name = now.engine if "name" in engine else "vllm"
     word = word_of(work.text.rollout.engine, device.cuda)

@@ -39,10 +39,10 @@ def choice_of(recipe: Recipe) -> Choice:
 def placed(recipe: Recipe, choice: Choice, device: str, given: Mapping[str, Any]) -> Recipe:
     """Return the recipe with the choice written into rollout, evaluation, test and update, except into what was `given`."""
     pieces = text_pieces(recipe)
-    engine = {
+    engine: dict[str, Any] = {
         "name": choice.engine, "max_rows": choice.max_rows, "memory_share": choice.memory_share, "device": "cuda"
     }  # fmt: skip
-    trained = {
+    trained: dict[str, Any] = {
         "micro_batch_tokens": choice.micro_batch_tokens, "gradient_checkpointing": "on" if choice.checkpointing else "off",
         "moments": choice.moments, "device": "cuda",
     }  # fmt: skip

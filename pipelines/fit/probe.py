@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
 
 from instar.components.architecture import Architecture
+from instar.components.rollout.packed_linear import Linear, linear
 from instar.components.update.memory import available_bytes
 from instar.pipelines.fit.devices import CPU, Device, Rates
 
 POSITIONS = 512
 """Rows of the products that read and train."""
+LAYERS = 6
+"""Layers of products: more than the caches hold, as those of a model are."""
 COPIED = 2**27
 """Bytes of the copy that measures bandwidth: more than the caches hold."""
 REST_READ, REST_TRAIN, REST_DECODE = 1.25, 1.35, 1.25
@@ -24,8 +31,6 @@ REST_READ, REST_TRAIN, REST_DECODE = 1.25, 1.35, 1.25
 
 def cpu(model: Architecture, dtype: str, rows: int, threads: int) -> Device:
     """Return this machine as a device for a model that samples `rows` rows and trains in `dtype`."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -38,30 +43,23 @@ def cpu(model: Architecture, dtype: str, rows: int, threads: int) -> Device:
     )  # fmt: skip
 
 
-def _rates(model: Architecture, dtype: object, rows: int) -> Rates:
-    import torch
-
-    from instar.components.rollout.packed_linear import linear
-
-    def weight(out: int, into: int, kind: object = dtype) -> torch.Tensor:
-        return torch.randn(out, into).to(kind)  # type: ignore[call-overload]
-
+def _rates(model: Architecture, dtype: torch.dtype, rows: int) -> Rates:
     shapes = [(2 * model.intermediate, model.hidden), (model.hidden, model.intermediate), (model.hidden, model.hidden)]
     flops = 2 * sum(out * into for out, into in shapes)
-    several = [[weight(*shape) for shape in shapes] for _ in range(6)]  # more than the caches hold, as layers are
-    packed = [[linear(w, None, rows) for w in layer] for layer in several]
-
-    def run(products: list[list[Callable[[torch.Tensor], torch.Tensor]]], count: int) -> float:
-        given = [torch.randn(count, into).to(dtype) for _, into in shapes]  # type: ignore[call-overload]
-        return _fastest(lambda: [f(x) for layer in products for f, x in zip(layer, given, strict=True)]) / len(products)
-
-    plain = [[lambda x, w=w: torch.nn.functional.linear(x, w) for w in layer] for layer in several]
-    head = linear(weight(model.vocab, model.hidden, torch.float32), None, rows)
+    layers = [[torch.randn(*shape).to(dtype) for shape in shapes] for _ in range(LAYERS)]
+    packed = [[linear(weight, None, rows) for weight in layer] for layer in layers]
+    plain: list[list[Linear]] = [[partial(_product, weight) for weight in layer] for layer in layers]
+    head = linear(torch.randn(model.vocab, model.hidden), None, rows)
     hidden = torch.randn(rows, model.hidden)
+
+    def run(products: list[list[Linear]], count: int) -> float:
+        given = [torch.randn(count, into).to(dtype) for _, into in shapes]
+        return _fastest(lambda: [f(x) for layer in products for f, x in zip(layer, given, strict=True)]) / LAYERS
+
     with torch.inference_mode():
         read, decode, head_s = run(plain, POSITIONS), run(packed, rows), _fastest(lambda: head(hidden))
         stream = _copied()
-    train = _fastest(lambda: _trained(several[0], shapes))
+    train = _fastest(lambda: _trained(layers[0]))
     return Rates(
         read=flops * POSITIONS / read / REST_READ, train=3 * flops * POSITIONS / train / REST_TRAIN,
         decode=flops * rows / decode / REST_DECODE, head=2 * model.head_parameters * rows / head_s,
@@ -69,19 +67,19 @@ def _rates(model: Architecture, dtype: object, rows: int) -> Rates:
     )  # fmt: skip
 
 
-def _trained(weights: list[object], shapes: list[tuple[int, int]]) -> None:
-    import torch
+def _product(weight: Tensor, given: Tensor) -> Tensor:
+    return torch.nn.functional.linear(given, weight)
 
-    for w, (_, into) in zip(weights, shapes, strict=True):
-        parameter = torch.nn.Parameter(w)  # type: ignore[arg-type]
-        given = torch.randn(POSITIONS, into, requires_grad=True)
-        torch.nn.functional.linear(given.to(parameter.dtype), parameter).sum().backward()  # type: ignore[no-untyped-call]
+
+def _trained(weights: list[Tensor]) -> None:
+    for weight in weights:
+        parameter = torch.nn.Parameter(weight)
+        given = torch.randn(POSITIONS, weight.shape[1], requires_grad=True)
+        _product(parameter, given.to(weight.dtype)).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _copied() -> float:
     """Return the bytes per second of a copy in memory."""
-    import torch
-
     source = torch.ones(COPIED // 4)
     target = torch.empty_like(source)
     return COPIED / _fastest(lambda: target.copy_(source))
@@ -89,8 +87,6 @@ def _copied() -> float:
 
 def _fastest(call: Callable[[], object], repeats: int = 5) -> float:
     """Return the CPU seconds per thread of the fastest of several calls, so that other programs count little; one warms up."""
-    import torch
-
     call()
     found = []
     for _ in range(repeats):

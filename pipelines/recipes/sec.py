@@ -46,9 +46,7 @@ def small(model: str | None) -> Recipe:
 
 
 def published(scale: Scale, model: str | None) -> Recipe:
-    """Countdown as in section 4, Table S2 and the scripts (4 minibatches, clip 0.2, no KL); `single` is shorter and smaller.
-
-    Engine, slots, micro-batches and memory come from the plan for the device."""
+    """Countdown as in section 4, Table S2 and the scripts (4 minibatches, clip 0.2, no KL); `single` is shorter and smaller."""
     name, steps, n, length = ("Qwen2.5-3B", 240, 256, 4096) if scale == "paper" else ("Qwen2.5-0.5B", 60, 64, 1024)
     pools = prep.PoolsConfig(arms=prep.countdown_arms(), template="base_chat")
     return Recipe(

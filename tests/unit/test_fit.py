@@ -51,7 +51,7 @@ def test_the_cache_of_512_rows_of_qwen_3b_at_5120_columns_is_90_gib() -> None:
 
 
 def test_parts_of_an_update_of_3b_parameters_by_hand() -> None:
-    """Float32 weights, gradients and two moments at 4 bytes, the bfloat16 copy at 2; recomputed: 36 widths and one layer a token."""
+    """Float32 weights, gradients and two moments at 4 bytes, a copy at 2; recomputed: 36 widths and one layer a token."""
     sets = ["update.micro_batch_tokens=8192", "update.gradient_checkpointing=on", "update.packing=none"]
     made, num = account(resolve("sec", "paper", None, None, sets)), 3_085_938_688
     assert made.training["trained weights"] == made.training["gradients"] == 4 * num
