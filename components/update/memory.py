@@ -22,7 +22,8 @@ from instar.components.update import footprint
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
-from instar.components.update.footprint import SIZES, Passes, Plan
+from instar.components.update.footprint import SIZES, Passes
+from instar.components.update.footprint import Plan as Plan  # what `plan` returns is named here, too
 from instar.components.update.learner import device
 from instar.contract import PERF, Metrics
 from instar.errors import ConfigError
