@@ -152,6 +152,7 @@ def update(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     parts = {
         "passes_s": seconds.update_s(model, device, batch, config, on),
         "optimizer_s": seconds.optimizer_s(model, device, config, 1, 1.0),
+        "first_check_s": first_check_s(model, device, min(3, passes[-1][0]), batch),
     }
     plan = memory.plan(ins.policy, config, data, False, on)
     del data
@@ -161,6 +162,15 @@ def update(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         "predicted_s": sum(parts.values()),
         "parts": rounded(parts) | gib(plan),
     }
+
+
+def first_check_s(model: Any, device: Any, rows: int, batch: Any) -> float:
+    """Return what comparing a few rows with the model's own logits takes, once in a process: two forward passes, whole logits."""
+    from instar.pipelines.fit import seconds
+
+    asked = seconds.Answers(samples=0, groups=2 * rows, prompt=batch.width, mean=0, longest=0, rows=rows)
+    head = 2 * rows * batch.width * model.head_parameters / device.rates.head
+    return seconds.read_s(model, device, asked) + 2 * head
 
 
 def artifacts(case: dict[str, Any], folder: Path) -> tuple[Any, Any]:

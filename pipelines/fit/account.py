@@ -84,7 +84,8 @@ class Account:
     def trained(self) -> training.Plan:
         """Return the footprint of the update on one device, of the longest pass that can come."""
         work, model = self.work, self.work.model
-        shape = dict(zip(training.SIZES, (model.hidden, model.layers, model.intermediate, model.vocab), strict=True))
+        sizes = (model.hidden, model.layers, model.intermediate, model.vocab)
+        shape: dict[str, int] = dict(zip(training.SIZES, sizes, strict=True))
         positions = max(work.longest, self.choice.micro_batch_tokens)
         masked = 0 if self.update.packing == "none" else max(training.ROW_WIDTH, work.longest)
         passes = training.Passes(

@@ -20,9 +20,9 @@ from instar.explain import explain
 from instar.pipelines import fit, machine
 from instar.pipelines.fit import devices, seconds
 from instar.pipelines.fit.text import render
-from instar.pipelines.fit.work import work_of
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build, method
+from instar.plan import Asked, main
 from instar.resolve import resolve
 
 GIB = 2**30
@@ -107,10 +107,8 @@ def test_vllm_s_share_holds_what_was_planned_for_it_and_leaves_what_rests() -> N
 
 def test_long_answers_no_longer_take_a_pass_each() -> None:
     """2,048 tokens a pass held one row of 600: 991 passes for the 2,048 rollouts of a step."""
-    few, many = (
-        seconds.batch_of(work_of(build("sec", "paper")), account(build("sec", "paper")).update, budget).passes
-        for budget in (build("sec", "paper").update.micro_batch_tokens, 2048)
-    )  # fmt: skip
+    made = account(build("sec", "paper"))
+    few, many = (seconds.batch_of(made.work, made.update, n).passes for n in (made.choice.micro_batch_tokens, 2048))
     assert few * 4 <= many
 
 
@@ -234,7 +232,7 @@ def test_seconds_by_hand() -> None:
     cache = 8 * (100 + 5) * 36_864 / (0.6 * 3.35e12)
     assert seconds.decode_s(model, device, asked, 2) == pytest.approx(10 * (streamed + cache + device.rates.step_s))
     batch = seconds.Batch(positions=1000, width=1, tokens=0, passes=0, steps=1)
-    plain = build("sec", "paper").update
+    plain = account(build("sec", "paper")).update
     flops = 1000 * 3 * (2 * 36 * model.layer_parameters + 2 * 36 * 2048)
     assert seconds.update_s(model, device, batch, plain, False) == pytest.approx(flops / (0.35 * 989e12))
 
@@ -249,3 +247,56 @@ def test_small_scales_have_a_plan_for_this_machine() -> None:
             assert made.fits and made.choice.engine == "transformers" and made.step_s > 0
             assert "moments to the host and back" not in made.step_seconds
             assert isinstance(made.work.recipe.test, AnswerConfig)
+
+
+def test_the_page_shows_the_plan_of_today() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
+    assert render(account(build("sec", "paper"))) in page
+
+
+def asked(**changes: Any) -> Asked:
+    return dataclasses.replace(Asked(gpus=None, model_size=None, work_s=None, unroll=1, allow=True), **changes)
+
+
+def test_one_command_prints_the_device_and_with_gpus_the_segment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("sec", "paper", None, None, [], None, asked()) == 0
+    alone = capsys.readouterr().out
+    assert alone == render(account(build("sec", "paper"))), "without --device the one that the recipe names"
+    assert main("sec", "paper", None, None, [], "h200", asked(gpus=1)) == 0
+    device, segment = capsys.readouterr().out.split("\n\nsec paper: ")
+    made = account(build("sec", "paper", device="h200"))
+    assert device.startswith("sec paper on h200") and "3.09B parameters" in segment
+    assert f"{made.iteration_s:.0f}" in segment, "the work of an iteration is the one that the device plan predicts"
+    assert main("sec", "paper", None, None, [], None, asked(gpus=8, model_size=3.0, work_s=7200.0)) == 0
+    assert capsys.readouterr().out.startswith("sec paper: 8 GPUs on 1 node, 3B parameters")
+
+
+def test_a_recipe_of_any_scale_is_planned_on_any_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = devices.of_name("24g").rates
+    here = devices.Device(
+        name="cpu", title="this machine", memory=GIB, rates=rates, source="s", cuda=False, workspace=0
+    )
+    monkeypatch.setattr("instar.pipelines.fit.probe.cpu", lambda *given: here)
+    assert main("sec", "tiny", None, None, [], "cpu", asked()) == 0
+    assert "sec tiny on cpu" in capsys.readouterr().out
+    assert main("sec", "small", None, None, [], "24g", asked()) == 0
+    assert "engine transformers" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="on cpu"):
+        main("sec", "small", None, None, [], "cpu", asked())  # 1 GiB
+    assert "in all" in capsys.readouterr().out, "the parts are shown before it is refused"
+
+
+@pytest.mark.parametrize(
+    ("scale", "device", "changes", "named"),
+    [
+        ("paper", None, {"model_size": 3.0}, "--model-size without it"),
+        ("paper", "h200", {"work_s": 9.0}, "--work-s without it"),
+        ("single", "cpu", {}, "name one; sec at single samples with vLLM"),
+        ("tiny", "h2000", {}, "did you mean 'h200'"),
+    ],
+)
+def test_options_that_do_not_go_together(scale: str, device: str | None, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        main("sec", scale, None, None, [], device, asked(**changes))
