@@ -10,16 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from instar.errors import ConfigError, MissingDependencyError
+from instar.pipelines.fit.devices import GIB, largest_below, of_name
 from instar.pipelines.recipe import Recipe
 
 PIECES = ("rollout", "update", "evaluate", "test")
 
 
 def check(recipe: Recipe, pieces: Sequence[str] = PIECES) -> None:
-    """Raise `MissingDependencyError` for an engine that is not installed, `ConfigError` for a CUDA device that is not there.
+    """Raise `MissingDependencyError` for an engine that is not installed, `ConfigError` for a CUDA device that is not there, or
+    that is smaller than the one a whole recipe was planned for.
 
     `auto` never fails, and torch is loaded only where CUDA is asked for by name.
     """
+    if recipe.device and pieces == PIECES:
+        _check_planned(recipe)
     for piece in pieces:
         config = getattr(recipe, piece)
         engine = getattr(config, "engine", None)
@@ -32,6 +36,25 @@ def check(recipe: Recipe, pieces: Sequence[str] = PIECES) -> None:
             raise ConfigError(
                 expected="a CUDA device", found="none", where=device, action=f"set {device} to auto or cpu"
             )
+
+
+def _check_planned(recipe: Recipe) -> None:
+    planned, found = of_name(recipe.device), _memory() if _cuda() else 0
+    if found < planned.memory:
+        named = largest_below(found)
+        smaller = f"plan for it with --device {named}" if named else "choose --scale tiny or small"
+        raise ConfigError(
+            expected=f"a GPU of {planned.memory / GIB:.0f} GiB: {recipe.name} at {recipe.scale} is planned for {recipe.device}",
+            found=f"one of {found / GIB:.1f} GiB" if found else "none",
+            where="this machine",
+            action=f"{smaller}, run it on a machine with that GPU, or `instar submit` it to a cluster",
+        )
+
+
+def _memory() -> int:
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
 
 
 def _installed(name: str) -> bool:

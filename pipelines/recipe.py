@@ -44,6 +44,8 @@ class Recipe:
     clock: Literal["rounds", "fused"] = "rounds"
     iterations: int
     inner_steps: int = 1
+    device: str = ""
+    """GPU that engine, slots, micro-batches and memory were planned for (`pipelines.fit`); empty: for none."""
     threads: int = 0
     """Threads of one tensor operation, 0 for the machine's default. Results are bit-identical for equal counts only."""
 

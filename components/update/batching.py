@@ -21,11 +21,8 @@ from torch import Tensor
 
 from instar.components.update.advantages import Ints
 from instar.components.update.experience import Experience, ragged
+from instar.components.update.footprint import ATTENTION_WIDTH, ROW_WIDTH
 
-ROW_WIDTH = 1024
-"""Packed rows are at most this wide, or as wide as the longest sequence: a mask has W^2 entries per row."""
-ATTENTION_WIDTH = 1150
-"""Row width at which attention costs as much as all the rest of a position (`cost`)."""
 Shape = tuple[int, int]
 """Rows and width of one forward pass."""
 Piece = list[int]

@@ -1,10 +1,8 @@
 """Predicts the peak memory of an update from the model's configuration, before a weight is loaded.
 
-Counted: weights, gradients and two moments in the master type; the copy that computes in bfloat16; the frozen reference;
-activations kept for backward by one micro-batch; logits of one tile in two buffers with the head's gradient; and a fixed part
-for workspaces and libraries. Fitted on SmolLM2-135M (vocabulary 49,152), whole updates on a CPU against the growth of the
-process: predicted over measured 1.01 (bfloat16, 656 positions), 1.02 (2048 positions), 1.08 (checkpointing), 1.11
-(float32), 0.98 (adapters).
+What is counted, and how, stands in `footprint`. Fitted on SmolLM2-135M (vocabulary 49,152), whole updates on a CPU against
+the growth of the process: predicted over measured 1.01 (bfloat16, 656 positions), 1.02 (2048 positions), 1.08
+(checkpointing), 1.11 (float32), 0.98 (adapters).
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +18,16 @@ import numpy as np
 
 from instar.artifact import Policy
 from instar.components.policy_io import RESIDENT
+from instar.components.update import footprint
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.experience import Experience
+from instar.components.update.footprint import SIZES, Passes
+from instar.components.update.footprint import Plan as Plan  # what `plan` returns is named here, too
+from instar.components.update.learner import device
 from instar.contract import PERF, Metrics
 from instar.errors import ConfigError
-from instar.kernels.logprob.dispatch import CHUNK_LOGITS
 from instar.memory_limits import address_space_left
-
-FIXED_BYTES = 3 * 2**26
-SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Bytes by cause, of the settings that were chosen."""
-
-    weights_bytes: int
-    trained_bytes: int
-    reference_bytes: int
-    activation_bytes: int
-    logits_bytes: int
-    checkpointing: bool
-    reason: str = ""
-
-    @property
-    def peak_bytes(self) -> int:
-        """Everything at once, at the end of the longest forward pass."""
-        model = self.weights_bytes + self.trained_bytes + self.reference_bytes
-        return FIXED_BYTES + model + self.activation_bytes + self.logits_bytes
 
 
 def plan(
@@ -57,24 +35,21 @@ def plan(
 ) -> Plan:
     """Return the prediction for `data`; sizes come from the headers of the weight files and from `config.json`."""
     shape = sizes(policy.read_json("config.json"))
-    num_parameters = count_parameters(policy.path)
-    word = 8 if config.dtype == "float64" else 4
-    compute = {"float64": 8, "float32": 4, "bfloat16": 2}[config.dtype]
-    share = 1.0 if config.lora is None else lora_share(shape, config, num_parameters)
-    copies = compute if config.dtype == "bfloat16" else 0
-    per_token = activation_bytes_per_token(shape, compute, checkpointing, config.lora is not None)
     passes = shapes(data, np.flatnonzero(data.valid), config.micro_batch_tokens, config.packing)
-    positions = max((rows * width for rows, width in passes), default=1)
-    vocabulary = int(shape["vocab_size"])
-    at_once = config.logprob_chunk or max(1, CHUNK_LOGITS // vocabulary)
-    head = head_gradient_bytes(shape, config)
-    return Plan(
-        weights_bytes=num_parameters * (word + copies),
-        trained_bytes=int(3 * word * num_parameters * share),
-        reference_bytes=num_parameters * compute if has_reference else 0,
-        activation_bytes=positions * per_token,
-        logits_bytes=2 * min(at_once, positions) * vocabulary * word + head,
-        checkpointing=checkpointing,
+    largest = max(passes, key=lambda found: found[0] * found[1], default=(1, 1))
+    return footprint.plan(
+        shape,
+        count_parameters(policy.path),
+        config,
+        Passes(
+            positions=largest[0] * largest[1],
+            masked_width=0 if config.packing == "none" else largest[1],
+            tokens=len(data.behaviour),
+            count=len(passes),
+        ),
+        has_reference,
+        checkpointing,
+        device(config),
     )
 
 
@@ -141,34 +116,6 @@ def sizes(record: dict[str, Any]) -> dict[str, Any]:
             action="use a causal language model of transformers",
         )
     return found
-
-
-def activation_bytes_per_token(shape: dict[str, Any], word: int, checkpointing: bool, adapters: bool) -> int:
-    """Return what backward keeps per token: per layer about 12 hidden-sized and 4 feed-forward-sized tensors.
-
-    Adapters add what they read and make beside the layers, 18 hidden-sized tensors when they are on all of them.
-    With checkpointing one hidden-sized tensor per layer stays, plus one whole layer while it is recomputed. Blockwise
-    attention keeps no matrix of width squared.
-    """
-    hidden, layers, inner = (int(shape[name]) for name in SIZES[:3])
-    layer = ((30 if adapters else 12) * hidden + 4 * inner) * word
-    return hidden * word * layers + layer if checkpointing else layers * layer
-
-
-def head_gradient_bytes(shape: dict[str, Any], config: PolicyGradientConfig) -> int:
-    """Return the gradient of the output matrix while it is handed to autograd; none when adapters alone train."""
-    if config.lora is not None:
-        return 0
-    word = 8 if config.dtype == "float64" else 4
-    return int(shape["vocab_size"]) * int(shape["hidden_size"]) * word
-
-
-def lora_share(shape: dict[str, Any], config: PolicyGradientConfig, num_parameters: int) -> float:
-    """Return an upper bound of adapter parameters over model parameters."""
-    assert config.lora is not None
-    hidden, layers, inner = (int(shape[name]) for name in SIZES[:3])
-    adapters = layers * (len(config.lora.targets) or 7) * config.lora.r * (hidden + max(hidden, inner))
-    return min(1.0, adapters / max(num_parameters, 1))
 
 
 def count_parameters(folder: Path) -> int:

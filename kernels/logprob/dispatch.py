@@ -15,12 +15,9 @@ from torch import Tensor
 
 from instar.errors import ConfigError
 from instar.kernels.logprob import chunked, reference
+from instar.kernels.logprob.budget import CHUNK_LOGITS, SLICE_BYTES
 
 Backend = Literal["auto", "triton", "chunked", "reference"]
-CHUNK_LOGITS = 2**21
-"""Logits of one tile when the caller does not say: 8 MiB in float32, two such buffers at the peak."""
-SLICE_BYTES = 2**25
-"""Size of the slice of the logits' gradient that the Triton backward holds when the caller does not say."""
 SLICE_COLUMNS = 128
 """Such a slice is a multiple of this many words, or the whole vocabulary."""
 

@@ -29,7 +29,7 @@ LIMIT = 0.05
 class Plan:
     """The prediction. `unroll_needed` (K) and `steps_needed` (S, fused) keep overhead within `LIMIT`; None: none does.
 
-    `step_fixed_s` and `step_work_s` are what one more inner step adds to a fused segment.
+    `step_work_s` is what one more inner step adds to a fused segment, which has no fixed seconds of its own.
     """
 
     case: Case
@@ -39,7 +39,6 @@ class Plan:
     pulled: Mapping[str, float]
     unroll_needed: int | None
     steps_needed: int | None
-    step_fixed_s: float
     step_work_s: float
 
     @property
@@ -83,7 +82,6 @@ def plan(
         pulled=pulled,
         unroll_needed=_unroll_needed(case),
         steps_needed=_smallest(one, two),
-        step_fixed_s=(two.fixed_s - one.fixed_s) / unroll,
         step_work_s=(two.work_s - one.work_s) / unroll,
     )
 
@@ -109,8 +107,7 @@ def remedy(made: Plan) -> str:
     if made.steps_needed is not None:
         more = f" (more than the {steps} of the whole recipe)" if made.steps_needed > steps else ""
         found.append(f"clock=fused with inner_steps={made.steps_needed}{more}")
-    none = f"an inner step costs {made.step_fixed_s:.3g} s for {made.step_work_s:.3g} s of work, so no K and no S is enough"
-    return " or ".join(found) or f"more work per inner step (prompts, group_size) or fewer GPUs: {none}"
+    return " or ".join(found)
 
 
 def _unroll_needed(case: Case) -> int | None:

@@ -77,8 +77,6 @@ def fixed(task: Task, case: Case) -> dict[str, float]:
     engines, trainers = task.kind in ("rollout", "evaluate", "fused"), task.kind in ("update", "fused")
     found["engine"] = engines * (c.engine_warm_s if case.gpus else c.imports_s)
     found["trainer"] = trainers * (c.trainer_s if case.gpus else 0.0 if engines else c.imports_s)
-    if task.kind == "fused" and case.text.update.processes != 1:  # every inner step starts its processes
-        found["trainer"] *= case.recipe.inner_steps
     return found | _bytes(task, case)
 
 

@@ -20,7 +20,7 @@ def render(plan: Plan) -> str:
     case, recipe = plan.case, plan.case.recipe
     where = f"{_count(case.gpus, 'GPU')} on {_count(case.nodes, 'node')}" if case.gpus else "CPU pods"
     lines = [
-        f"{recipe.name} {recipe.scale}: {where}, {case.params / 1e9:g}B parameters",
+        f"{recipe.name} {recipe.scale}: {where}, {case.params / 1e9:.3g}B parameters",
         f"{recipe.clock}, {_count(recipe.iterations, 'iteration')} of {_count(recipe.inner_steps, 'inner step')}, "
         f"{plan.unroll} per segment"
         + (f", rollout in {recipe.rollout.shards} shards" if recipe.rollout.shards > 1 else ""),
@@ -59,13 +59,13 @@ def _segments(plan: Plan) -> list[str]:
     in_series = ", ".join(
         f"{n} {name}" if n > 1 else name for name, n in Counter(plan.segments["iterate"].chain).items()
     )
-    return [*_table([head, *rows]), f"iterate, in series: {in_series}"]
+    return [*table([head, *rows]), f"iterate, in series: {in_series}"]
 
 
 def _bytes(plan: Plan) -> list[str]:
     classes = sorted({*plan.stored, *plan.pulled}, key=lambda k: -plan.stored.get(k, 0) - plan.pulled.get(k, 0))
     rows = [[k, human(plan.stored.get(k, 0)), human(plan.pulled.get(k, 0))] for k in classes]
-    return _table([["bytes per iteration", "stored", "read"], *rows])
+    return table([["bytes per iteration", "stored", "read"], *rows])
 
 
 def _pulls(plan: Plan) -> list[str]:
@@ -76,10 +76,11 @@ def _pulls(plan: Plan) -> list[str]:
         ["one policy on every node", *(f"at {store:g} GB/s" for store in STORES), "pods: ParallelFor", "gang"],
         [human(weights * case.nodes), *seconds, 1 + 3 * case.nodes, 2 + case.nodes],
     ]
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: Sequence[Sequence[object]]) -> list[str]:
+def table(rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return rows as aligned columns, the first to the left and the others to the right."""
     text = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
     return [

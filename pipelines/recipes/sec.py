@@ -50,7 +50,7 @@ def published(scale: Scale, model: str | None) -> Recipe:
     name, steps, n, length = ("Qwen2.5-3B", 240, 256, 4096) if scale == "paper" else ("Qwen2.5-0.5B", 60, 64, 1024)
     pools = prep.PoolsConfig(arms=prep.countdown_arms(), template="base_chat")
     return Recipe(
-        name="sec", scale=scale, paper="arXiv 2505.14970", clock="fused", iterations=steps // 10, inner_steps=10,
+        name="sec", scale=scale, paper="arXiv 2505.14970", clock="fused", iterations=steps // 10, inner_steps=10, device="h100-80g",
         dataset_prep=prep.TextConfig(pools=pools, initial=prep.Checkpoint(path=model or f"Qwen/{name}")),
         curriculum=SecConfig(mode="faithful", alpha=0.5, tau=1.0, prompts=n, group_size=8), update=preset("sec", dtype="bfloat16"),
         rollout=SampleConfig(max_new_tokens=length, engine=BF16), reward=VerifyConfig(format_reward=0.1),

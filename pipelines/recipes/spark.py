@@ -51,9 +51,9 @@ def paper(model: str | None) -> Recipe:
     """SPARK-7B; sums stand in for SimpleRL-Zero 25k. 775 rounds, two passes over 25k: one step solves, the next is derived."""
     answers = replace(judged("words", 2048, mode="published"), engine=BF16)
     return Recipe(
-        name="spark", scale="paper", paper="arXiv 2509.22624", clock="fused", iterations=31, inner_steps=50,
+        name="spark", scale="paper", paper="arXiv 2509.22624", clock="fused", iterations=31, inner_steps=50, device="h100-80g",
         dataset_prep=ladders.judged_sums(model), rollout=SampleConfig(max_new_tokens=768, engine=BF16),
         curriculum=UniformConfig(prompts=64, group_size=8, derived=DerivedDraw(prompts=64, mode="alternate")),
         reward=VerifyConfig(recycle=RecycleConfig.published()), evaluate=answers, test=replace(answers, splits=("id", "ood")),
-        update=preset("spark", dtype="bfloat16"),  # lr 5e-7, clip 0.2, k3 in the loss at 1e-3, one minibatch
+        update=preset("spark", dtype="bfloat16", processes=8),  # 8 GPUs, lr 5e-7, clip 0.2, k3 in the loss at 1e-3, one minibatch
     )  # fmt: skip

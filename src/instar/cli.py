@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from instar.border import ended
-from instar.cli_cluster import LOCK, register
+from instar.cli_cluster import LOCK, DeviceOption, register
 from instar.errors import ConfigError
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ def run(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI; default a SQLite file in --out; 'off' for none")
     ] = None,
+    device: DeviceOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -60,7 +61,7 @@ def run(
     from instar import commands
 
     if mode == "containers":
-        commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets or [])
+        commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets or [], device)
         return
     if images != LOCK:
         raise ConfigError(
@@ -69,7 +70,7 @@ def run(
             where=f"--images {images}",
             action="leave --images out, or add --mode containers",
         )
-    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [])
+    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [], device)
 
 
 @app.command()
@@ -136,13 +137,14 @@ def explain(
     recipe: str,
     scale: ScaleOption = "tiny",
     model: Annotated[str | None, typer.Option(help="base checkpoint for scales small, single and paper")] = None,
+    device: DeviceOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
     """Print the resolved objective, and the options of other code that say the same."""
     from instar import commands
 
-    commands.explain(recipe, scale, model, config, sets or [])
+    commands.explain(recipe, scale, model, config, sets or [], device)
 
 
 @app.command()

@@ -13,6 +13,12 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value,
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
 ScaleOption = Annotated[str, typer.Option(help="tiny, small, single or paper")]
 ModelOption = Annotated[str | None, typer.Option(help="base checkpoint for scales small, single and paper")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="GPU to plan for: h200, h100-80g, a100-80g or 24g (scales single and paper; default h100-80g)"
+    ),
+]
 Segment = Literal["begin", "iterate", "finish", "tick"]
 Engine = Literal["kfp", "argo"]
 ProfileOption = Annotated[str, typer.Option(help="node-pool profile; see pipelines/pools.toml")]
@@ -41,6 +47,7 @@ def compile_command(
     ] = None,
     unroll: UnrollOption = 1,
     model: ModelOption = None,
+    device: DeviceOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -48,7 +55,7 @@ def compile_command(
     from instar import cluster
     from instar.resolve import resolve
 
-    resolved = resolve(recipe, scale, model, config, sets or [])
+    resolved = resolve(recipe, scale, model, config, sets or [], device)
     lock = images or (LOCK if LOCK.exists() else None)
     cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, lock, unroll), out, engine)
     if lock is None:
@@ -78,6 +85,7 @@ def submit(
         str | None, typer.Option(help="also schedule the next generations: six cron fields, seconds first")
     ] = None,
     model: ModelOption = None,
+    device: DeviceOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -87,7 +95,7 @@ def submit(
     from instar.kfp.schedule import check_cron
     from instar.resolve import resolve
 
-    resolved = resolve(recipe, scale, model, config, sets or [])
+    resolved = resolve(recipe, scale, model, config, sets or [], device)
     evolution = name if name is not None else f"{recipe}-{scale}-seed{seed}".replace("_", "-")
     where = cluster.target(profile, pools, images, unroll)
     server = cluster.Server(host=host, namespace=namespace or where.profile.namespace)
@@ -138,22 +146,30 @@ def stop(directory: Dir, reason: Annotated[str, typer.Option(help="kept in the h
 
 def plan(
     recipe: Annotated[str, typer.Argument(help="recipe name")],
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of a segment; 0 for CPU pods, which need --work-s")],
-    model_size: Annotated[float, typer.Option(help="parameters in billions")],
     scale: ScaleOption = "paper",
-    work_s: Annotated[float | None, typer.Option(help="seconds of work per iteration, if you have measured it")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="memory and seconds on h200, h100-80g, a100-80g, 24g, or cpu: this machine, probed"),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, help="overhead of a segment on so many GPUs; 0 for CPU pods, which need --work-s"),
+    ] = None,
+    model_size: Annotated[float | None, typer.Option(help="parameters in billions; default those of the model")] = None,
+    work_s: Annotated[
+        float | None, typer.Option(help="seconds of work per iteration, if you have measured it; --device predicts it")
+    ] = None,
     unroll: UnrollOption = 1,
     allow_overhead: Annotated[bool, typer.Option(help="accept more than 5 % of overhead")] = False,
     model: ModelOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
-    """Predict cost and bytes of a run of a recipe that samples text, and the segment that keeps overhead under 5 %."""
-    from instar.pipelines import cost
-    from instar.resolve import resolve
+    """Predict memory and seconds on a device, and with --gpus what a cluster run costs besides work; refuse what cannot do."""
+    from instar.plan import Asked, main
 
-    resolved = resolve(recipe, scale, model, config, sets or [])
-    raise typer.Exit(cost.main(resolved, gpus, model_size, work_s, unroll, allow_overhead))
+    asked = Asked(gpus=gpus, model_size=model_size, work_s=work_s, unroll=unroll, allow=allow_overhead)
+    raise typer.Exit(main(recipe, scale, model, config, sets or [], device, asked))
 
 
 def register(app: typer.Typer) -> None:

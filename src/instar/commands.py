@@ -34,9 +34,10 @@ def run(
     tracking: str | None,
     file: Path | None,
     sets: Sequence[str],
+    device: str | None = None,
 ) -> Outcome:
     """Open an evolution (or reopen the same one) and run it to its end."""
-    recipe = resolve(name, scale, model, file, sets)
+    recipe = resolve(name, scale, model, file, sets, device)
     return evolve_in(
         recipe, out or Path("runs") / f"{name}-{scale}-seed{seed}", seed=seed, store=store, mode=mode, tracking=tracking
     )
@@ -53,6 +54,7 @@ def run_in_containers(
     tracking: str | None,
     file: Path | None,
     sets: Sequence[str],
+    device: str | None = None,
 ) -> None:
     """Run a recipe with every task in its own Docker container, from the pipelines that a cluster would get."""
     from instar.pipelines.containers.chain import drive
@@ -60,7 +62,7 @@ def run_in_containers(
     from instar.report import write_report
     from instar.tracking import open_tracker
 
-    recipe, lock = resolve(name, scale, model, file, sets), load_images(images)
+    recipe, lock = resolve(name, scale, model, file, sets, device), load_images(images)
     path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
     if store is not None:
         open_store(store)
@@ -177,11 +179,13 @@ def list_recipes() -> None:
         say(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
 
 
-def explain(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> None:
+def explain(
+    name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None = None
+) -> None:
     """Print the resolved objective."""
     from instar.explain import explain as text
 
-    say(text(resolve(name, scale, model, file, sets)) + "\n")
+    say(text(resolve(name, scale, model, file, sets, device)) + "\n")
 
 
 def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float | None) -> None:

@@ -11,18 +11,20 @@ from instar.components.update.presets import expanded
 from instar.errors import ConfigError
 from instar.pipelines import schedule
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.recipes import build
+from instar.pipelines.recipes import method, planned
 from instar.plain import brief
 
 
-def resolve(name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str]) -> Recipe:
-    """Return the recipe with a TOML file of differences and then `--set` assignments applied."""
-    found, given = build(name, scale, model), configs.parse_set(sets)
+def resolve(
+    name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None = None
+) -> Recipe:
+    """Return the recipe with a TOML file of differences and then `--set` assignments applied, fitted to its device."""
+    found, given = method(name, scale, model), configs.parse_set(sets)
     differences = configs.load_toml(file) if file else {}
     filed = changed(found, differences, str(file))
-    recipe = changed(filed, given, name)
+    recipe = planned(changed(filed, given, name), device, _over(differences, given))
     try:
-        configs.check_read(filed, differences, str(file))
+        configs.check_read(planned(filed, device, differences), differences, str(file))
     except ConfigError:
         configs.check_read(recipe, differences, str(file))  # what reads it may be given by `--set`
     configs.check_read(recipe, given, name)
@@ -31,12 +33,27 @@ def resolve(name: str, scale: str, model: str | None, file: Path | None, sets: S
     return recipe
 
 
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two nested mappings as one; where both have a value that of `above` counts."""
+    found = dict(below)
+    for key, value in above.items():
+        inner = found.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        found[key] = _over(inner, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
 def changed(recipe: Recipe, given: Mapping[str, Any], where: str) -> Recipe:
     """Return the recipe with differences applied. A preset of the update stands for the objective that it names.
 
     What a recipe is called is no difference: with another name or scale nothing else would change.
     """
-    for key, option in (("name", "another recipe"), ("scale", "--scale"), ("paper", "another recipe")):
+    for key, option in (
+        ("name", "another recipe"),
+        ("scale", "--scale"),
+        ("paper", "another recipe"),
+        ("device", "--device"),
+    ):
         if given.get(key, getattr(recipe, key)) != getattr(recipe, key):
             raise ConfigError(
                 expected=f"'{getattr(recipe, key)}', as what it was made for",

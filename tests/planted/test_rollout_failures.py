@@ -21,11 +21,12 @@ from instar.components.rollout import engine as engines
 from instar.components.rollout.config import SampleConfig
 from instar.components.rollout.engine import Request, Sample
 from instar.components.rollout.sample import check_append_only
+from instar.components.rollout.slot_cache import SlotCache
 from instar.components.rollout.stage import STAGE, Ins, Outs
 from instar.components.rollout.transformers_engine import TransformersEngine
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
-from instar.errors import ContractError, EngineError, NumericsError
+from instar.errors import ConfigError, ContractError, EngineError, NumericsError
 from instar.rows import BatchRow, RolloutRow, Step, TaskRow
 
 CONFIG = SampleConfig(max_new_tokens=5)
@@ -248,3 +249,33 @@ def test_requests_that_would_be_served_wrongly(
         engine.sample(
             [Request(request_id="r", prompt_ids=request_ids, seeds=[0])], max_new_tokens=limit, temperature=1.0
         )
+
+
+def test_keys_and_values_without_room_are_refused_before_they_are_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of a row is 2 x 2 heads x 8 numbers x 4 bytes. 8 rows begin with 3 + 17 of their 20 columns, so with all.
+
+    Without the check the machine ends the process, which names nothing.
+    """
+    engine = TransformersEngine(model(), digest="d", eos_ids=[], max_rows=8)
+    requests = [Request(request_id="r", prompt_ids=[1, 2, 3], seeds=list(range(8)))]
+    block, free = 8 * 20 * (2 * 2 * 8 * 4), "instar.components.update.memory.available_bytes"
+    monkeypatch.setattr(free, lambda device: block)
+    assert len(engine.sample(requests, max_new_tokens=17, temperature=1.0)[0]) == 8
+    monkeypatch.setattr(free, lambda device: block - 1)
+    with pytest.raises(ConfigError, match=r"keys and values of 8 rows x 20 columns") as caught:
+        engine.sample(requests, max_new_tokens=17, temperature=1.0)
+    assert caught.value.where == "rollout.engine.max_rows" and "lower it" in caught.value.action
+
+
+def test_keys_and_values_that_grow_beyond_the_room_are_refused() -> None:
+    """One row of 4 columns grows by 32: 32 more columns, and beside the old tensor of keys its new one."""
+    column = 2 * 2 * 8 * 4
+    like = [(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8))]
+    cache, free = SlotCache(like, 1, 4), "instar.components.update.memory.available_bytes"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(free, lambda device: 32 * column + 4 * column // 2 - 1)
+        with pytest.raises(ConfigError, match=r"1 rows x 36 columns"):
+            cache.reserve(5, 100)
+        patch.setattr(free, lambda device: 32 * column + 4 * column // 2)
+        cache.reserve(5, 100)
+    assert cache.columns == 36

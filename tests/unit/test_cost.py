@@ -123,23 +123,21 @@ def test_a_gang_reads_weights_once_per_node() -> None:
     assert four.segments["iterate"].pods == one.segments["iterate"].pods + 4
 
 
-@pytest.mark.parametrize(("processes", "start"), [(1, 0.0), (2, 45.0)])
-def test_an_inner_step_of_a_fused_segment_hashes_nothing_and_starts_the_processes_it_has(
-    processes: int, start: float
-) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_inner_step_of_a_fused_segment_hashes_nothing_and_starts_no_process(processes: int) -> None:
     update = dataclasses.replace(build("sec", "paper").update, processes=processes)
     made = [plan(recipe(inner_steps=s, update=update), gpus=2, model_size_b=1, work_s=9) for s in (10, 11)]
     ten, eleven = (p.segments["iterate"].fixed for p in made)
     assert {cause: eleven[cause] - ten[cause] for cause in ten} == pytest.approx(
-        {"pods": 0, "engine": 0, "trainer": start, "bytes": 0, "hashes": 0}, abs=1e-9
+        dict.fromkeys(("pods", "engine", "trainer", "bytes", "hashes"), 0), abs=1e-9
     )
 
 
 def test_the_published_settings_fit_the_limit_with_fewer_and_longer_segments() -> None:
-    """240 steps on 8 GPUs: 10 steps of 67 s each cannot carry 399 s around them, 120 can."""
+    """240 steps on 8 GPUs: 10 steps of 76 s each cannot carry 399 s around them, 120 can."""
     made = [plan(recipe(inner_steps=s), gpus=8, model_size_b=3) for s in (10, 120)]
-    assert [round(p.overhead, 3) for p in made] == [0.367, 0.047]
-    assert made[0].steps_needed == 114
+    assert [round(p.overhead, 3) for p in made] == [0.338, 0.042]
+    assert made[0].steps_needed == 100
 
 
 def test_shards_store_their_rollouts_and_gather_stores_them_again() -> None:
@@ -157,11 +155,13 @@ def test_cpu_pods_import_once_per_task(clock: Any, trainer: float) -> None:
 
 
 def test_throughput_model_by_hand() -> None:
-    """8B on 8 GPUs: 2048 answers of 2048 tokens at 5000 tokens/s/GPU; 6 FLOP per parameter and token at 35 % of 989 T."""
+    """8B on 8 GPUs: 2048 answers of 2048 tokens at 5000 tokens/s/GPU; 8 FLOP per parameter and token at 35 % of 989 T.
+
+    The plan for an H100 computes activations again: a second forward pass."""
     found = plan(ROUNDS, gpus=8, model_size_b=8).segments["iterate"]
     tokens = 2048 * 2048
     evaluated = 3 * 50 * 8 * 2048  # val: 3 arms of 50 tasks, 8 answers each
-    by_hand = tokens / 40_000 + 6 * 8e9 * tokens / (0.35 * 989e12 * 8) + max(evaluated / 40_000, 40.96)
+    by_hand = tokens / 40_000 + 8 * 8e9 * tokens / (0.35 * 989e12 * 8) + max(evaluated / 40_000, 40.96)
     assert found.work_s == pytest.approx(by_hand)
 
 
@@ -231,15 +231,6 @@ def test_too_much_overhead_is_refused_with_the_k_or_s_that_would_do() -> None:
     enough = recipe(inner_steps=made.steps_needed)
     per_step = made.step_work_s * (made.steps_needed - 10)
     cost.check(plan(enough, gpus=1, model_size_b=0.5, work_s=3600 + per_step))
-
-
-def test_no_s_is_enough_where_a_step_alone_is_above_the_limit() -> None:
-    several = dataclasses.replace(build("sec", "paper").update, processes=8)
-    made = plan(recipe(update=several), gpus=8, model_size_b=3)
-    assert made.step_fixed_s > 0.05 * made.step_work_s
-    assert (made.unroll_needed, made.steps_needed) == (None, None)
-    with pytest.raises(ConfigError, match=r"no K and no S is enough"):
-        cost.check(made)
 
 
 def test_unrolling_is_proposed_where_it_is_enough() -> None:

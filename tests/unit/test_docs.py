@@ -98,7 +98,7 @@ def test_a_command_in_a_sentence_exists(page: Path) -> None:
     [
         "frobnicate",
         "plan sec --gpus -1 --model-size 3",
-        "plan sec --gpus 8",
+        "plan sec --device",
         "submit sec --store s3://b/p --host http://x --crom x",
         "run sec --mode containres",
         "compile sec --segment middle -o x.yaml",

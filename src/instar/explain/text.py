@@ -9,6 +9,8 @@ from instar.equivalents import equivalents
 from instar.explain import derived
 from instar.explain.curriculum import curriculum
 from instar.explain.layout import section, table
+from instar.pipelines import fit
+from instar.pipelines.fit.text import chosen
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.schedule import outlook
 
@@ -46,6 +48,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
         *section("optimiser", [optimiser(u), *filter(None, [outlook(recipe)])]),
         *section("curriculum", curriculum(recipe.curriculum, "prompt")),
         *section("loop", loop(recipe)),
+        *section("device", device(recipe)),
         "equivalents (a dash means that the library has none)",
         *table(LIBRARIES, [*equivalents(recipe, u), *derived.rows(recipe)]),
     ]
@@ -172,3 +175,13 @@ def loop(recipe: Recipe) -> list[str]:
         "evaluation and gate after each iteration",
         f"per update {sampled}{limits}",
     ]
+
+
+def device(recipe: Recipe) -> list[str]:
+    """State what a plan for a GPU chose; nothing where none was named."""
+    if not recipe.device:
+        return []
+    made = fit.account(recipe, fit.of_name(recipe.device))
+    peaks = " and ".join(f"{peak / 2**30:.0f} GiB while {phase}" for phase, peak in made.peaks.items())
+    options = f"`instar plan {recipe.name} --scale {recipe.scale} --device {recipe.device}`"
+    return [f"planned for {recipe.device}: {'; '.join(chosen(made))}", f"predicted {peaks}; every part: {options}"]

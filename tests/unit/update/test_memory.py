@@ -11,6 +11,7 @@ import pytest
 from instar.artifact import Policy
 from instar.components.update import memory
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
+from instar.components.update.footprint import FIXED_BYTES, Passes, batch_bytes
 from instar.errors import ConfigError
 from instar.rows import Step
 from unit.update.world import World, joined, score_row, tiny_llama
@@ -39,8 +40,10 @@ def test_each_remedy_lowers_its_own_part(world: World) -> None:
     assert plan(PolicyGradientConfig(), on=True).activation_bytes < base.activation_bytes
     assert plan(PolicyGradientConfig(lora=LoraConfig(r=1, targets=("q_proj",)))).trained_bytes < base.trained_bytes
     assert plan(PolicyGradientConfig(logprob_chunk=2)).logits_bytes < base.logits_bytes
-    parts = base.weights_bytes + base.trained_bytes + base.activation_bytes + base.logits_bytes
-    assert base.peak_bytes == memory.FIXED_BYTES + parts
+    parts = base.weights_bytes + base.trained_bytes + base.activation_bytes + base.logits_bytes + base.batch_bytes
+    assert base.peak_bytes == FIXED_BYTES + parts
+    passes = Passes(positions=40, masked_width=10, tokens=7)
+    assert batch_bytes(passes, 2) == 40 * 16 + 40 * 10 * 3 + 7 * 56
 
 
 def test_checkpointing_is_chosen_where_the_rest_does_not_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

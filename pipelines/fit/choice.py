@@ -1,0 +1,77 @@
+"""What is chosen for a device, as one value: read from a recipe, written into one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from instar.components.evaluate.config import AnswerConfig
+from instar.components.rollout.config import EngineConfig
+from instar.pipelines.cost.case import text_pieces
+from instar.pipelines.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The settings that depend on the device and not on the method."""
+
+    engine: Literal["transformers", "vllm"]
+    max_rows: int
+    memory_share: float
+    micro_batch_tokens: int
+    checkpointing: bool
+    moments: Literal["device", "host"]
+
+
+def choice_of(recipe: Recipe) -> Choice:
+    """Return what the recipe says; `gradient_checkpointing=auto` is read as off."""
+    pieces = text_pieces(recipe)
+    engine, update = pieces.rollout.engine, pieces.update
+    return Choice(
+        engine=engine.name, max_rows=engine.max_rows, memory_share=engine.memory_share,
+        micro_batch_tokens=update.micro_batch_tokens, checkpointing=update.gradient_checkpointing == "on",
+        moments=update.moments,
+    )  # fmt: skip
+
+
+def placed(recipe: Recipe, choice: Choice, device: str, given: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with the choice written into rollout, evaluation, test and update, except into what was `given`."""
+    pieces = text_pieces(recipe)
+    engine: dict[str, Any] = {
+        "name": choice.engine, "max_rows": choice.max_rows, "memory_share": choice.memory_share, "device": "cuda"
+    }  # fmt: skip
+    trained: dict[str, Any] = {
+        "micro_batch_tokens": choice.micro_batch_tokens, "gradient_checkpointing": "on" if choice.checkpointing else "off",
+        "moments": choice.moments, "device": "cuda",
+    }  # fmt: skip
+    told = part(given, "update")
+    update = dataclasses.replace(pieces.update, **{k: v for k, v in trained.items() if k not in told})
+    test = recipe.test
+    if isinstance(test, AnswerConfig):
+        test = dataclasses.replace(test, engine=_engine(test.engine, engine, part(given, "test", "engine")))
+    return dataclasses.replace(
+        recipe,
+        device=device,
+        rollout=dataclasses.replace(
+            pieces.rollout, engine=_engine(pieces.rollout.engine, engine, part(given, "rollout", "engine"))
+        ),
+        evaluate=dataclasses.replace(
+            pieces.evaluate, engine=_engine(pieces.evaluate.engine, engine, part(given, "evaluate", "engine"))
+        ),
+        test=test,
+        update=update,
+    )
+
+
+def _engine(config: EngineConfig, values: Mapping[str, Any], told: Mapping[str, Any]) -> EngineConfig:
+    return dataclasses.replace(config, **{k: v for k, v in values.items() if k not in told})
+
+
+def part(given: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Return what was given below `names`; nothing where there is no such table."""
+    for name in names:
+        found = given.get(name)
+        given = found if isinstance(found, Mapping) else {}
+    return given

@@ -1,0 +1,126 @@
+"""What a recipe asks of its device in one inner step: the model, rows and lengths of what is sampled and trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from instar.components.architecture import Architecture, of_model
+from instar.components.dataset_prep.charlm import CharModelConfig
+from instar.components.dataset_prep.config import Checkpoint, FromScratch, Packaged
+from instar.components.rollout.footprint import Sampling
+from instar.pipelines.cost.case import TextPieces, text_pieces
+from instar.pipelines.cost.constants import Constants
+from instar.pipelines.cost.sizes import answers
+from instar.pipelines.recipe import Recipe
+
+PROMPTS = {
+    "plain": (256, 64), "terse": (32, 16), "few_shot": (64, 56), "boxed": (1024, 256), "base_chat": (1024, 256), "chat": (1024, 256)
+}  # fmt: skip
+"""Longest and mean prompt of a template, in tokens. 1,024 is the limit of SEC's scripts, 256 assumed; `few_shot` was counted with
+SmolLM2's tokenizer. A longer prompt runs: the sampler then holds fewer rows, and the update is planned again with its batch."""
+SHOWN = 2
+"""Attempts that the longest derived prompt shows: a pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One inner step of a recipe that samples text. Lengths in tokens."""
+
+    recipe: Recipe
+    model: Architecture
+
+    @cached_property
+    def text(self) -> TextPieces:
+        """Return the recipe's pieces, known to be about text."""
+        return text_pieces(self.recipe)
+
+    @property
+    def new(self) -> int:
+        """Longest answer."""
+        return self.text.rollout.max_new_tokens
+
+    @property
+    def mean(self) -> float:
+        """Mean answer."""
+        return self.new * Constants().length_share
+
+    @property
+    def asked(self) -> int:
+        """Longest prompt that shows no attempt."""
+        return PROMPTS[self.text.dataset_prep.pools.template][0]
+
+    @property
+    def mean_prompt(self) -> float:
+        """Mean prompt, of those that show attempts as well."""
+        asked, derived = PROMPTS[self.text.dataset_prep.pools.template][1], self.recipe.curriculum.derived
+        if derived is None:
+            return asked
+        share = 0.5 if derived.mode == "alternate" else derived.prompts / self.groups
+        return asked + share * self.mean
+
+    @property
+    def prompt(self) -> int:
+        """Longest prompt that is trained on."""
+        return self.asked + SHOWN * self.new * (self.recipe.curriculum.derived is not None)
+
+    @property
+    def longest(self) -> int:
+        """Longest row that is trained on."""
+        return self.prompt + self.new
+
+    @property
+    def columns(self) -> int:
+        """Longest row of training, evaluation and test: they share an engine."""
+        found = [self.longest]
+        for config in (self.text.evaluate, self.recipe.test):
+            new = int(getattr(config, "max_new_tokens", 0))
+            judges = getattr(config, "judge", None) is not None
+            found.append(self.asked + new * (1 + SHOWN * judges))
+        return max(found)
+
+    @property
+    def groups(self) -> int:
+        """Prompts of one step, derived ones included where they come on top."""
+        drawn = self.recipe.curriculum
+        extra = drawn.derived.prompts if drawn.derived is not None and drawn.derived.mode == "mixed" else 0
+        return drawn.slots + extra
+
+    @property
+    def samples(self) -> int:
+        """Answers of one step."""
+        return self.groups * self.recipe.curriculum.group_size
+
+    def sampling(self, rows: int) -> Sampling:
+        """Return what an engine of `rows` slots is asked at most; it is called with four times as many samples."""
+        samples = min(self.samples, 4 * rows)
+        groups = math.ceil(samples / self.recipe.curriculum.group_size)
+        new = max(self.new, self.text.evaluate.max_new_tokens)
+        return Sampling(rows=rows, samples=samples, groups=groups, prompt=self.columns - new, new=new)
+
+    @property
+    def evaluated(self) -> int:
+        """Answers of the evaluation after an iteration."""
+        return answers(self.text.evaluate, self.text.dataset_prep.pools.arms)
+
+
+def work_of(recipe: Recipe) -> Work:
+    """Return what `recipe` asks. A recipe without text, or with a model of unknown sizes, is a `ConfigError`."""
+    initial = text_pieces(recipe).dataset_prep.initial
+    match initial:
+        case Checkpoint():
+            model = of_model(initial.path)
+        case Packaged():
+            model = of_model(initial.name)
+        case FromScratch():
+            model = of_characters(initial.model)
+    return Work(recipe=recipe, model=model)
+
+
+def of_characters(sizes: CharModelConfig) -> Architecture:
+    """Return the sizes of a character model; its vocabulary has two words beside the alphabet, and its head is its own."""
+    return Architecture(
+        hidden=sizes.hidden, layers=sizes.layers, heads=sizes.heads, kv_heads=sizes.heads,
+        head_dim=sizes.hidden // sizes.heads, intermediate=sizes.intermediate, vocab=len(sizes.alphabet) + 2, tied=True,
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""`instar plan`: memory and seconds of a recipe on a device, and what a run on a cluster costs besides work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from instar.errors import ConfigError
+from instar.pipelines import cost, fit
+from instar.pipelines.fit import devices
+from instar.pipelines.fit.text import render
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes import method
+from instar.resolve import resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of a cluster; without `gpus` nothing is."""
+
+    gpus: int | None
+    model_size: float | None
+    work_s: float | None
+    unroll: int
+    allow: bool
+
+
+def main(
+    name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None, asked: Asked
+) -> int:
+    """Print the plans that were asked for, then refuse what does not fit or has too much overhead. Return 0."""
+    unused = [
+        option
+        for option, given in (
+            ("--model-size", asked.model_size),
+            ("--work-s", asked.work_s),
+            ("--unroll", asked.unroll != 1),
+        )
+        if given and asked.gpus is None
+    ]
+    if unused:
+        raise ConfigError(
+            expected="--gpus, the number of GPUs of a segment",
+            found=f"{unused[0]} without it",
+            where="instar plan",
+            action=f"add --gpus N, or leave {unused[0]} out",
+        )
+    planned = device in devices.DEVICES and bool(method(name, scale, model).device)
+    recipe = resolve(name, scale, model, file, sets, device if planned else None)
+    made = None
+    if device is not None or asked.gpus is None:
+        made = fit.account(recipe, where(recipe, device))
+        sys.stdout.write(render(made))
+        fit.check(made, made.device)
+    if asked.gpus is None:
+        return 0
+    size = asked.model_size or fit.work_of(recipe).model.parameters / 1e9
+    seconds = asked.work_s
+    if seconds is None and made is not None and made.processes == asked.gpus:
+        seconds = made.iteration_s
+    sys.stdout.write("\n" if made else "")
+    return cost.main(recipe, asked.gpus, size, seconds, asked.unroll, asked.allow)
+
+
+def where(recipe: Recipe, device: str | None) -> fit.Device:
+    """Return the device that is named, that the recipe is planned for, or this machine."""
+    name = device or recipe.device or devices.CPU
+    if name != devices.CPU:
+        return devices.of_name(name)
+    if recipe.device:
+        raise ConfigError(
+            expected=f"a GPU: {', '.join(devices.DEVICES)}",
+            found=name,
+            where="--device",
+            action=f"name one; {recipe.name} at {recipe.scale} samples with vLLM",
+        )
+    from instar.pipelines.fit import probe
+
+    work = fit.work_of(recipe)
+    rows = min(work.text.rollout.engine.max_rows, work.samples)
+    return probe.cpu(work.model, work.text.update.dtype, rows, recipe.threads)
