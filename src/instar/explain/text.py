@@ -8,6 +8,7 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.equivalents import equivalents
 from instar.explain import derived
 from instar.explain.curriculum import curriculum
+from instar.explain.gate import gate
 from instar.explain.layout import section, table
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.schedule import outlook
@@ -46,6 +47,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
         *section("optimiser", [optimiser(u), *filter(None, [outlook(recipe)])]),
         *section("curriculum", curriculum(recipe.curriculum, "prompt")),
         *section("loop", loop(recipe)),
+        *section("gate", gate(recipe)),
         "equivalents (a dash means that the library has none)",
         *table(LIBRARIES, [*equivalents(recipe, u), *derived.rows(recipe)]),
     ]
