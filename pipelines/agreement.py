@@ -13,7 +13,7 @@ from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.components.rollout.config import ProposeConfig, SampleConfig
 from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError, nearest
-from instar.pipelines import schedule
+from instar.pipelines import schedule, validation
 
 if TYPE_CHECKING:
     from instar.pipelines.recipe import Recipe
@@ -33,6 +33,7 @@ def check(recipe: Recipe) -> None:
     _check_precision(recipe)
     _check_splits(recipe)
     _check_arms(recipe)
+    validation.check(recipe)
 
 
 def _check_style(recipe: Recipe) -> None:

@@ -136,13 +136,13 @@ def _method(config: Config, summaries: Summaries) -> list[str]:
     if isinstance(config, AnswerConfig):
         answers = f"{config.samples} sampled" if config.samples else "greedy"
         return [
-            f"Macro accuracy over arms, {answers} answers per task; {levels} over tasks ({config.bootstrap} resamples). "
+            f"Macro accuracy over arms, {answers} answers per task; {levels} over tasks. "
             "Both policies answered the same tasks under the same random numbers."
         ]
     number = sum(arm["num_tasks"] for split in summaries[1]["splits"].values() for arm in split["arms"].values())
     out = [
-        f"Normalised score, 0 as a random policy and 1 as the expert, over {number} episodes; {levels} over episodes "
-        f"({config.bootstrap} resamples). Both policies acted from the same start states and were asked for the same return."
+        f"Normalised score, 0 as a random policy and 1 as the expert, over {number} episodes; {levels} over episodes. "
+        "Both policies acted from the same start states and were asked for the same return."
     ]
     if any(_probes(summaries)):
         out += [

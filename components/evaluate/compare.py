@@ -2,21 +2,22 @@
 
 With the interval [low, high] of the difference (policy minus champion, macro mean over arms) and a margin m: `better`
 low > 0; `equal` low >= -m (no loss beyond the margin); `worse` high < 0; otherwise `unknown`. Also `unknown`: fewer
-than `min_pairs` common tasks, an arm with fewer than two, or answers taken under another protocol.
+than `min_pairs` common tasks, an arm with fewer than two, or answers taken under another protocol. Few tasks that do not differ
+are no proof that nothing was lost (48 equal answers leave room for a loss of 7 points), unless the policy is the same one.
+`needed` says how many more tasks of the same kind would have told, had the difference and its spread stayed what they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from instar import config as configs
-from instar.components.evaluate.bootstrap import Interval, stratified_mean
 from instar.components.evaluate.config import Config
+from instar.components.evaluate.intervals import Interval, Moments, limits, moments, student
 from instar.components.evaluate.summary import arrays, task_means
 from instar.rows import EvalRow, TaskRow
 
@@ -35,7 +36,9 @@ class Comparison:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
-    p: float | None = None
+    needed: int | None = None
+    """More tasks of the same kind that would have told, were the difference and its spread as measured; None when it is told,
+    or the difference is behind."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -49,9 +52,7 @@ def protocol(config: Config, tasks: Sequence[TaskRow]) -> str:
     return configs.digest({"settings": settings, "tasks": contents})
 
 
-def compare(
-    rows: Sequence[EvalRow], champion: Sequence[EvalRow], split: str, config: Config, generator: np.random.Generator
-) -> Comparison:
+def compare(rows: Sequence[EvalRow], champion: Sequence[EvalRow], split: str, config: Config) -> Comparison:
     """Compare two policies on the tasks of `split` that have a verdict for both."""
     ours = task_means(rows, split, greedy=config.by_greedy)
     theirs = task_means(champion, split, greedy=config.by_greedy)
@@ -67,17 +68,20 @@ def compare(
         return _unknown(f"arms {only} have answers of one policy alone", count, either - count)
     if count < config.min_pairs or min(len(tasks) for tasks in pairs.values()) < 2 or len(pairs) < len(ours):
         return _unknown(f"{count} common tasks; at least {config.min_pairs} and two per arm", count, either - count)
-    interval = stratified_mean(arrays(pairs), config.bootstrap, config.confidence, generator)
+    found = moments(arrays(pairs))
+    low, high = limits(found, config.confidence, bounded=config.bounded)
+    interval = Interval(estimate=float(found.estimate), low=float(low), high=float(high))
     verdict, reason = judge(interval, config.margin)
+    needed = more(found, count, config) if verdict == "unknown" else None
     return Comparison(
         verdict=verdict,
-        reason=reason,
+        reason=reason if needed is None else f"{reason}; about {needed} more tasks like these would tell",
         num_tasks=count,
         num_unpaired=either - count,
         difference=interval.estimate,
         low=interval.low,
         high=interval.high,
-        p=interval.p,
+        needed=needed,
     )
 
 
@@ -92,6 +96,34 @@ def judge(interval: Interval, margin: float) -> tuple[Verdict, str]:
     return (
         "unknown",
         f"the interval [{interval.low:+.3f}, {interval.high:+.3f}] holds a gain and a loss beyond {margin:g}",
+    )
+
+
+def more(found: Moments, count: int, config: Config) -> int | None:
+    """Return how many tasks beside `count` would show a gain, or rule out a loss beyond the margin, whichever is sooner.
+
+    Every arm grows alike, so variance and event shrink by one factor. None for a difference that is behind, and where no number
+    of tasks is enough.
+    """
+    ahead, margin = float(found.estimate), config.margin
+    unseen = found.event * margin * (1.0 - margin) if config.bounded else 0.0
+    cases = [(ahead, float(found.variance)), (ahead + margin, max(float(found.variance), unseen))]
+    factors = [spread / reach**2 for reach, spread in cases if reach > 0.0]
+    if ahead < 0.0 or not factors:
+        return None
+    return max(1, math.ceil(count * (student(config.confidence, found.freedom) ** 2 * min(factors) - 1.0)))
+
+
+def the_same(num_tasks: int) -> Comparison:
+    """Return the comparison of a policy with itself."""
+    return Comparison(
+        verdict="equal",
+        reason="the same policy",
+        num_tasks=num_tasks,
+        num_unpaired=0,
+        difference=0.0,
+        low=0.0,
+        high=0.0,
     )
 
 

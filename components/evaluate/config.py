@@ -23,14 +23,12 @@ class Judged(Piece):
     """Pools to evaluate; the gate reads `val`."""
     tasks_per_arm: int = 0
     """First tasks of each arm and split, the same for every policy; 0 takes all."""
-    bootstrap: int = 2000
-    """Bootstrap resamples over tasks."""
     confidence: float = 0.95
     """Level of all intervals."""
     margin: float = 0.02
     """Difference of the macro score that counts as equal."""
     min_pairs: int = 20
-    """Fewer common tasks than this cannot tell."""
+    """Fewer common tasks than this cannot tell. A recipe whose gate would rest on fewer is refused."""
 
     def __post_init__(self) -> None:
         unknown = [s for s in self.splits if s not in SPLITS]
@@ -39,7 +37,6 @@ class Judged(Piece):
         _require(
             self.tasks_per_arm == 0 or self.tasks_per_arm >= 2, "tasks_per_arm", "0 or at least 2", self.tasks_per_arm
         )
-        _require(self.bootstrap >= 100, "bootstrap", ">= 100", self.bootstrap)
         _require(0.5 <= self.confidence < 1.0, "confidence", "in [0.5, 1)", self.confidence)
         _require(0.0 <= self.margin < 1.0, "margin", "in [0, 1)", self.margin)
         _require(self.min_pairs >= 2, "min_pairs", ">= 2", self.min_pairs)
@@ -110,6 +107,11 @@ class AnswerConfig(Judged):
         """Whether verdicts rest on greedy answers."""
         return self.samples == 0
 
+    @property
+    def bounded(self) -> bool:
+        """Whether every score is in [0, 1]."""
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig(Judged):
@@ -144,6 +146,11 @@ class SimulateConfig(Judged):
     def by_greedy(self) -> bool:
         """Whether verdicts rest on greedy answers: a deterministic episode is one."""
         return True
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every score is in [0, 1]: a return may be worse than random and better than the expert's."""
+        return False
 
 
 Config: TypeAlias = AnswerConfig | SimulateConfig

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from instar import config as configs
-from instar import schema, seeds
+from instar import schema
 from instar.artifact import Evaluation, Tasks
 from instar.components.derived.anchors import SPLIT
 from instar.components.derived.item import LABELS, origin
 from instar.components.derived.templates import read_verdict
 from instar.components.evaluate.asking import Asker, Reply
-from instar.components.evaluate.bootstrap import stratified_mean
 from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.intervals import stratified_mean
 from instar.components.evaluate.judge_config import JudgeConfig
 from instar.components.evaluate.quality import Anchored, anchor_quality, column, units
 from instar.components.reward.verifiers import Score, verify
@@ -61,7 +61,7 @@ def ask_anchors(anchors: Sequence[TaskRow], asker: Asker, config: AnswerConfig) 
     assert config.judge is not None
     limit = config.judge.max_new_tokens or config.max_new_tokens
     replies = asker.greedy([(task.prompt, task.form) for task in anchors], limit, "verdicts on anchors")
-    return [_row(task, reply, config.style) for task, reply in zip(anchors, replies, strict=True)]
+    return [reply_row(task, reply, config.style) for task, reply in zip(anchors, replies, strict=True)]
 
 
 def anchored(rows: Sequence[EvalRow], anchors: Sequence[TaskRow]) -> list[Anchored]:
@@ -80,13 +80,10 @@ def anchored(rows: Sequence[EvalRow], anchors: Sequence[TaskRow]) -> list[Anchor
     ]
 
 
-def judge_summary(
-    rows: Sequence[EvalRow], anchors: Sequence[TaskRow], config: AnswerConfig, ctx: Context
-) -> dict[str, Any]:
+def judge_summary(rows: Sequence[EvalRow], anchors: Sequence[TaskRow], config: AnswerConfig) -> dict[str, Any]:
     """Return what the anchors say of the judge, with the protocol under which it can be compared."""
     assert config.judge is not None
-    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{SPLIT}")
-    quality = anchor_quality(anchored(rows, anchors), config.bootstrap, config.judge.confidence, generator)
+    quality = anchor_quality(anchored(rows, anchors), config.judge.confidence)
     limit = config.judge.max_new_tokens or config.max_new_tokens
     contents = sorted((task.task_id, task.content_hash, task.form) for task in anchors)
     settings = {"max_new_tokens": limit, "stop": config.stop, "style": config.style}
@@ -99,7 +96,6 @@ def drift(
     anchors: Sequence[TaskRow],
     champion: Evaluation | None,
     config: AnswerConfig,
-    ctx: Context,
 ) -> dict[str, Any] | None:
     """Return the paired difference to the champion's balanced accuracy and whether it is an alarm; None without a champion.
 
@@ -121,18 +117,17 @@ def drift(
     columns = [column(values) for _, values in sorted(gaps.items()) if len(values) >= 2]
     if not columns:
         return {**out, "reason": "no kind of anchor has two units that both judged"}
-    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{SPLIT}/drift")
-    found = stratified_mean(columns, config.bootstrap, config.judge.confidence, generator)
+    found = stratified_mean(columns, config.judge.confidence)
     alarm = found.estimate < -limit and found.high < 0.0
-    span = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     level = "" if summary["balanced_accuracy"] is None else f", now {summary['balanced_accuracy']:.3f}"
     verdict = "fell by more than" if alarm else "is within"
-    reason = f"balanced accuracy of the judge on the anchors {verdict} {limit:g} of the champion's: {span}{level}"
+    reason = f"balanced accuracy of the judge on the anchors {verdict} {limit:g} of the champion's: {found}{level}"
     numbers = {"difference": found.estimate, "low": found.low, "high": found.high}
     return {**out, **numbers, "alarm": alarm, "reason": reason}
 
 
-def _row(task: TaskRow, reply: Reply, style: str) -> EvalRow:
+def reply_row(task: TaskRow, reply: Reply, style: str) -> EvalRow:
+    """Return a greedy reply to a task as an evaluation row."""
     verdict = verify(task, reply.text, style)
     return EvalRow(
         task_id=task.task_id,

@@ -51,20 +51,25 @@ class ReflectConfig:
     rounds: int = 2
     """Rounds of one verdict and, unless it is Yes, one new answer. The last new answer is not judged."""
     mode: Literal["gated", "published"] = "gated"
-    """`gated`: only behind a judge that passes the gate; an unreadable verdict keeps the answer, and so does a new answer
+    """`gated`: only where it gained on validation tasks; an unreadable verdict keeps the answer, and so does a new answer
     that cannot be read or says the same. `published`: always, and whatever is not Yes asks for a new answer."""
     margin: float = 0.05
-    """The gate of `gated`: the lower end of the judge's interval on single answers must lie above .5 by more than this.
-    The lower end and not the estimate, because the two mistakes are unequal: a judge that is not trusted costs nothing, one that
-    guesses costs points, and the estimate of a guessing judge lies above .5 half of the time."""
+    """The first gate of `gated`: reflection is tried when the lower end of the judge's interval on single answers lies above .5
+    by more than this. It saves the calls of a judge that guesses."""
+    least_gain: float = 0.0
+    """The second gate of `gated`: reflection decides when it changed the score of the validation tasks by surely more than this,
+    which is when the lower end of the paired interval lies above. A judge that is better than a coin is not enough: it may send
+    right answers into a rewrite, and the second answer may be worse. Reflection that is not trusted costs nothing; -1 asks for
+    the judge alone."""
 
     def __post_init__(self) -> None:
         _require(self.rounds >= 1, "reflect.rounds", ">= 1", self.rounds)
         _require(0.0 <= self.margin < 0.5, "reflect.margin", "in [0, 0.5)", self.margin)
+        _require(-1.0 <= self.least_gain < 1.0, "reflect.least_gain", "in [-1, 1)", self.least_gain)
 
     def unread(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
-        return {} if self.mode == "gated" else {"margin": "reflect.mode=gated"}
+        return {} if self.mode == "gated" else dict.fromkeys(("margin", "least_gain"), "reflect.mode=gated")
 
     @property
     def max_calls(self) -> int:

@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instar import seeds
 from instar.artifact import Evaluation, Tasks
 from instar.components.evaluate.asking import Asker
-from instar.components.evaluate.bootstrap import Interval, stratified_mean
+from instar.components.evaluate.attempts import choose_tasks
 from instar.components.evaluate.config import AnswerConfig
-from instar.components.evaluate.judge import DRIFT, ask_anchors, choose_anchors, drift, judge_summary
+from instar.components.evaluate.intervals import Interval, stratified_mean
+from instar.components.evaluate.judge import DRIFT, ask_anchors, choose_anchors, drift, judge_summary, reply_row
 from instar.components.evaluate.quality import own_quality
-from instar.components.evaluate.reflect import Dialogue, begin, gate, judge, opinion, reflect
+from instar.components.evaluate.reflect import Dialogue, begin, gate, judge, on_gain, opinion, reflect
 from instar.components.evaluate.summary import arrays
 from instar.components.reward.verifiers import Score, verify
 from instar.contract import Context
 from instar.rows import EvalRow, TaskRow
+
+TRIAL = "val"
+"""Pool on which reflection must have gained something before it decides any answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +55,19 @@ def run(
     assert config.judge is not None
     anchors = choose_anchors(pools, config.judge, ctx)
     verdicts = ask_anchors(anchors, asker, config)
-    quality = judge_summary(verdicts, anchors, config, ctx)
-    found = gate(quality, config.reflect) if config.reflect is not None else None
+    quality = judge_summary(verdicts, anchors, config)
     by_task = {row.task_id: row for row in rows if row.sample == -1}
     first = [(task, by_task[task.task_id]) for task in tasks if task.task_id in by_task]
     dialogues = [begin(task, row, config.style) for task, row in first]
+    found, done = None, dict[str, Dialogue]()
+    if config.reflect is not None:
+        found = gate(quality, config.reflect)
+        if found["open"] and config.reflect.mode == "gated":
+            gain, done = trial(first, pools, asker, config, ctx)
+            found = on_gain(found, gain, config.reflect)
     if found is not None and found["open"]:
-        reflect(dialogues, asker, config)
+        reflect([d for d in dialogues if d.task.task_id not in done], asker, config)
+        dialogues = [done.get(d.task.task_id, d) for d in dialogues]
     else:
         judge(dialogues, asker, config, counted=False)
     return Judging(
@@ -72,15 +81,36 @@ def run(
     )
 
 
+def trial(
+    answered: Sequence[tuple[TaskRow, EvalRow]], pools: Tasks, asker: Asker, config: AnswerConfig, ctx: Context
+) -> tuple[Interval, dict[str, Dialogue]]:
+    """Reflect on the validation tasks; return the gain over the same greedy answers without it, and the dialogues by task.
+
+    Where validation is not evaluated, its tasks are answered for this alone: what decides is never what is reported as a test.
+    """
+    tried = [(task, row) for task, row in answered if task.split == TRIAL]
+    if not tried:
+        tasks = choose_tasks(pools, (TRIAL,), config, ctx)
+        replies = asker.greedy(
+            [(task.prompt, task.form) for task in tasks], config.max_new_tokens, "validation answers"
+        )
+        tried = [(task, reply_row(task, reply, config.style)) for task, reply in zip(tasks, replies, strict=True)]
+    dialogues = [begin(task, row, config.style) for task, row in tried]
+    reflect(dialogues, asker, config)
+    scored = [(d, row.score, _row(d, config.style).score) for d, (_, row) in zip(dialogues, tried, strict=True)]
+    gain = _mean([(d, b, a) for d, b, a in scored if b is not None and a is not None], lambda b, a: a - b, config)
+    return gain, {d.task.task_id: d for d in dialogues}
+
+
 def extend(
-    summary: dict[str, Any], judging: Judging, champion: Evaluation | None, config: AnswerConfig, ctx: Context
+    summary: dict[str, Any], judging: Judging, champion: Evaluation | None, config: AnswerConfig
 ) -> dict[str, Any]:
     """Return `summary` with `judge`, `alarms`, and in every split `own` and `reflected`."""
-    fell = drift(judging.quality, judging.verdicts, judging.anchors, champion, config, ctx)
+    fell = drift(judging.quality, judging.verdicts, judging.anchors, champion, config)
     splits: dict[str, Any] = {}
     for split, values in summary["splits"].items():
         mine = [d for d in judging.dialogues if d.task.split == split]
-        splits[split] = values | _split(mine, judging, split, config, ctx)
+        splits[split] = values | _split(mine, judging, config)
     alarms = [{"name": DRIFT, "reason": fell["reason"]}] if fell is not None and fell["alarm"] else []
     peak, sunk = best_so_far(judging.quality, champion, config.judge.drift_limit if config.judge else 0.0)
     alarms += [{"name": DRIFT, "reason": sunk}] if sunk and not alarms else []
@@ -126,35 +156,30 @@ def metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in out.items() if value is not None}
 
 
-def _split(
-    mine: Sequence[Dialogue], judging: Judging, split: str, config: AnswerConfig, ctx: Context
-) -> dict[str, Any]:
-    """Return `own` and `reflected` of one split, with random numbers of their own, so that all others stay what they are."""
+def _split(mine: Sequence[Dialogue], judging: Judging, config: AnswerConfig) -> dict[str, Any]:
+    """Return `own` and `reflected` of one split."""
     assert config.judge is not None
     if not mine:
         return {}
     known = [(d, score) for d in mine if (score := judging.plain[d.task.task_id]) is not None]
-    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/own/{split}")
     opinions = [opinion(d, score == 1.0) for d, score in known if d.verdicts]
-    out: dict[str, Any] = {"own": own_quality(opinions, config.bootstrap, config.judge.confidence, generator)}
+    out: dict[str, Any] = {"own": own_quality(opinions, config.judge.confidence)}
     if judging.gate is not None:
         scored = [(d, before, judging.after[d.task.task_id].score) for d, before in known]
         pairs = [(d, before, after) for d, before, after in scored if after is not None]
-        out["reflected"] = _reflected(pairs, judging.gate, split, config, ctx)
+        out["reflected"] = _reflected(pairs, judging.gate, config)
     return out
 
 
 def _reflected(
     pairs: Sequence[tuple[Dialogue, float, float]],
     gated: dict[str, Any],
-    split: str,
     config: AnswerConfig,
-    ctx: Context,
 ) -> dict[str, Any]:
     """Return the score after reflection with its interval, that of the same answers before, the paired gain, and the calls."""
     calls = [d.calls for d, _, _ in pairs]
-    after = _mean(pairs, lambda b, a: a, f"reflected/{split}", config, ctx)
-    gain = _mean(pairs, lambda b, a: a - b, f"gain/{split}", config, ctx)
+    after = _mean(pairs, lambda b, a: a, config)
+    gain = _mean(pairs, lambda b, a: a - b, config)
     return {
         "score": after.estimate,
         "low": after.low,
@@ -191,15 +216,12 @@ def _row(dialogue: Dialogue, style: str) -> EvalRow:
 def _mean(
     pairs: Sequence[tuple[Dialogue, float, float]],
     value: Callable[[float, float], float],
-    key: str,
     config: AnswerConfig,
-    ctx: Context,
 ) -> Interval:
     means: dict[str, dict[str, float]] = {}
     for dialogue, before, after in pairs:
         means.setdefault(dialogue.task.arm, {})[dialogue.task.task_id] = value(before, after)
-    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{key}")
-    return stratified_mean(arrays(means), config.bootstrap, config.confidence, generator)
+    return stratified_mean(arrays(means), config.confidence)
 
 
 def _by_arm(pairs: Sequence[tuple[Dialogue, float, float]]) -> dict[str, list[tuple[float, float]]]:

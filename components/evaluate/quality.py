@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instar.components.evaluate.bootstrap import Interval, stratified_mean
+from instar.components.evaluate.intervals import Interval, stratified_mean
 
 BINS = 10
 
@@ -46,9 +46,7 @@ class Anchored:
     """1 when the verdict is the right one, 0 otherwise, an unreadable one included; None when the verifier failed."""
 
 
-def own_quality(
-    opinions: Sequence[Opinion], resamples: int, confidence: float, generator: np.random.Generator
-) -> dict[str, Any]:
+def own_quality(opinions: Sequence[Opinion], confidence: float) -> dict[str, Any]:
     """Return precision, recall, F1, balanced accuracy with interval, parse rate and calibration. What is undefined is None.
 
     A verdict that is not readable accepts nothing, and is a mistake on both classes of the balanced accuracy. `brier` and `ece`
@@ -60,7 +58,7 @@ def own_quality(
     classes = [np.array([float(o.says is side) for o in opinions if o.right is side]) for side in (True, False)]
     interval = None
     if min(c.size for c in classes) >= 2:
-        interval = stratified_mean(classes, resamples, confidence, generator)
+        interval = stratified_mean(classes, confidence)
     means = [float(c.mean()) for c in classes if c.size]
     return {
         "num": len(opinions),
@@ -99,9 +97,7 @@ def units(anchored: Sequence[Anchored]) -> dict[str, dict[str, float]]:
     return {kind: values for kind, values in means.items() if len(values) >= 2}
 
 
-def anchor_quality(
-    anchored: Sequence[Anchored], resamples: int, confidence: float, generator: np.random.Generator
-) -> dict[str, Any]:
+def anchor_quality(anchored: Sequence[Anchored], confidence: float) -> dict[str, Any]:
     """Return the balanced accuracy with interval, over kinds and of each, the parse rate, and what shows a bias.
 
     `bias`: share of first labels (Yes, or A) among readable verdicts minus share of the others, 0 without a preference because
@@ -113,13 +109,9 @@ def anchor_quality(
     out: dict[str, Any] = {"kinds": {}, "parse_rate": _share(sum(a.says is not None for a in anchored), len(anchored))}
     for kind, values in sorted(means.items()):
         mine = [a for a in anchored if a.kind == kind]
-        interval = stratified_mean([column(values)], resamples, confidence, generator)
+        interval = stratified_mean([column(values)], confidence)
         out["kinds"][kind] = {**_numbers(interval), "num_units": len(values), **_sides(mine)}
-    both = (
-        stratified_mean([column(v) for _, v in sorted(means.items())], resamples, confidence, generator)
-        if means
-        else None
-    )
+    both = stratified_mean([column(v) for _, v in sorted(means.items())], confidence) if means else None
     return {**out, **(_numbers(both) if both else dict.fromkeys(("balanced_accuracy", "low", "high")))}
 
 

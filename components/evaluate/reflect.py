@@ -15,6 +15,7 @@ from instar.components.derived.item import question_of
 from instar.components.derived.templates import read_verdict, render
 from instar.components.evaluate.asking import Asker, Reply
 from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.intervals import Interval
 from instar.components.evaluate.judge_config import ReflectConfig
 from instar.components.evaluate.quality import Opinion
 from instar.components.reward.extract import extract
@@ -111,13 +112,14 @@ def opinion(dialogue: Dialogue, right: bool) -> Opinion:
 
 
 def gate(quality: dict[str, Any], config: ReflectConfig) -> dict[str, Any]:
-    """Return whether reflection may decide, by the judge's balanced accuracy on anchors of single answers, and why.
+    """Return whether reflection may be tried, by the judge's balanced accuracy on anchors of single answers, and why.
 
-    Single answers, because that is what reflection asks about; a judge of pairs may be another one.
+    Single answers, because that is what reflection asks about; a judge of pairs may be another one. A judge that is told from a
+    coin is needed and not enough: `on_gain` decides.
     """
     found, threshold = quality["kinds"].get(POINT), 0.5 + config.margin
     values = {"balanced_accuracy": found and found["balanced_accuracy"], "low": found and found["low"]}
-    out = {"mode": config.mode, "threshold": threshold, **values}
+    out = {"mode": config.mode, "threshold": threshold, **values, "gain": None}
     if config.mode == "published":
         return {**out, "open": True, "reason": "published mode: reflection is not gated"}
     if found is None:
@@ -126,6 +128,15 @@ def gate(quality: dict[str, Any], config: ReflectConfig) -> dict[str, Any]:
     word, sign = ("open", ">") if passed else ("closed", "<=")
     estimate = f"{found['balanced_accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
     return {**out, "open": passed, "reason": f"{word}: judge {estimate}, lower end {sign} {threshold:g}"}
+
+
+def on_gain(found: dict[str, Any], gain: Interval, config: ReflectConfig) -> dict[str, Any]:
+    """Return the gate after reflection was tried on validation tasks: open only where it surely gained."""
+    passed = gain.low > config.least_gain or config.least_gain == -1.0
+    word, sign = ("open", ">") if passed else ("closed", "<=")
+    reason = f"{word}: gain {gain} on validation, lower end {sign} {config.least_gain:g}"
+    tried = {"difference": gain.estimate, "low": gain.low, "high": gain.high}
+    return {**found, "open": passed, "reason": reason, "gain": tried}
 
 
 def _after_verdict(says: bool | None, config: ReflectConfig) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instar import seeds
 from instar.artifact import Policy, Tasks
 from instar.components.control_actor import open_actor
 from instar.components.control_policy.config import ControlTask
@@ -77,7 +76,7 @@ def simulate(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: Sim
     found = returns(assigned, episodes)
     out = Attempts(rows=rows, notes={"returns": {split: found[split] for split in found if split != PROBE}})
     if probes:
-        out.notes["probes"] = {PROBE: probe_summary(rows, found[PROBE], config, ctx)}
+        out.notes["probes"] = {PROBE: probe_summary(rows, found[PROBE], config)}
     return out
 
 
@@ -132,11 +131,10 @@ def _means(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 def probe_summary(
-    rows: Sequence[EvalRow], found: dict[str, dict[str, float]], config: SimulateConfig, ctx: Context
+    rows: Sequence[EvalRow], found: dict[str, dict[str, float]], config: SimulateConfig
 ) -> dict[str, Any]:
     """Return the summary of pool `probe`, as of a split, with the return and the target of every arm."""
-    generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{PROBE}")
-    summary = split_summary(rows, PROBE, config, generator)
+    summary = split_summary(rows, PROBE, config)
     summary["arms"] = {arm: values | found[arm] for arm, values in summary["arms"].items()}
     return summary
 

@@ -7,8 +7,8 @@ the comparison. The comparison on `val` is what the gate reads; `id` and `ood` a
 
 With `judge`, the policy also judges answers: those of the anchors (rows of split `anchor`) and its own greedy ones. A judge that
 decayed against the champion's is an alarm in the summary, under which nothing is promoted. With `reflect` it corrects what it
-rejects: what comes of it are rows of sample -2 and `reflected` in every split, the dialogues are in `reflections.jsonl`, and the
-score stays that of the answers before it.
+rejects, where that surely gained on the validation tasks: what comes of it are rows of sample -2 and `reflected` in every split,
+the dialogues are in `reflections.jsonl`, and the score stays that of the answers before it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from instar import seeds
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.evaluate.attempts import Attempts, choose_tasks
 from instar.components.evaluate.config import AnswerConfig, Config, SimulateConfig
@@ -26,6 +25,7 @@ from instar.contract import Context, Metrics, Stage
 from instar.rows import EvalRow, TaskRow
 
 if TYPE_CHECKING:
+    from instar.components.evaluate.compare import Comparison
     from instar.components.evaluate.judging import Judging
 
 
@@ -51,28 +51,26 @@ def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     attempts = attempt(tasks, ins, config, ctx)
     judging = attempts.judging
     outs.evaluation.write([*attempts.rows, *(judging.rows if judging is not None else [])])
-    summary = summarise(attempts.rows, tasks, ins.champion, config, ctx) | attempts.notes
+    summary = summarise(attempts.rows, tasks, ins.policy.digest, ins.champion, config) | attempts.notes
     summary |= {"policy": ins.policy.digest, "num_abstained": attempts.num_abstained}
     summary["num_failed"] = attempts.failures.total()
     for split, arms in summary.pop("returns", {}).items():
         for arm, more in arms.items():
             summary["splits"][split]["arms"][arm] |= more
     if judging is not None:
-        summary = _judged(summary, judging, ins, outs, config, ctx)
+        summary = _judged(summary, judging, ins, outs, config)
     outs.evaluation.write_json("summary.json", summary)
     return _metrics(summary, len(attempts.rows))
 
 
-def _judged(
-    summary: dict[str, Any], judging: Judging, ins: Ins, outs: Outs, config: Config, ctx: Context
-) -> dict[str, Any]:
+def _judged(summary: dict[str, Any], judging: Judging, ins: Ins, outs: Outs, config: Config) -> dict[str, Any]:
     """Return the summary with what is known of the judge; `reflections.jsonl` keeps what was said, answer by answer."""
     from instar.components.evaluate.judging import extend
 
     assert isinstance(config, AnswerConfig)
     lines = [json.dumps(dialogue.to_json(), sort_keys=True) + "\n" for dialogue in judging.dialogues]
     (outs.evaluation.path / "reflections.jsonl").write_text("".join(lines), encoding="utf-8")
-    return extend(summary, judging, ins.champion, config, ctx)
+    return extend(summary, judging, ins.champion, config)
 
 
 def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) -> Attempts:
@@ -89,27 +87,40 @@ def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) ->
 
 
 def summarise(
-    rows: Sequence[EvalRow], tasks: Sequence[TaskRow], champion: Evaluation | None, config: Config, ctx: Context
+    rows: Sequence[EvalRow], tasks: Sequence[TaskRow], policy: str, champion: Evaluation | None, config: Config
 ) -> dict[str, Any]:
     """Return the summary of evaluation rows, with the comparison per split when there is a champion."""
-    from instar.components.evaluate.compare import compare, other_protocol, protocol
+    from instar.components.evaluate.compare import protocol
     from instar.components.evaluate.summary import split_summary
 
     mine = protocol(config, tasks)
-    same = champion is not None and champion.read_json("summary.json")["protocol"] == mine
-    theirs = champion.read() if champion is not None and same else []
     splits: dict[str, Any] = {}
     for split in config.splits:
-        generator = seeds.rng(ctx.evolution, ctx.step, ctx.stage, f"bootstrap/{split}")
-        splits[split] = split_summary(rows, split, config, generator)
-        comparison = compare(rows, theirs, split, config, generator) if same else other_protocol(config)
-        splits[split]["comparison"] = comparison.to_json() if champion is not None else None
+        splits[split] = split_summary(rows, split, config)
+        comparison = _comparison(rows, split, policy, champion, mine, config)
+        splits[split]["comparison"] = comparison.to_json() if comparison is not None else None
     return {
         "protocol": mine,
         "measure": config.measure,
         "answers": "greedy" if config.by_greedy else "samples",
         "splits": splits,
     }
+
+
+def _comparison(
+    rows: Sequence[EvalRow], split: str, policy: str, champion: Evaluation | None, mine: str, config: Config
+) -> Comparison | None:
+    """Return how the policy compares with the champion on a split; None without a champion."""
+    from instar.components.evaluate.compare import compare, other_protocol, the_same
+
+    if champion is None:
+        return None
+    theirs = champion.read_json("summary.json")
+    if theirs["protocol"] != mine:
+        return other_protocol(config)
+    if theirs["policy"] == policy:
+        return the_same(len({row.task_id for row in rows if row.split == split}))
+    return compare(rows, champion.read(), split, config)
 
 
 def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:

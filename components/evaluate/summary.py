@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instar.components.evaluate.bootstrap import stratified_mean, wilson
 from instar.components.evaluate.config import AnswerConfig, Config
+from instar.components.evaluate.intervals import stratified_mean, wilson
 from instar.errors import ContractError
 from instar.rows import EvalRow
 
@@ -41,9 +41,7 @@ def arrays(means: Means) -> list[NDArray[np.float64]]:
     return [np.array([means[arm][t] for t in sorted(means[arm])], dtype=np.float64) for arm in sorted(means)]
 
 
-def split_summary(
-    rows: Sequence[EvalRow], split: str, config: Config, generator: np.random.Generator
-) -> dict[str, Any]:
+def split_summary(rows: Sequence[EvalRow], split: str, config: Config) -> dict[str, Any]:
     """Return the score with its interval per arm and over arms, the worst arm, and counts, for one split."""
     primary = config.by_greedy
     mine = [row for row in rows if row.split == split and row.sample >= -1]
@@ -56,8 +54,8 @@ def split_summary(
             where="Evaluation:score",
             action="fix the verifier or the references of these tasks",
         )
-    arms = {arm: _arm(mine, arm, tasks, config, generator) for arm, tasks in sorted(means.items())}
-    macro = stratified_mean(arrays(means), config.bootstrap, config.confidence, generator)
+    arms = {arm: _arm(mine, arm, tasks, config) for arm, tasks in sorted(means.items())}
+    macro = stratified_mean(arrays(means), config.confidence, bounded=config.bounded)
     worst = min(arms, key=lambda arm: (arms[arm]["score"], arm))
     out = {
         "score": macro.estimate,
@@ -73,15 +71,13 @@ def split_summary(
     return out
 
 
-def _arm(
-    rows: Sequence[EvalRow], arm: str, tasks: dict[str, float], config: Config, generator: np.random.Generator
-) -> dict[str, Any]:
+def _arm(rows: Sequence[EvalRow], arm: str, tasks: dict[str, float], config: Config) -> dict[str, Any]:
     mine, values = [row for row in rows if row.arm == arm], np.array([tasks[t] for t in sorted(tasks)])
     score = sum(tasks.values()) / len(tasks)
-    if config.measure == "accuracy":
+    if config.bounded:
         low, high = wilson(score, len(tasks), config.confidence)
     else:
-        interval = stratified_mean([values], config.bootstrap, config.confidence, generator)
+        interval = stratified_mean([values], config.confidence, bounded=False)
         low, high = interval.low, interval.high
     return {
         "score": score,

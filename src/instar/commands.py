@@ -16,7 +16,7 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES
 from instar.pipelines.schedule import outlook
 from instar.resolve import resolve
-from instar.status import status
+from instar.status import ending, status
 from instar.store import open_store
 from instar.store_files import refusals
 from instar.terminal import say, warn
@@ -74,7 +74,9 @@ def run_in_containers(
         drive(workspace, recipe, load("local"), lock)
     workspace = open_workspace(path)
     open_tracker(tracking, workspace).sync(force=True)
-    say(f"policy {status(workspace)['policy']}\nreport {write_report(workspace, path / 'report.html')}\n")
+    found = status(workspace)
+    page = write_report(workspace, path / "report.html")
+    say(f"policy {found['policy']}\n{found['ending']}\nreport {page}\n")
 
 
 def evolve_in(
@@ -149,7 +151,8 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
             write_report(workspace, workspace.path / "report.html")
         raise
     page = write_report(workspace, workspace.path / "report.html")
-    say(f"policy {outcome.state.policy.digest}\nreport {page}\n")
+    how = ending(list(workspace.ledger.of("gate")))
+    say(f"policy {outcome.state.policy.digest}\n{how}\nreport {page}\n")
     return outcome
 
 

@@ -32,6 +32,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "status": "done" if closed else "open" if ledger.entries else "empty",
         "head": ledger.head,
         "decision": "{action}: {reason}".format(**gates[-1].body["decision"]) if gates else "",
+        "ending": ending(gates),
         "metrics": dict(tested[-1].body["metrics"]) if tested else {},
     }
 
@@ -49,6 +50,19 @@ def lineage(entries: Iterable[Entry]) -> tuple[str, str]:
             elif decision["action"] == "rollback":
                 policy = champion
     return policy, champion
+
+
+def ending(gates: Sequence[Entry]) -> str:
+    """Return in a sentence which policy is champion and, where that is not the last one, why; empty before the first gate."""
+    if not gates:
+        return ""
+    last = gates[-1].body
+    passed = [gate.body["iteration"] for gate in gates if gate.body["decision"]["promote"]]
+    champion = passed[-1] if passed else gates[0].body["iteration"]
+    after = f"the policy after iteration {champion}" if champion else "the base policy"
+    if champion == last["iteration"]:
+        return f"champion is {after}, the last one"
+    return f"champion is {after}, not the last one (iteration {last['iteration']}): {last['decision']['reason']}"
 
 
 def show(directory: Path, as_json: bool) -> None:

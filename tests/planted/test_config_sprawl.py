@@ -51,9 +51,9 @@ def test_only_fields_are_keys(key: str) -> None:
         ("test.samples=-1", "test.samples", "set test.samples to a value >= 0; left out, it is 4"),
         ("gate.patience=-1", "gate.patience", "set gate.patience to a value >= 0; left out, it is 0"),
         (
-            "evaluate.bootstrap=1",
-            "evaluate.bootstrap",
-            "set evaluate.bootstrap to a value >= 100; left out, it is 2000",
+            "evaluate.min_pairs=1",
+            "evaluate.min_pairs",
+            "set evaluate.min_pairs to a value >= 2; left out, it is 20",
         ),
         ("iterations=-1", "iterations", "set iterations to a value >= 0"),
         (
@@ -196,8 +196,8 @@ def test_the_resolved_recipe_is_what_the_ledger_stores() -> None:
             assert configs.from_dict(type(recipe), configs.to_dict(recipe)) == recipe
 
 
-MAY_BE_NEGATIVE = {"update.entropy_coef"}
-"""A negative bonus is a penalty, which some train with."""
+MAY_BE_NEGATIVE = {"update.entropy_coef", "evaluate.reflect.least_gain", "test.reflect.least_gain"}
+"""A negative bonus is a penalty, which some train with; a negative gain is a loss that reflection may cost."""
 
 
 def _numbers(value: Mapping[str, Any], path: str = "") -> Iterator[str]:

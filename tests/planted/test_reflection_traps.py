@@ -58,7 +58,7 @@ def test_trap_9_a_judge_with_a_favourite_position_gains_nothing(run: Run, letter
         r for r in found["rows"] if r.arm == "judge-pair" and r.task_id.endswith("x" if letter == "a" else "y")
     ]
     assert {row.score for row in one_order} == {1.0} and len(one_order) == 20
-    assert (pair["balanced_accuracy"], pair["low"], pair["high"]) == (0.5, 0.5, 0.5)
+    assert pair["balanced_accuracy"] == 0.5 and pair["low"] < 0.5 < pair["high"]
     assert pair["bias"] == (1.0 if letter == "a" else -1.0) and pair["consistency"] == 0.0
 
 
@@ -99,10 +99,47 @@ def test_trap_13_a_good_estimate_with_a_wide_interval_keeps_the_gate_shut(low: f
 def test_trap_13_an_unreadable_verdict_keeps_the_answer_behind_an_open_gate(run: Run) -> None:
     """The judge knows what the anchors show, and says nothing readable of the policy's own wrong answers."""
     reply = scripted(solve, lambda n, a: "q" if a == "x" else honest(n, a), fix=lambda n, a: "0")
-    found = run(reply)["splits"]["val"]
+    found = run(reply, with_reflect(least_gain=-1.0))["splits"]["val"]
     assert found["reflected"]["gate"]["open"] and found["reflected"]["score"] == pytest.approx(0.6)
     assert found["reflected"]["ends"] == {"accepted": 36, "no verdict": 24}
     assert found["own"]["parse_rate"] == pytest.approx(0.6)
+
+
+def test_trap_13_a_judge_better_than_a_coin_whose_rewrites_cost_points_is_not_used(run: Run) -> None:
+    """It rejects a quarter of the right answers and has them rewritten wrongly: .85 on the anchors, above the gate of the judge.
+
+    Reflection would cost 10 of 36 right answers and repair none; tried on validation it is found out, and no answer changes.
+    """
+    doubts = lambda n, a: "n" if n % 4 == 0 else honest(n, a)  # noqa: E731
+    reply = scripted(solve, doubts, fix=lambda n, a: "0" if n else "x")
+    found = run(reply)
+    point, after = found["judge"]["kinds"]["judge-point"], found["splits"]["val"]["reflected"]
+    assert point["low"] > 0.55 and after["gate"]["balanced_accuracy"] == point["balanced_accuracy"]
+    assert not after["gate"]["open"] and after["gate"]["reason"].startswith("closed: gain -0.167 [")
+    assert after["gate"]["gain"]["high"] < 0.0 and after["score"] == after["plain"] == pytest.approx(0.6)
+    judged = run(reply, with_reflect(least_gain=-1.0))["splits"]["val"]["reflected"]
+    assert judged["score"] == pytest.approx(26 / 60)  # what a gate on the judge alone lets through
+
+
+def test_trap_13_a_gain_that_luck_could_explain_keeps_the_gate_shut(run: Run) -> None:
+    """An honest judge, and rewrites that repair two answers of 60: the interval of the gain holds 0. Twelve are enough."""
+    for repaired, opens in ((1, False), (6, True)):
+        fix = lambda n, a, most=repaired: str(n) if n >= 30 - most else "0"  # noqa: E731
+        after = run(scripted(solve, honest, fix=fix))["splits"]["val"]["reflected"]
+        assert after["gate"]["open"] is opens and after["score"] == pytest.approx(0.6 + (repaired / 30 if opens else 0))
+
+
+def test_trap_13_a_test_split_is_opened_by_validation_and_not_by_itself(run: Run) -> None:
+    """The corrector knows the test tasks (arm and number as in validation) alone: what decides is the gain on validation."""
+    config = dataclasses.replace(CONFIG, splits=("id",))
+    found = run(scripted(solve, honest, fix=lambda n, a: "0"), config)
+    after = found["splits"]["id"]["reflected"]
+    assert not after["gate"]["open"] and after["gate"]["gain"]["difference"] == 0.0
+    assert {row.split for row in found["rows"]} == {"id", "anchor"} and "val" not in found["splits"]
+    opened = run(scripted(solve, honest), config)["splits"]["id"]["reflected"]
+    assert (
+        opened["gate"]["open"] and opened["gate"]["gain"]["difference"] == pytest.approx(0.4) and opened["score"] == 1.0
+    )
 
 
 def test_an_answer_that_cannot_be_read_is_no_case_for_the_judge(run: Run) -> None:

@@ -26,7 +26,6 @@ from instar.artifact import (
 )  # fmt: skip
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.stage import summarise
-from instar.contract import Context
 from instar.rows import ArmStatsRow, BatchRow, EvalRow, RolloutRow, ScoreRow, Step, TaskRow
 from instar.workspace import Workspace, create_workspace
 
@@ -146,10 +145,9 @@ def evaluate(
         ))  # fmt: skip
     made = w.make(Evaluation, "evaluation")
     made.write(rows)
-    config = AnswerConfig(splits=(split,), samples=0, greedy=True, max_new_tokens=8, bootstrap=200)
-    ctx = Context(evolution=w.workspace.evolution, step=0, stage="evaluate", scratch=w.workspace.path)
+    config = AnswerConfig(splits=(split,), samples=0, greedy=True, max_new_tokens=8)
     before = Evaluation(w.workspace.cas.get(against), against) if against else None
-    found = summarise(rows, mine, before, config, ctx)
+    found = summarise(rows, mine, policy_digest, before, config)
     made.write_json("summary.json", {**found, "policy": policy_digest, "num_abstained": 0, "num_failed": 0})
     digest = w.put(made)
     inputs = {"policy": policy_digest} | ({"champion": against} if against else {})

@@ -10,13 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from instar.artifact import Evaluation, Tasks
 from instar.components.evaluate.config import SimulateConfig
 from instar.components.evaluate.stage import summarise
 from instar.components.evaluate.summary import split_summary
-from instar.contract import Context
 from instar.rows import EvalRow, TaskRow
 from instar.workspace import Workspace
 from support.written import Writer, learning_outputs, policy
@@ -106,11 +103,10 @@ def evaluate(w: Writer, tasks: list[TaskRow], split: str, k: int, policy_digest:
     probes = [_row(t, AT_PROBE[k]) for t in tasks if t.split == "probe"]
     made = w.make(Evaluation, "evaluation")
     made.write([*rows, *probes])
-    config = SimulateConfig(splits=(split,), bootstrap=200, min_pairs=2)
-    ctx = Context(evolution=w.workspace.evolution, step=0, stage="evaluate", scratch=w.workspace.path)
+    config = SimulateConfig(splits=(split,), min_pairs=2)
     before = Evaluation(w.workspace.cas.get(against), against) if against else None
-    found = summarise(rows, [t for t in tasks if t.split == split], before, config, ctx)
-    asked = split_summary(probes, "probe", config, np.random.default_rng(0))
+    found = summarise(rows, [t for t in tasks if t.split == split], policy_digest, before, config)
+    asked = split_summary(probes, "probe", config)
     found |= {"probes": {"probe": asked}, "policy": policy_digest, "num_abstained": 0, "num_failed": 0}
     made.write_json("summary.json", found)
     digest = w.put(made)

@@ -53,9 +53,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     turns = {"val": iter(range(ITERATIONS + 1)), "id": iter((0, 3))}
     plain = written.summarise
 
-    def summarise(rows: Any, tasks: Any, champion: Any, config: Any, ctx: Any) -> dict[str, Any]:
+    def summarise(rows: Any, tasks: Any, policy: str, champion: Any, config: Any) -> dict[str, Any]:
         (split,) = config.splits
-        return judged(plain(rows, tasks, champion, config, ctx), split, next(turns[split]))
+        return judged(plain(rows, tasks, policy, champion, config), split, next(turns[split]))
 
     metrics = written.metrics_of
 

@@ -15,6 +15,7 @@ from instar.components.evaluate.config import SimulateConfig
 from instar.components.reward.config import RefineConfig
 from instar.components.update.sequence.config import SequenceConfig
 from instar.explain.curriculum import curriculum
+from instar.explain.gate import gate
 from instar.explain.layout import section, table
 from instar.explain.released import released
 from instar.pipelines.recipe import Recipe
@@ -36,6 +37,7 @@ def lines(recipe: Recipe, u: SequenceConfig) -> list[str]:
         *section("curriculum", curriculum(recipe.curriculum, "segment")),
         *section("loop", loop(recipe, u)),
         *section("evaluation", evaluation(recipe)),
+        *section("gate", gate(recipe)),
         "options of the released code (a dash means that it has none)",
         *table([""], released(recipe, u)),
     ]

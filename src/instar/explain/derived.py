@@ -100,8 +100,9 @@ def _reflection(r: ReflectConfig) -> list[str]:
         return [*out, "always, and an unreadable verdict asks for a new answer: a judge that guesses costs points"]
     return [
         *out,
-        f"only behind a judge whose balanced accuracy on single answers lies above {0.5 + r.margin:g} with its whole interval; an "
-        "unreadable verdict keeps the answer",
+        f"tried behind a judge whose balanced accuracy on single answers lies above {0.5 + r.margin:g} with its whole interval, "
+        f"and used only where it then raised the score of the validation tasks by more than {r.least_gain:g} with its whole "
+        "interval; an unreadable verdict keeps the answer",
     ]
 
 

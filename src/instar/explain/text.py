@@ -8,6 +8,7 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.equivalents import equivalents
 from instar.explain import derived
 from instar.explain.curriculum import curriculum
+from instar.explain.gate import gate
 from instar.explain.layout import section, table
 from instar.pipelines import fit
 from instar.pipelines.fit.text import chosen
@@ -49,6 +50,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
         *section("curriculum", curriculum(recipe.curriculum, "prompt")),
         *section("loop", loop(recipe)),
         *section("device", device(recipe)),
+        *section("gate", gate(recipe)),
         "equivalents (a dash means that the library has none)",
         *table(LIBRARIES, [*equivalents(recipe, u), *derived.rows(recipe)]),
     ]

@@ -22,6 +22,7 @@ from instar.report.costs import Cost, costs
 from instar.report.evaluations import SPLIT, Evaluated, Gate, Score, Test, evaluations, gates, tests
 from instar.report.judge_data import ANCHOR, Judge, judge_data
 from instar.report.samples import Sample, pick_samples
+from instar.status import ending
 from instar.timeline import Elapsed, elapsed, inner_steps, points
 from instar.workspace import Workspace
 
@@ -58,6 +59,8 @@ class Data:
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
     """Inner step -> metric -> value, learning stages only."""
     gates: list[Gate] = field(default_factory=list)
+    ending: str = ""
+    """Which policy is champion and why it is not the last one."""
     costs: list[Cost] = field(default_factory=list)
     elapsed: list[Elapsed] = field(default_factory=list)
     """Wall time of every iteration that has a gate, between the stages as well as in them."""
@@ -120,6 +123,7 @@ def gather(workspace: Workspace) -> Data:
         tests=tests(found),
         steps=_steps(workspace, stages, notes),
         gates=decided,
+        ending=ending(list(ledger.of("gate"))),
         costs=[c for e in stages for c in costs(e)],
         elapsed=elapsed(ledger.entries),
         samples=[] if control else _samples(tasks, found, notes),

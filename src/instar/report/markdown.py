@@ -29,6 +29,8 @@ def page(workspace: Workspace) -> str:
     ]
     lines += [
         "",
+        f"{_cell(found['ending'], 400)}",
+        "",
         f"policy `{found['policy'][:19]}`, champion `{found['champion'][:19]}`, ledger `{found['head'][:12]}`",
         "",
     ]
@@ -99,7 +101,7 @@ def _row(sample: Sample) -> str:
     return " | ".join(["", _cell(sample.arm), _cell(sample.prompt), _cell(sample.reference), *answers, ""]).strip()
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, most: int = CHARS) -> str:
     """Return text that cannot break out of a table cell: model output is not to be trusted with markup."""
-    plain = text.replace("\n", " ")[:CHARS]
+    plain = text.replace("\n", " ")[:most]
     return "".join(f"&#{ord(c)};" if c in "|<>&`*_[]!\\" else c for c in plain)

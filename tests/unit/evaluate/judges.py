@@ -15,7 +15,7 @@ from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 
 Reply = Callable[[str, int, float], str]
 CONFIG = AnswerConfig(
-    splits=("val",), samples=0, greedy=True, max_new_tokens=4, style="line", bootstrap=500,
+    splits=("val",), samples=0, greedy=True, max_new_tokens=4, style="line",
     judge=JudgeConfig(wording="terse"), reflect=ReflectConfig(),
 )  # fmt: skip
 _PROMPT = re.compile(r"(\w+ (\d+)\?)(.*)")

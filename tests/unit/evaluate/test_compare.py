@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instar.components.evaluate.bootstrap import Interval, wilson
 from instar.components.evaluate.compare import EXIT_CODES, compare, exit_code, judge, protocol
 from instar.components.evaluate.config import AnswerConfig
+from instar.components.evaluate.intervals import Interval, wilson
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.evaluate.summary import split_summary, task_means
 from instar.errors import ConfigError, ContractError
@@ -38,10 +38,6 @@ def rows_of(
     ]
 
 
-def generator() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 @pytest.mark.parametrize(
     ("low", "high", "verdict", "code"),
     [
@@ -56,7 +52,7 @@ def generator() -> np.random.Generator:
     ],
 )
 def test_verdict_table(low: float, high: float, verdict: str, code: int) -> None:
-    found, _ = judge(Interval(estimate=(low + high) / 2, low=low, high=high, p=0.5), margin=0.05)
+    found, _ = judge(Interval(estimate=(low + high) / 2, low=low, high=high), margin=0.05)
     assert (found, exit_code(found)) == (verdict, code)
 
 
@@ -68,7 +64,7 @@ def test_pairs_are_by_task_and_lost_verdicts_are_counted() -> None:
     """A task whose verifier failed for either policy is no pair; nothing takes its place."""
     ours = rows_of("a", [1.0] * 15 + [None] * 3 + [0.0] * 2)
     theirs = rows_of("a", [None] * 2 + [0.0] * 18)
-    found = compare(ours, theirs, "val", CONFIG, generator())
+    found = compare(ours, theirs, "val", CONFIG)
     assert (found.num_tasks, found.num_unpaired) == (15, 5)
     assert found.difference == pytest.approx(13 / 15)
     assert found.verdict == "better"
@@ -77,8 +73,8 @@ def test_pairs_are_by_task_and_lost_verdicts_are_counted() -> None:
 def test_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(1)
     ours, theirs = (rows_of("a", (rng.random(40) < p).astype(float).tolist()) for p in (0.7, 0.5))
-    straight = compare(ours, theirs, "val", CONFIG, generator())
-    assert compare(ours[::-1], theirs[7:] + theirs[:7], "val", CONFIG, generator()) == straight
+    straight = compare(ours, theirs, "val", CONFIG)
+    assert compare(ours[::-1], theirs[7:] + theirs[:7], "val", CONFIG) == straight
 
 
 @pytest.mark.parametrize(
@@ -92,7 +88,7 @@ def test_order_of_rows_does_not_matter() -> None:
     ],
 )
 def test_what_cannot_be_told_is_unknown(ours: list[EvalRow], theirs: list[EvalRow], reason: str) -> None:
-    found = compare(ours, theirs, "val", CONFIG, generator())
+    found = compare(ours, theirs, "val", CONFIG)
     assert found.verdict == "unknown" and reason in found.reason
 
 
@@ -122,7 +118,7 @@ def test_summary_by_hand() -> None:
     """Task means first: one task of three right samples weighs as much as one task of one wrong sample."""
     rows = rows_of("a", [1.0] * 6 + [0.0] * 2) + rows_of("a", [1.0, None, None, None, None, None, None, 1.0], sample=1)
     rows += rows_of("b", [0.0, 0.0, 1.0, None])
-    found = split_summary(rows, "val", CONFIG, generator())
+    found = split_summary(rows, "val", CONFIG)
     a, b = found["arms"]["a"], found["arms"]["b"]
     assert (a["score"], a["num_tasks"], a["num_answers"], a["num_without_verdict"]) == (6.5 / 8, 8, 16, 6)
     assert (b["score"], b["num_tasks"], b["num_without_verdict"]) == (pytest.approx(1 / 3), 3, 1)
@@ -136,7 +132,7 @@ def test_summary_by_hand() -> None:
 def test_arm_without_any_verdict_is_refused() -> None:
     """Leaving the arm out would raise the macro mean: a broken verifier must not look like progress."""
     with pytest.raises(ContractError, match="'b'"):
-        split_summary(rows_of("a", [1.0] * 8) + rows_of("b", [None] * 8), "val", CONFIG, generator())
+        split_summary(rows_of("a", [1.0] * 8) + rows_of("b", [None] * 8), "val", CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +145,7 @@ def test_arm_without_any_verdict_is_refused() -> None:
         ({"temperature": 0.0}, "temperature"),
         ({"confidence": 1.0}, "confidence"),
         ({"tasks_per_arm": 1}, "tasks_per_arm"),
-        ({"bootstrap": 10}, "bootstrap"),
+        ({"min_pairs": 1}, "min_pairs"),
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, object], field: str) -> None:

@@ -23,7 +23,7 @@ from instar.pipelines.recipes import build
 
 COMMAND = ("instar", "evaluate", "runs/a b", "--against", "champion", "--suite", "sec")
 RECIPE = dataclasses.replace(
-    build("sec", "tiny"), test=AnswerConfig(max_new_tokens=4, splits=("id", "ood"), style="line", bootstrap=500)
+    build("sec", "tiny"), test=AnswerConfig(max_new_tokens=4, splits=("id", "ood"), style="line", margin=0.1)
 )
 Reply = Callable[[str, int, float], str]
 
@@ -63,7 +63,7 @@ def compare(tmp_path: Path, tasks: Tasks, make_policy: Callable[[str, Reply], Po
     ("ours", "theirs", "code", "heading", "words"),
     [
         (knows(0.9), knows(0.3), 0, "better", "above zero"),
-        (knows(0.5), knows(0.5), 0, "not worse", "more than 0.02 is ruled out"),
+        (knows(0.5), knows(0.5), 0, "not worse", "more than 0.1 is ruled out"),
         (knows(0.3), knows(0.9), 3, "worse", "below zero on `id`, `ood`"),
         (knows(0.5), mixed, 2, "could not tell", "do not decide it on `id`, `ood`"),
     ],

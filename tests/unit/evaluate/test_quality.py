@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from instar.components.evaluate.quality import Anchored, Opinion, anchor_quality, own_quality, units
@@ -12,7 +11,7 @@ from instar.components.evaluate.quality import Anchored, Opinion, anchor_quality
 
 def own(*opinions: tuple[bool, bool | None, float | None]) -> dict[str, Any]:
     made = [Opinion(right=r, says=s, probability=p) for r, s, p in opinions]
-    return own_quality(made, 500, 0.95, np.random.default_rng(0))
+    return own_quality(made, 0.95)
 
 
 def anchors(kind: str, *says: tuple[bool | None, bool | None]) -> list[Anchored]:
@@ -25,7 +24,7 @@ def anchors(kind: str, *says: tuple[bool | None, bool | None]) -> list[Anchored]
 
 
 def quality(items: list[Anchored]) -> dict[str, Any]:
-    return anchor_quality(items, 500, 0.95, np.random.default_rng(0))
+    return anchor_quality(items, 0.95)
 
 
 def test_own_answers_by_hand() -> None:
@@ -61,9 +60,9 @@ def test_what_is_undefined_is_none() -> None:
 
 @pytest.mark.parametrize("said", [True, False])
 def test_a_constant_judge_gets_one_half_exactly(said: bool) -> None:
-    """Without any spread: such a judge cannot pass a gate by luck."""
+    """Without any spread; the interval says how little 30 questions rule out, and lies above no gate."""
     found = quality(anchors("judge-point", *[(said, said)] * 30))
-    assert (found["balanced_accuracy"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    assert found["balanced_accuracy"] == 0.5 and 0.35 < found["low"] < 0.5 < found["high"] < 0.65
     assert found["kinds"]["judge-point"]["bias"] == (1.0 if said else -1.0)
 
 

@@ -48,6 +48,11 @@ def solves(share: int) -> Callable[[int], str]:
     return lambda number: str(number) if number < share else "x"
 
 
+def opened(mode: str, **changes: Any) -> AnswerConfig:
+    """Return settings under which reflection decides whatever it gains, to see what it does."""
+    return with_reflect(mode=mode, **changes, **({"margin": 0.0, "least_gain": -1.0} if mode == "gated" else {}))
+
+
 def dialogues(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     lines = (evaluation.path / "reflections.jsonl").read_text().splitlines()
     return {found["task_id"]: found for found in map(json.loads, lines)}
@@ -75,13 +80,13 @@ def test_the_score_and_the_comparison_stay_those_of_plain_answers(run: Run, make
     reflected, _ = run(policy)
     kept = reflected.read()
     assert [r for r in kept if r.split != "anchor" and r.sample != -2] == plain.read()
-    assert compare(kept, plain.read(), "val", CONFIG, np.random.default_rng(0)).difference == 0.0
+    assert compare(kept, plain.read(), "val", CONFIG).difference == 0.0
     after = {r.task_id: (r.answer, r.score) for r in kept if r.sample == -2}
     assert after["easy/val/3"] == ("3", 1.0) and after["easy/val/20"] == ("20", 1.0) and len(after) == 60
     one, two = (e.read_json("summary.json") for e in (plain, reflected))
     extra = {"own", "reflected"}
     assert {k: v for k, v in two["splits"]["val"].items() if k not in extra} == one["splits"]["val"]
-    assert split_summary(kept, "val", CONFIG, np.random.default_rng(0))["arms"] == one["splits"]["val"]["arms"]
+    assert split_summary(kept, "val", CONFIG)["arms"] == one["splits"]["val"]["arms"]
     assert "judge" not in one and "alarms" not in one and not (plain.path / "reflections.jsonl").exists()
     assert decide([one], GateConfig(target=0.4)) == decide([two], GateConfig(target=0.4))
 
@@ -118,7 +123,7 @@ def test_branches(
         return chain[answer] if number == 7 else answer
 
     policy = make_policy("p", scripted(lambda n: first if n == 7 else str(n), judge, fix))
-    evaluation, _ = run(policy, with_reflect(mode=mode, margin=0.0))
+    evaluation, _ = run(policy, opened(mode))
     found = dialogues(evaluation)["easy/val/7"]
     assert (found["answer"], found["calls"], found["end"]) == (final, calls, end)
 
@@ -130,7 +135,7 @@ def test_no_answer_that_was_accepted_changes_and_calls_are_bounded(
 ) -> None:
     """Over random judges and correctors: after a Yes nothing is said any more, and 1 + 2 rounds calls are the most."""
     rng = np.random.default_rng(rounds)
-    words = ["y", "n", "n", "n", "n", "q", ""]
+    words = ["y", *["n"] * 12, "q", ""]
     most = 0
     for trial in range(4):
         table: dict[tuple[str, int, str], str] = {}
@@ -146,7 +151,7 @@ def test_no_answer_that_was_accepted_changes_and_calls_are_bounded(
                 lambda n, a: draw("fix", n, a, [str(n), "x", "1", "22", "3", "44", "5", ""]),
             ),
         )
-        config = with_reflect(mode=mode, rounds=rounds, margin=0.0)
+        config = opened(mode, rounds=rounds)
         evaluation, _ = run(policy, config)
         assert evaluation.read_json("summary.json")["splits"]["val"]["reflected"]["calls_max"] <= 1 + 2 * rounds
         for found in dialogues(evaluation).values():
@@ -166,7 +171,7 @@ def test_a_closed_gate_reports_the_plain_answers(run: Run, make_policy: MakePoli
     guess = lambda number, answer: "y" if hash((number, len(answer))) % 2 else "n"  # noqa: E731
     evaluation, metrics = run(make_policy("p", scripted(solves(12), guess)))
     after = evaluation.read_json("summary.json")["splits"]["val"]["reflected"]
-    assert after["score"] == after["plain"] == pytest.approx(0.4) and after["gain"]["low"] == 0.0
+    assert after["score"] == after["plain"] == pytest.approx(0.4) and after["gain"]["difference"] == 0.0
     assert (after["calls_mean"], after["rounds"], after["ends"]) == (1.0, {"0": 60}, {})
     assert not after["gate"]["open"] and after["gate"]["reason"].startswith("closed: judge 0.")
     assert metrics["judge/gate_open"] == 0.0
@@ -175,12 +180,12 @@ def test_a_closed_gate_reports_the_plain_answers(run: Run, make_policy: MakePoli
 
 
 def test_the_gate_reads_the_lower_end_of_single_answers(run: Run, make_policy: MakePolicy) -> None:
-    """A perfect judge of pairs that says yes to every single answer: macro .75, and the gate stays closed at exactly .5."""
+    """A perfect judge of pairs that says yes to every single answer: macro .75, and the gate stays closed at .5."""
     evaluation, _ = run(make_policy("p", scripted(solves(12), lambda n, a: "y")))
     summary = evaluation.read_json("summary.json")
-    assert summary["judge"]["balanced_accuracy"] == 0.75 and summary["judge"]["kinds"]["judge-pair"]["low"] == 1.0
+    assert summary["judge"]["balanced_accuracy"] == 0.75 and summary["judge"]["kinds"]["judge-pair"]["low"] > 0.8
     gate = summary["splits"]["val"]["reflected"]["gate"]
-    assert gate["low"] == 0.5 and not gate["open"] and "<= 0.55" in gate["reason"]
+    assert gate["low"] < 0.5 and not gate["open"] and "<= 0.55" in gate["reason"] and gate["gain"] is None
 
 
 def test_own_verdicts_and_anchors_by_hand(run: Run, make_policy: MakePolicy) -> None:

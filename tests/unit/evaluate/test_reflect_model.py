@@ -20,7 +20,7 @@ from instar.contract import Context
 from unit.evaluate.conftest import ALPHABET, EOS
 from unit.evaluate.judges import CONFIG, Reply, honest, scripted, with_anchors
 
-SMALL = dataclasses.replace(CONFIG, tasks_per_arm=8, reflect=ReflectConfig(margin=0.0))
+SMALL = dataclasses.replace(CONFIG, tasks_per_arm=8, reflect=ReflectConfig(margin=0.0, least_gain=-1.0))
 FIXES = {0: "1", 4: "22", 5: "5", 6: "6", 7: "x"}
 SECOND = {4: "4"}
 
