@@ -15,6 +15,9 @@ from instar.components.dataset_prep.config import (
 from instar.components.dataset_prep.warmstart import WarmStartConfig
 from instar.components.derived.anchors import AnchorConfig
 
+FACTS = (16, 12, 14), (500, 48, 64)
+"""Train, val and test of `facts`: all 42 facts of one digit beside the three that are shown, and as many others as they need."""
+
 
 def facts(one_digit: tuple[int, int, int], wider: tuple[int, int, int]) -> PoolsConfig:
     """Return few-shot pools of sums and products of one digit and sums of two digits and one; two and two are only tested.
@@ -47,7 +50,7 @@ def sorter(arms: tuple[str, ...], steps: int = 300) -> FromScratch:
 def judged_facts(model: str | None) -> TextConfig:
     """Return number facts with anchors to judge, for a pretrained model that continues text."""
     anchors = AnchorConfig(wording="few_shot", questions=24)
-    return TextConfig(pools=facts((20, 8, 14), (500, 32, 64)), initial=pretrained(model), anchors=anchors)
+    return TextConfig(pools=facts(*FACTS), initial=pretrained(model), anchors=anchors)
 
 
 def judged_sums(model: str | None) -> TextConfig:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from instar.components.curriculum.config import SecConfig
 from instar.components.dataset_prep import config as prep
-from instar.components.dataset_prep.ladders import facts, sorter
+from instar.components.dataset_prep.ladders import FACTS, facts, sorter
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.config import VerifyConfig
 from instar.components.rollout.config import BF16, SampleConfig
@@ -37,10 +37,10 @@ def small(model: str | None) -> Recipe:
     end = ("\n",)
     return Recipe(
         name="sec", scale="small", paper="arXiv 2505.14970", clock="fused", iterations=3, inner_steps=8, threads=2,
-        dataset_prep=prep.TextConfig(pools=facts((20, 8, 14), (500, 32, 64)), initial=prep.pretrained(model)),
+        dataset_prep=prep.TextConfig(pools=facts(*FACTS), initial=prep.pretrained(model)),
         curriculum=SecConfig(mode="fixed", prompts=8, group_size=8), rollout=SampleConfig(max_new_tokens=6, stop=end, engine=BF16),
         reward=VerifyConfig(style="line"), update=preset("sec", minibatches=1, lr=1e-5, dtype="bfloat16"),  # float32 masters
-        evaluate=AnswerConfig(splits=("val",), style="line", samples=0, greedy=True, max_new_tokens=6, stop=end, engine=BF16),
+        evaluate=AnswerConfig(splits=("val",), style="line", samples=4, max_new_tokens=6, stop=end, engine=BF16),
         test=AnswerConfig(splits=("ood", "id"), style="line", samples=4, greedy=True, max_new_tokens=6, stop=end, engine=BF16),
     )  # fmt: skip
 

@@ -45,7 +45,7 @@ def micro(**changes: Any) -> Recipe:
             ),
         ),
         curriculum=dataclasses.replace(base.curriculum, prompts=12, group_size=4),
-        evaluate=dataclasses.replace(base.evaluate, tasks_per_arm=6),
+        evaluate=dataclasses.replace(base.evaluate, tasks_per_arm=6, min_pairs=18),
         test=dataclasses.replace(base.test, splits=("id",), tasks_per_arm=6, samples=1),
     )
     return dataclasses.replace(recipe, **changes)
