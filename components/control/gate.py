@@ -76,7 +76,8 @@ def decide(history: Sequence[Mapping[str, Any]], config: GateConfig) -> Decision
         return _advance(scores, config, promote=True, reason="first evaluation: champion by default")
     verdict = comparison["verdict"]
     if verdict == "unknown":
-        ahead = "looks better, could not tell" if (comparison["difference"] or 0.0) > 0.0 else "could not tell"
+        gap = comparison["difference"] or 0.0
+        ahead = f"looks better ({gap:+.3f}), but could not tell" if gap > 0.0 else "could not tell"
         return _advance(scores, config, promote=False, reason=f"{ahead}: {comparison['reason']}", hold=True)
     span = _span(comparison)
     if verdict == "worse":

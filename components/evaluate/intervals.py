@@ -113,7 +113,7 @@ def freedom(sizes: Sequence[int]) -> float:
 
 
 def student(confidence: float, freedom: float) -> float:
-    """Return the two-sided quantile of Student's t: 2.57 for .571 of 5 degrees, 2.011 of 48, 1.96 of many.
+    """Return the two-sided quantile of Student's t, at .95: 2.58 for 5 degrees, 2.01 for 48, 1.96 for many.
 
     Wallace's approximation (1959), exact to .3 % from 5 degrees on and too large below: 4.47 for 4.30 at 2.
     """

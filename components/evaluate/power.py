@@ -16,7 +16,7 @@ from instar.components.evaluate.intervals import Moments, event, freedom, limits
 
 LOST = 0.05
 """Share of tasks that a better policy is taken to lose, beside those that it wins."""
-DRAWS = 20_000
+DRAWS = 10_000
 
 
 def least_gain(sizes: Sequence[int], confidence: float) -> float:
@@ -41,11 +41,10 @@ def least_loss(sizes: Sequence[int], confidence: float) -> float:
     return c / (1.0 + c)
 
 
-def luck(sizes: Sequence[int], confidence: float, margin: float, true: float, looks: int) -> float:
-    """Return the chance that a gate promotes at least once in `looks` evaluations of policies that differ by `true`.
+def luck(sizes: Sequence[int], confidence: float, margin: float, true: float) -> float:
+    """Return the chance that a gate promotes a policy that differs by `true`, in one look.
 
-    Simulated with `DRAWS` policies that lose and win `LOST` of the tasks beside the difference. Looks are taken as independent; the
-    policies of one evolution are alike, so this is the most that it can be.
+    Simulated with `DRAWS` policies that lose and win `LOST` of the tasks beside the difference.
     """
     generator = seeds.rng("power", 0, "luck", f"{sizes}/{confidence}/{margin}/{true}")
     won, lost = LOST + max(true, 0.0), LOST + max(-true, 0.0)
@@ -58,7 +57,12 @@ def luck(sizes: Sequence[int], confidence: float, margin: float, true: float, lo
     found = Moments(estimate=estimate, variance=variance, event=event(sizes), reach=1.0, freedom=freedom(sizes))
     low, _ = limits(found, confidence)
     promoted = (low > 0.0) | ((low >= -margin) & (found.estimate >= 0.0))
-    return 1.0 - (1.0 - float(promoted.mean())) ** looks
+    return float(promoted.mean())
+
+
+def at_least_once(chance: float, looks: int) -> float:
+    """Return the chance of one promotion or more in independent looks; the policies of an evolution are alike, so it is less."""
+    return 1.0 - (1.0 - chance) ** looks
 
 
 def _square(sizes: Sequence[int], confidence: float) -> float:

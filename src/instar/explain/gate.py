@@ -44,8 +44,9 @@ def _equal(found: list[int], recipe: Recipe) -> str:
 
 def _luck(found: list[int], recipe: Recipe) -> str:
     e, looks = recipe.evaluate, max(1, recipe.iterations)
-    once, ever = (power.luck(found, e.confidence, e.margin, WORSE, n) for n in (1, looks))
-    strict = power.luck(found, 0.99, e.margin, WORSE, looks)
+    once = power.luck(found, e.confidence, e.margin, WORSE)
+    ever = power.at_least_once(once, looks)
+    strict = power.at_least_once(power.luck(found, 0.99, e.margin, WORSE), looks)
     more = f" ({strict:.1%} with evaluate.confidence=0.99)" if e.confidence < 0.99 else ""
     return (
         f"luck: a policy that is truly {-100 * WORSE:g} points worse passes one look in {once:.1%}, at least one of {looks} looks "
