@@ -73,7 +73,7 @@ def test_small_losses_do_not_add_up(grid: Any) -> None:
 
 
 def test_luck_over_36_looks_is_what_the_gate_does(grid: Any) -> None:
-    """The number that `explain` states, from counts, against the real gate on answers; 36 looks at 2 % are about every second run."""
+    """The number that `explain` states, from counts, against the real gate on answers; 36 looks at 2 %: every second run."""
     once = grid.promoted(grid.answers((48,), 0.05, [0.08]), 4000, np.random.default_rng(7))
     assert power.luck([48], 0.95, 0.02, -0.03) == pytest.approx(once, abs=0.007)
     assert power.at_least_once(0.02, 36) == pytest.approx(0.517, abs=1e-3)
