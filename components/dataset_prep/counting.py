@@ -13,6 +13,7 @@ from instar.components.derived.anchors import AnchorConfig
 TAUGHT = range(6, 11)
 LENGTHS = range(6, 17)
 LONG = (*TAUGHT, 12, 15, 18, 21, 24, 28)
+LEAST = 18
 
 
 def counting(lengths: Sequence[int] = LENGTHS, least: int = 0, most: int = 64) -> TextConfig:
@@ -28,7 +29,11 @@ def counting(lengths: Sequence[int] = LENGTHS, least: int = 0, most: int = 64) -
 
 
 def rows(lengths: Sequence[int], train: int, val: int, test: int, least: int = 0, most: int = 64) -> PoolsConfig:
-    """Return one arm per row length. Of the 2^n rows at most a half is trained on, a sixth each is validated and tested on."""
+    """Return one arm per row length. Of the 2^n rows at most a half is trained on, a sixth each is validated and tested on.
+
+    Validation takes `LEAST` of the shortest rows too: with fewer in an arm, equal answers everywhere would still leave room for a
+    loss of two points, and a policy that judges better and solves as much would never become champion.
+    """
     limits = {} if (least, most) == (0, 64) else {"least": least, "most": most}
     arms = tuple(
         ArmConfig(
@@ -37,7 +42,7 @@ def rows(lengths: Sequence[int], train: int, val: int, test: int, least: int = 0
             level=float(n),
             params={"length": n, **limits},
             train=min(train, 2**n // 2),
-            val=min(val, 2**n // 6),
+            val=min(val, max(LEAST, 2**n // 6)),
             test=min(test, 2**n // 6),
         )
         for n in lengths
