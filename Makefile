@@ -51,7 +51,7 @@ demo: setup
 	@echo "report: $(DEMO)/report.html (one file, opens offline)"
 
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile -m "not containers and not slow"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not containers and not slow"
 
 # What a change need not wait for: the slow tests, and fifty times as many random inputs.
 nightly: setup

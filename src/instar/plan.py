@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from instar.pipelines.fit.text import render
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import method
 from instar.resolve import resolve
+from instar.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def main(
     made = None
     if device is not None or asked.gpus is None:
         made = fit.account(recipe, where(recipe, device))
-        sys.stdout.write(render(made))
+        say(render(made))
         fit.check(made, made.device)
     if asked.gpus is None:
         return 0
@@ -60,7 +60,7 @@ def main(
     seconds = asked.work_s
     if seconds is None and made is not None and made.processes == asked.gpus:
         seconds = made.iteration_s
-    sys.stdout.write("\n" if made else "")
+    say("\n" if made else "")
     return cost.main(recipe, asked.gpus, size, seconds, asked.unroll, asked.allow)
 
 

@@ -20,13 +20,7 @@ from support.micro import open_and_run
 
 KILLED = Path(__file__).parents[1] / "support" / "killed.py"
 NIGHTLY = pytest.mark.slow
-KINDS = [
-    "control",
-    "derived",
-    "derived-fused",
-    pytest.param("rounds", marks=NIGHTLY),
-    pytest.param("fused", marks=NIGHTLY),
-]
+KINDS = ["control", "derived", *(pytest.param(kind, marks=NIGHTLY) for kind in ("derived-fused", "rounds", "fused"))]
 INSTANTS = ["control", "derived-fused", *(pytest.param(kind, marks=NIGHTLY) for kind in ("derived", "rounds", "fused"))]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -232,19 +233,23 @@ def test_the_tasks_of_an_evaluation_by_suite_have_the_anchors(scale: Scale, tmp_
     assert sum(row.split == "anchor" for row in tasks.read()) > 0
 
 
+@pytest.mark.slow
 def test_judging_rises_above_chance_and_solving_does_not_pay_for_it(tmp_path: Path) -> None:
-    """The toy run of the specification: 60 updates of the tiny recipe, compared with its own base on tasks that chose nothing.
+    """The toy run of the specification, 60 updates of the tiny recipe, in three worlds; each policy against its own base.
 
-    Judging of own answers rises by .17 in this world. After so few updates worlds differ: in another it rose by .01.
+    All is measured on tasks that chose nothing. After so few updates worlds differ much, so the claim is about their mean.
     """
     recipe = configs.merge(spark("tiny", None), {"iterations": 1, "inner_steps": 60, "gate": {"select": "last"}})
-    workspace = create_workspace(tmp_path, "spark-toy-seed1")
-    outcome = evolve(LocalRunner(workspace, threads=1), recipe)
-    before, after = (
-        Evaluation(workspace.cas.get(made.digest)).read_json("summary.json")
-        for made in (outcome.base_test, outcome.champion_test)
-    )
-    own = [found["splits"]["id"]["own"]["balanced_accuracy"] for found in (before, after)]
-    assert own[1] > own[0] + 0.05 and after["splits"]["id"]["own"]["low"] > 0.5
-    assert after["judge"]["low"] > 0.5
-    assert after["splits"]["id"]["score"] > before["splits"]["id"]["score"] + 0.02
+    own, solved = [], []
+    for world in range(3):
+        workspace = create_workspace(tmp_path / str(world), f"spark-toy-seed{world}")
+        outcome = evolve(LocalRunner(workspace, threads=1), recipe)
+        before, after = (
+            Evaluation(workspace.cas.get(made.digest)).read_json("summary.json")
+            for made in (outcome.base_test, outcome.champion_test)
+        )
+        judged = [found["splits"]["id"]["own"]["balanced_accuracy"] for found in (before, after)]
+        own.append(judged[1] - judged[0])
+        solved.append(after["splits"]["id"]["score"] - before["splits"]["id"]["score"])
+        assert after["splits"]["id"]["own"]["low"] > 0.5 and after["judge"]["low"] > 0.5
+    assert mean(own) > 0.05 and mean(solved) > 0.02, (own, solved)

@@ -19,6 +19,7 @@ from instar.store import open_store
 from instar.workspace import Workspace, create_workspace, open_workspace
 from support.micro import micro
 
+DIGEST = "sha256:" + "0" * 64
 OTHER = {"torch": "2.12.0", "processor": "AuthenticAMD x86-64-v3", "threads": "64"}
 
 
@@ -60,7 +61,9 @@ def test_the_machine_is_said_by_diff_and_is_no_part_of_the_head(
     assert one.ledger.head == two.ledger.head
     assert diff(tmp_path / "a", tmp_path / "b") == 0
     assert f"they ran with {name} {here} and {OTHER[name]}: equal work may differ there" in capsys.readouterr().out
-    two.ledger.append("close", {"reason": "planted", "iterations": 0, "policy": "", "champion": ""}, {"at": 0.0})
+    two.ledger.append(
+        "close", {"reason": "planted", "iterations": 0, "policy": DIGEST, "champion": DIGEST}, {"at": 0.0}
+    )
     assert diff(tmp_path / "a", tmp_path / "b") == 1
     assert f"they ran with {name} {here}" in capsys.readouterr().out
 
