@@ -242,7 +242,7 @@ def test_no_forged_ledger_ends_raw(whole: Path, tmp_path: Path) -> None:
     assert called("show", str(whole)).code == 0 and called("diff", str(whole), str(whole)).code == 0
 
 
-@pytest.mark.skipif(not NIGHTLY, reason="minutes: `make nightly`")
+@pytest.mark.slow
 def test_no_forged_ledger_ends_raw_in_any_command(trained: Path, tmp_path: Path) -> None:
     for seed in range(72):
         tried(trained, tmp_path / "forged", seed, ("show", "diff", "report", "resume", "evaluate", "promote"))

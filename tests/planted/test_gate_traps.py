@@ -108,7 +108,8 @@ def test_the_tasks_that_are_said_to_be_missing_are_enough() -> None:
     copies = -(-(found.needed + 60) // 60)
     assert compare(*rows(copies + 1), "val", CONFIG).verdict in ("better", "equal")
     assert compare(*rows(copies // 2), "val", CONFIG).verdict == "unknown"
-    behind = compare(*rows(1)[::-1], "val", CONFIG)
+    won, lost = rows(1)
+    behind = compare(lost, won, "val", CONFIG)
     assert behind.verdict == "unknown" and behind.needed is None
 
 

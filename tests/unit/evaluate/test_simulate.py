@@ -189,7 +189,8 @@ class World:
     def run(self, name: str = "out", rows: list[TaskRow] | None = None, **config: Any) -> tuple[list[EvalRow], Metrics]:
         tasks: Tasks = logged.tasks(self.folder / f"{name}-tasks", rows or self.rows, name)
         out = Evaluation(self.folder / name)
-        settings = SimulateConfig(**({"splits": ("val",)} | config))
+        changes: dict[str, Any] = {"splits": ("val",)} | config
+        settings = SimulateConfig(**changes)
         ins = stage.Ins(tasks=tasks, policy=self.policy, champion=None)
         metrics = stage.STAGE(ins, stage.Outs(evaluation=out), settings, context(self.folder, "evaluate"))
         self.summary = out.read_json("summary.json")
