@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import instar
-from instar import errors
+from instar import errors, terminal
 
 IMAGE = "instar-test-python:local"
 PYTHON = str(Path(sys.executable).resolve())
@@ -29,7 +29,7 @@ def end(**parameters):
 
 
 def rootfs() -> bytes:
-    """Python, the C libraries it needs, its standard library, and the module of instar's errors."""
+    """Python, the C libraries it needs, its standard library, and instar's errors with the module that they print through."""
     listed = subprocess.run(["ldd", PYTHON], capture_output=True, text=True, check=True).stdout.split()
     files = {Path(word) for word in listed if word.startswith("/")} | {Path(PYTHON)}
     library = Path(sysconfig.get_path("stdlib"))
@@ -52,8 +52,8 @@ def rootfs() -> bytes:
         for file in sorted(files):
             tar.add(file.resolve(), arcname=str(file))
         tar.add(library, arcname=str(library), filter=kept)
-        assert instar.__file__ and errors.__file__
-        for module in (instar.__file__, errors.__file__):
+        for module in (instar.__file__, errors.__file__, terminal.__file__):
+            assert module
             tar.add(Path(module).resolve(), arcname=f"/app/instar/{Path(module).name}")
         for folder in ("/tmp", "/proc", "/dev", "/sys", "/etc"):
             info = tarfile.TarInfo(folder)
