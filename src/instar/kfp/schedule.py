@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from instar.errors import ConfigError
 from instar.kfp.api import KfpApi, Schedule
@@ -21,6 +23,12 @@ _CRON: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
 _SHORT = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
 _EVERY = re.compile(r"@every ((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+")
 _RANGE = re.compile(r"(?:[*?]|([0-9]{1,2}|[A-Z]{3})(?:-([0-9]{1,2}|[A-Z]{3}))?)(?:/([0-9]{1,2}))?", re.IGNORECASE)
+
+
+_CYCLE = [dt.date(2001, 1, 1) + dt.timedelta(days=n) for n in range(2 * (28 * 365 + 7))]
+"""Every day of twice 28 years, after which leap years meet the same days of the week again."""
+_SEARCHED = dt.timedelta(days=5 * 365)
+"""How far ahead the server's library looks for the next time. Where it finds none its controller asks again without end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,7 @@ def reconcile_schedule(api: KfpApi, wanted: Schedule) -> Reconciled:
 
 
 def check_cron(cron: str, where: str = "--cron") -> None:
-    """Refuse what the server would refuse or take for another time (github.com/robfig/cron, seconds first).
+    """Refuse what the server would refuse, take for another time, or look for without end (github.com/robfig/cron, seconds first).
 
     Accepted: six fields of `*`, `?`, numbers, names (JAN-DEC, SUN-SAT), ranges, steps and lists; the `@` words;
     `@every` with a Go duration above zero. `ConfigError` names `where` and the field.
@@ -69,21 +77,40 @@ def check_cron(cron: str, where: str = "--cron") -> None:
     fields = cron.split()
     if len(fields) != len(_CRON):
         raise _not_cron("six cron fields, seconds first", f"{len(fields)} fields in '{cron}'", where)
+    chosen = []
     for text, (name, low, high, words) in zip(fields, _CRON, strict=True):
-        if not all(_is_range(part, low, high, words) for part in text.split(",")):
+        items = [_item(part, low, high, words) for part in text.split(",")]
+        if None in items:
             named = f", {words[0]}-{words[-1]}" if words else ""
             expected = f"{name} from {low} to {high}{named}: values, ranges a-b, steps /n, lists, or *"
             raise _not_cron(expected, f"'{text}' in '{cron}'", where)
+        chosen.append({number for item in items for number in item or ()})
+    if not _comes_again(chosen[3], chosen[4], chosen[5], either=fields[3][0] not in "*?" and fields[5][0] not in "*?"):
+        expected = "days that come at least once in five years"
+        raise _not_cron(expected, f"day {fields[3]}, month {fields[4]}, weekday {fields[5]} in '{cron}'", where)
 
 
-def _is_range(text: str, low: int, high: int, words: tuple[str, ...]) -> bool:
-    """Return whether this is one item of a cron field: everything, a value or a range, each with or without a step."""
+def _item(text: str, low: int, high: int, words: tuple[str, ...]) -> range | None:
+    """Return the numbers of one item of a cron field: everything, a value or a range, each with or without a step; else None."""
     found = _RANGE.fullmatch(text)
     if found is None or (found[3] is not None and int(found[3]) == 0):
-        return False
+        return None
     known = {word: low + index for index, word in enumerate(words)}
     ends = [int(end) if end.isdigit() else known.get(end.upper(), -1) for end in found.group(1, 2) if end]
-    return all(low <= end <= high for end in ends) and ends == sorted(ends)
+    if not all(low <= end <= high for end in ends) or ends != sorted(ends):
+        return None
+    first, last = (ends[0], ends[-1]) if ends else (low, high)
+    return range(first, (high if len(ends) == 1 and found[3] else last) + 1, int(found[3] or 1))  # 5/10: from 5 on
+
+
+def _comes_again(days: set[int], months: set[int], weekdays: set[int], *, either: bool) -> bool:
+    """Return whether the next day is always near enough to be found. Where day and weekday are both restricted either is enough."""
+    hits = [
+        day
+        for day in _CYCLE
+        if day.month in months and (any if either else all)((day.day in days, day.isoweekday() % 7 in weekdays))
+    ]
+    return bool(hits) and all(b - a < _SEARCHED for a, b in pairwise(hits))
 
 
 def _not_cron(expected: str, found: str, where: str) -> ConfigError:
