@@ -88,7 +88,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     return found
 
 
-@pytest.mark.parametrize("kind", sorted(RECIPES))
+@pytest.mark.parametrize("kind", sorted(RECIPES.keys() - {"fused"}))  # that one is stopped and resumed below
 def test_a_chain_of_runs_writes_the_ledger_of_one_process(
     kind: str, local: dict[str, list[Any]], kfp: FakeKfp, tmp_path: Path
 ) -> None:

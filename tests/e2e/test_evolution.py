@@ -83,6 +83,7 @@ def test_running_again_runs_nothing(unbroken: dict[str, Path]) -> None:
     assert open_workspace(unbroken["rounds"]).ledger.head == before
 
 
+@pytest.mark.slow  # every stage runs as a process in test_stage_conformance.py, and every task in test_chain.py
 def test_subprocess_mode_writes_the_same_ledger(tmp_path: Path) -> None:
     recipe = micro(clock="fused", iterations=1)
     heads = []

@@ -1,6 +1,7 @@
 """A run that is killed and run again ends as an unbroken one, wherever it was killed.
 
-Text with derived tasks carries all that text carries and more, so the kinds without them run at night.
+One kind dies at every boundary of its stages under the clock `rounds`, another at random instants under `fused`; the others follow
+at night.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,12 @@ from support.killed import RECIPES
 from support.micro import open_and_run
 
 KILLED = Path(__file__).parents[1] / "support" / "killed.py"
-NIGHTLY = pytest.mark.slow
-KINDS = ["control", "derived", *(pytest.param(kind, marks=NIGHTLY) for kind in ("derived-fused", "rounds", "fused"))]
-INSTANTS = ["control", "derived-fused", *(pytest.param(kind, marks=NIGHTLY) for kind in ("derived", "rounds", "fused"))]
+KINDS = ("control", "derived", "derived-fused", "rounds", "fused")
+
+
+def kinds(*now: str) -> list[Any]:
+    """Return all kinds; those that are not named run at night."""
+    return [kind if kind in now else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def kills(directory: Path, kind: str, *how: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds("control"))
 def test_kill_at_every_stage_boundary(kind: str, unbroken: Callable[[str], Workspace], tmp_path: Path) -> None:
     """Every resume dies at its first new boundary, before and after each stage, until nothing is left to kill."""
     whole = unbroken(kind).ledger
@@ -56,7 +61,7 @@ def test_kill_at_every_stage_boundary(kind: str, unbroken: Callable[[str], Works
     assert open_workspace(tmp_path).ledger.head == whole.head
 
 
-@pytest.mark.parametrize("kind", INSTANTS)
+@pytest.mark.parametrize("kind", kinds("derived-fused"))
 def test_kill_at_random_instants(kind: str, unbroken: Callable[[str], Workspace], tmp_path: Path) -> None:
     delays = [f"{d:.3f}" for d in rng("kill", 0, kind).uniform(0.02, 1.2, size=12)]
     assert kills(tmp_path, kind, *delays, "1e9") > 0

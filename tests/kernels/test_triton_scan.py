@@ -31,6 +31,7 @@ def test_interpreted(name: str, interpreted: dict[str, str]) -> None:
     assert not interpreted[name], interpreted[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", compile_cases.SCAN_CASES)
 def test_compiles(name: str, compiled: dict[str, str]) -> None:
     assert not compiled[name], compiled[name]

@@ -105,6 +105,7 @@ def test_the_unplanted_batch_trains_and_sampler_and_trainer_agree(world: World) 
     assert metrics["ratio/min"] == metrics["ratio/max"] == 1.0
 
 
+@pytest.mark.slow  # planted in a small model by test_update_traps.py
 def test_row_3_noise_in_the_samplers_log_probabilities_stops_the_update(world: World) -> None:
     generator = rng("planted", 0, "noise", 0)
 
