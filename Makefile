@@ -50,9 +50,9 @@ demo: setup
 	.venv/bin/instar run sec --scale tiny --out $(DEMO)
 	@echo "report: $(DEMO)/report.html (one file, opens offline)"
 
-# One worker more than there are cores: some tests wait for deadlines. Files in their own order: the slowest come first.
+# Files in their own order: the slowest come first, so that no worker is left alone with one.
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $$(.venv/bin/python -c "import os; print(os.cpu_count() + 1)") --dist loadfile --no-loadscope-reorder -m "not containers and not slow"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not containers and not slow"
 
 # What a change need not wait for: the slow tests, and fifty times as many random inputs.
 nightly: setup

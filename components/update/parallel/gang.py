@@ -88,13 +88,11 @@ class Gang:
         limits = Limits(stage_s=float("inf"), stall_s=SLACK * self.timeout_s)
         files = [self.folder / f"rank-{rank}.json" for rank in range(self.size)]
         watches: dict[int, Watch] = {}
-        last, late = "", time.monotonic() + START_S + self.timeout_s
+        late = time.monotonic() + START_S + self.timeout_s
+        told = ""
         while self._child.poll() is None and not answered():
             time.sleep(POLL_S)
-            unit = verdict.unit(self.folder, 0)
-            if unit not in (last, "none"):
-                last = unit
-                ctx.heartbeat(unit, {})
+            told = self._pass_on(told, ctx)
             watches |= {
                 r: Watch(file, limits, "update") for r, file in enumerate(files) if r not in watches and file.exists()
             }
@@ -102,7 +100,16 @@ class Gang:
             silent += [rank for rank in range(self.size) if rank not in watches and time.monotonic() > late]
             if silent:
                 return silent
+        self._pass_on(told, ctx)  # what came with the answer
         return []
+
+    def _pass_on(self, told: str, ctx: Context) -> str:
+        """Say what process 0 did last, unless that was `told`; return it."""
+        unit = verdict.unit(self.folder, 0)
+        if unit in (told, "none"):
+            return told
+        ctx.heartbeat(unit, {})
+        return unit
 
 
 def run(folder: Path, size: int, timeout_s: float, ctx: Context, module: str) -> None:
