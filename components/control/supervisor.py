@@ -31,18 +31,23 @@ class Heartbeat:
 
     def __init__(self, path: Path, stage: str, pass_on: Callable[[str, Mapping[str, float]], None]) -> None:
         self.path, self.stage, self.pass_on, self._last = path, stage, pass_on, 0.0
+        self._waiting: dict[str, Any] | None = None
 
     def __call__(self, unit: str, metrics: Mapping[str, float]) -> None:
         """Record that `unit` is done."""
         self.pass_on(unit, metrics)
-        now = time.monotonic()
-        if now - self._last < 0.2:
+        self._waiting = {"stage": self.stage, "unit": unit, "at": time.time(), "metrics": dict(metrics)}
+        if time.monotonic() - self._last >= 0.2:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write the last unit if it is not yet in the file."""
+        if self._waiting is None:
             return
-        self._last = now
         temporary = self.path.with_suffix(f".{os.getpid()}")
-        body = {"stage": self.stage, "unit": unit, "at": time.time(), "metrics": dict(metrics)}
-        temporary.write_text(json.dumps(body))
+        temporary.write_text(json.dumps(self._waiting))
         temporary.replace(self.path)
+        self._last, self._waiting = time.monotonic(), None
 
 
 @contextlib.contextmanager

@@ -116,7 +116,9 @@ def improve(job: dict[str, Any], folder: Path, rank: int, size: int, held: Held)
     scratch.mkdir(parents=True, exist_ok=True)
     ctx = Context(**job["context"], scratch=scratch, heartbeat=beat, durable=job["last"])
     config = configs.from_dict(PolicyGradientConfig, job["config"])
-    return parts.improve(ins, outs, config, ctx, Ranks(rank, size), job["device"], held)
+    found = parts.improve(ins, outs, config, ctx, Ranks(rank, size), job["device"], held)
+    beat.settle()
+    return found
 
 
 def _record(error: Exception) -> dict[str, str]:
