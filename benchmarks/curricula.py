@@ -28,9 +28,10 @@ import numpy as np
 
 from instar import config as configs
 from instar.artifact import Policy, Rollouts, Tasks
-from instar.components.catalog import DATASET_PREP, EVALUATE, FUSED
+from instar.components.catalog import DATASET_PREP, EVALUATE
 from instar.contract import Context
 from instar.manifest import manifest_of
+from instar.pipelines.evolution import FUSED
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instar.components.control.gate import GateConfig, decide
 from instar.components.evaluate.compare import judge
 from instar.components.evaluate.intervals import Interval, limits, moments
+from instar.pipelines.gate import GateConfig, decide
 
 Floats = NDArray[np.float64]
 Sizes = tuple[int, ...]

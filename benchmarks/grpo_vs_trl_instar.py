@@ -80,7 +80,7 @@ def side(
             for i, n in enumerate(names)
         )
         batch.digest = manifest_of(batch.path, "Batch").digest
-        state |= {"tasks": tasks, "batch": batch, "reference": None, "data": None, "derived": None}
+        state |= {"tasks": tasks, "batch": batch, "reference": None, "data": None, "generated": None}
         for stage, config in zip((ROLLOUT, REWARD, UPDATE), chosen, strict=True):
             ctx = Context(
                 evolution=f"grpo-vs-trl-{settings.seed}", step=step, stage=stage.name, scratch=_made(folder / "scratch"),

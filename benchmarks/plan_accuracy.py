@@ -129,8 +129,8 @@ def update(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     from instar.components.update import memory
     from instar.components.update.batching import shapes
     from instar.components.update.config import Mismatch, PolicyGradientConfig
-    from instar.components.update.experience import join
     from instar.components.update.stage import STAGE
+    from instar.components.update.update_batch import join
     from instar.pipelines.fit import probe, seconds
 
     config = PolicyGradientConfig(

@@ -22,7 +22,7 @@ from instar.code import code_version
 
 MODULES = (
     "cli_start", "logprob_memory", "packing", "runner_overhead", "tracking_share", "group_sampling", "bandit_demos",
-    "selective_scan", "control_step", "control_episodes", "update_speed", "decoding", "plan_accuracy",
+    "selective_scan", "continuous_step", "continuous_episodes", "update_speed", "decoding", "plan_accuracy",
 )  # fmt: skip
 
 

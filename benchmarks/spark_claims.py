@@ -8,7 +8,7 @@ A run is one evolution of the tiny scale without a gate: every arm makes the sam
 one is tested. Arms of one seed share tasks, anchors and the warm-started policy; differences are paired by seed. All arms, and the
 policy before the first update, get the same reflection at test time. Accuracy is greedy, on tasks that chose nothing (`id`);
 "reflected" is behind the gate of the recipe, "always" lets every verdict count as published. Long rows are those that the warm
-start did not teach. With `--rows long` a fourth arm weighs the derived tasks with .3 in the loss. CPU seconds are those of
+start did not teach. With `--rows long` a fourth arm weighs the generated tasks with .3 in the loss. CPU seconds are those of
 learning, one thread.
 """
 
@@ -33,7 +33,7 @@ from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.catalog import EVALUATE
 from instar.components.dataset_prep import counting
 from instar.components.dataset_prep.config import FromScratch, TextConfig
-from instar.components.derived.templates import KINDS
+from instar.components.generated.templates import KINDS
 from instar.contract import Context
 from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
@@ -46,8 +46,8 @@ from instar.workspace import Workspace, create_workspace
 RESULTS = Path(__file__).parent / "results"
 FILES = {"recipe": RESULTS / "spark_claims.jsonl", "long": RESULTS / "spark_claims_long.jsonl"}
 Job = tuple[str, int]
-GRPO: dict[str, Any] = {"curriculum": {"derived": None}, "reward": {"recycle": None}}
-LIGHT = "SPARK, derived tasks at .3"
+GRPO: dict[str, Any] = {"curriculum": {"generated": None}, "reward": {"recycle": None}}
+LIGHT = "SPARK, generated tasks at .3"
 ARMS = ("SPARK", LIGHT, "GRPO, same solve prompts", "GRPO, as many rollouts")
 MEASURES = {
     "plain": "plain accuracy",
@@ -76,11 +76,11 @@ def recipe_of(arm: str, steps: int, rows: str) -> Recipe:
     elif arm != "SPARK":
         changes |= GRPO
     recipe = configs.merge(base, changes)
-    derived = base.curriculum.derived
-    if arm == "GRPO, as many rollouts" and derived is not None:
-        prompts = base.curriculum.prompts + derived.prompts
-        if derived.mode == "alternate":  # every second update has derived prompts alone
-            prompts = (base.curriculum.prompts + derived.prompts + 1) // 2
+    generated = base.curriculum.generated
+    if arm == "GRPO, as many rollouts" and generated is not None:
+        prompts = base.curriculum.prompts + generated.prompts
+        if generated.mode == "alternate":  # every second update has generated prompts alone
+            prompts = (base.curriculum.prompts + generated.prompts + 1) // 2
         recipe = configs.merge(recipe, {"curriculum": {"prompts": prompts}})
     return recipe
 

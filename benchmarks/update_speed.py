@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from instar import seeds
-from instar.components.update.experience import Experience
+from instar.components.update.update_batch import UpdateBatch
 
 CASES = (("64 x 40", 8, 8, 34, 6), ("8 x 256", 2, 4, 128, 128))
 """name, prompts, answers each, tokens of a prompt, tokens of an answer"""
@@ -84,15 +84,15 @@ class Trainer:
     """One set of weights with its optimizer; a side says how their gradient is computed."""
 
     def __init__(self, model: Any) -> None:
+        from instar.components.update.bfloat16_copy import Working
         from instar.components.update.config import PolicyGradientConfig
         from instar.components.update.optimizer import Optimizer
-        from instar.components.update.working import Working
 
         self.config = PolicyGradientConfig(lr=1e-12)  # nothing moves, so that sides and rounds compute the same
         self.master, self.working = model, Working(model)
         self.optimizer = Optimizer(self.config, model.named_parameters())
 
-    def step(self, side: str, data: Experience, exact: Any) -> tuple[Cost, float]:
+    def step(self, side: str, data: UpdateBatch, exact: Any) -> tuple[Cost, float]:
         """Take one optimizer step; return its cost and how far its gradient is from the exact one."""
         from instar.components.update import batching
 
@@ -130,12 +130,12 @@ class Trainer:
         return selected_logprob(picked, weight, None, micro.targets, entropy_grad=False)[0]
 
 
-def loss(logp: Any, micro: Any, data: Experience) -> Any:
+def loss(logp: Any, micro: Any, data: UpdateBatch) -> Any:
     """Return a policy-gradient loss with advantages of both signs, as a mean over all action tokens."""
     return -(logp * (1.0 - 2.0 * (micro.rows[micro.sequence] % 2))).sum() / len(data.behaviour)
 
 
-def gradients(model: Any, data: Experience) -> Any:
+def gradients(model: Any, data: UpdateBatch) -> Any:
     """Return the float32 gradient of every parameter, one sequence a row."""
     from instar.components.update import batching
     from instar.components.update.config import PolicyGradientConfig
@@ -192,7 +192,7 @@ def text(vocabulary: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def experience(
     words: np.ndarray[Any, np.dtype[np.int64]], prompts: int, answers: int, prompt: int, answer: int
-) -> Experience:
+) -> UpdateBatch:
     """Return rollouts cut from `words` one after the other: `answers` for each of `prompts`."""
     num, width = prompts * answers, prompt + answer
     asked, said = prompts * prompt, num * answer
@@ -202,7 +202,7 @@ def experience(
     start = np.arange(num + 1)
     at = (start[:-1, None] * width + prompt + np.arange(answer)).ravel()
     ones = np.ones(num, dtype=np.bool_)
-    return Experience(
+    return UpdateBatch(
         rollout_id=None, tokens=rows.ravel(), token_offset=start * width, action_at=at, action_offset=start * answer,
         behaviour=np.zeros(len(at)), group=start[:-1] // answers, group_arm=np.zeros(prompts, dtype=np.int64), arms=("a",),
         group_size=np.full(prompts, answers), kind=("text",) * num, policy=("p",) * num, scored=ones,

@@ -43,8 +43,8 @@ CANARY = "rollout/canary"
 LIBRARIES = ("diffusers", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "unsloth")
 VERSIONS = frozenset(f"{library}_version" for library in LIBRARIES)
 """Keys under which libraries write down their own version in a checkpoint."""
-CONTROL = "instar_"
-"""How `model_type` begins in the `config.json` of a control policy; everything else is a causal language model."""
+CONTINUOUS = "instar_"
+"""How `model_type` begins in the `config.json` of a continuous-control policy; everything else is a causal language model."""
 
 
 def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
@@ -111,8 +111,8 @@ def _read(policy: Policy) -> PreTrainedModel:
             where=f"policy {policy.digest or policy.path}",
             action="run the segment again from its beginning: only its last step writes weights",
         )
-    if policy_files.config(policy.path)["model_type"].startswith(CONTROL):
-        from instar.components.control_policy.build import load
+    if policy_files.config(policy.path)["model_type"].startswith(CONTINUOUS):
+        from instar.components.continuous.build import load
 
         return load(policy.path)
     if not any(policy.path.glob("*.safetensors")):

@@ -122,8 +122,8 @@ class Trajectories:
 def open_trajectories(data: Rollouts | None, resident: dict[Any, Any], who: str) -> Trajectories:
     """Return the episodes of `data`, kept in `resident` under the digest; only the newest are kept.
 
-    No data, rows that are not whole control episodes, dimensions that vary and returns-to-go that the rewards do not add up
-    to are a `ContractError`. `who` names the reader in it.
+    No data, rows that are not whole episodes of continuous control, dimensions that vary and returns-to-go that the rewards
+    do not add up to are a `ContractError`. `who` names the reader in it.
     """
     if data is None:
         raise ContractError(
@@ -170,8 +170,8 @@ def from_table(table: pa.Table, where: str) -> Trajectories:
 
 def _whole_episodes(table: pa.Table, ids: tuple[str, ...], where: str) -> None:
     kinds = set(table.column("kind").unique().to_pylist())
-    if kinds != {"control"}:
-        raise _wrong("rows of kind 'control'", f"{sorted(kinds) or 'no rows'}", f"{where}:kind")
+    if kinds != {"continuous"}:
+        raise _wrong("rows of kind 'continuous'", f"{sorted(kinds) or 'no rows'}", f"{where}:kind")
     pieces = np.flatnonzero(table.column("offset").to_numpy())
     if len(pieces):
         raise _wrong("whole episodes, offset 0", "a later piece", f"{where}:offset of {ids[int(pieces[0])]}")

@@ -2,7 +2,7 @@
 
 `CALLS` says which right the pipelines API server asks for each request of `instar.kfp.client` (by SubjectAccessReview; read from
 `backend/src/apiserver/server/{experiment,pipeline,pipeline_upload,run,job}_server.go` of Kubeflow Pipelines 2.17.0), `GANG` which
-right a method of `instar.components.control.gang.api` needs, `MODULES` where a role's calls are. A test reads them off the code.
+right a method of `instar.pipelines.chain.gang.api` needs, `MODULES` where a role's calls are. A test reads them off the code.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ GANG: Mapping[str, tuple[Right, ...]] = {
     "workflow": (("argoproj.io", "workflows", "get"),),
     "pods": (("", "pods", "list"),),
 }
-CHAIN = ("components/control/chain.py", "components/control/tick.py", "components/control/generations.py")
+CHAIN = ("pipelines/chain/runs.py", "pipelines/chain/tick.py", "pipelines/chain/generations.py")
 MODULES: Mapping[str, tuple[str, ...]] = {
     "instar-chain": CHAIN,
     "instar-submit": (*CHAIN, "src/instar/cluster.py", "src/instar/kfp/schedule.py"),
-    "instar-launch": tuple(f"components/control/gang/{name}.py" for name in ("launch", "adopt", "task")),
+    "instar-launch": tuple(f"pipelines/chain/gang/{name}.py" for name in ("launch", "adopt", "task")),
 }
 ROLES: Mapping[str, frozenset[Right]] = {
     # Upstream's part of every pod: the launcher reads its settings, the store's key and its own pod (`backend/src/v2`:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE
-from instar.components.derived.templates import KINDS, Wording, characters
 from instar.components.evaluate.config import AnswerConfig
+from instar.components.generated.templates import KINDS, Wording, characters
 from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.components.rollout.config import ProposeConfig, SampleConfig
 from instar.components.update.config import PolicyGradientConfig
@@ -24,7 +24,7 @@ PIECES = ("dataset_prep", "curriculum", "rollout", "reward", "update", "evaluate
 def check(recipe: Recipe) -> None:
     """Raise `ConfigError` for the first pair of pieces that do not agree."""
     _check_style(recipe)
-    _check_derived(recipe)
+    _check_generated(recipe)
     _check_judge(recipe)
     _check_delayed(recipe)
     _check_drawing(recipe)
@@ -51,16 +51,16 @@ def _check_style(recipe: Recipe) -> None:
             )
 
 
-def _check_derived(recipe: Recipe) -> None:
-    """Refuse derived tasks that nobody makes or tries, in a wording that is not read, or behind a filter that counts slots."""
-    draw = recipe.curriculum.derived
+def _check_generated(recipe: Recipe) -> None:
+    """Refuse generated tasks that nobody makes or tries, in a wording that is not read, or behind a filter that counts slots."""
+    draw = recipe.curriculum.generated
     made = recipe.reward.recycle if isinstance(recipe.reward, VerifyConfig) else None
     if (draw is None) != (made is None):
         raise ConfigError(
-            expected="reward.recycle, which makes derived tasks, together with curriculum.derived, which draws them",
-            found="reward.recycle alone" if made else "curriculum.derived alone",
-            where="recipe.curriculum.derived",
-            action="set both, for example curriculum.derived.prompts and reward.recycle.wording, or none",
+            expected="reward.recycle, which makes generated tasks, together with curriculum.generated, which draws them",
+            found="reward.recycle alone" if made else "curriculum.generated alone",
+            where="recipe.curriculum.generated",
+            action="set both, for example curriculum.generated.prompts and reward.recycle.wording, or none",
         )
     if made is None or draw is None or not isinstance(recipe.reward, VerifyConfig):
         return
@@ -69,18 +69,18 @@ def _check_derived(recipe: Recipe) -> None:
     most = _most_waiting(made)
     if draw.mode == "alternate" and draw.prompts > most:
         raise ConfigError(
-            expected=f"curriculum.derived.prompts <= {most}, the most derived tasks that can wait: no step would ever have them",
+            expected=f"curriculum.generated.prompts <= {most}, the most generated tasks that can wait",
             found=f"{draw.prompts}",
-            where="recipe.curriculum.derived.prompts",
-            action=f"set curriculum.derived.prompts to {most} or less, or raise reward.recycle.max_size, max_age or rule",
+            where="recipe.curriculum.generated.prompts",
+            action=f"set curriculum.generated.prompts to {most} or less, or raise reward.recycle.max_size, max_age or rule",
         )
     kept = recipe.update.filter.keep_prompts if isinstance(recipe.update, PolicyGradientConfig) else 0
     if kept:
         raise ConfigError(
-            expected="update.filter.keep_prompts=0: derived slots come last, and the first so many groups would leave them out",
+            expected="update.filter.keep_prompts=0: generated slots come last, and the first so many groups would leave them out",
             found=f"{kept}",
             where="recipe.update.filter",
-            action="set it to 0, or train without curriculum.derived",
+            action="set it to 0, or train without curriculum.generated",
         )
 
 
@@ -108,7 +108,7 @@ def _check_judge(recipe: Recipe) -> None:
 
 
 TEMPLATES_OF = {"terse": ("terse",), "few_shot": ("few_shot",), "words": ("boxed", "base_chat", "chat")}
-"""Wording of derived tasks -> templates of the tasks they are made from."""
+"""Wording of generated tasks -> templates of the tasks they are made from."""
 
 
 def _need_template(recipe: Recipe, wording: Wording) -> None:
@@ -128,7 +128,7 @@ def _need_template(recipe: Recipe, wording: Wording) -> None:
 
 
 def _need_alphabet(recipe: Recipe, wording: Wording) -> None:
-    """Refuse a character model that cannot read or write what derived tasks are made of: unknown characters become padding."""
+    """Refuse a character model that cannot read or write what generated tasks are made of: unknown characters become padding."""
     initial = recipe.dataset_prep.initial if isinstance(recipe.dataset_prep, TextConfig) else None
     if not isinstance(initial, FromScratch):
         return
@@ -190,7 +190,7 @@ def _check_minibatches(recipe: Recipe) -> None:
     update, drawn = recipe.update, recipe.curriculum
     if not isinstance(update, PolicyGradientConfig):
         return
-    most = (update.filter.keep_prompts or drawn.slots) + (drawn.derived.prompts if drawn.derived else 0)
+    most = (update.filter.keep_prompts or drawn.slots) + (drawn.generated.prompts if drawn.generated else 0)
     if update.minibatches > most:
         raise ConfigError(
             expected=f"update.minibatches <= {most}, the groups of a batch: a group is never split",
@@ -242,7 +242,7 @@ def _check_arms(recipe: Recipe) -> None:
     if not (isinstance(recipe.update, PolicyGradientConfig) and isinstance(recipe.dataset_prep, TextConfig)):
         return
     names = [arm.name for arm in recipe.dataset_prep.pools.arms if arm.train]
-    names += KINDS if recipe.curriculum.derived is not None else ()
+    names += KINDS if recipe.curriculum.generated is not None else ()
     unknown = sorted(set(recipe.update.arm_weights) - set(names))
     if unknown:
         raise ConfigError(

@@ -13,9 +13,9 @@ from typing import Any
 
 from instar import config as configs
 from instar import contract
-from instar.components.control.pointers import Pointers
-from instar.components.control.segment import API
 from instar.errors import ContractError, MissingDependencyError
+from instar.pipelines.chain.pointers import pointers
+from instar.pipelines.chain.segment import API
 from instar.pipelines.placement import environment
 from instar.pipelines.pools import GROUP, USER, Images, Pool, Profile, Toleration
 from instar.pipelines.recipe import Recipe
@@ -117,7 +117,7 @@ def _task_template(task: Task, graph: Graph, profile: Profile, images: Images) -
         words += ["--segment", "{{inputs.parameters.segment}}", "--iteration", "{{inputs.parameters.iteration}}"]
         words += ["--plus-iteration", str(task.iteration)]
         opens = task.kind == "open" and graph.kind != "begin"
-        outs = list(contract.ports(Pointers)) if opens else ["next"] if task.kind == "advance" else []
+        outs = list(contract.ports(pointers(graph.recipe))) if opens else ["next"] if task.kind == "advance" else []
     else:
         outs = list(contract.ports(task.stage.outs))
         words = ["stage", task.kind, "--record", "--config", config_text(task)]

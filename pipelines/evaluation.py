@@ -17,10 +17,10 @@ from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
 from instar.errors import ArtifactError, LedgerError
 from instar.manifest import manifest_of
+from instar.pipelines.contamination import unseen
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.unseen import unseen
 from instar.seeds import seed
 from instar.status import status
 from instar.store import open_store
@@ -53,23 +53,23 @@ class Side:
 
 
 def compare_policies(
-    candidate: Side, champion: Side, recipe: Recipe, evolution: str, scratch: Path, page: Page | None = None
+    candidate: Side, baseline: Side, recipe: Recipe, evolution: str, scratch: Path, page: Page | None = None
 ) -> int:
     """Print a Markdown table of both policies and return 0 (better or equal), 3 (worse) or 2 (could not tell).
 
     The verdict is the worst one of all splits. `page` also writes `markdown`. Of two evolutions of the recipe the tasks are the
-    champion's, less what the candidate was trained on; what a policy without an evolution was trained on is not known.
+    baseline's, less what the candidate was trained on; what a policy without an evolution was trained on is not known.
     """
-    tasks = champion.pools_of(recipe) or candidate.pools_of(recipe) or pools(recipe, evolution, scratch / "tasks")
+    tasks = baseline.pools_of(recipe) or candidate.pools_of(recipe) or pools(recipe, evolution, scratch / "tasks")
     tasks, taught = unseen(tasks, candidate.tasks, recipe.test.splits, scratch / "unseen")
-    base = _evaluate(champion, tasks, None, recipe, evolution, scratch / "champion")
+    base = _evaluate(baseline, tasks, None, recipe, evolution, scratch / "baseline")
     test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
     summaries = [e.read_json("summary.json") for e in (base, test)]
-    say(table(champion.name, candidate.name, summaries))
+    say(table(baseline.name, candidate.name, summaries))
     if taught:
         say(f"left out: {taught} tasks that the candidate was trained on, or that were left alone in their arm\n")
     if page is not None:
-        write_whole(page.path, markdown(candidate.named, champion.named, recipe, summaries, page))
+        write_whole(page.path, markdown(candidate.named, baseline.named, recipe, summaries, page))
     alarms = summaries[1].get("alarms", [])
     say("".join(f"alarm: {alarm['reason']}\n" for alarm in alarms))
     code = EXIT_CODES[worst(summaries[1])]
@@ -114,7 +114,8 @@ def side(path: Path) -> Side:
 def pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
     """Return the tasks that data preparation would make for this evolution.
 
-    Text pools are made without the policy that goes with them; a control policy costs nothing, and its stage runs as it is.
+    Text pools are made without the policy that goes with them; a continuous-control policy costs nothing, and its stage
+    runs as it is.
     """
     match recipe.dataset_prep:
         case TextConfig() as prep:
@@ -132,9 +133,9 @@ def pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
 
 
 def _evaluate(
-    side: Side, tasks: Tasks, champion: Evaluation | None, recipe: Recipe, evolution: str, folder: Path
+    side: Side, tasks: Tasks, baseline: Evaluation | None, recipe: Recipe, evolution: str, folder: Path
 ) -> Evaluation:
     ctx = Context(evolution=evolution, step=0, stage=EVALUATE.name, scratch=folder)
-    inputs = {"tasks": tasks, "policy": side.policy, "champion": champion}
+    inputs = {"tasks": tasks, "policy": side.policy, "baseline": baseline}
     made: Evaluation = execute(EVALUATE, inputs, recipe.test, ctx, folder).outs.evaluation
     return made

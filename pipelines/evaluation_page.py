@@ -26,7 +26,7 @@ WORDS: dict[Verdict, str] = {
 """What each verdict of `instar.components.evaluate.compare` says about the candidate."""
 
 Summaries = Sequence[Mapping[str, Any]]
-"""`summary.json` of the champion and of the candidate."""
+"""`summary.json` of the baseline and of the candidate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def worst(summary: Mapping[str, Any]) -> Verdict:
     return next(v for v in order if v in verdicts)
 
 
-def markdown(candidate: Named, champion: Named, recipe: Recipe, summaries: Summaries, page: Page) -> str:
+def markdown(candidate: Named, baseline: Named, recipe: Recipe, summaries: Summaries, page: Page) -> str:
     """Return a page about a comparison.
 
     Names and the command may come from somebody else: they stay inside code spans, where nothing is a link or a mention.
@@ -66,13 +66,13 @@ def markdown(candidate: Named, champion: Named, recipe: Recipe, summaries: Summa
         "",
         words,
         "",
-        *table("champion", "candidate", summaries).splitlines(),
+        *table("baseline", "candidate", summaries).splitlines(),
         "",
         *_method(recipe.test, summaries),
         "",
         *[f"- `{name}`: {_plain(split['comparison']['reason'])}, {_pairs(split)}" for name, split in found.items()],
         f"- candidate {_code(candidate.name)}, policy {_code(candidate.digest)}",
-        f"- champion {_code(champion.name)}, policy {_code(champion.digest)}",
+        f"- baseline {_code(baseline.name)}, policy {_code(baseline.digest)}",
         f"- suite `{recipe.name}`, scale `{recipe.scale}`, seed {page.seed}",
         "",
         "Once more:",
@@ -82,12 +82,12 @@ def markdown(candidate: Named, champion: Named, recipe: Recipe, summaries: Summa
     return "\n".join(lines) + "\n"
 
 
-def table(champion: str, candidate: str, summaries: Summaries) -> str:
+def table(baseline: str, candidate: str, summaries: Summaries) -> str:
     """Return the scores per split with the difference and its verdict, and those of the probes, which have none.
 
     Where the policies reflected, a second table holds the greedy score before and after it, the gain and the calls it took.
     """
-    lines = [f"| split | {champion} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
+    lines = [f"| split | {baseline} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
     for split, found in sorted(summaries[1]["splits"].items(), reverse=True):
         base, pair = summaries[0]["splits"][split], found["comparison"]
         gap = (
@@ -95,15 +95,15 @@ def table(champion: str, candidate: str, summaries: Summaries) -> str:
         )
         lines.append(f"| {split} | {_score(base)} | {_score(found)} | {gap} | {pair['verdict']} |")
     lines += [f"| {_cell(arm)} | {a} | {b} | | not judged |" for arm, a, b in _probes(summaries)]
-    lines += _reflections(champion, candidate, summaries)
+    lines += _reflections(baseline, candidate, summaries)
     return "\n".join(lines) + "\n"
 
 
-def _reflections(champion: str, candidate: str, summaries: Summaries) -> list[str]:
+def _reflections(baseline: str, candidate: str, summaries: Summaries) -> list[str]:
     """Return the table of what reflection did to greedy answers, no line where no policy reflected. It decides nothing."""
     lines = []
     for split in sorted(summaries[1]["splits"], reverse=True):
-        for name, summary in ((champion, summaries[0]), (candidate, summaries[1])):
+        for name, summary in ((baseline, summaries[0]), (candidate, summaries[1])):
             if found := summary["splits"][split].get("reflected"):
                 gain = found["gain"]
                 lines.append(
@@ -115,7 +115,7 @@ def _reflections(champion: str, candidate: str, summaries: Summaries) -> list[st
 
 
 def _probes(summaries: Summaries) -> Iterator[tuple[str, str, str]]:
-    """Yield (probe, champion, candidate) for every probe that both policies ran."""
+    """Yield (probe, baseline, candidate) for every probe that both policies ran."""
     base, test = (summary.get("probes", {}) for summary in summaries)
     for split in (name for name in test if name in base):
         before = base[split]["arms"]

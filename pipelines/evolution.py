@@ -3,8 +3,10 @@
     prepare -> evaluate -> for k = 1..K: curriculum -> rollout -> reward -> update -> evaluate -> gate -> test the champion
 
 An iteration holds `inner_steps` passes over the four learning stages. Under the `rounds` clock each stage of each pass is
-committed by itself; under `fused` the passes run inside one resident process and are committed together. Randomness is keyed
-by the inner step, so both clocks give the same policy, bit for bit.
+committed by itself. Under `fused` the passes run inside one resident process and are committed together. Random numbers depend
+on the number of the inner step alone, so both clocks give the same policy, bit for bit.
+
+What one stage leaves for another is an entry of `instar.state.State`, which is declared once.
 """
 
 from __future__ import annotations
@@ -14,24 +16,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from instar.artifact import (
-    ArmStats,
-    Batch,
-    CurriculumState,
-    Evaluation,
-    Policy,
-    Rollouts,
-    Tasks,
-    TrainerState,
-)
-from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, FUSED, GATHER, REWARD, ROLLOUT, UPDATE
-from instar.components.control.gate import Decision, GateConfig
-from instar.components.control.inner import InnerConfig
+from instar.artifact import Evaluation
+from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, GATHER, REWARD, ROLLOUT, UPDATE
 from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.rollout.gather import GatherConfig
 from instar.contract import Inputs, Shard, Stage
 from instar.errors import NoProgressError
+from instar.pipelines.fused import fused_stage
+from instar.pipelines.gate import Decision, GateConfig
 from instar.pipelines.recipe import Recipe
+from instar.pipelines.step import StepConfig
+from instar.state import Champion, State, carried
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -65,7 +60,7 @@ class Runner(Protocol):
         """Run a stage; see `Call`."""
         ...
 
-    def gate(self, config: GateConfig, candidate: Lineage, before: Lineage | None) -> Lineage:
+    def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:
         """Decide on the candidate's evaluation, record the decision and return what follows; see `settle`."""
         ...
 
@@ -75,29 +70,13 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """Everything an iteration needs, as ledger-pinned artifacts. `None` only before the first inner step."""
-
-    tasks: Tasks
-    data: Rollouts
-    """Logged trajectories; empty for recipes that sample all they learn from."""
-    policy: Policy
-    reference: Policy
-    trainer: TrainerState | None = None
-    curriculum: CurriculumState | None = None
-    stats: ArmStats | None = None
-    derived: Tasks | None = None
-    """Tasks that the evolution made out of its own rollouts and has not tried yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lineage:
+class Position:
     """Where an evolution stands between two iterations: the state that goes on and the best policy that passed the gate."""
 
     iteration: int
     state: State
-    champion: State
-    best: Evaluation
+    champion: Champion
+    champion_evaluation: Evaluation
     """The champion's evaluation on the gate's split."""
     base_test: Evaluation
     stopped: str = ""
@@ -109,7 +88,7 @@ class Outcome:
     """How an evolution ended: last state, the best policy that passed the gate, and why it stopped."""
 
     state: State
-    champion: State
+    champion: Champion
     base_test: Evaluation
     champion_test: Evaluation
     iterations: int
@@ -118,70 +97,79 @@ class Outcome:
 
 def evolve(runner: Runner, recipe: Recipe) -> Outcome:
     """Run `recipe` to its end: all iterations done, or the gate says stop."""
-    *_, last = lineages(runner, recipe)
+    *_, last = positions(runner, recipe)
     return finish(runner, recipe, last)
 
 
-def lineages(runner: Runner, recipe: Recipe) -> Iterator[Lineage]:
+def positions(runner: Runner, recipe: Recipe) -> Iterator[Position]:
     """Yield where the evolution stands after its beginning and after every iteration."""
-    lineage = begin(runner, recipe)
-    yield lineage
-    while lineage.iteration < recipe.iterations and not lineage.stopped:
-        lineage = iterate(runner, recipe, lineage)
-        yield lineage
+    position = begin(runner, recipe)
+    yield position
+    while position.iteration < recipe.iterations and not position.stopped:
+        position = iterate(runner, recipe, position)
+        yield position
 
 
-def begin(runner: Runner, recipe: Recipe) -> Lineage:
+def begin(runner: Runner, recipe: Recipe) -> Position:
     """Make data and the initial policy, measure it, and make it the first champion."""
-    state = prepare(runner.call, recipe)
-    evaluation = evaluate(runner.call, recipe.evaluate, state, None, iteration=0)
-    base_test = evaluate(runner.call, recipe.test, state, None, iteration=0)
-    first = Lineage(iteration=0, state=state, champion=state, best=evaluation, base_test=base_test)
-    return runner.gate(recipe.gate, first, None)
+    prepared = prepare(runner.call, recipe)
+    state, evaluation = watch(runner.call, recipe, prepared, None, iteration=0)
+    base_test = evaluate(runner.call, recipe.test, prepared, None, iteration=0).evaluation
+    return runner.gate(recipe.gate, _candidate(state, evaluation, base_test, 0), None)
 
 
-def iterate(runner: Runner, recipe: Recipe, lineage: Lineage) -> Lineage:
+def iterate(runner: Runner, recipe: Recipe, position: Position) -> Position:
     """Learn for one iteration, evaluate, and let the gate say what follows."""
-    iteration = lineage.iteration + 1
-    state = learn(runner.call, recipe, lineage.state, iteration)
-    evaluation = evaluate(runner.call, recipe.evaluate, state, lineage.best, iteration)
-    candidate = Lineage(iteration=iteration, state=state, champion=state, best=evaluation, base_test=lineage.base_test)
-    return runner.gate(recipe.gate, candidate, lineage)
+    iteration = position.iteration + 1
+    state = learn(runner.call, recipe, position.state, iteration)
+    state, evaluation = watch(runner.call, recipe, state, position.champion_evaluation, iteration)
+    return runner.gate(recipe.gate, _candidate(state, evaluation, position.base_test, iteration), position)
 
 
-def settle(decision: Decision, candidate: Lineage, before: Lineage | None) -> Lineage:
+def _candidate(state: State, evaluation: Evaluation, base_test: Evaluation, iteration: int) -> Position:
+    """Return the position of an evolution that promotes what it has just evaluated."""
+    return Position(
+        iteration=iteration,
+        state=state,
+        champion=state.champion(),
+        champion_evaluation=evaluation,
+        base_test=base_test,
+    )
+
+
+def settle(decision: Decision, candidate: Position, before: Position | None) -> Position:
     """Apply a gate's decision: the candidate's policy becomes champion or not, and learning goes on from it or not."""
     kept = candidate
     if before is not None and not decision.promote:
-        kept = dataclasses.replace(candidate, champion=before.champion, best=before.best)
+        kept = dataclasses.replace(candidate, champion=before.champion, champion_evaluation=before.champion_evaluation)
     if decision.action == "rollback":
-        back = dataclasses.replace(kept.state, policy=kept.champion.policy, trainer=kept.champion.trainer)
-        kept = dataclasses.replace(kept, state=back)
+        kept = dataclasses.replace(kept, state=kept.state.rolled_back(kept.champion))
     return dataclasses.replace(kept, stopped=decision.reason if decision.action == "stop" else "")
 
 
-def finish(runner: Runner, recipe: Recipe, lineage: Lineage) -> Outcome:
+def finish(runner: Runner, recipe: Recipe, position: Position) -> Outcome:
     """Test the champion against the base policy on tasks that chose nothing."""
-    if lineage.iteration and runner.num_updates() == 0:
+    if position.iteration and runner.num_updates() == 0:
         raise NoProgressError(
             expected="at least one optimiser step",
-            found=f"none in {lineage.iteration} iterations: no group of rollouts had both right and wrong answers",
+            found=f"none in {position.iteration} iterations: no group of rollouts had both right and wrong answers",
             where="evolution",
             action="start from a policy that solves some of the tasks some of the time, or add easier arms",
         )
-    champion_test = evaluate(runner.call, recipe.test, lineage.champion, lineage.base_test, lineage.iteration)
+    champion = position.state.rolled_back(position.champion)
+    tested = evaluate(runner.call, recipe.test, champion, position.base_test, position.iteration)
     return Outcome(
-        state=lineage.state,
-        champion=lineage.champion,
-        base_test=lineage.base_test,
-        champion_test=champion_test,
-        iterations=lineage.iteration,
-        reason=lineage.stopped or f"all {recipe.iterations} iterations done",
+        state=position.state,
+        champion=position.champion,
+        base_test=position.base_test,
+        champion_test=tested.evaluation,
+        iterations=position.iteration,
+        reason=position.stopped or f"all {recipe.iterations} iterations done",
     )
 
 
 def prepare(call: Call, recipe: Recipe) -> State:
-    """Make tasks, logged data and the initial policy, which is also the reference of any KL term."""
+    """Make tasks, logged data and the initial policy, which is also the first reference of any KL term."""
     made = call(DATASET_PREP, recipe.dataset_prep, iteration=0)
     return State(tasks=made.tasks, data=made.data, policy=made.policy, reference=made.policy)
 
@@ -193,91 +181,61 @@ def learn(call: Call, recipe: Recipe, state: State, iteration: int) -> State:
         for step in range(first, first + recipe.inner_steps):
             state = inner_step(call, recipe.inner(), state, iteration, step)
         return state
-    inputs: dict[str, Any] = {f.name: getattr(state, f.name) for f in dataclasses.fields(State)}
-    outs = call(FUSED, recipe.fused(), iteration=iteration, step=first, **inputs)
-    return dataclasses.replace(
-        state,
-        policy=outs.policy,
-        trainer=outs.trainer,
-        curriculum=outs.curriculum,
-        stats=outs.stats,
-        derived=outs.derived,
-    )
+    config = recipe.fused()
+    inputs = {name: getattr(state, name) for name in carried(stages(config.inner))}
+    outs = call(FUSED, config, iteration=iteration, step=first, **inputs)
+    return state.after(FUSED, config, outs)
 
 
-def inner_step(call: Call, config: InnerConfig, state: State, iteration: int, step: int) -> State:
+def stages(config: StepConfig) -> list[tuple[Stage[Any, Any, Any], Any]]:
+    """Return the four learning stages with their configurations, in the order of a pass."""
+    return [
+        (CURRICULUM, config.curriculum),
+        (ROLLOUT, config.rollout),
+        (REWARD, config.reward),
+        (UPDATE, config.update),
+    ]
+
+
+def inner_step(call: Call, config: StepConfig, state: State, iteration: int, step: int) -> State:
     """Choose tasks, act, score, learn: the pass that both clocks share."""
-    chosen = call(
-        CURRICULUM,
-        config.curriculum,
-        iteration=iteration,
-        step=step,
-        tasks=state.tasks,
-        state=state.curriculum,
-        stats=state.stats,
-        derived=state.derived,
-    )
-    rollouts = act(call, config, state, chosen.batch, iteration, step)
-    scored = call(
-        REWARD,
-        config.reward,
-        iteration=iteration,
-        step=step,
-        tasks=state.tasks,
-        rollouts=rollouts,
-        policy=state.policy,
-        data=state.data,
-        derived=state.derived,
-    )
-    learned = call(
-        UPDATE,
-        config.update,
-        iteration=iteration,
-        step=step,
-        policy=state.policy,
-        trainer=state.trainer,
-        batch=chosen.batch,
-        rollouts=rollouts,
-        scores=scored.scores,
-        reference=state.reference,
-        data=state.data,
-    )
-    return dataclasses.replace(
-        state,
-        policy=learned.policy,
-        trainer=learned.trainer,
-        curriculum=chosen.state,
-        stats=learned.stats,
-        derived=scored.derived,
-    )
+
+    def run(stage: Stage[Any, Any, Any], settings: Any, before: State) -> State:
+        outs = call(stage, settings, iteration=iteration, step=step, **before.inputs(stage, settings))
+        return before.after(stage, settings, outs)
+
+    state = run(CURRICULUM, config.curriculum, state)
+    state = act(call, config, state, iteration, step)
+    state = run(REWARD, config.reward, state)
+    return run(UPDATE, config.update, state)
 
 
-def act(call: Call, config: InnerConfig, state: State, batch: Batch, iteration: int, step: int) -> Rollouts:
+def act(call: Call, config: StepConfig, state: State, iteration: int, step: int) -> State:
     """Let the policy act on the drawn tasks, in `rollout.shards` parts that may run side by side."""
-    total = config.rollout.shards
-    parts = tuple(
-        call(
-            ROLLOUT,
-            config.rollout,
-            iteration=iteration,
-            step=step,
-            shard=Shard(number, total),
-            policy=state.policy,
-            tasks=state.tasks,
-            batch=batch,
-            data=state.data,
-            derived=state.derived,
-        ).rollouts
+    total, inputs = config.rollout.shards, state.inputs(ROLLOUT, config.rollout)
+    outs = [
+        call(ROLLOUT, config.rollout, iteration=iteration, step=step, shard=Shard(number, total), **inputs)
         for number in range(total)
-    )
+    ]
     if total == 1:
-        return parts[0]
-    return call(GATHER, GatherConfig(), iteration=iteration, step=step, batch=batch, parts=parts).rollouts
+        return state.after(ROLLOUT, config.rollout, outs[0])
+    parts = tuple(out.rollouts for out in outs)
+    gathered = call(GATHER, GatherConfig(), iteration=iteration, step=step, batch=state.batch, parts=parts)
+    return state.after(GATHER, GatherConfig(), gathered)
 
 
-def evaluate(
-    call: Call, config: EvaluateConfig, state: State, against: Evaluation | None, iteration: int
-) -> Evaluation:
-    """Evaluate the policy, paired with the answers of an earlier policy to the same tasks."""
-    made = call(EVALUATE, config, iteration=iteration, tasks=state.tasks, policy=state.policy, champion=against)
-    return made.evaluation
+def watch(
+    call: Call, recipe: Recipe, state: State, baseline: Evaluation | None, iteration: int
+) -> tuple[State, Evaluation]:
+    """Evaluate an iteration's policy. What the evaluation feeds back is in the state that it returns; a test feeds nothing back."""
+    outs = evaluate(call, recipe.evaluate, state, baseline, iteration)
+    return state.after(EVALUATE, recipe.evaluate, outs), outs.evaluation
+
+
+def evaluate(call: Call, config: EvaluateConfig, state: State, baseline: Evaluation | None, iteration: int) -> Any:
+    """Evaluate the policy, paired with the answers that another policy, the baseline, gave to the same tasks."""
+    return call(EVALUATE, config, iteration=iteration, **state.inputs(EVALUATE, config), baseline=baseline)
+
+
+FUSED = fused_stage(inner_step)
+"""The stage that runs the inner steps of one iteration in one process, under the `fused` clock."""

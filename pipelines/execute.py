@@ -45,16 +45,19 @@ def _execute(
     stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path
 ) -> Result[O]:
     ins = contract.bind(stage.ins, inputs, where=stage.name)
-    targets = {name: kind(folder / name) for name, (kind, _) in contract.ports(stage.outs).items()}
+    ports = contract.requested(stage.outs, getattr(config, "writes", ()))
+    targets = {name: kind(folder / name) for name, (kind, _) in ports.items()}
     outs = contract.bind(stage.outs, targets, where=stage.name)
     wall, cpu = time.perf_counter(), time.process_time()
     with memory_errors(f"stage {stage.name}"):
         metrics = stage(ins, outs, config, ctx)
     perf = {k: float(v) for k, v in metrics.items() if k.startswith(PERF)}
     perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}
-    for artifact in targets.values():
+    made = {name: artifact for name, artifact in targets.items() if any(artifact.path.iterdir())}
+    for artifact in made.values():
         artifact.digest = artifact.digest or manifest_of(artifact.path, type(artifact).__name__).digest
         _adopt(ctx.resident, artifact)
+    outs = contract.bind(stage.outs, made, where=stage.name)
     return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from instar import config as configs
 from instar import contract
-from instar.components.control.gang.pod import PodSettings
 from instar.pipelines import placement
+from instar.pipelines.chain.gang.pod import PodSettings
+from instar.pipelines.chain.pointers import pointers
 from instar.pipelines.kubeflow_components import CONTROL, component, control, gang, kfp_dsl, output_name
 from instar.pipelines.pools import Images, Profile
 from instar.pipelines.trace import MAX_FAN_OUT, Graph, Ref, Task, check_size, config_text
@@ -75,7 +76,8 @@ class _Builder:
         if kind == "gang":
             made = gang(self._image(kind))(**self._stage(task, 0), **self._inputs(task), pod=self._pod())
         elif task.stage is None:
-            made = control(task.kind, image, ports=self.graph.kind != "begin")(**self._control(task))
+            ports = pointers(self.graph.recipe) if self.graph.kind != "begin" else None
+            made = control(task.kind, image, ports)(**self._control(task))
         else:
             made = component(task.stage, image)(**self._stage(task, shard), **self._inputs(task))
         made.set_display_name("gang" if kind == "gang" else task.name)

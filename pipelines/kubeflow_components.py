@@ -14,7 +14,6 @@ from typing import Any, List, Optional  # noqa: UP035 (kfp reads these forms)
 from instar import contract
 from instar.artifact import Artifact
 from instar.components.catalog import GATHER, ROLLOUT
-from instar.components.control.pointers import Pointers
 from instar.contract import Stage
 from instar.errors import MissingDependencyError
 
@@ -57,9 +56,9 @@ def gang(image: str) -> Any:
     )
 
 
-def control(kind: str, image: str, *, ports: bool = True) -> Any:
-    """Return the component of a control task; `open` has no ports at the beginning of an evolution."""
-    outs = contract.ports(Pointers) if ports and kind in ("open", "gate") else {}
+def control(kind: str, image: str, pointers: type[Any] | None = None) -> Any:
+    """Return the component of a control task. `pointers` declares what `open` and `gate` hand on, if they do."""
+    outs = contract.ports(pointers) if pointers and kind in ("open", "gate") else {}
     extra = {"report": "Markdown", "metrics": "Metrics"} if kind == "advance" else {}
     return _component(
         kind, ["control", kind], image, CONTROL[kind], {}, outs, extra=extra, doc=f"Control task: {kind}."

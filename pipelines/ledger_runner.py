@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from instar import config as configs
 from instar import contract
 from instar.artifact import Artifact, Evaluation
-from instar.components.control.gate import GateConfig, decide
 from instar.contract import WHOLE, Inputs, Shard, Stage
 from instar.errors import LedgerError
 from instar.events import Listener, StageDone, StageStarted, silent
 from instar.ledger import Entry, memo_key
-from instar.pipelines.evolution import Lineage, settle
+from instar.pipelines.evolution import Position, settle
+from instar.pipelines.gate import GateConfig, decide
 from instar.plain import brief
 from instar.workspace import Workspace
 
@@ -94,15 +94,15 @@ class LedgerRunner(ABC):
         made = {n: kinds[n][0](Path(), digest) for n, digest in entry.body["outputs"].items()}
         return contract.bind(stage.outs, made, where=stage.name)  # type: ignore[no-any-return]
 
-    def gate(self, config: GateConfig, candidate: Lineage, before: Lineage | None) -> Lineage:
+    def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:
         """Decide and record; on resume the recorded decision must come out again."""
         ledger, iteration = self.workspace.ledger, candidate.iteration
         summaries = [self.summary(e.body["evaluation"]) for e in ledger.of("gate") if e.body["iteration"] < iteration]
-        decision = decide([*summaries, self.summary(candidate.best.digest)], config)
+        decision = decide([*summaries, self.summary(candidate.champion_evaluation.digest)], config)
         body = {
             "iteration": iteration,
-            "evaluation": candidate.best.digest,
-            "champion": before.best.digest if before else "",
+            "evaluation": candidate.champion_evaluation.digest,
+            "baseline": before.champion_evaluation.digest if before else "",
             "decision": configs.to_dict(decision),
         }
         recorded = next(self._gates, None)

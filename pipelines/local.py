@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 from instar import contract
 from instar.code import code_version
-from instar.components.control import supervisor
-from instar.components.control.limits import Limits
 from instar.contract import Context
 from instar.events import Listener, Unit, silent
+from instar.heartbeat import Heartbeat
 from instar.ledger import Entry
+from instar.limits import Limits
 from instar.pipelines import versions
 from instar.pipelines.execute import Result, execute
 from instar.pipelines.ledger_runner import Job, LedgerRunner
+from instar.pipelines.supervise import watchdog
 from instar.workspace import Workspace
 
 Mode = Literal["inprocess", "subprocess"]
@@ -50,12 +51,12 @@ class LocalRunner(LedgerRunner):
         folder = self.workspace.fresh_scratch(f"{job.step:06d}-{job.stage.name}-{job.shard.number}")
         ctx = self._context(job, folder)
         if self.mode == "inprocess":
-            with supervisor.watch(self.limits), _threads(self.threads):
+            with watchdog.watch(self.limits), _threads(self.threads):
                 result: Result[Any] = execute(job.stage, local, job.config, ctx, folder)
             outputs = {n: self.workspace.put(a) for n, a in contract.artifacts(result.outs).items()}
             metrics, perf = result.metrics, result.perf
         else:
-            done = supervisor.run_stage(job.stage, local, job.config, ctx, self.workspace, self.limits, self.threads)
+            done = watchdog.run_stage(job.stage, local, job.config, ctx, self.workspace, self.limits, self.threads)
             outputs, metrics, perf = done["outputs"], done["metrics"], done["perf"]
         timing = {"started": started, "ended": time.time(), **perf, **versions.notes(self.threads)}
         entry = self.workspace.ledger.append("stage", job.body(outputs, metrics, code_version()), timing)
@@ -63,9 +64,7 @@ class LocalRunner(LedgerRunner):
         return entry
 
     def _context(self, job: Job, folder: Path) -> Context:
-        beat = supervisor.Heartbeat(
-            self.workspace.path / "heartbeat.json", job.stage.name, lambda u, m: self.listener(Unit(u, m))
-        )
+        beat = Heartbeat(self.workspace.path / "heartbeat.json", job.stage.name, lambda u, m: self.listener(Unit(u, m)))
         return Context(
             evolution=self.workspace.evolution,
             step=job.step,

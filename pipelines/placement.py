@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from instar.components.control.segment import HOST, NAMESPACE, TOKEN
+from instar.pipelines.chain.segment import HOST, NAMESPACE, TOKEN
 from instar.pipelines.pools import GROUP, MARGIN_S, USER, Pool, Profile
 
 _RETRIES = 2

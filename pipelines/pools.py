@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from instar import config as configs
 from instar import plain
-from instar.components.catalog import STAGES
 from instar.errors import ConfigError, nearest
+from instar.pipelines.catalog import STAGES
 
 DEFAULT = Path(__file__).with_name("pools.toml")
 TASKS = frozenset({"default", "begin", "open", "gate", "advance", "gang", "tick", *STAGES})

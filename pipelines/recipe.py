@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from instar.components.control.gate import GateConfig
-from instar.components.control.inner import FusedConfig, InnerConfig
-from instar.components.control_policy.config import BcArch, DecisionMambaArch
+from instar.components.continuous.config import BcArch, DecisionMambaArch
 from instar.components.curriculum.config import Config as CurriculumConfig
 from instar.components.dataset_prep.config import Config as DatasetPrepConfig
 from instar.components.dataset_prep.offline.config import OfflineConfig
@@ -18,6 +16,8 @@ from instar.components.update.config import Config as UpdateConfig
 from instar.components.update.sequence.config import SequenceConfig
 from instar.config import out_of_range
 from instar.pipelines import composition
+from instar.pipelines.gate import GateConfig
+from instar.pipelines.step import FusedConfig, StepConfig
 
 Scale = Literal["tiny", "small", "single", "paper"]
 
@@ -55,7 +55,7 @@ class Recipe:
                 raise out_of_range(name, f">= {least}", getattr(self, name))
         composition.check(self)  # pyright: ignore[reportArgumentType] (one class under two module names)
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields of pieces that other pieces leave without effect, and what would read them."""
         prep, found = self.dataset_prep, dict[str, str]()
         if isinstance(prep, OfflineConfig) and isinstance(self.update, SequenceConfig):
@@ -65,9 +65,9 @@ class Recipe:
                 found["update.decay_ssm_params"] = "dataset_prep.arch.strategy=decision_mamba"
         return found
 
-    def inner(self) -> InnerConfig:
+    def inner(self) -> StepConfig:
         """Return the configuration of one inner step."""
-        return InnerConfig(curriculum=self.curriculum, rollout=self.rollout, reward=self.reward, update=self.update)
+        return StepConfig(curriculum=self.curriculum, rollout=self.rollout, reward=self.reward, update=self.update)
 
     def fused(self) -> FusedConfig:
         """Return the configuration of a fused segment of `inner_steps` inner steps."""

@@ -13,7 +13,7 @@ from instar import contract
 from instar.errors import ArtifactError, LedgerError
 from instar.ledger import Entry
 from instar.lifecycle import check_code, close, stored_recipe
-from instar.pipelines.evolution import Lineage, Outcome, finish, lineages
+from instar.pipelines.evolution import Outcome, Position, finish, positions
 from instar.pipelines.ledger_runner import Job, LedgerRunner
 from instar.pipelines.recipe import Recipe
 from instar.records import Records
@@ -68,7 +68,7 @@ class Standing:
     """Where an evolution stands after an iteration. `ended` says why no further iteration follows, or is empty."""
 
     recipe: Recipe
-    lineage: Lineage
+    position: Position
     ended: str
 
 
@@ -77,10 +77,10 @@ def standing(workspace: Workspace, iteration: int, *, commit: bool) -> Standing:
     recipe = stored_recipe(workspace)
     check_code(workspace, accept=False)
     last = min(iteration, recipe.iterations)  # an unrolled run may be longer than what is left
-    stands = lineages(Replay(workspace, commit=commit), recipe)
-    lineage = next(lineage for lineage in stands if lineage.iteration == last or lineage.stopped)
-    done = f"all {recipe.iterations} iterations done" if lineage.iteration == recipe.iterations else ""
-    return Standing(recipe=recipe, lineage=lineage, ended=lineage.stopped or done)
+    stands = positions(Replay(workspace, commit=commit), recipe)
+    position = next(position for position in stands if position.iteration == last or position.stopped)
+    done = f"all {recipe.iterations} iterations done" if position.iteration == recipe.iterations else ""
+    return Standing(recipe=recipe, position=position, ended=position.stopped or done)
 
 
 def finished(workspace: Workspace) -> Outcome:
@@ -88,7 +88,7 @@ def finished(workspace: Workspace) -> Outcome:
     recipe = stored_recipe(workspace)
     check_code(workspace, accept=False)
     runner = Replay(workspace, commit=True)
-    *_, last = lineages(runner, recipe)
+    *_, last = positions(runner, recipe)
     outcome = finish(runner, recipe, last)
     close(workspace, outcome)
     return outcome

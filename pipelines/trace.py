@@ -8,19 +8,19 @@ recorded and starts the next segment. The Kubeflow and the Argo exporter both re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from instar import config as configs
 from instar import contract
-from instar.components.control.gate import GateConfig
-from instar.components.control.pointers import Pointers, lineage_of
 from instar.contract import Inputs, Shard, Stage
 from instar.errors import ConfigError, ContractError
 from instar.pipelines import evolution
-from instar.pipelines.evolution import Lineage
+from instar.pipelines.chain.pointers import pointers, position_of
+from instar.pipelines.evolution import Position
+from instar.pipelines.gate import GateConfig
 from instar.pipelines.recipe import Recipe
 
 Kind: TypeAlias = Literal["begin", "iterate", "finish"]
@@ -91,17 +91,17 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
             where="--unroll",
             action="choose the fused clock and more inner steps for longer segments",
         )
-    tracer = _Tracer(unroll if kind == "iterate" else 1)
+    tracer = _Tracer(unroll if kind == "iterate" else 1, pointers(recipe))
     if kind == "begin":
         tracer.add(Task(name="open", kind="open"))
         evolution.begin(tracer, recipe)
     else:
-        lineage = tracer.opened()
+        position = tracer.opened()
         if kind == "iterate":
             for _ in range(unroll):
-                lineage = evolution.iterate(tracer, recipe, lineage)
+                position = evolution.iterate(tracer, recipe, position)
         else:
-            evolution.finish(tracer, recipe, lineage)
+            evolution.finish(tracer, recipe, position)
             tracer.advance()
     return Graph(recipe=recipe, kind=kind, unroll=unroll, tasks=tuple(tracer.tasks))
 
@@ -136,13 +136,13 @@ def check_size(graph: Graph) -> None:
 class _Tracer:
     """A runner that writes down what it is asked to run."""
 
-    def __init__(self, gates: int) -> None:
+    def __init__(self, gates: int, pointers: type[Any]) -> None:
         self.tasks: list[Task] = []
-        self._gates = gates
+        self._gates, self._pointers = gates, pointers
 
-    def opened(self) -> Lineage:
+    def opened(self) -> Position:
         """Add the task that reads the ledger, and return the state that it points to."""
-        return lineage_of(self._bind(Pointers, self.add(Task(name="open", kind="open")).name), iteration=0)
+        return position_of(self._bind(self._pointers, self.add(Task(name="open", kind="open")).name), iteration=0)
 
     def call(
         self,
@@ -178,9 +178,9 @@ class _Tracer:
             inputs={name: _ref(artifact.digest) for name, artifact in given.items()},
             after=() if given or not self.tasks else (self.tasks[0].name,),
         )
-        return self._bind(stage.outs, self.add(task).name)
+        return self._bind(stage.outs, self.add(task).name, getattr(config, "writes", ()))
 
-    def gate(self, config: GateConfig, candidate: Lineage, before: Lineage | None) -> Lineage:
+    def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:
         """Add the task that decides: `gate` between iterations, `advance` at the end of the segment."""
         del config, before
         self._gates -= 1
@@ -188,7 +188,7 @@ class _Tracer:
             self.advance()
             return candidate
         task = Task(name=self._unique("gate"), kind="gate", iteration=candidate.iteration, after=self._leaves())
-        return lineage_of(self._bind(Pointers, self.add(task).name), iteration=candidate.iteration)
+        return position_of(self._bind(self._pointers, self.add(task).name), iteration=candidate.iteration)
 
     def num_updates(self) -> int:
         """Return a number that stops nothing: whether anything was learned is checked when the ledger is written."""
@@ -213,8 +213,9 @@ class _Tracer:
         options: Callable[[int], str] = lambda n: base if n == 1 else f"{base}-{n}"  # noqa: E731
         return next(options(n) for n in range(1, len(taken) + 2) if options(n) not in taken)
 
-    def _bind(self, declaration: type[Any], task: str) -> Any:
-        made = {name: kind(Path(), f"@{task}/{name}") for name, (kind, _) in contract.ports(declaration).items()}
+    def _bind(self, declaration: type[Any], task: str, asked: Iterable[str] = ()) -> Any:
+        ports = contract.requested(declaration, asked)
+        made = {name: kind(Path(), f"@{task}/{name}") for name, (kind, _) in ports.items()}
         return contract.bind(declaration, made, where=task)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from instar.components.control.gate import SPLIT
 from instar.components.dataset_prep.config import TextConfig
 from instar.errors import ConfigError
+from instar.pipelines.gate import SPLIT
 
 if TYPE_CHECKING:
     from instar.pipelines.recipe import Recipe

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from instar.components.derived.templates import KINDS
+from instar.components.generated.templates import KINDS
 from instar.config import out_of_range
 
 Signal: TypeAlias = Literal[
@@ -20,23 +20,23 @@ Absent: TypeAlias = Literal["decay", "hold"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DerivedDraw:
+class GeneratedDraw:
     """How tasks that the evolution made itself are drawn beside or between the others, the oldest first."""
 
     prompts: int
-    """Most derived prompts per step; they come on top of the other prompts of a batch."""
+    """Most generated prompts per step; they come on top of the other prompts of a batch."""
     mode: Literal["mixed", "alternate"] = "mixed"
     """`mixed` appends them to every batch. `alternate` gives them a batch of their own, in the step after one without them and
     once that many wait: two updates per round, as published."""
     shares: dict[str, float] = field(default_factory=dict)
-    """Kind -> share of the derived prompts; what a kind cannot fill goes to the oldest of any kind. Empty: by age alone."""
+    """Kind -> share of the generated prompts; what a kind cannot fill goes to the oldest of any kind. Empty: by age alone."""
 
     def __post_init__(self) -> None:
-        require(self.prompts >= 1, "derived.prompts", ">= 1", self.prompts)
+        require(self.prompts >= 1, "generated.prompts", ">= 1", self.prompts)
         unknown = sorted(set(self.shares) - set(KINDS))
-        require(not unknown, "derived.shares", f"kinds of {', '.join(KINDS)}", unknown)
+        require(not unknown, "generated.shares", f"kinds of {', '.join(KINDS)}", unknown)
         good = all(0.0 <= share <= 1.0 for share in self.shares.values()) and sum(self.shares.values()) <= 1.0 + 1e-9
-        require(good, "derived.shares", "shares that add up to at most 1", self.shares)
+        require(good, "generated.shares", "shares that add up to at most 1", self.shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Base:
     """Rollouts per prompt (n)."""
     oversample: float = 1.0
     """Draw ceil(prompts * oversample) slots; the update keeps the first `prompts` informative groups."""
-    derived: DerivedDraw | None = None
+    generated: GeneratedDraw | None = None
     """Also draw tasks that the evolution made itself."""
 
     def __post_init__(self) -> None:
@@ -166,7 +166,7 @@ class SecConfig(Base):
             floor=mode.floor if self.floor is None else self.floor,
         )
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         found = {} if self.method == "boltzmann" else {"tau": "curriculum.method=boltzmann"}
         if self.method != "greedy":

@@ -1,7 +1,7 @@
 """The curriculum's whole memory as one JSON object, and what happens to it when arms come and go.
 
 `state.json` has: the step that wrote it, the key of its shuffles (the evolution that began it), its configuration, and
-per arm the pool digest, cursor, slots drawn in the last batch and in all, and per kind of derived task the slots drawn in the
+per arm the pool digest, cursor, slots drawn in the last batch and in all, and per kind of generated task the slots drawn in the
 last batch. Values of the strategy stand under `values`.
 A part that is missing, unknown or of another configuration is a `LedgerError`. An arm that is new enters with the mean
 of the others, an arm whose pool is gone is archived and comes back as it left, an arm whose pool changed is refused.
@@ -64,8 +64,8 @@ class Memory:
     values: State
     arms: dict[str, ArmMemory] = field(default_factory=dict)
     archived: dict[str, Archived] = field(default_factory=dict)
-    derived: dict[str, int] = field(default_factory=dict)
-    """Kind of derived task -> slots in the last batch."""
+    generated: dict[str, int] = field(default_factory=dict)
+    """Kind of generated task -> slots in the last batch."""
 
     def known(self) -> tuple[Arm, ...]:
         """Return the arms in order of their names."""
@@ -92,7 +92,7 @@ def from_json(data: Any) -> Memory:
         archived[name] = Archived(arm=_entry(entry["arm"], f"archived.{name}"), values=dict(entry["values"]))
     arms = {name: _entry(entry, f"arms.{name}") for name, entry in data["arms"].items()}
     plain = {name: data[name] for name in ("step", "key", "config", "values")}
-    return Memory(**plain, arms=arms, archived=archived, derived=dict(data["derived"]))
+    return Memory(**plain, arms=arms, archived=archived, generated=dict(data["generated"]))
 
 
 def _entry(data: Mapping[str, Any], where: str) -> ArmMemory:

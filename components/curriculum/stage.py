@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from instar.artifact import ArmStats, Batch, CurriculumState, Tasks
 from instar.components.curriculum.config import Config
 from instar.components.curriculum.cursor import take
-from instar.components.curriculum.derived import due, read_cache, require_free_names, slots, split_stats
+from instar.components.curriculum.generated import due, read_cache, require_free_names, slots, split_stats
 from instar.components.curriculum.memory import Memory, from_json, new_entry, reconcile, require_continues
 from instar.components.curriculum.pool import Pools, load_pools
 from instar.components.curriculum.protocol import Draw, measured, solve_rate
 from instar.components.curriculum.strategies import build, required_columns
-from instar.components.derived.templates import KINDS
+from instar.components.generated.templates import KINDS
 from instar.config import to_dict
 from instar.contract import Context, Metrics, Stage
 from instar.errors import LedgerError
@@ -35,9 +35,9 @@ class Ins:
     """Task pools; from step 1 on the state and the arm statistics of the step before, and the tasks the evolution made itself."""
 
     tasks: Tasks
-    state: CurriculumState | None
+    curriculum: CurriculumState | None
     stats: ArmStats | None
-    derived: Tasks | None = None
+    generated: Tasks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +45,28 @@ class Outs:
     """The prompts to try and the memory to carry on."""
 
     batch: Batch
-    state: CurriculumState
+    curriculum: CurriculumState
 
 
 def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Observe, select, draw. Metrics: `<arm>/{q,p,share,solve_rate}`, of a derived kind `share` and `solve_rate`, `entropy` (nats),
-    counts."""
+    """Observe, select, draw. Metrics: `<arm>/{q,p,share,solve_rate}`, of a generated kind `share` and `solve_rate`,
+    `entropy` (nats), counts."""
     pools = load_pools(ins.tasks, ctx)
     require_free_names(pools.arms)
     stats = ins.stats.read() if ins.stats is not None else None
-    memory = observed(recall(ins.state, pools, config, ctx), stats, config)
+    memory = observed(recall(ins.curriculum, pools, config, ctx), stats, config)
     memory = reconcile(memory, pools.arms)
     strategy = build(config, pools.arms)
     strategy.load_state_dict(memory.values)
-    extra = due(read_cache(ins.derived, config.derived), config.derived, sum(memory.derived.values()))
-    alone = bool(extra) and config.derived is not None and config.derived.mode == "alternate"
+    extra = due(read_cache(ins.generated, config.generated), config.generated, sum(memory.generated.values()))
+    alone = bool(extra) and config.generated is not None and config.generated.mode == "alternate"
     draw = Draw(evolution=ctx.evolution, step=ctx.step, key=memory.key)
     pairs = [] if alone else strategy.select(config.slots, draw)
     batch = draw_tasks(pairs, pools, memory, config, ctx.step)
     outs.batch.write([*batch, *slots(extra, len(batch), ctx.step, config.group_size)])
     memory.values, memory.step = strategy.state_dict(), ctx.step
-    memory.derived = dict(sorted(Counter(task.arm for task in extra).items()))
-    outs.state.write_json("state.json", memory.to_json())
+    memory.generated = dict(sorted(Counter(task.arm for task in extra).items()))
+    outs.curriculum.write_json("state.json", memory.to_json())
     return strategy.metrics() | _counts(memory, stats or [], config)
 
 
@@ -81,7 +81,7 @@ def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Con
         raise LedgerError(
             expected=f"a curriculum state to continue at step {ctx.step}",
             found="none",
-            where="curriculum.state",
+            where="curriculum.curriculum",
             action="resume from the ledger; a state is made up at step 0 only",
         )
     arms = {arm.name: new_entry(arm) for arm in pools.arms}
@@ -97,14 +97,14 @@ def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config
         return memory
     if first:
         raise _stats_error("no statistics before the first batch", f"statistics of {len(stats)} arms")
-    mine, derived = split_stats(stats)
-    drawn_of = {name: arm.drawn for name, arm in memory.arms.items()} | memory.derived
-    for row in [*mine, *derived]:
+    mine, generated = split_stats(stats)
+    drawn_of = {name: arm.drawn for name, arm in memory.arms.items()} | memory.generated
+    for row in [*mine, *generated]:
         drawn = drawn_of.get(row.arm, 0)
         if row.num_prompts > drawn:
             raise _stats_error(f"at most {drawn} groups of arm {row.arm}", f"{row.num_prompts}")
     if not any(arm.drawn for arm in memory.arms.values()):
-        return memory  # a batch of derived tasks alone says nothing about the arms, not even that they were left out
+        return memory  # a batch of generated tasks alone says nothing about the arms, not even that they were left out
     strategy = build(config, memory.known())
     strategy.load_state_dict(memory.values)
     strategy.observe(mine)
@@ -146,12 +146,12 @@ def _counts(memory: Memory, stats: Sequence[ArmStatsRow], config: Config) -> Met
     seen = measured(stats)
     out |= {f"{name}/solve_rate": solve_rate(row) for name, row in seen.items() if row.sum_correct is not None}
     out |= {f"{name}/loss": row.sum_loss / row.num_rollouts for name, row in seen.items() if row.sum_loss is not None}
-    if config.derived is not None:
-        out |= {f"{kind}/share": memory.derived.get(kind, 0) / config.derived.prompts for kind in KINDS}
-    out["num_prompts"] = float(sum(arm.drawn for arm in memory.arms.values()) + sum(memory.derived.values()))
+    if config.generated is not None:
+        out |= {f"{kind}/share": memory.generated.get(kind, 0) / config.generated.prompts for kind in KINDS}
+    out["num_prompts"] = float(sum(arm.drawn for arm in memory.arms.values()) + sum(memory.generated.values()))
     out["num_arms"] = float(len(memory.arms))
     out["num_arms_without_scores"] = float(sum(r.num_prompts > 0 and r.num_rollouts == 0 for r in stats))
     return out
 
 
-STAGE = Stage("curriculum", Ins, Outs, Config, curriculum, version=3)
+STAGE = Stage("curriculum", Ins, Outs, Config, curriculum, version=4)

@@ -17,7 +17,7 @@ from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.dataset_prep.packages import package
 from instar.components.dataset_prep.templates import TEMPLATES
 from instar.components.dataset_prep.warmstart import WarmStartConfig
-from instar.components.derived.anchors import AnchorConfig
+from instar.components.generated.anchors import AnchorConfig
 from instar.errors import ConfigError, nearest
 
 SEC_TRAIN, SEC_VAL, SEC_TEST = 10_000, 200, 200

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from instar.components.dataset_prep.charlm import CharModelConfig
 from instar.components.dataset_prep.config import ArmConfig, FromScratch, PoolsConfig, TextConfig
-from instar.components.dataset_prep.warm_derived import DerivedWarmStart
+from instar.components.dataset_prep.warm_generated import GeneratedWarmStart
 from instar.components.dataset_prep.warmstart import WarmStartConfig
-from instar.components.derived.anchors import AnchorConfig
+from instar.components.generated.anchors import AnchorConfig
 
 TAUGHT = range(6, 11)
 LENGTHS = range(6, 17)
@@ -56,7 +56,7 @@ def counter(lengths: Sequence[int], steps: int) -> FromScratch:
         arms=tuple(map(arm, lengths)),
         steps=steps,
         batch=64,
-        derived=DerivedWarmStart(point=2.0, pair=1.0, reflect=0.5),
+        generated=GeneratedWarmStart(point=2.0, pair=1.0, reflect=0.5),
         weight="example",
     )
     model = CharModelConfig(alphabet="0123456789=?|!ynab", hidden=64, layers=3, heads=4, intermediate=128)

@@ -13,7 +13,7 @@ from instar.components.dataset_prep.config import (
     pretrained,
 )
 from instar.components.dataset_prep.warmstart import WarmStartConfig
-from instar.components.derived.anchors import AnchorConfig
+from instar.components.generated.anchors import AnchorConfig
 
 FACTS = (16, 12, 14), (500, 48, 64)
 """Train, val and test of `facts`: all 42 facts of one digit beside the three that are shown, and as many others as they need."""

@@ -17,7 +17,7 @@ from typing import Any
 from instar.components.dataset_prep.config import ArmConfig, PoolsConfig, TextConfig
 from instar.components.dataset_prep.domains import DOMAINS, Domain, Item
 from instar.components.dataset_prep.templates import FORM, SHOTS, TEMPLATES
-from instar.components.derived.anchors import build as build_anchors
+from instar.components.generated.anchors import build as build_anchors
 from instar.components.reward.verifiers import VERIFIERS, Score
 from instar.errors import ContractError
 from instar.rows import TaskRow
@@ -114,7 +114,7 @@ def _row(
 
 
 def question(item: Item, domain: Domain, template: str) -> dict[str, str]:
-    """Return the bare task as feature `question`, where the prompt says more: what derived tasks ask about."""
+    """Return the bare task as feature `question`, where the prompt says more: what generated tasks ask about."""
     if template in ("plain", "terse"):
         return {}
     return {

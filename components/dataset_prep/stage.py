@@ -1,7 +1,7 @@
 """Dataset preparation: tasks, logged trajectories where a recipe learns from them, and the policy the evolution starts from.
 
 Strategies: `text` task pools per arm with a language model, `offline` trajectories of one environment by quality with a
-control policy. Everything is validated before it is written.
+continuous-control policy. Everything is validated before it is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from instar.contract import Context, Metrics, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Nothing: this stage begins the lineage."""
+    """Nothing: this stage begins the evolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,4 +46,4 @@ def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     return metrics
 
 
-STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=6)
+STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=7)

@@ -78,7 +78,7 @@ def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
 
 
 def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
-    """Copy a checkpoint into the lineage as safetensors. Remote code is never run."""
+    """Copy a checkpoint into the evolution as safetensors. Remote code is never run."""
     from transformers import AutoTokenizer
 
     if config.path.startswith(("/", ".", "~")) and not Path(config.path).is_dir():

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from instar.components.dataset_prep import warm_derived
+from instar.components.dataset_prep import warm_generated
 from instar.components.dataset_prep.charlm import EOS, PAD
-from instar.components.dataset_prep.warm_derived import DerivedWarmStart
+from instar.components.dataset_prep.warm_generated import GeneratedWarmStart
 from instar.config import out_of_range
 from instar.errors import ConfigError, NumericsError
 from instar.rows import TaskRow
@@ -31,7 +31,7 @@ class WarmStartConfig:
     lr: float = 2e-3
     warmup: int = 30
     weight_decay: float = 0.01
-    derived: DerivedWarmStart | None = None
+    generated: GeneratedWarmStart | None = None
     """Also teach the format of judging and correcting, on the same arms."""
     weight: Literal["token", "example"] = "token"
     """What counts equally in the loss: tokens, or examples, so that a verdict of one letter weighs as much as a long answer."""
@@ -100,7 +100,7 @@ def _order(count: int, config: WarmStartConfig, seed: int) -> torch.Tensor:
 
 
 def pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[tuple[str, str]]:
-    """Return prompts with their answers: the solved tasks of the arms, then the derived ones."""
+    """Return prompts with their answers: the solved tasks of the arms, then the generated ones."""
     chosen = [task for task in tasks if task.split == "train" and task.arm in config.arms]
     missing = sorted(set(config.arms) - {task.arm for task in chosen})
     if missing:
@@ -111,7 +111,7 @@ def pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[
             action="name arms of the pools",
         )
     solved = [(task.prompt, str(json.loads(task.reference)["answer"])) for task in chosen]
-    return solved + (warm_derived.examples(chosen, config.derived, seed) if config.derived else [])
+    return solved + (warm_generated.examples(chosen, config.generated, seed) if config.generated else [])
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:

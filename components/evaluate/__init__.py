@@ -1,1 +1,1 @@
-"""Evaluation: how good is a policy, and is it better than the champion."""
+"""Evaluation: how good is a policy, and is it better than the baseline."""

@@ -1,6 +1,6 @@
 """Is one policy better than another? A paired comparison on the same tasks, with a verdict a script can act on.
 
-With the interval [low, high] of the difference (policy minus champion, macro mean over arms) and a margin m: `better`
+With the interval [low, high] of the difference (policy minus baseline, macro mean over arms) and a margin m: `better`
 low > 0; `equal` low >= -m (no loss beyond the margin); `worse` high < 0; otherwise `unknown`. Also `unknown`: fewer
 than `min_pairs` common tasks, an arm with fewer than two, or answers taken under another protocol. Few tasks that do not differ
 are no proof that nothing was lost (48 equal answers leave room for a loss of 7 points), unless the policy is the same one.
@@ -52,10 +52,10 @@ def protocol(config: Config, tasks: Sequence[TaskRow]) -> str:
     return configs.digest({"settings": settings, "tasks": contents})
 
 
-def compare(rows: Sequence[EvalRow], champion: Sequence[EvalRow], split: str, config: Config) -> Comparison:
+def compare(rows: Sequence[EvalRow], baseline: Sequence[EvalRow], split: str, config: Config) -> Comparison:
     """Compare two policies on the tasks of `split` that have a verdict for both."""
     ours = task_means(rows, split, greedy=config.by_greedy)
-    theirs = task_means(champion, split, greedy=config.by_greedy)
+    theirs = task_means(baseline, split, greedy=config.by_greedy)
     pairs: dict[str, dict[str, float]] = {}
     for arm in sorted(ours.keys() & theirs.keys()):
         common = ours[arm].keys() & theirs[arm].keys()
@@ -129,7 +129,7 @@ def the_same(num_tasks: int) -> Comparison:
 
 def other_protocol(config: Config) -> Comparison:
     """Return the comparison of answers that were taken under different settings."""
-    return _unknown(f"the champion answered other tasks, or under other values of {', '.join(config.protocol)}", 0, 0)
+    return _unknown(f"the baseline answered other tasks, or under other values of {', '.join(config.protocol)}", 0, 0)
 
 
 def exit_code(verdict: Verdict) -> int:

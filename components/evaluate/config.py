@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
-from instar.components.derived.templates import Wording
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
+from instar.components.generated.templates import Wording
 from instar.components.rollout.config import EngineConfig
 from instar.config import out_of_range
 
@@ -98,7 +98,7 @@ class AnswerConfig(Judged):
             _require(self.judge is not None, "judge", needed, self.judge)
             _require(self.greedy, "greedy", "true: reflection starts from the greedy answer", self.greedy)
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {} if self.samples else {"temperature": "samples > 0"}
 

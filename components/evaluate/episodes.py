@@ -1,7 +1,7 @@
 """Return-conditioned episodes, many at a time: every environment takes a step, then the policy acts for all of them at once.
 
 A lane is one row of the policy's batch with one environment. When its episode ends it takes the next one; when none is left
-it leaves the batch. What an episode does depends neither on the lane nor on the other lanes (`control_actor.ROWS`).
+it leaves the batch. What an episode does depends neither on the lane nor on the other lanes (`actor.ROWS`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from instar.components.control_actor import filled
-from instar.components.control_policy.config import ControlTask
+from instar.components.continuous.actor import filled
+from instar.components.continuous.config import ContinuousTask
 from instar.errors import NumericsError
 
 if TYPE_CHECKING:
     import torch
 
-    from instar.components.control_policy.acting import ActingState
+    from instar.components.continuous.acting import ActingState
 
 EVERY = 50  # steps of all lanes between two signs of life
 
 
 class Actor(Protocol):
-    """What acts: a control policy, or a script with its interface."""
+    """What acts: a continuous-control policy, or a script with its interface."""
 
     def init_state(self, batch: int, *, window: bool = False) -> ActingState:
         """Return the state in front of the first step of `batch` episodes."""
@@ -97,7 +97,7 @@ class Lanes:
 
 def run_episodes(
     actor: Actor,
-    task: ControlTask,
+    task: ContinuousTask,
     conditions: Sequence[Condition],
     environments: Sequence[Any],
     *,
@@ -133,7 +133,7 @@ def run_episodes(
     return [out[number] for number in range(len(conditions))]
 
 
-def _empty_lanes(task: ControlTask, environments: Sequence[Any]) -> Lanes:
+def _empty_lanes(task: ContinuousTask, environments: Sequence[Any]) -> Lanes:
     rows = filled(len(environments))
     return Lanes(
         environments=[*environments, *[None] * (rows - len(environments))],
@@ -166,7 +166,7 @@ def _tidy(state: ActingState, lanes: Lanes, device: str) -> tuple[ActingState, L
     return state, lanes
 
 
-def _act(actor: Actor, state: ActingState, lanes: Lanes, task: ControlTask, device: str) -> ActingState:
+def _act(actor: Actor, state: ActingState, lanes: Lanes, task: ContinuousTask, device: str) -> ActingState:
     """Replace the lanes' actions by the next ones, and return the policy's next state."""
     import torch
 

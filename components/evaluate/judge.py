@@ -1,4 +1,4 @@
-"""The policy as a judge: what it says of the anchors, and whether it judges worse than the champion did.
+"""The policy as a judge: what it says of the anchors, and whether it judges worse than the baseline did.
 
 A judge may decay while accuracy still rises. The fall is measured on answers that no policy wrote, and raises an alarm that the
 gate obeys.
@@ -15,14 +15,14 @@ import numpy as np
 from instar import config as configs
 from instar import schema
 from instar.artifact import Evaluation, Tasks
-from instar.components.derived.anchors import SPLIT
-from instar.components.derived.item import LABELS, origin
-from instar.components.derived.templates import read_verdict
 from instar.components.evaluate.asking import Asker, Reply
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.intervals import stratified_mean
 from instar.components.evaluate.judge_config import JudgeConfig
 from instar.components.evaluate.quality import Anchored, anchor_quality, column, units
+from instar.components.generated.anchors import SPLIT
+from instar.components.generated.item import LABELS, origin
+from instar.components.generated.templates import read_verdict
 from instar.components.reward.verifiers import Score, verify
 from instar.components.task_table import resident_table
 from instar.contract import Context
@@ -94,22 +94,22 @@ def drift(
     summary: dict[str, Any],
     rows: Sequence[EvalRow],
     anchors: Sequence[TaskRow],
-    champion: Evaluation | None,
+    baseline: Evaluation | None,
     config: AnswerConfig,
 ) -> dict[str, Any] | None:
-    """Return the paired difference to the champion's balanced accuracy and whether it is an alarm; None without a champion.
+    """Return the paired difference to the baseline's balanced accuracy and whether it is an alarm; None without a baseline.
 
-    The mean over kinds of the mean over units, as in the balanced accuracy. A champion that judged other anchors, or under other
+    The mean over kinds of the mean over units, as in the balanced accuracy. A baseline that judged other anchors, or under other
     settings, gives no difference and no alarm.
     """
     assert config.judge is not None
-    if champion is None:
+    if baseline is None:
         return None
-    limit, theirs = config.judge.drift_limit, champion.read_json("summary.json").get("judge")
+    limit, theirs = config.judge.drift_limit, baseline.read_json("summary.json").get("judge")
     out: dict[str, Any] = {"limit": limit, "alarm": False, **dict.fromkeys(("difference", "low", "high"))}
     if theirs is None or theirs["protocol"] != summary["protocol"]:
-        return {**out, "reason": "the champion judged other anchors, or under other settings"}
-    now, before = units(anchored(rows, anchors)), units(anchored(champion.read(), anchors))
+        return {**out, "reason": "the baseline judged other anchors, or under other settings"}
+    now, before = units(anchored(rows, anchors)), units(anchored(baseline.read(), anchors))
     gaps = {
         kind: {unit: now[kind][unit] - before[kind][unit] for unit in now[kind].keys() & before[kind].keys()}
         for kind in now.keys() & before.keys()
@@ -121,7 +121,7 @@ def drift(
     alarm = found.estimate < -limit and found.high < 0.0
     level = "" if summary["balanced_accuracy"] is None else f", now {summary['balanced_accuracy']:.3f}"
     verdict = "fell by more than" if alarm else "is within"
-    reason = f"balanced accuracy of the judge on the anchors {verdict} {limit:g} of the champion's: {found}{level}"
+    reason = f"balanced accuracy of the judge on the anchors {verdict} {limit:g} of the baseline's: {found}{level}"
     numbers = {"difference": found.estimate, "low": found.low, "high": found.high}
     return {**out, **numbers, "alarm": alarm, "reason": reason}
 

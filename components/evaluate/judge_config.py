@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from instar.components.derived.templates import STYLE, Wording
+from instar.components.generated.templates import STYLE, Wording
 from instar.config import out_of_range
 
 
@@ -14,7 +14,7 @@ class JudgeConfig:
     """How well the policy judges: anchors, whose verdicts are known, and its own greedy answers (SPARK sections 6 and 7.6).
 
     Anchors are questions of pool `anchor`. Each is asked twice, once with either verdict being right, so a judge that always
-    says the same gets .5 exactly, whatever its bias. The champion judged the same anchors, which makes drift a paired difference.
+    says the same gets .5 exactly, whatever its bias. The baseline judged the same anchors, which makes drift a paired difference.
     """
 
     wording: Wording = "words"
@@ -24,7 +24,7 @@ class JudgeConfig:
     max_new_tokens: int = 0
     """Length limit of a verdict; 0 takes that of the answers."""
     drift_limit: float = 0.1
-    """Alarm when the balanced accuracy on the anchors falls this far below the champion's and the interval of the paired
+    """Alarm when the balanced accuracy on the anchors falls this far below the baseline's and the interval of the paired
     difference lies below 0. Nothing is promoted under an alarm."""
     confidence: float = 0.95
     """Level of the intervals of judge and drift."""
@@ -67,7 +67,7 @@ class ReflectConfig:
         _require(0.0 <= self.margin < 0.5, "reflect.margin", "in [0, 0.5)", self.margin)
         _require(-1.0 <= self.least_gain < 1.0, "reflect.least_gain", "in [-1, 1)", self.least_gain)
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {} if self.mode == "gated" else dict.fromkeys(("margin", "least_gain"), "reflect.mode=gated")
 

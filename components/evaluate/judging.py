@@ -1,6 +1,6 @@
 """What evaluation says of the policy as judge and corrector: anchors first, then the gate, then its own answers.
 
-`summary["judge"]`: quality on the anchors, drift against the champion. Per split: `own`, the first verdicts on the greedy answers,
+`summary["judge"]`: quality on the anchors, drift against the baseline. Per split: `own`, the first verdicts on the greedy answers,
 and `reflected`, the score after reflection beside that of the same greedy answers without it. `score` is never touched.
 """
 
@@ -103,26 +103,26 @@ def trial(
 
 
 def extend(
-    summary: dict[str, Any], judging: Judging, champion: Evaluation | None, config: AnswerConfig
+    summary: dict[str, Any], judging: Judging, baseline: Evaluation | None, config: AnswerConfig
 ) -> dict[str, Any]:
     """Return `summary` with `judge`, `alarms`, and in every split `own` and `reflected`."""
-    fell = drift(judging.quality, judging.verdicts, judging.anchors, champion, config)
+    fell = drift(judging.quality, judging.verdicts, judging.anchors, baseline, config)
     splits: dict[str, Any] = {}
     for split, values in summary["splits"].items():
         mine = [d for d in judging.dialogues if d.task.split == split]
         splits[split] = values | _split(mine, judging, config)
     alarms = [{"name": DRIFT, "reason": fell["reason"]}] if fell is not None and fell["alarm"] else []
-    peak, sunk = best_so_far(judging.quality, champion, config.judge.drift_limit if config.judge else 0.0)
+    peak, sunk = best_so_far(judging.quality, baseline, config.judge.drift_limit if config.judge else 0.0)
     alarms += [{"name": DRIFT, "reason": sunk}] if sunk and not alarms else []
     return summary | {"splits": splits, "judge": {**judging.quality, "drift": fell, "peak": peak}, "alarms": alarms}
 
 
-def best_so_far(quality: dict[str, Any], champion: Evaluation | None, limit: float) -> tuple[float | None, str]:
-    """Return the best balanced accuracy along the line of champions, and why that is an alarm now; empty when it is not.
+def best_so_far(quality: dict[str, Any], baseline: Evaluation | None, limit: float) -> tuple[float | None, str]:
+    """Return the best balanced accuracy along the line of baselines, and why that is an alarm now; empty when it is not.
 
-    Each champion is compared with the one before; a row of small falls, each inside the limit, must not add up.
+    Each baseline is compared with the one before; a row of small falls, each inside the limit, must not add up.
     """
-    theirs = champion.read_json("summary.json").get("judge") if champion is not None else None
+    theirs = baseline.read_json("summary.json").get("judge") if baseline is not None else None
     same = theirs is not None and theirs["protocol"] == quality["protocol"]
     before, now = theirs.get("peak") if theirs is not None and same else None, quality["balanced_accuracy"]
     peak = max((value for value in (before, now) if value is not None), default=None)
@@ -138,7 +138,7 @@ def metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the defined numbers of `extend` as metrics."""
     found, fell = summary["judge"], summary["judge"]["drift"] or {}
     out: dict[str, float | None] = {f"judge/{n}": found[n] for n in ("balanced_accuracy", "low", "high", "parse_rate")}
-    out |= {"judge/drift_alarm": float(bool(summary["alarms"])), "judge/difference_to_champion": fell.get("difference")}
+    out |= {"judge/drift_alarm": float(bool(summary["alarms"])), "judge/difference_to_baseline": fell.get("difference")}
     for kind, values in found["kinds"].items():
         out |= {
             f"judge/{kind}/{name}": values[name] for name in ("balanced_accuracy", "bias", "parse_rate", "consistency")

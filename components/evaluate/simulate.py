@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from instar.artifact import Policy, Tasks
-from instar.components.control_actor import open_actor
-from instar.components.control_policy.config import ControlTask
+from instar.components.continuous.actor import open_actor
+from instar.components.continuous.config import ContinuousTask
 from instar.components.environments import quiet
 from instar.components.evaluate.attempts import Attempts, choose_tasks
 from instar.components.evaluate.config import SimulateConfig
-from instar.components.evaluate.environments import open_environments, time_limit
 from instar.components.evaluate.episodes import Condition, Episode, run_episodes
+from instar.components.evaluate.simulators import open_environments, time_limit
 from instar.components.evaluate.summary import split_summary
 from instar.components.task_table import resident_table
 from instar.contract import Context
@@ -85,7 +85,7 @@ def _has_probes(pools: Tasks, ctx: Context) -> bool:
     return PROBE in resident_table(pools, ctx.resident).column("split").unique().to_pylist()
 
 
-def read_task(task: TaskRow, acts_in: ControlTask) -> Assignment:
+def read_task(task: TaskRow, acts_in: ContinuousTask) -> Assignment:
     """Return the condition of a task. One that is none, or of another environment than the policy's: `ContractError`."""
     try:
         features, reference = json.loads(task.features), json.loads(task.reference)

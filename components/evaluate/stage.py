@@ -1,4 +1,4 @@
-"""Evaluate: the score per arm and split, and a paired comparison with the champion on the same tasks.
+"""Evaluate: the score per arm and split, and a paired comparison with the baseline on the same tasks.
 
 Every policy of an evolution attempts the same held-out tasks with the same random numbers. Strategies: `answer` prompts and
 verify (the score is an accuracy), `simulate` episodes (the score is a normalised return). `rows.parquet` holds every
@@ -6,7 +6,7 @@ attempt; `summary.json` holds, per split, the macro score over arms with its int
 the comparison. The comparison on `val` is what the gate reads; `id` and `ood` are reported and select nothing.
 
 With `judge`, the policy also judges answers: those of the anchors (rows of split `anchor`) and its own greedy ones. A judge that
-decayed against the champion's is an alarm in the summary, under which nothing is promoted. With `reflect` it corrects what it
+decayed against the baseline's is an alarm in the summary, under which nothing is promoted. With `reflect` it corrects what it
 rejects, where that surely gained on the validation tasks: what comes of it are rows of sample -2 and `reflected` in every split,
 the dialogues are in `reflections.jsonl`, and the score stays that of the answers before it.
 """
@@ -35,7 +35,7 @@ class Ins:
 
     tasks: Tasks
     policy: Policy
-    champion: Evaluation | None
+    baseline: Evaluation | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class Outs:
 
 
 def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the champion."""
+    """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the baseline."""
     tasks = choose_tasks(ins.tasks, config.splits, config, ctx)
     attempts = attempt(tasks, ins, config, ctx)
     judging = attempts.judging
     outs.evaluation.write([*attempts.rows, *(judging.rows if judging is not None else [])])
-    summary = summarise(attempts.rows, tasks, ins.policy.digest, ins.champion, config) | attempts.notes
+    summary = summarise(attempts.rows, tasks, ins.policy.digest, ins.baseline, config) | attempts.notes
     summary |= {"policy": ins.policy.digest, "num_abstained": attempts.num_abstained}
     summary["num_failed"] = attempts.failures.total()
     for split, arms in summary.pop("returns", {}).items():
@@ -70,7 +70,7 @@ def _judged(summary: dict[str, Any], judging: Judging, ins: Ins, outs: Outs, con
     assert isinstance(config, AnswerConfig)
     lines = [json.dumps(dialogue.to_json(), sort_keys=True) + "\n" for dialogue in judging.dialogues]
     (outs.evaluation.path / "reflections.jsonl").write_text("".join(lines), encoding="utf-8")
-    return extend(summary, judging, ins.champion, config)
+    return extend(summary, judging, ins.baseline, config)
 
 
 def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) -> Attempts:
@@ -87,9 +87,9 @@ def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) ->
 
 
 def summarise(
-    rows: Sequence[EvalRow], tasks: Sequence[TaskRow], policy: str, champion: Evaluation | None, config: Config
+    rows: Sequence[EvalRow], tasks: Sequence[TaskRow], policy: str, baseline: Evaluation | None, config: Config
 ) -> dict[str, Any]:
-    """Return the summary of evaluation rows, with the comparison per split when there is a champion."""
+    """Return the summary of evaluation rows, with the comparison per split when there is a baseline."""
     from instar.components.evaluate.compare import protocol
     from instar.components.evaluate.summary import split_summary
 
@@ -97,7 +97,7 @@ def summarise(
     splits: dict[str, Any] = {}
     for split in config.splits:
         splits[split] = split_summary(rows, split, config)
-        comparison = _comparison(rows, split, policy, champion, mine, config)
+        comparison = _comparison(rows, split, policy, baseline, mine, config)
         splits[split]["comparison"] = comparison.to_json() if comparison is not None else None
     return {
         "protocol": mine,
@@ -108,19 +108,19 @@ def summarise(
 
 
 def _comparison(
-    rows: Sequence[EvalRow], split: str, policy: str, champion: Evaluation | None, mine: str, config: Config
+    rows: Sequence[EvalRow], split: str, policy: str, baseline: Evaluation | None, mine: str, config: Config
 ) -> Comparison | None:
-    """Return how the policy compares with the champion on a split; None without a champion."""
+    """Return how the policy compares with the baseline on a split; None without a baseline."""
     from instar.components.evaluate.compare import compare, other_protocol, the_same
 
-    if champion is None:
+    if baseline is None:
         return None
-    theirs = champion.read_json("summary.json")
+    theirs = baseline.read_json("summary.json")
     if theirs["protocol"] != mine:
         return other_protocol(config)
     if theirs["policy"] == policy:
         return the_same(len({row.task_id for row in rows if row.split == split}))
-    return compare(rows, champion.read(), split, config)
+    return compare(rows, baseline.read(), split, config)
 
 
 def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
@@ -136,7 +136,7 @@ def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
             out[f"{split}/greedy_{measure}"] = values["greedy_score"]
         comparison = values.get("comparison")
         if comparison is not None and comparison["difference"] is not None:
-            out[f"{split}/difference_to_champion"] = comparison["difference"]
+            out[f"{split}/difference_to_baseline"] = comparison["difference"]
     if "judge" in summary:
         from instar.components.evaluate.judging import metrics
 
@@ -144,4 +144,4 @@ def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
     return out
 
 
-STAGE = Stage("evaluate", Ins, Outs, Config, evaluate, version=4)
+STAGE = Stage("evaluate", Ins, Outs, Config, evaluate, version=5)

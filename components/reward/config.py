@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
-from instar.components.derived.rule import Rule
-from instar.components.derived.templates import Wording
+from instar.components.generated.rule import Rule
+from instar.components.generated.templates import Wording
 from instar.config import out_of_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecycleConfig:
-    """Derived tasks made of every step's attempts (SPARK section 2). `published` gives the rule of the release."""
+    """Generated tasks made of every step's attempts (SPARK section 2). `published` gives the rule of the release."""
 
     wording: Wording = "words"
     """`words` for language models, `terse` for character models."""
@@ -44,7 +44,7 @@ class RecycleConfig:
             if not holds:
                 raise out_of_range(f"reward.recycle.{name}", expected, found)
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them: `terse` has one form of reflection."""
         return {"rule.known_wrong_share": "recycle.wording=words or few_shot"} if self.wording == "terse" else {}
 
@@ -71,7 +71,7 @@ class VerifyConfig(Piece):
     failed_limit: float = 0.1
     style: Literal["boxed", "line", "tag"] = "boxed"
     recycle: RecycleConfig | None = None
-    """Make derived tasks of the attempts; without it the table of derived tasks stays empty."""
+    """Make generated tasks of the attempts; without it the table of generated tasks stays empty."""
 
     def __post_init__(self) -> None:
         """Refuse a format reward that pays as much as a right answer, and a limit that is not a share."""
@@ -120,7 +120,7 @@ class RefineConfig(Piece):
         """Return the columns read: a blend needs the past policy's actions."""
         return self.REQUIRES | ({"rollouts.actions"} if self.schedule != "none" else frozenset())
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         found: dict[str, str] = {}
         if self.schedule != "progressive":

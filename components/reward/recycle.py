@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from instar.artifact import Tasks
-from instar.components.derived import rule as rules
-from instar.components.derived import templates
-from instar.components.derived.groups import Group, collect
-from instar.components.derived.item import LABELS, Origin, is_derived, make, origin, question_of
+from instar.components.generated import rule as rules
+from instar.components.generated import templates
+from instar.components.generated.groups import Group, collect
+from instar.components.generated.item import LABELS, Origin, is_generated, make, origin, question_of
 from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.contract import Context, Metrics
 from instar.errors import LedgerError
@@ -30,7 +30,7 @@ MEMORY = "recycler.json"
 
 @dataclass(kw_only=True)
 class Cache:
-    """Derived tasks that were not tried yet, oldest first, and what the recycler remembers."""
+    """Generated tasks that were not tried yet, oldest first, and what the recycler remembers."""
 
     rows: list[TaskRow] = field(default_factory=list)
     recent: dict[str, int] = field(default_factory=dict)
@@ -119,27 +119,27 @@ def worded(picks: Sequence[rules.Pick], settings: RecycleConfig, ctx: Context, d
     return rows
 
 
-def read_cache(derived: Tasks | None, ctx: Context) -> Cache:
+def read_cache(generated: Tasks | None, ctx: Context) -> Cache:
     """Return the cache of the step before. None but at step 0, or one without its memory or of other templates: `LedgerError`."""
-    if derived is None:
+    if generated is None:
         if ctx.step == 0:
             return Cache()
-        raise _lost(f"the derived tasks of the step before {ctx.step}", "none")
-    rows = derived.read()
-    if not (derived.path / MEMORY).exists():
+        raise _lost(f"the generated tasks of the step before {ctx.step}", "none")
+    rows = generated.read()
+    if not (generated.path / MEMORY).exists():
         if not rows:
             return Cache()
         raise _lost(MEMORY, "rows alone")
-    memory = derived.read_json(MEMORY)
+    memory = generated.read_json(MEMORY)
     if memory["templates"] != templates.VERSION:
         raise _lost(f"templates of version {templates.VERSION}", f"version {memory['templates']}")
     return Cache(rows=rows, recent=memory["recent"], totals=memory["totals"])
 
 
-def write_cache(derived: Tasks, cache: Cache) -> None:
+def write_cache(generated: Tasks, cache: Cache) -> None:
     """Write rows and memory."""
-    derived.write(cache.rows)
-    derived.write_json(MEMORY, {"templates": templates.VERSION, "recent": cache.recent, "totals": cache.totals})
+    generated.write(cache.rows)
+    generated.write_json(MEMORY, {"templates": templates.VERSION, "recent": cache.recent, "totals": cache.totals})
 
 
 def _parts(pick: rules.Pick, wording: str) -> dict[str, str]:
@@ -170,20 +170,20 @@ def _lost(expected: str, found: str) -> LedgerError:
     return LedgerError(
         expected=expected,
         found=found,
-        where="reward.derived",
-        action="resume from the ledger; the cache of derived tasks is never made up",
+        where="reward.generated",
+        action="resume from the ledger; the cache of generated tasks is never made up",
     )
 
 
 def summary_by_kind(
     tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores: Sequence[ScoreRow]
 ) -> Metrics:
-    """Return per kind of derived task that was attempted and scored its accuracy and format rate, and the accuracy by what was
+    """Return per kind of generated task that was attempted and scored its accuracy and format rate, and the accuracy by what was
     shown: of judging, whether both classes are recognised; of reflection, right attempts kept and wrong ones put right."""
     found: dict[str, list[tuple[float, float]]] = {}
     for rollout, score in zip(rollouts, scores, strict=True):
         task = tasks[rollout.task_id]
-        if is_derived(task) and score.status == "scored":
+        if is_generated(task) and score.status == "scored":
             pair = (score.correct or 0.0, score.format_ok or 0.0)
             found.setdefault(task.arm, []).append(pair)
             found.setdefault(f"{task.arm}/{origin(task).label}", []).append(pair)

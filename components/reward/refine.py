@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from instar import schema
 from instar.artifact import Policy, Rollouts, Scores
-from instar.components.control_policy.config import ControlTask
+from instar.components.continuous.config import ContinuousTask
 from instar.components.reward.config import RefineConfig
 from instar.components.trajectories import Doubles, Integers, Trajectories, Windows, open_trajectories
 from instar.config import from_dict
@@ -55,15 +55,15 @@ def refine(
     return metrics if shifts is None else metrics | {"shift_mean": total}
 
 
-def stored_task(policy: Policy) -> tuple[ControlTask, int]:
+def stored_task(policy: Policy) -> tuple[ContinuousTask, int]:
     """Return what the policy acts in and the steps of its windows, from `config.json` alone."""
     record = policy.read_json("config.json")
     try:
-        task: ControlTask = from_dict(ControlTask, record["task"], "config.json:task")
+        task: ContinuousTask = from_dict(ContinuousTask, record["task"], "config.json:task")
         return task, int(record["arch"]["window"])
     except (KeyError, TypeError, ConfigError) as error:
         raise ContractError(
-            expected="a control policy",
+            expected="a continuous-control policy",
             found=f"model_type {record.get('model_type')}: {error}",
             where=f"reward.policy {policy.digest}",
             action="prepare the policy with dataset_prep.strategy=offline",
@@ -73,9 +73,9 @@ def stored_task(policy: Policy) -> tuple[ControlTask, int]:
 def labelled_windows(table: pa.Table, logged: Trajectories, steps: int) -> Windows:
     """Return the windows that rollout rows name: episode `task_id`, first step `offset`."""
     kinds = set(table.column("kind").unique().to_pylist())
-    if kinds != {"control"}:
+    if kinds != {"continuous"}:
         raise ContractError(
-            expected="windows of logged trajectories, kind 'control'",
+            expected="windows of logged trajectories, kind 'continuous'",
             found=f"kinds {sorted(kinds)}",
             where="rollouts:kind",
             action="set rollout.strategy=propose, or another reward",
@@ -90,7 +90,9 @@ def returns(logged: Trajectories, windows: Windows, delayed: bool) -> Doubles:
     return logged.returns_to_go[begin if delayed else begin + windows.starts]
 
 
-def shift(table: pa.Table, logged: Trajectories, windows: Windows, task: ControlTask) -> tuple[Doubles | None, float]:
+def shift(
+    table: pa.Table, logged: Trajectories, windows: Windows, task: ContinuousTask
+) -> tuple[Doubles | None, float]:
     """Return the mean |a_hat - a| of every window and over all steps, in the model's units; None without actions.
 
     Rows of which only some have actions, or another number than steps, are a `ContractError`.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from instar.components.derived.item import is_derived
+from instar.components.generated.item import is_generated
 from instar.components.reward.config import VerifyConfig
 from instar.components.reward.recycle import read_cache, recycle, summary_by_kind, write_cache
 from instar.components.reward.verifiers import VERSION, Failed, Score, Verdict, chance, verify
@@ -28,20 +28,20 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
     rows, tokenizer = ins.rollouts.read(), load_tokenizer(ins.policy)
     wanted = {row.task_id for row in rows}
     attempted = lookup(ins.tasks, wanted, ctx.resident)
-    if ins.derived is not None:
-        attempted |= lookup(ins.derived, wanted, ctx.resident)
+    if ins.generated is not None:
+        attempted |= lookup(ins.generated, wanted, ctx.resident)
     found = score_rollouts(attempted, rows, tokenizer.decode, config)
     outs.scores.write(found)
     metrics = summary(attempted, rows, found) | summary_by_kind(attempted, rows, found)
     if config.recycle is None:
-        outs.derived.write([])
+        outs.generated.write([])
         return metrics
 
     def text_of(rollout: RolloutRow) -> str:
         return tokenizer.decode(answer_tokens(rollout))
 
-    cache, made = recycle(attempted, rows, found, text_of, read_cache(ins.derived, ctx), config, ctx)
-    write_cache(outs.derived, cache)
+    cache, made = recycle(attempted, rows, found, text_of, read_cache(ins.generated, ctx), config, ctx)
+    write_cache(outs.generated, cache)
     return metrics | made
 
 
@@ -115,7 +115,7 @@ def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores
     scored = [
         (r, s)
         for r, s in zip(rollouts, scores, strict=True)
-        if s.status == "scored" and not is_derived(tasks[r.task_id])
+        if s.status == "scored" and not is_generated(tasks[r.task_id])
     ]
     if scored:
         metrics |= {

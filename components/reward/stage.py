@@ -25,7 +25,7 @@ class Ins:
     rollouts: Rollouts
     policy: Policy
     data: Rollouts | None = None
-    derived: Tasks | None = None
+    generated: Tasks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Outs:
     """One score per rollout, in the order of the rollouts, and the tasks made and not yet tried, oldest first."""
 
     scores: Scores
-    derived: Tasks
+    generated: Tasks
 
 
 def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
@@ -46,8 +46,8 @@ def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
         case RefineConfig():
             from instar.components.reward.refine import refine
 
-            outs.derived.write([])
+            outs.generated.write([])
             return refine(ins.rollouts, ins.policy, ins.data, outs.scores, config, ctx)
 
 
-STAGE = Stage("reward", Ins, Outs, Config, reward, version=6)
+STAGE = Stage("reward", Ins, Outs, Config, reward, version=7)

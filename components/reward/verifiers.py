@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from instar.components.derived.item import style_of
+from instar.components.generated.item import style_of
 from instar.components.reward.expression import ExpressionError, evaluate_tokens, integers, tokenise
 from instar.components.reward.extract import extract
 from instar.components.reward.labels import read_label
@@ -140,7 +140,7 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 def verify(task: TaskRow, text: str, style: str) -> Verdict:
-    """Extract the answer of a completion and judge it; a derived task has the style of its wording, any other has `style`.
+    """Extract the answer of a completion and judge it; a generated task has the style of its wording, any other has `style`.
 
     An unknown verifier or style raises; anything else is a verdict.
     """

@@ -42,7 +42,7 @@ class EngineConfig:
         if self.lora_rank < 0:
             raise out_of_range("rollout.engine.lora_rank", ">= 0", self.lora_rank)
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         if self.name == "vllm":
             return {"forward": "engine.name=transformers"}
@@ -127,7 +127,7 @@ class ProposeConfig(Piece):
         """Return the columns filled; without `act` there are no actions."""
         return self.PROVIDES if self.act else self.PROVIDES - {"rollouts.actions"}
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {} if self.act else {"max_windows": "rollout.act=true"}
 

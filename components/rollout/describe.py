@@ -12,7 +12,7 @@ def describe(rows: Sequence[RolloutRow]) -> Metrics:
     """Return counts and shares; a group of equal answers teaches nothing, so the share of distinct ones is watched."""
     tokens = sum(len(row.behaviour_logprobs) for row in rows)
     metrics: Metrics = {"num_rollouts": float(len(rows))}
-    if any(row.kind == "control" for row in rows):
+    if any(row.kind == "continuous" for row in rows):
         return metrics
     metrics["tokens"] = float(tokens)
     if rows:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from instar.artifact import Policy, Rollouts, Tasks
-from instar.components.control_actor import check_fits, filled, open_actor
+from instar.components.continuous.actor import check_fits, filled, open_actor
 from instar.components.rollout.config import ProposeConfig
-from instar.components.rollout.segments import choose_windows, to_table
+from instar.components.rollout.slices import choose_windows, to_table
 from instar.components.trajectories import Flags, Integers, Singles, Trajectories, Windows, open_trajectories
 from instar.contract import PERF, Context, Metrics
 from instar.errors import NumericsError
 from instar.rows import BatchRow
 
 if TYPE_CHECKING:
-    from instar.components.control_policy.model import ControlPolicy
+    from instar.components.continuous.model import ContinuousPolicy
 
 
 def propose(
@@ -58,12 +58,14 @@ def propose(
     return metrics
 
 
-def act(model: ControlPolicy, logged: Trajectories, windows: Windows, config: ProposeConfig, ctx: Context) -> Singles:
+def act(
+    model: ContinuousPolicy, logged: Trajectories, windows: Windows, config: ProposeConfig, ctx: Context
+) -> Singles:
     """Return the policy's actions at every step of every window, [M, K, A], in the environment's box; 0 at padding.
 
     At most about `config.max_windows` windows at once. What a window gets does not depend on the others: those without
     padding, which the policy works on by another path, are kept apart, and every pass has a multiple of
-    `control_actor.ROWS` rows.
+    `actor.ROWS` rows.
     """
     import torch
 
@@ -109,7 +111,7 @@ def describe(windows: Windows) -> Metrics:
     return metrics
 
 
-def shift(model: ControlPolicy, logged: Trajectories, windows: Windows, actions: Singles) -> float:
+def shift(model: ContinuousPolicy, logged: Trajectories, windows: Windows, actions: Singles) -> float:
     """Return the mean |a_hat - a| over all numbers, in the model's units."""
     half = (np.array(model.task.action_high) - np.array(model.task.action_low)) / 2
     gap = np.abs(actions[windows.mask] - logged.actions[windows.rows[windows.mask]].astype(np.float64)) / half

@@ -21,7 +21,7 @@ class Ins:
     tasks: Tasks
     batch: Batch
     data: Rollouts | None = None
-    derived: Tasks | None = None
+    generated: Tasks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
             from instar.components.rollout.sample import sample
 
             return sample(
-                ins.policy, [t for t in (ins.tasks, ins.derived) if t is not None], slots, outs.rollouts, config, ctx
+                ins.policy, [t for t in (ins.tasks, ins.generated) if t is not None], slots, outs.rollouts, config, ctx
             )
         case ProposeConfig():
             from instar.components.rollout.propose import propose
@@ -47,4 +47,4 @@ def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
             return propose(ins.policy, ins.tasks, slots, ins.data, outs.rollouts, config, ctx)
 
 
-STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=5)
+STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=6)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from instar.components.update.advantages import Ints
-from instar.components.update.experience import Experience, ragged
 from instar.components.update.footprint import ATTENTION_WIDTH, ROW_WIDTH
+from instar.components.update.update_batch import UpdateBatch, ragged
 
 Shape = tuple[int, int]
 """Rows and width of one forward pass."""
@@ -58,12 +58,12 @@ class Micro:
         return Micro(**sent)  # type: ignore[arg-type]
 
 
-def micro_batches(data: Experience, rows: Ints, budget: int, packing: str) -> list[Micro]:
+def micro_batches(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[Micro]:
     """Return the forward passes that cover `rows` once, in host memory. `budget` bounds rows times width, in tokens."""
     return [_build(data, bins, packing != "none") for bins in arrange(data, rows, budget, packing)]
 
 
-def arrange(data: Experience, rows: Ints, budget: int, packing: str) -> list[list[list[Piece]]]:
+def arrange(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[list[list[Piece]]]:
     """Return for every forward pass its rows of pieces."""
     if packing == "none":
         return [[[[r]] for r in part.tolist()] for part in split(rows, data.widths, budget)]
@@ -72,7 +72,7 @@ def arrange(data: Experience, rows: Ints, budget: int, packing: str) -> list[lis
     return pack(pieces, widths, budget)
 
 
-def shapes(data: Experience, rows: Ints, budget: int, packing: str) -> list[Shape]:
+def shapes(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[Shape]:
     """Return rows and width of every forward pass of a layout, without building any."""
     prompts = data.prompt_lengths
     return [
@@ -91,7 +91,7 @@ def cost(found: list[Shape]) -> float:
     return sum(rows * width * (1 + width / ATTENTION_WIDTH) for rows, width in found)
 
 
-def choose(data: Experience, rows: Ints, budget: int) -> str:
+def choose(data: UpdateBatch, rows: Ints, budget: int) -> str:
     """Return the cheaper of `none` and `prefix` for these rollouts (`cost`).
 
     Shared prompts of 34 tokens with 8 answers of 6 compute a quarter of the positions in a third of the time, prompts of
@@ -116,7 +116,7 @@ def split(rows: Ints, widths: Ints, budget: int) -> list[Ints]:
     return out
 
 
-def share(data: Experience, rows: Ints, budget: int) -> list[Piece]:
+def share(data: UpdateBatch, rows: Ints, budget: int) -> list[Piece]:
     """Return `rows` grouped by equal prompts, in first-seen order, cut evenly so that no piece is wider than pays.
 
     With answers of t tokens, k of them behind a prompt of p make a piece of w = p + k t, and each costs w / k (1 + w / W0):
@@ -185,7 +185,7 @@ def mask(seen: Tensor) -> Tensor:
     return (may & earlier)[:, None]
 
 
-def _build(data: Experience, bins: list[list[Piece]], packed: bool) -> Micro:
+def _build(data: UpdateBatch, bins: list[list[Piece]], packed: bool) -> Micro:
     rows = np.asarray([row for pieces in bins for piece in pieces for row in piece], dtype=np.int64)
     sizes = np.asarray([len(piece) for pieces in bins for piece in pieces], dtype=np.int64)
     first = np.zeros(len(rows), dtype=np.bool_)

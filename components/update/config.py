@@ -48,7 +48,7 @@ class Kl:
             "k2 is biased and k3 has a heavy tail",
         )
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return dict.fromkeys(("kind", "coef"), "kl.place=loss or reward") if self.place == "none" else {}
 
@@ -68,7 +68,7 @@ class Filter:
         _need(0 <= self.low < self.high, f"in [0, {self.high}), below filter.high", self.low, "filter.low")
         _need(self.keep_prompts >= 0, ">= 0", self.keep_prompts, "filter.keep_prompts")
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {} if self.kind == "band" else dict.fromkeys(("low", "high"), "filter.kind=band")
 
@@ -88,7 +88,7 @@ class Overlong:
             _need(self.max_length > 1, "> 1", self.max_length, "overlong.max_length", "kind=soft needs both lengths")
             _need(0 < self.buffer < self.max_length, f"in [1, {self.max_length})", self.buffer, "overlong.buffer")
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {} if self.kind == "soft" else dict.fromkeys(("max_length", "buffer"), "overlong.kind=soft")
 
@@ -118,7 +118,7 @@ class Mismatch:
         _need(self.alarm_gap > 0, "> 0", self.alarm_gap, "mismatch.alarm_gap")
         _need(0 <= self.alarm_share <= 1, "in [0, 1]", self.alarm_share, "mismatch.alarm_share")
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         found = {} if self.kind.startswith("seq") else {"agg": "mismatch.kind=seq_trunc or seq_mask"}
         if not self.kind.endswith("mask"):
@@ -245,7 +245,7 @@ class PolicyGradientConfig(Piece):
         """Return the columns filled: one sample has no advantage among its like."""
         return self.PROVIDES if self.min_group >= 2 else self.PROVIDES - {"stats.sum_abs_advantage_correct"}
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         found: dict[str, str] = {}
         if self.objective != "clip":

@@ -17,7 +17,7 @@ from instar.components.policy_io import logits_dtype
 from instar.components.update.advantages import Ints
 from instar.components.update.batching import Micro, mask, micro_batches
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience
+from instar.components.update.update_batch import UpdateBatch
 from instar.errors import ConfigError, NumericsError
 from instar.kernels.logprob.dispatch import selected_logprob
 
@@ -113,7 +113,7 @@ def compute(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
 
 
 def check_forward(
-    model: Any, data: Experience, rows: Ints, config: PolicyGradientConfig, resident: dict[Any, Any] | None = None
+    model: Any, data: UpdateBatch, rows: Ints, config: PolicyGradientConfig, resident: dict[Any, Any] | None = None
 ) -> None:
     """Raise `ConfigError` unless trunk and head give the model's own log-probabilities on `rows`, in the chosen layout.
 
@@ -151,7 +151,7 @@ def sliding_window(config: Any) -> int | None:
     return int(window) if window and "sliding_attention" in kinds else None
 
 
-def _alone(model: Any, data: Experience, row: int) -> Tensor:
+def _alone(model: Any, data: UpdateBatch, row: int) -> Tensor:
     """Return one rollout's log-probabilities from the model's own logits over nothing but its tokens.
 
     Raises `ConfigError` when the logits are not what the head gave, bit for bit.

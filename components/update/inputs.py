@@ -17,8 +17,8 @@ from instar.components.policy_io import cast_copy, load_model
 from instar.components.update import memory
 from instar.components.update.advantages import Ints
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience
 from instar.components.update.learner import device
+from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, LedgerError
 
@@ -50,7 +50,7 @@ def check(
         )
 
 
-def check_rollouts(data: Experience, policy: Policy, config: PolicyGradientConfig) -> None:
+def check_rollouts(data: UpdateBatch, policy: Policy, config: PolicyGradientConfig) -> None:
     """Raise for groups too small for the baseline, tokens that the model does not have, and rollouts of another policy
     that nothing corrects."""
     if config.baseline in ("group", "loo") and (data.group_size < 2).any():
@@ -106,7 +106,7 @@ def reference_model(reference: Policy | None, policy: Policy, config: PolicyGrad
     return found
 
 
-def dumper(data: Experience, rollouts: pa.Table, scores: pa.Table, folder: Path) -> Callable[[Ints], Path]:
+def dumper(data: UpdateBatch, rollouts: pa.Table, scores: pa.Table, folder: Path) -> Callable[[Ints], Path]:
     """Return a function that saves the rollouts numbered `rows` with their scores as Parquet and returns the folder."""
 
     def dump(rows: Ints) -> Path:

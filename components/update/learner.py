@@ -6,9 +6,9 @@ themselves they answer far worse than their rounded values do (docs/performance.
 
 `trainer.json` names the policy the state belongs to by a hash of its weights, so a state cannot continue another
 policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
-`base.safetensors` holds the unmerged matrices in place of the masters. What the files hold also stays in memory as `Kept`, under
-`("pending-trainer", str(folder))` and, after the commit, `("trainer", digest)`: the next update in the same process reads
-no file. Outputs that do not outlive the process (`ctx.durable` is false) have it there alone, on the device unless `moments`
+`base.safetensors` holds the unmerged matrices in place of the masters. What the files hold also stays in memory as
+`ResidentTrainerState`: the next update in the same process reads no file.
+Outputs that do not outlive the process (`ctx.durable` is false) have it there alone, on the device unless `moments`
 says otherwise; their `optimizer.safetensors` is empty.
 """
 
@@ -26,13 +26,13 @@ from torch.utils.checkpoint import checkpoint
 from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import cast_copy, fingerprint
 from instar.components.update import lora
+from instar.components.update.bfloat16_copy import Bfloat16Copy
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_head
 from instar.components.update.forward import as_loaded
-from instar.components.update.kept import Kept, broken, take_kept, take_masters, versions
 from instar.components.update.optimizer import Optimizer
 from instar.components.update.parallel.ranks import Ranks
-from instar.components.update.working import Working
+from instar.components.update.resident_state import ResidentTrainerState, broken, take_masters, take_resident, versions
 from instar.contract import Context
 from instar.errors import ConfigError
 
@@ -60,7 +60,7 @@ class Learner:
         self.config, self.digest, self.updates, self.ranks = config, digest, 0, Ranks()
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
         self.device = device(config)
-        kept = take_kept(saved, model, record, ctx)
+        kept = take_resident(saved, model, record, ctx)
         if record is not None:
             _check_record(record, model if kept is None else None, config, saved)
         self.source = record["fingerprint"] if record else fingerprint(model)
@@ -85,9 +85,9 @@ class Learner:
         if record is not None and saved is not None:
             self._load(saved, record, kept)
         self.begin()
-        self.working: Working | None = None
+        self.working: Bfloat16Copy | None = None
         if copies and config.dtype == "bfloat16":
-            self.working = Working(
+            self.working = Bfloat16Copy(
                 self.model, model if masters is not model and model.dtype == torch.bfloat16 else None
             )
         self.compute: Any = self.model if self.working is None else self.working.model
@@ -157,7 +157,7 @@ class Learner:
         target.write_json("trainer.json", record if written else record | {"resident": True})
         # A device's memory belongs to the sampler now; files of adapters are small next to the base they came from.
         if not self.elsewhere and (not ctx.durable or (self.device == "cpu" and self._lora is None)):
-            ctx.resident[("pending-trainer", str(target.path))] = Kept(
+            ctx.resident[("pending-trainer", str(target.path))] = ResidentTrainerState(
                 model=weakref.ref(model),
                 versions=versions(model),
                 tensors=at_rest(tensors, self.config.moments),
@@ -193,7 +193,7 @@ class Learner:
             return self.working.model
         return cast_copy(model, torch.bfloat16, self.device)
 
-    def _load(self, saved: TrainerState, record: dict[str, Any], kept: Kept | None) -> None:
+    def _load(self, saved: TrainerState, record: dict[str, Any], kept: ResidentTrainerState | None) -> None:
         parts: dict[str, dict[str, Tensor]] = {"critic": {}, "adapter": {}, "moments": {}}
         for key, value in (_read(saved, "optimizer") if kept is None else kept.tensors).items():
             head, _, name = key.partition("/")

@@ -21,17 +21,17 @@ from instar.components.policy_io import RESIDENT
 from instar.components.update import footprint
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience
 from instar.components.update.footprint import SIZES, Passes
 from instar.components.update.footprint import Plan as Plan  # what `plan` returns is named here, too
 from instar.components.update.learner import device
+from instar.components.update.update_batch import UpdateBatch
 from instar.contract import PERF, Metrics
 from instar.errors import ConfigError
 from instar.memory_limits import address_space_left
 
 
 def plan(
-    policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, checkpointing: bool
+    policy: Policy, config: PolicyGradientConfig, data: UpdateBatch, has_reference: bool, checkpointing: bool
 ) -> Plan:
     """Return the prediction for `data`; sizes come from the headers of the weight files and from `config.json`."""
     shape = sizes(policy.read_json("config.json"))
@@ -54,7 +54,7 @@ def plan(
 
 
 def decide(
-    policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, device: str, held: int = 0
+    policy: Policy, config: PolicyGradientConfig, data: UpdateBatch, has_reference: bool, device: str, held: int = 0
 ) -> Plan:
     """Return the plan of `gradient_checkpointing`, or for `auto` the first that fits what is free; raise if none does.
 

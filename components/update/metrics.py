@@ -10,16 +10,16 @@ import torch
 
 from instar.components.update.advantages import Bools, Floats, group_sum, zero_variance
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience
 from instar.components.update.losses import LOG_MOST
 from instar.components.update.trainer import Outcome, Trace
+from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Metrics
 
 MOST = 700.0
 """Largest exponent that a metric shows: exp of more is infinite in float64."""
 
 
-def collect(config: PolicyGradientConfig, data: Experience, outcome: Outcome) -> Metrics:
+def collect(config: PolicyGradientConfig, data: UpdateBatch, outcome: Outcome) -> Metrics:
     """Return all metrics of an update."""
     entropy = _token_means(data, outcome.trace)
     everything = np.ones(len(data.group), dtype=np.bool_)
@@ -42,7 +42,7 @@ def collect(config: PolicyGradientConfig, data: Experience, outcome: Outcome) ->
 
 
 def _rollout_metrics(
-    config: PolicyGradientConfig, data: Experience, outcome: Outcome, mask: Bools, entropy: Floats
+    config: PolicyGradientConfig, data: UpdateBatch, outcome: Outcome, mask: Bools, entropy: Floats
 ) -> Metrics:
     rows = np.flatnonzero(data.valid & mask)
     if not len(rows):
@@ -117,7 +117,7 @@ def _bounded(trace: Trace) -> Metrics:
     return {name: float(count) for name, count in counts.items() if count}
 
 
-def _token_means(data: Experience, trace: Trace) -> Floats:
+def _token_means(data: UpdateBatch, trace: Trace) -> Floats:
     """Return each rollout's mean token entropy at its first forward pass, NaN where it had none, [N]."""
     token = np.full(len(data.behaviour), np.nan)
     for at, entropy in reversed(list(zip(trace.tokens, trace.entropy, strict=True))):

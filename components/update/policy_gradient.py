@@ -14,8 +14,10 @@ import numpy as np
 from instar.artifact import Policy
 from instar.components import policy_io
 from instar.components.rollout.engine import ENGINE
-from instar.components.update import batching, experience, forward, inputs, learner, memory, metrics, stats, trainer
+from instar.components.update import batching, forward, inputs, memory, metrics, stats, trainer, update_batch
 from instar.components.update.config import PolicyGradientConfig
+from instar.components.update.learner import Learner
+from instar.components.update.learner import device as device_of
 from instar.contract import Context, Metrics
 
 if TYPE_CHECKING:
@@ -27,11 +29,11 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) ->
     """Train the policy on one batch of scored rollouts."""
     inputs.check(ins.policy, ins.trainer, ins.reference, config, ctx)
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
-    data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
+    data = update_batch.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)
     config = resolve(config, data, ins.policy)
     ctx.resident.pop(ENGINE, None)  # the sampler's weights make room before the plan looks at what is free
-    frozen_needed, device = inputs.needs_reference(ins.reference, ins.policy, config), learner.device(config)
+    frozen_needed, device = inputs.needs_reference(ins.reference, ins.policy, config), device_of(config)
     counted = [ins.policy.digest, ins.trainer.digest if ins.trainer else ""]
     counted += [ins.reference.digest] if frozen_needed and ins.reference else []
     held = memory.held_bytes(ctx.resident, counted, device)
@@ -40,30 +42,30 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) ->
     ctx.heartbeat(memory.line(plan, config.packing), memory.metrics(plan))
     reference = inputs.reference_model(ins.reference, ins.policy, config, ctx)
 
-    student = learner.Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer, ins.policy.digest)
+    learner = Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer, ins.policy.digest)
     dump = inputs.dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
-    frozen = student.compute if reference is None else reference
-    outcome = trainer.train(student, data, config, ctx, frozen, dump)
+    frozen = learner.compute if reference is None else reference
+    outcome = trainer.train(learner, data, config, ctx, frozen, dump)
     forward.as_loaded(frozen)
     outs.stats.write(stats.arm_stats(config, data, outcome.abs_advantage, outcome.kept))
-    write(student, outcome, ins.policy, outs, ctx)
+    write(learner, outcome, ins.policy, outs, ctx)
     return {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
 
 
-def write(student: learner.Learner, outcome: trainer.Outcome, source: Policy, outs: Outs, ctx: Context) -> None:
+def write(learner: Learner, outcome: trainer.Outcome, source: Policy, outs: Outs, ctx: Context) -> None:
     """Write the next policy and its trainer state, and leave in memory what spares the next stages reading them."""
     if outcome.trace.grad_norms or (source.path / policy_io.RESIDENT).is_file():
-        student.export_adapter(outs.policy)
-    model = student.save(outs.trainer, outcome.trace.normalisers, ctx)
-    if student.fingerprint == student.source:  # the same weights may get another digest, and have to say the same
+        learner.export_adapter(outs.policy)
+    model = learner.save(outs.trainer, outcome.trace.normalisers, ctx)
+    if learner.fingerprint == learner.source:  # the same weights may get another digest, and have to say the same
         ctx.resident.pop(policy_io.CANARY, None)
     if not outcome.trace.grad_norms:
         policy_io.keep_policy(model, source, outs.policy, ctx)
         return
-    policy_io.save_policy(model, source, outs.policy, ctx, student.fingerprint)
+    policy_io.save_policy(model, source, outs.policy, ctx, learner.fingerprint)
 
 
-def resolve(config: PolicyGradientConfig, data: experience.Experience, policy: Policy) -> PolicyGradientConfig:
+def resolve(config: PolicyGradientConfig, data: update_batch.UpdateBatch, policy: Policy) -> PolicyGradientConfig:
     """Return the configuration with the layout chosen. Packed masks know no sliding window, so rows as wide as one stay alone."""
     if config.packing != "auto":
         return config

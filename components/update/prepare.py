@@ -15,7 +15,7 @@ from instar.components.update import aggregate, critic, filters, overlong
 from instar.components.update.advantages import Bools, Floats, Ints, advantages, whiten
 from instar.components.update.batching import Micro, micro_batches
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience, ragged
+from instar.components.update.update_batch import UpdateBatch, ragged
 from instar.contract import Context
 
 
@@ -53,7 +53,7 @@ def needs_prior(config: PolicyGradientConfig) -> bool:
     return config.baseline == "critic" or config.kl.place == "reward"
 
 
-def compute(config: PolicyGradientConfig, data: Experience, prior: Prior | None) -> Advantages:
+def compute(config: PolicyGradientConfig, data: UpdateBatch, prior: Prior | None) -> Advantages:
     """Return the advantages of all valid rollouts, before any filter."""
     rows = np.flatnonzero(data.valid)
     lengths = data.lengths[rows]
@@ -95,14 +95,14 @@ def _floats(values: Tensor) -> Floats:
     return np.asarray(values.double().cpu().numpy())
 
 
-def kept_groups(config: PolicyGradientConfig, data: Experience) -> Bools:
+def kept_groups(config: PolicyGradientConfig, data: UpdateBatch) -> Bools:
     """Return the groups that reach the optimiser, [G]."""
     rows = np.flatnonzero(data.valid)
     return filters.keep_groups(config.filter, data.correct[rows], data.group[rows], data.num_groups)
 
 
 def minibatches(
-    config: PolicyGradientConfig, data: Experience, kept: Bools, found: Advantages, ctx: Context
+    config: PolicyGradientConfig, data: UpdateBatch, kept: Bools, found: Advantages, ctx: Context
 ) -> list[Minibatch]:
     """Return the optimiser steps of one epoch: kept groups, shuffled by key and dealt whole; epochs repeat them.
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from instar.components.update.advantages import Bools, Floats, advantages, centred, zero_variance
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience
+from instar.components.update.update_batch import UpdateBatch
 from instar.rows import ArmStatsRow
 
 
-def arm_stats(config: PolicyGradientConfig, data: Experience, abs_advantage: Floats, kept: Bools) -> list[ArmStatsRow]:
+def arm_stats(config: PolicyGradientConfig, data: UpdateBatch, abs_advantage: Floats, kept: Bools) -> list[ArmStatsRow]:
     """Return one row per arm of the batch, in name order.
 
     Sums run over valid rollouts: scored, in groups with at least `min_group` scores. `num_invalid` counts what was

@@ -22,9 +22,9 @@ from instar.components.update.advantages import Bools, Ints
 from instar.components.update.batching import Micro, micro_batches, padding_ratio
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_loss
-from instar.components.update.experience import Experience
 from instar.components.update.forward import check_forward, score
 from instar.components.update.learner import Learner
+from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
 from instar.errors import NumericsError
 
@@ -74,7 +74,7 @@ class _Constants:
 
 
 def train(
-    learner: Learner, data: Experience, config: PolicyGradientConfig, ctx: Context, reference: Any, dump: Dump
+    learner: Learner, data: UpdateBatch, config: PolicyGradientConfig, ctx: Context, reference: Any, dump: Dump
 ) -> Outcome:
     """Change `learner.model` by one update and return what happened.
 
@@ -115,7 +115,7 @@ def train(
 
 def measure(
     learner: Learner,
-    data: Experience,
+    data: UpdateBatch,
     micros: list[Micro],
     config: PolicyGradientConfig,
     reference: Any,
@@ -156,7 +156,7 @@ def _kind(learner: Learner) -> torch.dtype:
     return torch.float64 if learner.config.dtype == "float64" else torch.float32
 
 
-def _constants(learner: Learner, data: Experience, found: prepare.Advantages, prior: prepare.Prior) -> _Constants:
+def _constants(learner: Learner, data: UpdateBatch, found: prepare.Advantages, prior: prepare.Prior) -> _Constants:
     def tensor(values: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
         return torch.from_numpy(values.astype(np.float64)).to(device=learner.device, dtype=_kind(learner))
 
@@ -172,14 +172,14 @@ def _constants(learner: Learner, data: Experience, found: prepare.Advantages, pr
     )
 
 
-def _current(learner: Learner, data: Experience) -> Bools:
+def _current(learner: Learner, data: UpdateBatch) -> Bools:
     """Return which rollouts the policy itself made, [N]; all where the learner does not say whose it is."""
     return np.asarray([not learner.digest or policy == learner.digest for policy in data.policy], dtype=np.bool_)
 
 
 def _compare_first(
     learner: Learner,
-    data: Experience,
+    data: UpdateBatch,
     micros: list[Micro],
     constants: _Constants,
     config: PolicyGradientConfig,

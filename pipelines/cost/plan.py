@@ -16,7 +16,7 @@ from typing import Literal
 from instar.errors import ConfigError
 from instar.pipelines.cost.case import Case, text_pieces
 from instar.pipelines.cost.constants import Constants
-from instar.pipelines.cost.segment import Segment, segment
+from instar.pipelines.cost.run import Segment, segment
 from instar.pipelines.cost.sizes import traffic
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, MAX_TASKS, MAX_UNROLL, trace

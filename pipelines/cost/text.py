@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from instar.pipelines.cost.plan import LIMIT, Plan, remedy
-from instar.pipelines.cost.segment import pull_seconds
+from instar.pipelines.cost.run import pull_seconds
 from instar.pipelines.cost.sizes import policy_bytes
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

@@ -21,7 +21,7 @@ PROMPTS = {
 """Longest and mean prompt of a template, in tokens. 1,024 is the limit of SEC's scripts, 256 assumed; `few_shot` was counted with
 SmolLM2's tokenizer. A longer prompt runs: the sampler then holds fewer rows, and the update is planned again with its batch."""
 SHOWN = 2
-"""Attempts that the longest derived prompt shows: a pair."""
+"""Attempts that the longest generated prompt shows: a pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +54,16 @@ class Work:
     @property
     def mean_prompt(self) -> float:
         """Mean prompt, of those that show attempts as well."""
-        asked, derived = PROMPTS[self.text.dataset_prep.pools.template][1], self.recipe.curriculum.derived
-        if derived is None:
+        asked, generated = PROMPTS[self.text.dataset_prep.pools.template][1], self.recipe.curriculum.generated
+        if generated is None:
             return asked
-        share = 0.5 if derived.mode == "alternate" else derived.prompts / self.groups
+        share = 0.5 if generated.mode == "alternate" else generated.prompts / self.groups
         return asked + share * self.mean
 
     @property
     def prompt(self) -> int:
         """Longest prompt that is trained on."""
-        return self.asked + SHOWN * self.new * (self.recipe.curriculum.derived is not None)
+        return self.asked + SHOWN * self.new * (self.recipe.curriculum.generated is not None)
 
     @property
     def longest(self) -> int:
@@ -82,9 +82,9 @@ class Work:
 
     @property
     def groups(self) -> int:
-        """Prompts of one step, derived ones included where they come on top."""
+        """Prompts of one step, generated ones included where they come on top."""
         drawn = self.recipe.curriculum
-        extra = drawn.derived.prompts if drawn.derived is not None and drawn.derived.mode == "mixed" else 0
+        extra = drawn.generated.prompts if drawn.generated is not None and drawn.generated.mode == "mixed" else 0
         return drawn.slots + extra
 
     @property

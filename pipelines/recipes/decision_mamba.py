@@ -7,14 +7,14 @@ from what was logged and what it would have done, and its weight in the blend gr
 
 from __future__ import annotations
 
-from instar.components.control.gate import GateConfig
-from instar.components.control_policy.config import DecisionMambaArch
+from instar.components.continuous.config import DecisionMambaArch
 from instar.components.curriculum.config import UniformConfig
 from instar.components.dataset_prep.offline.config import D4rlSource, MinariSource, OfflineConfig, PendulumSource
 from instar.components.evaluate.config import SimulateConfig
 from instar.components.reward.config import RefineConfig
 from instar.components.rollout.config import ProposeConfig
 from instar.components.update.sequence.config import SequenceConfig
+from instar.pipelines.gate import GateConfig
 from instar.pipelines.recipe import Recipe, Scale
 
 

@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line, or the supervisor without it."""
     if sys.argv[1:2] == ["supervise"]:
         from instar.border import ended
-        from instar.components.control import pid1
+        from instar.pipelines.supervise import pid1
 
         raise SystemExit(ended(lambda: pid1.main(sys.argv[2:])))
     from instar.cli import main as command_line

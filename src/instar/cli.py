@@ -209,7 +209,7 @@ def control(context: typer.Context) -> None:
 )
 def supervise(context: typer.Context) -> None:
     """Watch a command."""
-    from instar.components.control import pid1
+    from instar.pipelines.supervise import pid1
 
     raise typer.Exit(pid1.main(context.args))
 

@@ -17,10 +17,6 @@ from typing import Any
 from instar import config as configs
 from instar import head as heads
 from instar import plain, terminal
-from instar.components.control import chain
-from instar.components.control.chain import Action
-from instar.components.control.generations import is_generation
-from instar.components.control.segment import TOKEN
 from instar.conformance import require_conditional
 from instar.errors import ConfigError
 from instar.head import ChainConfig, Head
@@ -28,6 +24,10 @@ from instar.kfp.api import KfpApi, Schedule, Version
 from instar.kfp.client import open_kfp
 from instar.kfp.schedule import check_cron, reconcile_schedule
 from instar.lifecycle import open_evolution
+from instar.pipelines.chain import submission
+from instar.pipelines.chain.generations import is_generation
+from instar.pipelines.chain.segment import TOKEN
+from instar.pipelines.chain.submission import Action
 from instar.pipelines.pools import LOCAL, Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, MAX_FAN_OUT, pipeline_name, trace
@@ -116,7 +116,7 @@ def submit(
                 action="choose another --name for the new ones, or repeat the command as it was",
             )
         head = Head(evolution=name, ledger=workspace.ledger.head)
-        return chain.start(workspace.store, api, head, settings, owner)
+        return submission.start(workspace.store, api, head, settings, owner)
 
 
 def _adopt_generation(workspace: Workspace) -> Action:
@@ -195,7 +195,7 @@ def status(directory: Path) -> dict[str, Any]:
     settings = heads.read_chain(workspace.store, workspace.evolution)
     api = server.open()
     runs = api.find_runs(settings.experiment, latest.run_name) if latest else []
-    run = chain.known(api, runs[-1]) if runs else None
+    run = submission.known(api, runs[-1]) if runs else None
     newest = {"run": run.run_id, "state": run.state or "new"} if run else {}
     newest |= {"error": run.error} if run and run.error else {}
     return {**configs.to_dict(head), **newest, "attempt": latest.attempt if latest else 0}
@@ -204,7 +204,7 @@ def status(directory: Path) -> dict[str, Any]:
 def stop(directory: Path, reason: str) -> Action:
     """Stop an evolution: no further run is started, and the one that runs is terminated."""
     workspace = open_workspace(directory)
-    return chain.stop(workspace.store, server_of(directory).open(), workspace.evolution, reason)
+    return submission.stop(workspace.store, server_of(directory).open(), workspace.evolution, reason)
 
 
 def resume(directory: Path) -> Action:
@@ -212,7 +212,7 @@ def resume(directory: Path) -> Action:
     workspace = open_workspace(directory)
     with locked(directory):
         owner = _write_handle(directory, server_of(directory))
-        return chain.resume(workspace.store, server_of(directory).open(), workspace.evolution, owner)
+        return submission.resume(workspace.store, server_of(directory).open(), workspace.evolution, owner)
 
 
 def server_of(directory: Path) -> Server:

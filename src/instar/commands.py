@@ -9,7 +9,7 @@ from pathlib import Path
 from instar.errors import ConfigError
 from instar.lifecycle import check_code, close, open_evolution, stored_recipe
 from instar.memory_limits import address_space_left, limits
-from instar.pipelines import machine, versions
+from instar.pipelines import preflight, versions
 from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
@@ -57,7 +57,7 @@ def run_in_containers(
     device: str | None = None,
 ) -> None:
     """Run a recipe with every task in its own Docker container, from the pipelines that a cluster would get."""
-    from instar.pipelines.containers.chain import drive
+    from instar.pipelines.containers.evolution import drive
     from instar.pipelines.pools import load, load_images
     from instar.report import write_report
     from instar.tracking import open_tracker
@@ -93,7 +93,7 @@ def evolve_in(
     `seed` keys every random number. `store` is a directory or `s3://bucket/prefix` (default: inside `directory`), `tracking`
     an MLflow URI or `off`. Raises the errors of `instar.errors`; what was committed before an error stays.
     """
-    machine.check(recipe)
+    preflight.check(recipe)
     if store is not None:
         open_store(store)
     path = Path(directory)
@@ -124,7 +124,7 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
     with locked(directory):
         workspace = open_workspace(directory)
         recipe = stored_recipe(workspace)
-        machine.check(recipe)
+        preflight.check(recipe)
         check_code(workspace, accept_code)
         return _drive(workspace, recipe, mode, tracking)
 

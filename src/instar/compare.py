@@ -10,7 +10,7 @@ from typing import Any
 from instar import config as configs
 from instar.errors import ConfigError
 from instar.lifecycle import stored_recipe
-from instar.pipelines import machine
+from instar.pipelines import preflight
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 from instar.resolve import changed
@@ -42,17 +42,17 @@ def evaluate(
     suite, scale = chosen.name, chosen.scale
     recipe = changed(chosen, given, suite)
     configs.check_read(recipe, given, suite)
-    machine.check(recipe, ("test",))
+    preflight.check(recipe, ("test",))
     command = ["instar", "evaluate", str(policy), "--against", against, "--suite", suite, "--scale", scale]
     command += ["--seed", str(seed), *(["--tracking", scrub(tracking)] if tracking else [])]
     command += [word for value in sets for word in ("--set", value)]
     page = Page(path=markdown, seed=seed, command=tuple(command)) if markdown else None
     with tempfile.TemporaryDirectory(prefix="instar-evaluate-") as temporary:
         if registry:
-            champion = registry_side(tracking or _embedded_registry(policy), suite, Path(temporary))
+            baseline = registry_side(tracking or _embedded_registry(policy), suite, Path(temporary))
         else:
-            champion = side(Path(against))
-        return compare_policies(side(policy), champion, recipe, f"{suite}-{scale}-seed{seed}", Path(temporary), page)
+            baseline = side(Path(against))
+        return compare_policies(side(policy), baseline, recipe, f"{suite}-{scale}-seed{seed}", Path(temporary), page)
 
 
 def _check_judged(given: Mapping[str, Any], tracking: str | None, registry: bool) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from instar import contract
-from instar.components.catalog import STAGES
 from instar.contract import Stage
+from instar.pipelines.catalog import STAGES
 
 
 def describe(stage: Stage[Any, Any, Any]) -> str:

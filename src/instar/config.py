@@ -203,11 +203,11 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
 def check_read(config: Any, given: Any, where: str) -> None:
     """Raise for a given field that has no effect beside the others.
 
-    `unread` of its class, or of one that holds it, maps such a field (`a.b` for one of a part) to what would read it.
+    `ineffective_fields` of its class, or of one that holds it, maps such a field (`a.b` for one of a part) to what would read it.
     """
     if not (dataclasses.is_dataclass(config) and isinstance(given, Mapping)):
         return
-    readers: dict[str, str] = getattr(config, "unread", dict)()
+    readers: dict[str, str] = getattr(config, "ineffective_fields", dict)()
     for path, reader in readers.items():
         *parts, name = path.split(".")
         holder, told = config, given

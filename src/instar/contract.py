@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -82,8 +82,9 @@ class Stage(Generic[I, O, C]):
             artifact.path.mkdir(parents=True, exist_ok=True)
         metrics = self.run(ins, outs, config, ctx)
         for name, artifact in artifacts(outs).items():
-            artifact.require()
-            if isinstance(artifact, Artifact) and not any(artifact.path.iterdir()):
+            if any(artifact.path.iterdir()):
+                artifact.require()
+            elif ports(self.outs)[name][1]:
                 raise self._wiring(name, "files", "an empty folder")
         bad = {k: v for k, v in metrics.items() if not isinstance(v, int | float) or not math.isfinite(v)}
         if bad:
@@ -95,12 +96,6 @@ class Stage(Generic[I, O, C]):
             )
         return metrics
 
-    def component(self, image: str) -> Any:
-        """Return the stage as a Kubeflow container component run in `image` (needs the `kubeflow` extra)."""
-        from instar.pipelines.kubeflow_components import component
-
-        return component(self, image)
-
     def _wiring(self, name: str, expected: str, found: str) -> ContractError:
         return ContractError(expected=expected, found=found, where=f"{self.name}.{name}", action="fix the wiring")
 
@@ -108,12 +103,14 @@ class Stage(Generic[I, O, C]):
 def ports(declaration: type[Any]) -> dict[str, tuple[type[Artifact], bool]]:
     """Return name -> (artifact class, required) of an `Ins` or `Outs` dataclass.
 
-    `X | None` is an optional port, `tuple[X, ...]` a port that takes one artifact or more (see `variadic`).
+    `X | None` is an optional port. An optional output that stays empty means none. `tuple[X, ...]` is a port that takes several
+    artifacts (see `variadic`): at least one, or also none where its default is `()`.
     """
     out: dict[str, tuple[type[Artifact], bool]] = {}
+    defaults = {field.name: field.default for field in dataclasses.fields(declaration)}
     for name, hint in get_type_hints(declaration).items():
         if get_origin(hint) is tuple:
-            out[name] = (get_args(hint)[0], True)
+            out[name] = (get_args(hint)[0], defaults[name] != ())
             continue
         inner = [a for a in get_args(hint) if a is not type(None)] if _is_union(hint) else [hint]
         out[name] = (inner[0], not _is_union(hint))
@@ -123,6 +120,23 @@ def ports(declaration: type[Any]) -> dict[str, tuple[type[Artifact], bool]]:
 def variadic(declaration: type[Any]) -> frozenset[str]:
     """Return the ports that take several artifacts. Their members are named `port.0`, `port.1`, ..."""
     return frozenset(name for name, hint in get_type_hints(declaration).items() if get_origin(hint) is tuple)
+
+
+ON_REQUEST = "on request"
+"""Marks an optional port, `Annotated[X | None, ON_REQUEST]`, that is there only for configurations that list it in their
+`reads` (an input) or `writes` (an output). A result then does not depend on an input that its strategy never looks at."""
+
+
+def on_request(declaration: type[Any]) -> frozenset[str]:
+    """Return the ports that are marked `ON_REQUEST`."""
+    hints = get_type_hints(declaration, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if ON_REQUEST in getattr(hint, "__metadata__", ()))
+
+
+def requested(declaration: type[Any], asked: Iterable[str]) -> dict[str, tuple[type[Artifact], bool]]:
+    """Return the ports that are there for a configuration that asks for `asked`."""
+    absent = on_request(declaration) - frozenset(asked)
+    return {name: port for name, port in ports(declaration).items() if name not in absent}
 
 
 def port_of(name: str) -> str:

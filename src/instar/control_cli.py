@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from instar import contract, executor
-from instar.components.control import segment
-from instar.components.control.pointers import Pointers, pointers_of
-from instar.components.control.segment import Run
 from instar.errors import ConfigError, nearest
 from instar.executor import ExecutorInput, Pointer
 from instar.head import Head
+from instar.pipelines.chain import segment
+from instar.pipelines.chain.pointers import pointers, pointers_of
+from instar.pipelines.chain.segment import Run
 from instar.pipelines.replay import Standing
 from instar.store_files import storage_errors, write_whole
 from instar.terminal import say
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         with storage_errors(Path(args["outputs"])):
             Path(args["outputs"]).mkdir(parents=True, exist_ok=True)
     if name == "gang":
-        from instar.components.control.gang.task import main_gang
+        from instar.pipelines.chain.gang.task import main_gang
 
         return main_gang(args["executor_input"] or "")
     given = executor.parse(args["executor_input"]) if args["executor_input"] else None
@@ -111,10 +111,11 @@ def _pointers(standing: Standing | None, ends: bool) -> dict[str, Pointer]:
     """Return the loop's state. After a gate that ended the evolution every pointer says so, and later stages do nothing."""
     if standing is None:
         return {}
-    kinds = {name: kind.__name__ for name, (kind, _) in contract.ports(Pointers).items()}
+    declared = pointers(standing.recipe)
+    kinds = {name: kind.__name__ for name, (kind, _) in contract.ports(declared).items()}
     if ends and standing.ended:
         return {name: Pointer(digest="", type=kind, stopped=standing.ended) for name, kind in kinds.items()}
-    found = pointers_of(standing.lineage)
+    found = pointers_of(standing.position, declared)
     return {name: Pointer(digest=a.digest if a else "", type=kinds[name]) for name, a in found.items()}
 
 
@@ -148,7 +149,7 @@ def _write_files(folder: Path, made: Made) -> None:
 
 def _tick(values: Mapping[str, Any]) -> int:
     """Repair the newest generation of an evolution, or begin the next one when it is done and `restart` is set."""
-    from instar.components.control.generations import tick_newest
+    from instar.pipelines.chain.generations import tick_newest
     from instar.store import open_store
 
     api = segment.api_from_environment()

@@ -68,7 +68,7 @@ BODIES: dict[str, dict[str, Check]] = {
              "recipe.iterations": _count, "recipe.inner_steps": _count},
     "stage": {"stage": _text, "iteration": _count, "step": _count, "key": _text, "inputs": _DIGESTS, "outputs": _DIGESTS,
               "metrics": _NUMBERS, "code": _text},
-    "gate": {"iteration": _count, "evaluation": _digest, "champion": _digest_or_none, "decision.action": _text,
+    "gate": {"iteration": _count, "evaluation": _digest, "baseline": _digest_or_none, "decision.action": _text,
              "decision.reason": _text, "decision.promote": lambda value: isinstance(value, bool)},
     "promote": {"policy": _digest, "evaluation": _digest, "model": _text},
     "accept_code": {"code": _text},

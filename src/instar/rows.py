@@ -68,7 +68,7 @@ class RolloutRow:
     rollout_id: Annotated[str, Column("`<group_id>/<sample>`", unique=True, min_length=1)]
     task_id: Annotated[str, Column("task that was attempted; of a logged window, its episode", min_length=1)]
     arm: Annotated[str, Column("arm of the task", min_length=1)]
-    kind: Annotated[str, Column("trajectory kind", one_of=("text", "control", "browser", "desktop"))]
+    kind: Annotated[str, Column("trajectory kind", one_of=("text", "continuous", "browser", "desktop"))]
     group_id: Annotated[str, Column("samples of one prompt share it", min_length=1)]
     policy: Annotated[str, Column("digest of the policy that acted", min_length=1)]
     token_ids: Annotated[list[int], Column("prompt, action and observation tokens in order")]

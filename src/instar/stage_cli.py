@@ -25,12 +25,12 @@ from instar.artifact import Artifact
 from instar.border import named
 from instar.cas import Cas
 from instar.code import code_version
-from instar.components.catalog import STAGES
-from instar.components.control.supervisor import Heartbeat
 from instar.contract import Context, Shard, Stage
 from instar.errors import ConfigError, ContractError, LedgerError, nearest
 from instar.executor import ExecutorInput, Pointer
+from instar.heartbeat import Heartbeat
 from instar.ledger import memo_key
+from instar.pipelines.catalog import STAGES
 from instar.records import Records
 from instar.store import open_store
 from instar.store_files import check_writable, storage_errors, write_whole
@@ -67,8 +67,8 @@ def main(argv: Sequence[str]) -> int:
     if result:
         write_whole(result, json.dumps(done, sort_keys=True))
     if args["outputs"]:
-        for port, digest in done["outputs"].items():
-            write_whole(Path(args["outputs"]) / port, digest)
+        for port in contract.ports(stage.outs):
+            write_whole(Path(args["outputs"]) / port, done["outputs"].get(port, ""))
     return 0
 
 
@@ -230,7 +230,7 @@ def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> di
     for port in contract.variadic(stage.ins) & set(digests):  # a list of one
         digests[f"{port}.0"] = digests.pop(port)
     done = _run(stage, args, digests, record=True)
-    pointers = {n: Pointer(digest=done["outputs"][port_name(stage, n)], type=kind) for n, kind in kinds.items()}
+    pointers = {n: Pointer(digest=done["outputs"].get(port_name(stage, n), ""), type=kind) for n, kind in kinds.items()}
     metadata = {"schema": 1, "iteration": iteration, "policy_id": digests.get("policy", "")}
     executor.write(given, pointers, metadata, _metrics(given, done["metrics"]))
     return done

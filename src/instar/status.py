@@ -19,7 +19,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     opened = next(ledger.of("open"), None)
     gates, closed = list(ledger.of("gate")), next(ledger.of("close"), None)
     tested = [e for e in ledger.of("stage") if e.body["stage"] == "evaluate"]
-    policy, champion = lineage(ledger.entries)
+    policy, champion = position(ledger.entries)
     body = opened.body if opened else {}
     return {
         "evolution": workspace.evolution,
@@ -37,7 +37,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def lineage(entries: Iterable[Entry]) -> tuple[str, str]:
+def position(entries: Iterable[Entry]) -> tuple[str, str]:
     """Return the policy that an evolution goes on from and its champion, as `evolution.settle` decides; "" while there is none."""
     policy = champion = ""
     for entry in entries:

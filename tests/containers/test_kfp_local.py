@@ -23,7 +23,7 @@ from instar.lifecycle import open_evolution
 from instar.pipelines.containers import ir
 from instar.pipelines.containers.engine import connect, open_folder
 from instar.pipelines.containers.run import Options, run
-from instar.pipelines.evolution import lineages
+from instar.pipelines.evolution import positions
 from instar.pipelines.kubeflow import compile_graph
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.pools import Images, load
@@ -139,7 +139,7 @@ def in_process(recipe: Recipe, folder: Path) -> Workspace:
     torch.set_num_threads(1)
     workspace = create_workspace(folder / "inprocess", EVOLUTION)
     open_evolution(workspace, recipe, 0)
-    next(lineage for lineage in lineages(LocalRunner(workspace, threads=1), recipe) if lineage.iteration == 1)
+    next(position for position in positions(LocalRunner(workspace, threads=1), recipe) if position.iteration == 1)
     return workspace
 
 

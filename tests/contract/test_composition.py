@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from instar import config as configs
-from instar.components.control_policy.config import DecisionMambaArch
+from instar.components.continuous.config import DecisionMambaArch
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.reward.config import RefineConfig, VerifyConfig
 from instar.components.update.config import PolicyGradientConfig
@@ -77,11 +77,11 @@ def test_names_and_sizes_that_no_other_piece_knows_are_refused(assignment: str, 
     assert caught.value.where == where and action in caught.value.action
 
 
-def test_weights_of_arms_and_derived_kinds_are_taken() -> None:
+def test_weights_of_arms_and_generated_kinds_are_taken() -> None:
     sets = ["update.arm_weights={judge-point = 2, ones-06 = 0}"]
     recipe = configs.merge(build("spark", "tiny"), configs.parse_set(sets))
     assert isinstance(recipe.update, PolicyGradientConfig) and recipe.update.arm_weights["judge-point"] == 2
-    alone = ["update.arm_weights={judge-point = 2}", "reward.recycle=none", "curriculum.derived=none"]
+    alone = ["update.arm_weights={judge-point = 2}", "reward.recycle=none", "curriculum.generated=none"]
     with pytest.raises(ConfigError, match="arm_weights"):
         configs.merge(build("spark", "tiny"), configs.parse_set(alone))
 

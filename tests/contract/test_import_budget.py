@@ -22,7 +22,7 @@ STATEMENTS = {
         "    for scale in scales: build(name, scale)"
     ),
     "contracts": (
-        "from instar.components.catalog import STAGES\n"
+        "from instar.pipelines.catalog import STAGES\n"
         "from instar import contract, schema, stage_cli\n"
         "for stage in STAGES.values(): contract.ports(stage.ins), contract.ports(stage.outs), stage_cli.parser(stage)"
     ),

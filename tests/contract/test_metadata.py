@@ -14,10 +14,10 @@ from packaging.specifiers import SpecifierSet
 
 from instar import control_cli
 from instar.component_docs import readme_path
-from instar.components.catalog import STAGES
+from instar.pipelines.catalog import STAGES
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "components").glob("*/metadata.yaml"))
+FILES = sorted([*(ROOT / "components").glob("*/metadata.yaml"), ROOT / "pipelines/metadata.yaml"])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 KEYS = {"name", "stability", "stages", "dependencies", "tags", "lastVerified", "links"}
 KUBEFLOW = {"Pipelines", "Trainer"}
@@ -92,7 +92,7 @@ def test_the_schema_refuses(key: str, value: object) -> None:
 def test_every_stage_and_control_task_is_in_the_file_of_its_folder() -> None:
     declared = {stage: p.parent.name for p in FILES for stage in yaml.safe_load(p.read_text())["stages"]}
     assert declared == {name: readme_path(stage).parent.name for name, stage in STAGES.items()}
-    control = yaml.safe_load((ROOT / "components/control/metadata.yaml").read_text())
+    control = yaml.safe_load((ROOT / "pipelines/metadata.yaml").read_text())
     assert tuple(control["tasks"]) == control_cli.TASKS
 
 

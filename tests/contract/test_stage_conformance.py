@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 
 from instar import component_docs, contract, stage_cli
-from instar.components.catalog import STAGES
 from instar.components.rollout.gather import GatherConfig
 from instar.errors import ConfigError, ContractError, InternalError, LedgerError
 from instar.ledger import Entry
 from instar.manifest import blob_name
+from instar.pipelines.catalog import STAGES
 from instar.pipelines.recipe import Recipe
 from instar.workspace import Workspace, open_workspace
 from support.micro import micro, open_and_run
-from support.micro_control import micro_control
+from support.micro_continuous import micro_continuous
 
 
-@pytest.fixture(scope="module", params=[micro, micro_control], ids=["text", "control"])
+@pytest.fixture(scope="module", params=[micro, micro_continuous], ids=["text", "continuous"])
 def evolution(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Recipe]]:

@@ -13,22 +13,22 @@ import pytest
 
 from instar import config as configs
 from instar.errors import ConfigError
-from instar.pipelines import swaps
+from instar.pipelines import compatibility
 from instar.pipelines.recipe import Recipe
 from instar.workspace import open_workspace
 from support.micro import micro, open_and_run
-from support.micro_control import micro_control
+from support.micro_continuous import micro_continuous
 
-EVERY = {cell: swaps.verdict(cell) for cell in swaps.cells()}
+EVERY = {cell: compatibility.verdict(cell) for cell in compatibility.cells()}
 CLOSING = [cell for cell, verdict in EVERY.items() if verdict == "runs"]
 
 
-def parts(cell: swaps.Cell) -> set[tuple[str, ...]]:
+def parts(cell: compatibility.Cell) -> set[tuple[str, ...]]:
     """Return what a run of the cell tries: each of its strategies, and its labelling with its update."""
     return {(part,) for part in cell} | {(cell.label, cell.update)}
 
 
-def covering() -> list[swaps.Cell]:
+def covering() -> list[compatibility.Cell]:
     """Return few cells whose parts are those of all that close: always the one that adds most."""
     missing, chosen = {part for cell in CLOSING for part in parts(cell)}, []
     while missing:
@@ -51,28 +51,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def small(cell: swaps.Cell) -> Recipe:
+def small(cell: compatibility.Cell) -> Recipe:
     """Return the cell at a size of a second: one iteration of two inner steps, so that the second draws what the first made."""
-    host = micro(iterations=1) if swaps.HOSTS[cell.host] == "sec" else micro_control(iterations=1, inner_steps=2)
-    return configs.merge(host, swaps.changes(cell))
+    host = (
+        micro(iterations=1)
+        if compatibility.HOSTS[cell.host] == "sec"
+        else micro_continuous(iterations=1, inner_steps=2)
+    )
+    return configs.merge(host, compatibility.changes(cell))
 
 
 def test_the_page_is_what_the_declarations_say() -> None:
-    assert (Path(__file__).parents[2] / "docs/composition.md").read_text() == swaps.page(), (
-        "run python -m instar.pipelines.swaps"
+    assert (Path(__file__).parents[2] / "docs/composition.md").read_text() == compatibility.page(), (
+        "run python -m instar.pipelines.compatibility"
     )
 
 
 def test_three_recipes_meet_and_both_kinds_of_data_close() -> None:
-    assert {cell.host for cell in CLOSING} == set(swaps.HOSTS)
-    assert {cell.label for cell in CLOSING} == set(swaps.LABELS) and {cell.update for cell in CLOSING} == set(
-        swaps.UPDATES
+    assert {cell.host for cell in CLOSING} == set(compatibility.HOSTS)
+    assert {cell.label for cell in CLOSING} == set(compatibility.LABELS) and {cell.update for cell in CLOSING} == set(
+        compatibility.UPDATES
     )
-    assert EVERY[swaps.Cell("answers to prompts", "sec", "verify and recycle (SPARK)", "GRPO (SEC)")] == "runs"
+    assert EVERY[compatibility.Cell("answers to prompts", "sec", "verify and recycle (SPARK)", "GRPO (SEC)")] == "runs"
 
 
 @pytest.mark.parametrize("cell", RUNS, ids=lambda cell: "-".join(cell).replace(" ", "_"))
-def test_what_closes_runs(cell: swaps.Cell, tmp_path: Path) -> None:
+def test_what_closes_runs(cell: compatibility.Cell, tmp_path: Path) -> None:
     recipe = small(cell)
     open_and_run(tmp_path, dataclasses.replace(recipe, clock="rounds"))
     stages = [entry.body for entry in open_workspace(tmp_path).ledger.of("stage")]
@@ -86,9 +90,9 @@ def test_what_closes_runs(cell: swaps.Cell, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "cell", [cell for cell in EVERY if cell not in CLOSING], ids=lambda cell: "-".join(cell).replace(" ", "_")
 )
-def test_what_does_not_close_is_refused(cell: swaps.Cell) -> None:
+def test_what_does_not_close_is_refused(cell: compatibility.Cell) -> None:
     with pytest.raises(ConfigError) as error:
-        swaps.swapped(cell)
+        compatibility.swapped(cell)
     named = EVERY[cell].strip("`")
     assert f"column {named}," in error.value.expected or error.value.where.endswith(named)
     assert error.value.action

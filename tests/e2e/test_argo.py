@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from instar.components.control.gate import GateConfig
 from instar.errors import ContractError
 from instar.pipelines.argo import check_round_trip, write_workflow
+from instar.pipelines.gate import GateConfig
 from instar.pipelines.pools import Images, load
 from instar.workspace import Workspace, open_workspace
 from support.inline_argo import Argo

@@ -14,8 +14,8 @@ from tests.seaweed import Seaweed
 
 from instar import cluster, commands, head
 from instar.cluster import Server, Target
-from instar.components.control.generations import tick_newest
 from instar.errors import ConfigError, LedgerError, LockedError
+from instar.pipelines.chain.generations import tick_newest
 from instar.pipelines.pools import Images, load
 from instar.pipelines.recipe import Recipe
 from instar.store import open_store
@@ -23,7 +23,7 @@ from instar.workspace import open_workspace
 from support.fake_kfp import FakeKfp
 from support.inline_engine import Engine
 from support.micro import EVOLUTION, micro, open_and_run
-from support.micro_control import micro_control
+from support.micro_continuous import micro_continuous
 
 PROFILE = dataclasses.replace(load("kind-dev"), mlflow="")
 TARGET = Target(profile=PROFILE, images=Images(digests={"instar-cpu": "sha256:" + "a" * 64}))
@@ -53,7 +53,7 @@ RECIPES: dict[str, Recipe] = {
     "fused": micro(),
     "rounds": micro(clock="rounds", inner_steps=1, rollout=dataclasses.replace(micro().rollout, shards=2)),
     "unrolled": micro(iterations=3),
-    "control": micro_control(rollout=dataclasses.replace(micro_control().rollout, shards=2)),
+    "continuous": micro_continuous(rollout=dataclasses.replace(micro_continuous().rollout, shards=2)),
 }
 
 

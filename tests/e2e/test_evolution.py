@@ -10,13 +10,13 @@ import pytest
 
 from instar import config as configs
 from instar.artifact import Tasks
-from instar.components.control.gate import GateConfig
 from instar.errors import LedgerError, LockedError
 from instar.pipelines.evolution import evolve
+from instar.pipelines.gate import GateConfig
 from instar.pipelines.local import LocalRunner
 from instar.status import status
 from instar.workspace import create_workspace, locked, open_workspace
-from support.micro import EVOLUTION, micro, micro_derived, open_and_run, pools
+from support.micro import EVOLUTION, micro, micro_generated, open_and_run, pools
 
 
 @pytest.fixture(autouse=True)
@@ -94,14 +94,14 @@ def test_subprocess_mode_writes_the_same_ledger(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["mixed", "alternate"])
-def test_both_clocks_make_and_try_the_same_derived_tasks(mode: str, tmp_path: Path) -> None:
-    """Four inner steps in two iterations; in mode `alternate` the second and the fourth attempt derived tasks alone."""
-    change = {"curriculum": {"derived": {"prompts": 4, "mode": mode}}}
+def test_both_clocks_make_and_try_the_same_generated_tasks(mode: str, tmp_path: Path) -> None:
+    """Four inner steps in two iterations; in mode `alternate` the second and the fourth attempt generated tasks alone."""
+    change = {"curriculum": {"generated": {"prompts": 4, "mode": mode}}}
     made = []
     for clock in ("rounds", "fused"):
-        state = open_and_run(tmp_path / clock, configs.merge(micro_derived(clock=clock), change)).state
-        assert state.derived is not None and state.curriculum is not None and state.trainer is not None
-        rows = Tasks(open_workspace(tmp_path / clock).cas.get(state.derived.digest)).read()
+        state = open_and_run(tmp_path / clock, configs.merge(micro_generated(clock=clock), change)).state
+        assert state.generated is not None and state.curriculum is not None and state.trainer is not None
+        rows = Tasks(open_workspace(tmp_path / clock).cas.get(state.generated.digest)).read()
         # weights that stay resident have a digest of their own, which the origin of a task records
         cache = [dataclasses.replace(row, features=re.sub(r"sha256:\w+", "", row.features)) for row in rows]
         made.append(([part.digest for part in (state.policy, state.trainer, state.curriculum)], cache))

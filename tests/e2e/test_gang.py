@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from instar import config as configs
-from instar.components.control.gang import launch, task
-from instar.components.control.gang.task import main_gang
 from instar.errors import ConfigError, ContractError, LedgerError, StalledError
 from instar.executor import Pointer
 from instar.ledger import Entry
+from instar.pipelines.chain.gang import launch, task
+from instar.pipelines.chain.gang.task import main_gang
 from instar.records import Records
 from instar.workspace import Workspace, open_workspace
 from support.fake_kube import FakeKube

@@ -21,7 +21,7 @@ from support.killed import RECIPES
 from support.micro import open_and_run
 
 KILLED = Path(__file__).parents[1] / "support" / "killed.py"
-KINDS = ("control", "derived", "derived-fused", "rounds", "fused")
+KINDS = ("continuous", "generated", "generated-fused", "rounds", "fused")
 
 
 def kinds(*now: str) -> list[Any]:
@@ -53,7 +53,7 @@ def kills(directory: Path, kind: str, *how: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("kind", kinds("control"))
+@pytest.mark.parametrize("kind", kinds("continuous"))
 def test_kill_at_every_stage_boundary(kind: str, unbroken: Callable[[str], Workspace], tmp_path: Path) -> None:
     """Every resume dies at its first new boundary, before and after each stage, until nothing is left to kill."""
     whole = unbroken(kind).ledger
@@ -61,7 +61,7 @@ def test_kill_at_every_stage_boundary(kind: str, unbroken: Callable[[str], Works
     assert open_workspace(tmp_path).ledger.head == whole.head
 
 
-@pytest.mark.parametrize("kind", kinds("derived-fused"))
+@pytest.mark.parametrize("kind", kinds("generated-fused"))
 def test_kill_at_random_instants(kind: str, unbroken: Callable[[str], Workspace], tmp_path: Path) -> None:
     delays = [f"{d:.3f}" for d in rng("kill", 0, kind).uniform(0.02, 1.2, size=12)]
     assert kills(tmp_path, kind, *delays, "1e9") > 0

@@ -12,7 +12,7 @@ import pytest
 from instar.report import write_report
 from support.browser import chromium
 from support.written import write_evolution
-from support.written_control import write_control
+from support.written_continuous import write_continuous
 
 for _name in ("altair", "jinja2", "vl_convert"):
     pytest.importorskip(_name, reason=f"{_name} is not installed: pip install 'instar[report]'")
@@ -26,11 +26,11 @@ def browser() -> Iterator[Any]:
         yield found
 
 
-@pytest.fixture(scope="module", params=["text", "control"])
+@pytest.fixture(scope="module", params=["text", "continuous"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     path = folder / "evolution"
-    made = write_control(path) if request.param == "control" else write_evolution(path, "fused")
+    made = write_continuous(path) if request.param == "continuous" else write_evolution(path, "fused")
     return write_report(made, folder / f"{request.param}.html")
 
 

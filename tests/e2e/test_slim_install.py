@@ -26,7 +26,7 @@ import importlib, json, pkgutil, sys
 import instar, instar.cli, instar.commands, instar.explain, instar.doctor, instar.stage_cli
 from instar import contract, schema
 from instar.artifact import CLASSES, Table
-from instar.components.catalog import STAGES
+from instar.pipelines.catalog import STAGES
 from instar.pipelines.recipes import RECIPES, build
 for stage in STAGES.values():
     contract.ports(stage.ins), contract.ports(stage.outs), instar.stage_cli.parser(stage)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from instar.components.control.gang.pod import PodSettings, Work, template
 from instar.errors import ConfigError, ContractError
 from instar.pipelines.argo import write_workflow
+from instar.pipelines.chain.gang.pod import PodSettings, Work, template
+from instar.pipelines.chain.pointers import pointers
 from instar.pipelines.containers import ir
 from instar.pipelines.kubeflow import compile_graph, compile_tick
 from instar.pipelines.kubeflow_components import component
@@ -42,7 +43,7 @@ CASES = {
     "iterate": lambda out: compile_graph(trace(build("sec", "tiny"), "iterate"), load("kind-dev"), IMAGES, out),
     "finish": lambda out: compile_graph(trace(build("sec", "tiny"), "finish"), load("kind-dev"), IMAGES, out),
     "unrolled": lambda out: compile_graph(trace(build("sec", "single"), "iterate", 2), load("gpu-prod"), IMAGES, out),
-    "control": lambda out: compile_graph(
+    "continuous": lambda out: compile_graph(
         trace(build("decision_mamba", "tiny"), "iterate"), load("kind-dev"), IMAGES, out
     ),
     "shards": lambda out: compile_graph(trace(sharded(3), "iterate"), load("gpu-prod"), IMAGES, out),
@@ -161,7 +162,9 @@ def test_wrong_wiring_is_refused_by_the_trace() -> None:
     recipe = build("sec", "tiny")
     batch = Batch(Path(), "@curriculum/batch")
     with pytest.raises(ContractError, match=r"rollout\.policy"):
-        _Tracer(1).call(ROLLOUT, recipe.rollout, iteration=1, step=0, policy=batch, tasks=batch, batch=batch)
+        _Tracer(1, pointers(recipe)).call(
+            ROLLOUT, recipe.rollout, iteration=1, step=0, policy=batch, tasks=batch, batch=batch
+        )
 
 
 def test_more_shards_than_pods_run_as_one_gang(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from instar import head as heads
-from instar.components.control import chain
 from instar.errors import ConfigError, LockedError
+from instar.pipelines.chain import submission
 from support.chain_scenes import crash_on, moved, only, opened, stopped
 from support.chain_world import EVOLUTION, Crash, World, quietly
 
@@ -19,9 +19,9 @@ def test_stop_can_be_repeated_until_the_server_answers(make: Callable[..., World
     opened(world)
     first = only(world, "000000-1")
     world.kfp.fault("terminate_run", "503")
-    assert quietly(lambda: chain.stop(world.store, world.api, EVOLUTION, "enough")) is not None
+    assert quietly(lambda: submission.stop(world.store, world.api, EVOLUTION, "enough")) is not None
     assert world.head().status == "stopped" and world.kfp.runs[first]["state"] == "RUNNING"
-    chain.stop(world.store, world.api, EVOLUTION, "again")
+    submission.stop(world.store, world.api, EVOLUTION, "again")
     assert world.kfp.is_cancelled(first) and world.head().reason == "enough"
 
 
@@ -30,9 +30,9 @@ def test_done_is_done(make: Callable[..., World]) -> None:
     world.start()
     world.finish()
     assert world.tick().did == "nothing"
-    assert chain.stop(world.store, world.api, EVOLUTION, "late").reason == "done: "
+    assert submission.stop(world.store, world.api, EVOLUTION, "late").reason == "done: "
     with pytest.raises(ConfigError, match="stopped or failed"):
-        chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+        submission.resume(world.store, world.api, EVOLUTION, "person", world.now)
     assert len(world.kfp.runs) == 1
 
 
@@ -120,7 +120,7 @@ def test_cancel_of_the_committing_run_stops_its_successor_too(make: Callable[...
     world.advance(first)
     assert world.head().status == "stopped" and len(world.kfp.runs) == 1
     world.check()
-    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    submission.resume(world.store, world.api, EVOLUTION, "person", world.now)
     assert world.head().status == "running"
     only(world, "000001-1")
     assert world.tick().did == "nothing", "an old cancel must not stop what a person resumed"
@@ -130,13 +130,13 @@ def test_stop_terminates_and_a_stopped_run_cannot_commit(make: Callable[..., Wor
     world = make()
     opened(world)
     first = only(world, "000000-1")
-    assert chain.stop(world.store, world.api, EVOLUTION, "enough").did == "stopped"
+    assert submission.stop(world.store, world.api, EVOLUTION, "enough").did == "stopped"
     assert world.kfp.runs[first]["state"] == "FAILED" and world.kfp.is_cancelled(first)
     with pytest.raises(LockedError, match="stopped: enough"):
         world.advance(first)
     world.now += 10 * world.chain.grace_s
     assert world.tick().did == "nothing" and len(world.kfp.runs) == 1
-    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    submission.resume(world.store, world.api, EVOLUTION, "person", world.now)
     with pytest.raises(LockedError, match="no holder after attempt 1"):
         world.advance(first)
     with pytest.raises(LockedError, match="no holder after attempt 1"):
@@ -153,8 +153,8 @@ def test_a_cancel_that_a_person_has_answered_meanwhile_does_not_stop_again(
 
     def answer(name: str, after: bool) -> None:
         if (name, after) == ("get_run", True):
-            chain.stop(world.store, world.api, EVOLUTION, "looking into it")
-            chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+            submission.stop(world.store, world.api, EVOLUTION, "looking into it")
+            submission.resume(world.store, world.api, EVOLUTION, "person", world.now)
 
     world.end(only(world, "000000-1"), "FAILED")
     world.now += world.chain.grace_s + 1
@@ -168,7 +168,7 @@ def test_a_resume_that_crashed_before_its_claim_is_carried_on(make: Callable[...
     world = make()
     stopped(world)
     tap = partial(crash_on, wanted="create")
-    assert isinstance(quietly(lambda: chain.resume(*world.tapped(tap), EVOLUTION, "person", world.now)), Crash)
+    assert isinstance(quietly(lambda: submission.resume(*world.tapped(tap), EVOLUTION, "person", world.now)), Crash)
     assert world.tick().did == "submitted"
     only(world, "000000-2")
 
@@ -188,8 +188,8 @@ def test_cancel_of_a_working_late_run_stops_its_pending_successor(make: Callable
     assert world.kfp.is_cancelled(only(world, "000000-2"))
 
 
-def resume_as(world: World, owner: str) -> chain.Action:
-    return chain.resume(world.store, world.api, EVOLUTION, owner, world.now)
+def resume_as(world: World, owner: str) -> submission.Action:
+    return submission.resume(world.store, world.api, EVOLUTION, owner, world.now)
 
 
 def test_a_person_need_not_wait_for_a_claim_without_a_run(make: Callable[..., World]) -> None:
@@ -218,7 +218,7 @@ def test_a_resume_that_crashed_after_its_claim_is_carried_on_by_its_owner(make: 
     world = make()
     moved(world)
     tap = partial(crash_on, wanted="create_run")
-    assert isinstance(quietly(lambda: chain.resume(*world.tapped(tap), EVOLUTION, "person", world.now)), Crash)
+    assert isinstance(quietly(lambda: submission.resume(*world.tapped(tap), EVOLUTION, "person", world.now)), Crash)
     assert resume_as(world, "person").did == "submitted"
     only(world, "000001-2")
     assert world.newest_attempt() == 2
@@ -230,5 +230,5 @@ def test_taking_over_does_not_overrule_a_cancel(make: Callable[..., World]) -> N
     world.kfp.cancel(only(world, "000000-1"))
     heads.claim(world.store, EVOLUTION, 0, 2, "tick-dead", world.now)
     world.now += world.chain.grace_s + 1
-    assert chain.submit_current(world.store, world.api, EVOLUTION, "other", world.now).did == "stopped"
+    assert submission.submit_current(world.store, world.api, EVOLUTION, "other", world.now).did == "stopped"
     assert world.newest_attempt() == 2 and len(world.kfp.runs) == 1

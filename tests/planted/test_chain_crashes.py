@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from instar.components.control import chain
+from instar.pipelines.chain import submission
 from support.chain_scenes import fail_first, only, opened, stopped
 from support.chain_world import EVOLUTION, Crash, CrashAt, World, quietly
 from support.fake_kfp_objects import ENDED
@@ -22,8 +22,8 @@ SCENES: dict[str, tuple[Callable[[World], object], Callable[[World, Any], object
     "open": (lambda world: world.start(), lambda world, tap: world.open(only(world, "000000-1"), tap)),
     "advance": (opened, lambda world, tap: world.advance(only(world, "000000-1"), tap)),
     "tick": (fail_first, lambda world, tap: world.tick(tap, owner="tick")),
-    "stop": (opened, lambda world, tap: chain.stop(*world.tapped(tap), EVOLUTION, "enough")),
-    "resume": (stopped, lambda world, tap: chain.resume(*world.tapped(tap), EVOLUTION, "person", world.now)),
+    "stop": (opened, lambda world, tap: submission.stop(*world.tapped(tap), EVOLUTION, "enough")),
+    "resume": (stopped, lambda world, tap: submission.resume(*world.tapped(tap), EVOLUTION, "person", world.now)),
 }
 
 
@@ -91,9 +91,9 @@ def happen(world: World, event: tuple[Any, ...]) -> None:
             if is_dead:  # otherwise its process lives on, cut off from the cluster
                 world.ended.add(run_id)
     elif kind == "stop":
-        quietly(lambda: chain.stop(*world.tapped(tap), EVOLUTION, "enough"))
+        quietly(lambda: submission.stop(*world.tapped(tap), EVOLUTION, "enough"))
     elif kind == "resume":
-        quietly(lambda: chain.resume(*world.tapped(tap), EVOLUTION, f"person-{world.now}", world.now))
+        quietly(lambda: submission.resume(*world.tapped(tap), EVOLUTION, f"person-{world.now}", world.now))
         world.now += 1
     elif kind == "fault":
         world.kfp.fault("create_run", event[1])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from instar.components.control import chain
-from instar.components.control.generations import tick_newest
 from instar.errors import ConfigError, LedgerError, LockedError
 from instar.head import Head
+from instar.pipelines.chain import submission
+from instar.pipelines.chain.generations import tick_newest
 from instar.store import LocalStore, open_store
 from support.chain_scenes import moved, only, opened, second_attempt
 from support.chain_world import EVOLUTION, World, quietly
@@ -70,7 +70,9 @@ def test_a_name_that_was_used_before_is_refused(make: Callable[..., World]) -> N
     world = make()
     world.start()
     fresh = LocalStore(world.store.root / "fresh", durable=False)
-    error = quietly(lambda: chain.start(fresh, world.api, Head(evolution=EVOLUTION), world.chain, "cli", world.now))
+    error = quietly(
+        lambda: submission.start(fresh, world.api, Head(evolution=EVOLUTION), world.chain, "cli", world.now)
+    )
     assert isinstance(error, ConfigError) and "choose another name" in error.action
     assert fresh.list("") == []
 
@@ -78,7 +80,7 @@ def test_a_name_that_was_used_before_is_refused(make: Callable[..., World]) -> N
 def test_no_evolution_no_action(make: Callable[..., World]) -> None:
     world = make()
     assert world.tick().reason == "no evolution of this name"
-    assert chain.submit_current(world.store, world.api, EVOLUTION, "me").did == "nothing"
+    assert submission.submit_current(world.store, world.api, EVOLUTION, "me").did == "nothing"
     assert world.kfp.requests == ["list_experiments", "create_experiment"]
 
 
@@ -91,8 +93,8 @@ def test_a_schedule_of_an_evolution_that_is_not_there_fails(make: Callable[..., 
     assert tick_newest(world.store, world.api, EVOLUTION, True, world.now, "tick").did == "nothing"
 
 
-def submit_as(world: World, owner: str) -> chain.Action:
-    return chain.submit_current(world.store, world.api, EVOLUTION, owner, world.now)
+def submit_as(world: World, owner: str) -> submission.Action:
+    return submission.submit_current(world.store, world.api, EVOLUTION, owner, world.now)
 
 
 def test_a_claim_of_another_that_never_became_a_run_is_taken_over_after_the_grace(make: Callable[..., World]) -> None:
@@ -139,7 +141,7 @@ def test_failures_end_at_the_cap_and_resume_counts_anew(make: Callable[..., Worl
         action = world.tick()
     assert action.did == "failed" and "exit code 11" in action.reason
     assert world.tick().did == "nothing" and len(world.kfp.runs) == 2
-    chain.resume(world.store, world.api, EVOLUTION, "person", world.now)
+    submission.resume(world.store, world.api, EVOLUTION, "person", world.now)
     only(world, "000000-3")
     for attempt in (3, 4):
         world.end(only(world, f"000000-{attempt}"), "FAILED")

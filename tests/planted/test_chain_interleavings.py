@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instar.components.control import chain
 from instar.errors import LockedError
+from instar.pipelines.chain import submission
 from support.chain_scenes import duplicate, fail_first, moved, only, opened, second_attempt, stopped
 from support.chain_world import EVOLUTION, World, quietly
 
@@ -72,19 +72,19 @@ PAIRS: dict[str, tuple[Callable[[World], object], list[Callable[[World, Any], ob
     ),
     "stop and the end of a run": (
         opened,
-        [lambda w, t: chain.stop(*w.tapped(t), EVOLUTION, "enough"), lambda w, t: w.advance(only(w, FIRST), t)],
+        [lambda w, t: submission.stop(*w.tapped(t), EVOLUTION, "enough"), lambda w, t: w.advance(only(w, FIRST), t)],
     ),
     "two resumes": (
         stopped,
         [
-            lambda w, t: chain.resume(*w.tapped(t), EVOLUTION, "ann", w.now),
-            lambda w, t: chain.resume(*w.tapped(t), EVOLUTION, "bob", w.now),
+            lambda w, t: submission.resume(*w.tapped(t), EVOLUTION, "ann", w.now),
+            lambda w, t: submission.resume(*w.tapped(t), EVOLUTION, "bob", w.now),
         ],
     ),
     "two starts": (lambda w: None, [lambda w, t: w.start(t), lambda w, t: w.start(t, owner="other")]),
     "resume and tick": (
         stopped,
-        [lambda w, t: chain.resume(*w.tapped(t), EVOLUTION, "ann", w.now), lambda w, t: w.tick(t)],
+        [lambda w, t: submission.resume(*w.tapped(t), EVOLUTION, "ann", w.now), lambda w, t: w.tick(t)],
     ),
 }
 

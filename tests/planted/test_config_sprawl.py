@@ -57,11 +57,11 @@ def test_only_fields_are_keys(key: str) -> None:
         ),
         ("iterations=-1", "iterations", "set iterations to a value >= 0"),
         (
-            "curriculum.derived.prompts=0",
-            "curriculum.derived.prompts",
-            "set curriculum.derived.prompts to a value >= 1",
+            "curriculum.generated.prompts=0",
+            "curriculum.generated.prompts",
+            "set curriculum.generated.prompts to a value >= 1",
         ),
-        ("curriculum.derived.mode=mixed", "sec.curriculum.derived.prompts", "set prompts as well"),
+        ("curriculum.generated.mode=mixed", "sec.curriculum.generated.prompts", "set prompts as well"),
         ("update.kl.place=loss", "update.kl.coef", "set update.kl.coef to a value > 0; or set update.kl.place=none"),
     ],
 )

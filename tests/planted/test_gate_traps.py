@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from instar import config as configs
-from instar.components.control.gate import GateConfig, decide
 from instar.components.evaluate import power
 from instar.components.evaluate.compare import compare
 from instar.components.evaluate.config import AnswerConfig
 from instar.errors import ConfigError
 from instar.explain import explain
 from instar.ledger import Entry
+from instar.pipelines.gate import GateConfig, decide
 from instar.pipelines.recipes import build
 from instar.rows import EvalRow
 from instar.status import ending

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from instar.components.control import supervisor
-from instar.components.control.limits import Limits
-from instar.components.control.supervisor import Heartbeat
 from instar.errors import InstarError, NumericsError, StalledError
+from instar.heartbeat import Heartbeat
+from instar.limits import Limits
+from instar.pipelines.supervise import watchdog
 
 HANG = """
 import faulthandler, signal, time
@@ -29,11 +29,11 @@ def spawn(code: str, log: Path) -> int:
     with log.open("wb") as stream:
         child = subprocess.Popen([sys.executable, "-c", code], stdout=stream, stderr=stream, start_new_session=True)
         try:
-            return supervisor.wait(
+            return watchdog.wait(
                 child, "rollout", log.with_name("heartbeat.json"), Limits(stage_s=60, stall_s=1.5, poll_s=0.05)
             )
         finally:
-            supervisor.kill(child)
+            watchdog.kill(child)
 
 
 def test_a_silent_stage_is_stopped_and_its_stacks_are_kept(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_named_error_keeps_its_class_across_the_process_border(tmp_path: Path)
     result = tmp_path / "done.json"
     fields = {"expected": "a finite loss", "found": "nan", "where": "update", "action": "lower lr"}
     result.write_text(json.dumps({"error": {"class": "NumericsError", **fields}}))
-    error = supervisor.child_error(result, "update", 15, tmp_path / "stage.log")
+    error = watchdog.child_error(result, "update", 15, tmp_path / "stage.log")
     assert isinstance(error, NumericsError)
     assert (error.found, error.exit_code) == ("nan", 15)
 
@@ -73,6 +73,6 @@ def test_a_named_error_keeps_its_class_across_the_process_border(tmp_path: Path)
 def test_a_child_that_dies_without_a_word_is_named(tmp_path: Path) -> None:
     log = tmp_path / "stage.log"
     log.write_text("Killed\n")
-    error: InstarError = supervisor.child_error(tmp_path / "none.json", "update", -9, log)
+    error: InstarError = watchdog.child_error(tmp_path / "none.json", "update", -9, log)
     assert isinstance(error, StalledError)
     assert "killed by signal 9 (SIGKILL)" in error.found and error.found.endswith("; Killed")

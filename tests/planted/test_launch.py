@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from instar import errors
-from instar.components.control.gang import adopt, launch
-from instar.components.control.gang.api import GangApi, open_api
-from instar.components.control.gang.launch import run_gang
-from instar.components.control.gang.manifests import SPEC_DIGEST, Owner, rollout_jobset
 from instar.errors import ConfigError, InstarError, StalledError, UnavailableError
+from instar.pipelines.chain.gang import adopt, launch
+from instar.pipelines.chain.gang.api import GangApi, open_api
+from instar.pipelines.chain.gang.launch import run_gang
+from instar.pipelines.chain.gang.manifests import SPEC_DIGEST, Owner, rollout_jobset
 from support.fake_kube import FakeKube, Object
 from support.fake_pods import INDEX
 from support.gang_jobs import NAMESPACE, pod, rollout_job
@@ -319,8 +319,8 @@ def test_a_job_of_somebody_else_is_not_removed(kube: FakeKube, api: GangApi) -> 
 
 LAUNCHER = """
 import json, sys
-from instar.components.control.gang.api import open_api
-from instar.components.control.gang.launch import run_gang
+from instar.pipelines.chain.gang.api import open_api
+from instar.pipelines.chain.gang.launch import run_gang
 run_gang(open_api("instar"), json.load(open(sys.argv[1])), deadline_s=60.0)
 """
 
@@ -371,7 +371,9 @@ def test_the_kubeconfig_is_named_when_there_is_no_way_to_a_server(
 
 
 def test_importing_the_launcher_loads_no_cluster_library() -> None:
-    code = "import sys, instar.components.control.gang.launch as _; print({'kubernetes', 'kfp', 'yaml'} & set(sys.modules))"
+    code = (
+        "import sys, instar.pipelines.chain.gang.launch as _; print({'kubernetes', 'kfp', 'yaml'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -15,10 +15,10 @@ import pytest
 
 from instar import memory_limits
 from instar.commands import say_limits
-from instar.components.control.supervisor import child_error
 from instar.components.update import memory
 from instar.errors import ConfigError, InstarError, MissingDependencyError
 from instar.memory_limits import address_space_left, memory_errors
+from instar.pipelines.supervise.watchdog import child_error
 
 GIB = 2**30
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 B"

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.components.control import pid1
 from instar.errors import ConfigError, StalledError
+from instar.pipelines.supervise import pid1
 
-SUPERVISE = [sys.executable, "-m", "instar.components.control.pid1"]
+SUPERVISE = [sys.executable, "-m", "instar.pipelines.supervise.pid1"]
 STAGE = """
 import faulthandler, os, signal, sys, time
 faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -369,7 +369,7 @@ def test_backoff_doubles_within_its_jitter_and_is_capped(first: float, attempt: 
 
 def test_it_imports_the_standard_library_only() -> None:
     code = """
-import sys, instar.components.control.pid1
+import sys, instar.pipelines.supervise.pid1
 print(*{name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - START)
 """
     code = "import sys; START = {name.partition('.')[0] for name in sys.modules}\n" + code

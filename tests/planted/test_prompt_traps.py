@@ -12,7 +12,7 @@ import pytest
 from instar.components import chat_template
 from instar.components.chat_template import Template
 from instar.components.dataset_prep import charlm, packaged
-from instar.components.derived import templates
+from instar.components.generated import templates
 from instar.components.tokenizer import TextTokenizer
 from instar.errors import ContractError
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.components.control.gate import GateConfig, decide
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.judge_config import ReflectConfig
 from instar.components.evaluate.reflect import gate
 from instar.components.evaluate.stage import STAGE, Ins, Outs
 from instar.contract import Context
+from instar.pipelines.gate import GateConfig, decide
 from unit.evaluate.conftest import context, make_policy, tasks  # noqa: F401
 from unit.evaluate.judges import CONFIG, Reply, honest, scripted, with_anchors, with_reflect
 

@@ -55,7 +55,7 @@ def test_steps_in_one_go_equal_steps_after_a_break(
 def test_a_missing_part_of_the_state_is_an_error(part: str, half: tuple[Path, Recipe]) -> None:
     directory, recipe = half
     workspace = open_workspace(directory)
-    port = {"curriculum": "state"}.get(part, part)
+    port = part
     stage = "curriculum" if part == "curriculum" else "update"
     made = [e for e in workspace.ledger.of("stage") if e.body["stage"] == stage][-1]
     manifest = workspace.cas.manifest(made.body["outputs"][port])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from instar.artifact import Policy, TrainerState
-from instar.components.control_policy.build import build
+from instar.components.continuous.build import build
 from instar.components.policy_io import load_model
 from instar.components.update.sequence.config import SequenceConfig
 from instar.errors import ConfigError, ContractError, InstarError, LedgerError, NumericsError, RewardError
@@ -210,12 +210,12 @@ def test_settings_that_changed_under_way(scene: Scene) -> None:
 
 def test_a_language_model(scene: Scene, tmp_path: Path) -> None:
     scene.policy = save_model(tiny_llama(), tmp_path / "llama", scene.policy.digest)
-    with pytest.raises(ContractError, match="a control policy"):
+    with pytest.raises(ContractError, match="a continuous-continuous-control policy"):
         scene.update()
 
 
 def test_the_past_policy_is_never_the_student(tmp_path: Path) -> None:
-    """The released code blends in what the student predicts now. Here targets stay what they were while it moves."""
+    """The released code blends in what the learner predicts now. Here targets stay what they were while it moves."""
     scene = make_scene(tmp_path, BC)
     scene.cut(everywhere(scene), 0.5)
     targets = []

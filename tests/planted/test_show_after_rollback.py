@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.artifact import Evaluation, Policy, Rollouts, Tasks
-from instar.components.control.gate import Decision
 from instar.ledger import GENESIS, Entry
-from instar.pipelines.evolution import Lineage, State, settle
-from instar.status import lineage
+from instar.pipelines.evolution import Position, settle
+from instar.pipelines.gate import Decision
+from instar.state import State
+from instar.status import position
 
 GATES = st.tuples(st.sampled_from(["continue", "hold", "rollback", "stop"]), st.booleans())
 
@@ -21,11 +22,17 @@ def entry(kind: Any, body: dict[str, Any]) -> Entry:
     return Entry(seq=0, prev=GENESIS, kind=kind, body=body, time={})
 
 
-def candidate(number: int) -> Lineage:
+def candidate(number: int) -> Position:
     """Return what iteration `number` hands to its gate."""
     policy, path = Policy(Path(), f"policy{number}"), Path()
     state = State(tasks=Tasks(path), data=Rollouts(path), policy=policy, reference=policy)
-    return Lineage(iteration=number, state=state, champion=state, best=Evaluation(path), base_test=Evaluation(path))
+    return Position(
+        iteration=number,
+        state=state,
+        champion=state.champion(),
+        champion_evaluation=Evaluation(path),
+        base_test=Evaluation(path),
+    )
 
 
 @given(gates=st.lists(GATES, min_size=1, max_size=8))
@@ -36,9 +43,9 @@ def test_it_is_the_policy_that_the_loop_goes_on_from(gates: list[tuple[Any, bool
         entries.append(entry("stage", {"outputs": {"policy": f"policy{number}"}}))
         entries.append(entry("gate", {"decision": {"action": action, "promote": promote}}))
         stands = settle(decision, candidate(number), stands)
-        assert lineage(entries) == (stands.state.policy.digest, stands.champion.policy.digest)
+        assert position(entries) == (stands.state.policy.digest, stands.champion.policy.digest)
 
 
 def test_while_a_stage_after_the_gate_is_still_to_come_it_is_the_last_one_made() -> None:
     entries = [entry("stage", {"outputs": {"policy": "base"}}), entry("stage", {"outputs": {"batch": "b"}})]
-    assert lineage(entries) == ("base", "") and lineage([]) == ("", "")
+    assert position(entries) == ("base", "") and position([]) == ("", "")

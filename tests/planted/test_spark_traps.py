@@ -15,17 +15,17 @@ import pytest
 
 from instar import config as configs
 from instar import schema
-from instar.components.curriculum.derived import slots
-from instar.components.derived import templates
-from instar.components.derived.item import origin
-from instar.components.derived.rule import Rule
+from instar.components.curriculum.generated import slots
+from instar.components.generated import templates
+from instar.components.generated.item import origin
+from instar.components.generated.rule import Rule
 from instar.components.reward.config import Config, RecycleConfig, VerifyConfig
 from instar.components.reward.extract import STYLES, extract
 from instar.components.reward.recycle import Cache, recycle
 from instar.components.reward.score import score_rollouts
 from instar.components.reward.verifiers import VERSION, Score, verify
 from instar.components.update.advantages import advantages
-from instar.components.update.experience import join
+from instar.components.update.update_batch import join
 from instar.errors import ConfigError
 from instar.rows import BatchRow, RolloutRow, ScoreRow, TaskRow
 from support.attempts import TERSE, WORDS, Attempted, attempts, context, decode, rollout, simulated, task, text_of

@@ -22,11 +22,11 @@ from safetensors.numpy import save_file
 from instar import stage_cli
 from instar.artifact import Policy
 from instar.cas import Cas
-from instar.components.control import supervisor
 from instar.contract import Context, Stage
 from instar.errors import ArtifactError, StorageError
 from instar.manifest import blob_name, manifest_name
 from instar.pipelines.execute import execute
+from instar.pipelines.supervise import watchdog
 from instar.store import LocalStore
 from instar.store_files import refusals, remove_stale, write_whole
 
@@ -178,7 +178,7 @@ def test_a_stage_of_its_own_process_hands_its_refusal_to_the_runner(
     result = tmp_path / "done.json"
     with pytest.raises(StorageError):
         stage_cli.main(["curriculum", "--store", str(tmp_path), "--result", str(result)])
-    error = supervisor.child_error(result, "curriculum", 18, tmp_path / "none")
+    error = watchdog.child_error(result, "curriculum", 18, tmp_path / "none")
     assert isinstance(error, StorageError) and error.where == "/data/x" and "EIO" in error.found
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from instar import config as configs
 from instar.artifact import Evaluation, Tasks
-from instar.components.curriculum.config import DerivedDraw
+from instar.components.curriculum.config import GeneratedDraw
 from instar.components.dataset_prep import counting
 from instar.components.dataset_prep.config import Checkpoint, TextConfig
 from instar.components.dataset_prep.domains import DOMAINS
 from instar.components.dataset_prep.pools import build_pools
-from instar.components.dataset_prep.warm_derived import DerivedWarmStart, examples
+from instar.components.dataset_prep.warm_generated import GeneratedWarmStart, examples
 from instar.components.dataset_prep.warmstart import pairs
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.config import VerifyConfig
@@ -38,12 +38,12 @@ def _tasks() -> list[TaskRow]:
 
 
 def test_paper_has_the_published_settings() -> None:
-    """Section 4: 64 prompts x 8 rollouts, 64 derived prompts in an update of their own, lr 5e-7, k3 as a loss at 1e-3."""
+    """Section 4: 64 prompts x 8 rollouts, 64 generated prompts in an update of their own, lr 5e-7, k3 as a loss at 1e-3."""
     recipe = spark("paper", None)
     assert isinstance(recipe.dataset_prep, TextConfig)
     assert recipe.dataset_prep.initial == Checkpoint(path="Qwen/Qwen2.5-7B-Instruct")
     assert (recipe.curriculum.prompts, recipe.curriculum.group_size) == (64, 8)
-    assert recipe.curriculum.derived == DerivedDraw(prompts=64, mode="alternate")
+    assert recipe.curriculum.generated == GeneratedDraw(prompts=64, mode="alternate")
     update = recipe.update
     assert isinstance(update, PolicyGradientConfig)
     assert (update.lr, update.kl.kind, update.kl.coef, update.clip_low, update.clip_high) == (
@@ -74,7 +74,7 @@ def test_repaired_settings_where_labels_would_drift(scale: str) -> None:
     assert isinstance(recipe.reward, VerifyConfig) and recipe.reward.recycle is not None
     assert recipe.reward.recycle.rule.balance != "none"
     assert recipe.reward.recycle.rule.confirm_share == 0.25
-    assert recipe.curriculum.derived is not None
+    assert recipe.curriculum.generated is not None
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_repaired_settings_where_labels_would_drift(scale: str) -> None:
         ({"prompts": 600}, {"max_age": 0, "max_size": 0}, 0),
     ],
 )
-def test_a_batch_of_derived_tasks_that_can_never_be_full_is_refused(
+def test_a_batch_of_generated_tasks_that_can_never_be_full_is_refused(
     draw: dict[str, int], recycle: dict[str, int], most: int
 ) -> None:
-    """In mode `alternate` such a run would be GRPO under another name: no step ever draws a derived task."""
-    changes = {"curriculum": {"derived": draw | {"mode": "alternate"}}, "reward": {"recycle": recycle}}
+    """In mode `alternate` such a run would be GRPO under another name: no step ever draws a generated task."""
+    changes = {"curriculum": {"generated": draw | {"mode": "alternate"}}, "reward": {"recycle": recycle}}
     if most:
-        with pytest.raises(ConfigError, match=f"derived.prompts <= {most}"):
+        with pytest.raises(ConfigError, match=f"generated.prompts <= {most}"):
             configs.merge(spark("tiny", None), changes)
     else:
         configs.merge(spark("tiny", None), changes)
-    changes["curriculum"]["derived"]["mode"] = "mixed"
+    changes["curriculum"]["generated"]["mode"] = "mixed"
     configs.merge(spark("tiny", None), changes)
 
 
@@ -146,7 +146,7 @@ def test_numbers_that_the_start_cannot_say(lengths: Sequence[int], least: int, m
 def test_worked_examples_say_what_a_verifier_says() -> None:
     tasks = _tasks()
     by_prompt = {task.prompt: task for task in tasks}
-    found = examples(tasks, DerivedWarmStart(point=1.0, pair=0.5, reflect=2.0), seed=3)
+    found = examples(tasks, GeneratedWarmStart(point=1.0, pair=0.5, reflect=2.0), seed=3)
     assert len(found) == 100 + 50 + 200
     for prompt, answer in found:
         question, _, shown = prompt[:-1].partition("=")
@@ -175,7 +175,7 @@ def test_the_warm_start_sees_no_question_of_a_held_out_pool() -> None:
 
 def test_random_labels_teach_nothing_but_the_letters() -> None:
     tasks = _tasks()
-    config = DerivedWarmStart(point=20.0, pair=0.0, reflect=0.0, labels="random")
+    config = GeneratedWarmStart(point=20.0, pair=0.0, reflect=0.0, labels="random")
     by_prompt = {task.prompt: task for task in tasks}
     agree = [(answer == "y") == _right(by_prompt[p[:9]], p[9:-1]) for p, answer in examples(tasks, config, seed=0)]
     assert len(agree) == 2000
@@ -183,24 +183,24 @@ def test_random_labels_teach_nothing_but_the_letters() -> None:
 
 
 def test_equal_seeds_make_equal_examples() -> None:
-    config = DerivedWarmStart()
+    config = GeneratedWarmStart()
     assert examples(_tasks(), config, seed=5) == examples(_tasks(), config, seed=5)
     assert examples(_tasks(), config, seed=5) != examples(_tasks(), config, seed=6)
 
 
 def test_shares_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigError, match="shares >= 0"):
-        DerivedWarmStart(point=-1.0)
+        GeneratedWarmStart(point=-1.0)
     with pytest.raises(ConfigError, match="confirm_share"):
-        DerivedWarmStart(confirm_share=1.5)
+        GeneratedWarmStart(confirm_share=1.5)
 
 
 def test_one_evolution_judges_and_corrects(tmp_path: Path) -> None:
-    """Few steps: every part of the loop is there, derived tasks are attempted, and reflection counts its calls."""
+    """Few steps: every part of the loop is there, generated tasks are attempted, and reflection counts its calls."""
     changes = {
         "iterations": 1,
         "inner_steps": 4,
-        "curriculum": {"prompts": 16, "derived": {"prompts": 12}},
+        "curriculum": {"prompts": 16, "generated": {"prompts": 12}},
         "dataset_prep": {"initial": {"warm_start": {"steps": 40}}},
     }
     recipe = configs.merge(spark("tiny", None), changes)
@@ -208,8 +208,8 @@ def test_one_evolution_judges_and_corrects(tmp_path: Path) -> None:
     outcome = evolve(LocalRunner(workspace, threads=1), recipe)
     fused = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "fused")
     assert fused.body["metrics"]["reward/num_rollouts"] > 16 * 8  # more than the solve prompts alone
-    assert outcome.state.derived is not None
-    cache = Tasks(workspace.cas.get(outcome.state.derived.digest)).read()
+    assert outcome.state.generated is not None
+    cache = Tasks(workspace.cas.get(outcome.state.generated.digest)).read()
     assert {row.arm for row in cache} <= {"judge-point", "judge-pair", "reflect-answer"}
     summary = Evaluation(workspace.cas.get(outcome.champion_test.digest)).read_json("summary.json")
     reflected = summary["splits"]["id"]["reflected"]

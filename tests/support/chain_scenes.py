@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instar.components.control import chain
+from instar.pipelines.chain import submission
 from support.chain_world import EVOLUTION, Crash, World, quietly
 
 
@@ -24,7 +24,7 @@ def opened(world: World) -> None:
 
 def stopped(world: World) -> None:
     opened(world)
-    chain.stop(world.store, world.api, EVOLUTION, "enough")
+    submission.stop(world.store, world.api, EVOLUTION, "enough")
 
 
 def second_attempt(world: World) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 from instar import fence
 from instar import head as heads
-from instar.components.control import chain
-from instar.components.control.tick import tick
 from instar.errors import InstarError, LockedError, UnavailableError
 from instar.head import ChainConfig, Head
 from instar.kfp.api import Version
 from instar.kfp.client import KfpClient
 from instar.kfp.http import KfpOptions
+from instar.pipelines.chain import submission
+from instar.pipelines.chain.tick import tick
 from support.fake_kfp import FakeKfp
 from support.fake_kfp_objects import ENDED
 
@@ -88,12 +88,12 @@ class World:
         self.late = False  # a creation was held back: two runs of one name are possible
         self.last: Head | None = None
 
-    def start(self, tap: Callable[[str, bool], None] | None = None, owner: str = "cli") -> chain.Action:
+    def start(self, tap: Callable[[str, bool], None] | None = None, owner: str = "cli") -> submission.Action:
         """Submit the evolution."""
         store, api = self.tapped(tap)
-        return chain.start(store, api, Head(evolution=EVOLUTION), self.chain, owner, self.now)
+        return submission.start(store, api, Head(evolution=EVOLUTION), self.chain, owner, self.now)
 
-    def tick(self, tap: Callable[[str, bool], None] | None = None, owner: str = "") -> chain.Action:
+    def tick(self, tap: Callable[[str, bool], None] | None = None, owner: str = "") -> submission.Action:
         """Run the watchdog once."""
         self.owners += 1
         store, api = self.tapped(tap)
@@ -118,7 +118,7 @@ class World:
             status="done" if done == self.segments else "running",
         )
         fence.advance_head(store, EVOLUTION, run_id, following)
-        chain.submit_current(store, api, EVOLUTION, run_id, self.now)
+        submission.submit_current(store, api, EVOLUTION, run_id, self.now)
 
     def place(self, run_id: str) -> tuple[int, int]:
         """Return segment and attempt, from the parameters the run was created with."""
@@ -195,7 +195,7 @@ class World:
             if heads.read_head(self.store, EVOLUTION) is None:
                 self.start()
             if self.head().status in ("stopped", "failed"):
-                chain.resume(self.store, self.api, EVOLUTION, f"person-{self.now}", self.now)
+                submission.resume(self.store, self.api, EVOLUTION, f"person-{self.now}", self.now)
                 self.check()
             if self.head().status == "done":
                 break

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from instar.components.catalog import ROLLOUT
-from instar.components.control.gang.manifests import GangJob, Owner
-from instar.components.control.gang.pod import PodSettings
 from instar.components.rollout.config import SampleConfig
 from instar.pipelines import pools
+from instar.pipelines.chain.gang.manifests import GangJob, Owner
+from instar.pipelines.chain.gang.pod import PodSettings
 
 IMAGE = f"registry.internal/instar/instar-cuda@sha256:{'a' * 64}"
 NAMESPACE = "instar"

@@ -25,11 +25,11 @@ def whole(folder: Path) -> Path:
 
 
 def control(folder: Path) -> Path:
-    """Write a complete control policy: Decision Mamba for a pendulum."""
-    from instar.components.control_policy.build import build
-    from instar.components.control_policy.config import ControlTask, DecisionMambaArch
+    """Write a complete continuous-control policy: Decision Mamba for a pendulum."""
+    from instar.components.continuous.build import build
+    from instar.components.continuous.config import ContinuousTask, DecisionMambaArch
 
-    task = ControlTask(
+    task = ContinuousTask(
         env="Pendulum-v1",
         state_dim=3,
         action_dim=1,

@@ -32,8 +32,8 @@ from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
 from instar.quality import run_gate
 from instar.workspace import create_workspace
-from support.micro import micro, micro_derived
-from support.micro_control import micro_control
+from support.micro import micro, micro_generated
+from support.micro_continuous import micro_continuous
 
 PRELOADED = (gymnasium, torch, transformers, LlamaForCausalLM, run_gate)
 
@@ -41,9 +41,9 @@ PRELOADED = (gymnasium, torch, transformers, LlamaForCausalLM, run_gate)
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "rounds": lambda: micro(clock="rounds"),
     "fused": lambda: micro(clock="fused"),
-    "control": micro_control,
-    "derived": lambda: micro_derived(clock="rounds"),
-    "derived-fused": lambda: micro_derived(clock="fused"),
+    "continuous": micro_continuous,
+    "generated": lambda: micro_generated(clock="rounds"),
+    "generated-fused": lambda: micro_generated(clock="fused"),
 }
 
 

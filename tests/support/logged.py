@@ -1,4 +1,5 @@
-"""Logged control episodes by hand, segments of them, slots of a batch, and control policies: what offline stages read."""
+"""Logged control episodes by hand, segments of them, slots of a batch, and continuous-control policies: what offline stages
+read."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from instar.artifact import Policy, Rollouts, Tasks
-from instar.components.control_policy.config import Arch, BcArch, ControlTask, DecisionMambaArch
+from instar.components.continuous.config import Arch, BcArch, ContinuousTask, DecisionMambaArch
 from instar.contract import WHOLE, Context, Shard
 from instar.rows import BatchRow, RolloutRow, TaskRow
 
-PENDULUM = ControlTask(
+PENDULUM = ContinuousTask(
     env="Pendulum-v1", state_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,),
     state_mean=(0.0, 0.0, 0.0), state_std=(0.7, 0.7, 3.0), return_scale=200.0,
 )  # fmt: skip
@@ -26,7 +27,7 @@ def context(folder: Path, stage: str = "rollout", step: int = 0, shard: Shard = 
 
 
 def episode(
-    name: str, rewards: Sequence[float], arm: str = "mixed", task: ControlTask = PENDULUM, **changes: object
+    name: str, rewards: Sequence[float], arm: str = "mixed", task: ContinuousTask = PENDULUM, **changes: object
 ) -> RolloutRow:
     """Return an episode with these rewards; states and actions are drawn from the name, inside of the box."""
     generator = np.random.default_rng(sum(map(ord, name)))
@@ -37,7 +38,7 @@ def episode(
         "actions": generator.uniform(low, high, size=(count, task.action_dim)).astype(np.float32).ravel().tolist(),
         "rewards": list(rewards),
         "returns_to_go": [float(sum(rewards[t:])) for t in range(count)],
-        "kind": "control",
+        "kind": "continuous",
         "offset": 0,
     } | changes
     return RolloutRow(
@@ -57,7 +58,7 @@ def data(folder: Path, rows: Sequence[RolloutRow], digest: str = "data") -> Roll
 def task_row(name: str, split: str, features: object, arm: str = "mixed", reference: object = ("none",)) -> TaskRow:
     """Return a task whose features are JSON of `features`."""
     return TaskRow(
-        task_id=name, arm=arm, domain="Pendulum-v1", level=0.0, split=split, prompt="control", verifier="return",
+        task_id=name, arm=arm, domain="Pendulum-v1", level=0.0, split=split, prompt="continuous", verifier="return",
         reference=json.dumps(reference), features=json.dumps(features), content_hash="0" * 64, generator="test", seed=0,
     )  # fmt: skip
 
@@ -86,12 +87,12 @@ def slots(names: Sequence[str], arm: str = "mixed", group_size: int = 1) -> list
 
 
 def policy(
-    folder: Path, arch: Arch = SMALL, task: ControlTask = PENDULUM, seed: int = 0, digest: str = "policy"
+    folder: Path, arch: Arch = SMALL, task: ContinuousTask = PENDULUM, seed: int = 0, digest: str = "policy"
 ) -> Policy:
     """Write a policy that has not learned anything; weights of its head are grown so that it does not act like zero."""
     import torch
 
-    from instar.components.control_policy.build import build
+    from instar.components.continuous.build import build
 
     model = build(arch, task, seed)
     with torch.no_grad():

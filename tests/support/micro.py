@@ -51,12 +51,12 @@ def micro(**changes: Any) -> Recipe:
     return dataclasses.replace(recipe, **changes)
 
 
-def micro_derived(**changes: Any) -> Recipe:
-    """Return the micro recipe with derived tasks: what one inner step attempts becomes tasks of the next (SPARK)."""
+def micro_generated(**changes: Any) -> Recipe:
+    """Return the micro recipe with generated tasks: what one inner step attempts becomes tasks of the next (SPARK)."""
     more = {
         "dataset_prep": {"initial": {"model": {"alphabet": "0123456789=?!|ynab"}}},
         "reward": {"recycle": {"wording": "terse"}},
-        "curriculum": {"derived": {"prompts": 4}},
+        "curriculum": {"generated": {"prompts": 4}},
     }
     return configs.merge(micro(**changes), more)
 

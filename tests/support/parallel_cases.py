@@ -163,7 +163,7 @@ def work(jobs: dict[str, Any], folder: Path, rank: int, size: int) -> None:
             for step, through_files in zip(one["held"], one["files"], strict=True):
                 worker.improve(step, folder, rank, size, held)
                 worker.improve(through_files, folder, rank, size, Held())
-            assert held.student is None and not held.record
+            assert held.learner is None and not held.record
             continue
         metrics = worker.improve(one, folder, rank, size, Held())
         if rank == 0:

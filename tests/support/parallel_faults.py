@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from instar.components.control.supervisor import Heartbeat
 from instar.components.update.parallel import worker
 from instar.components.update.parallel.gang import write
+from instar.heartbeat import Heartbeat
 
 FOREVER = 600.0
 

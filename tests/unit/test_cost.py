@@ -15,7 +15,7 @@ from instar.errors import ConfigError
 from instar.pipelines import cost
 from instar.pipelines.cost import Constants, plan
 from instar.pipelines.cost.case import text_pieces
-from instar.pipelines.cost.segment import fan_out, longest, pull_seconds, segment
+from instar.pipelines.cost.run import fan_out, longest, pull_seconds, segment
 from instar.pipelines.cost.sizes import answers
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
@@ -325,7 +325,8 @@ def test_main_prints_the_plan_before_it_refuses_it(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("scale", ["tiny", "single", "paper"])
 def test_a_recipe_without_text_is_refused_by_name(scale: str) -> None:
-    """The model counts tokens of a language model; a control policy has none, and no number would be right."""
+    """The model counts tokens of a language model; a continuous-continuous-control policy has none, and no number would be
+    right."""
     with pytest.raises(ConfigError) as caught:
         plan(build("decision_mamba", scale), gpus=1, model_size_b=0.001, work_s=60)
     assert caught.value.where == "instar plan"

@@ -14,10 +14,10 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from instar import cli, control_cli
-from instar.components.catalog import STAGES
-from instar.components.control import pid1
 from instar.errors import InstarError
+from instar.pipelines.catalog import STAGES
 from instar.pipelines.pools import load
+from instar.pipelines.supervise import pid1
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from instar import config as configs
-from instar.components.control_policy.config import BcArch, DecisionMambaArch, DecisionTransformerArch
-from instar.components.curriculum.config import BestConfig, DerivedDraw, SecConfig, UniformConfig
+from instar.components.continuous.config import BcArch, DecisionMambaArch, DecisionTransformerArch
+from instar.components.curriculum.config import BestConfig, GeneratedDraw, SecConfig, UniformConfig
 from instar.components.dataset_prep.counting import counter
 from instar.components.dataset_prep.offline.config import NoiseConfig, OfflineConfig
-from instar.components.derived.anchors import AnchorConfig
-from instar.components.derived.rule import Rule
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
+from instar.components.generated.anchors import AnchorConfig
+from instar.components.generated.rule import Rule
 from instar.components.reward.config import RecycleConfig, RefineConfig
 from instar.explain import explain
 from instar.pipelines.recipe import Recipe
@@ -127,7 +127,7 @@ def spark(**changes: Any) -> Recipe:
     reward = dataclasses.replace(
         made.reward, recycle=RecycleConfig(wording="terse", rule=Rule(judges=8, reflections=4))
     )
-    drawn = UniformConfig(prompts=48, group_size=8, derived=DerivedDraw(prompts=16))
+    drawn = UniformConfig(prompts=48, group_size=8, generated=GeneratedDraw(prompts=16))
     judge, reflect = JudgeConfig(wording="terse", anchors=24), ReflectConfig()
     evaluate = dataclasses.replace(made.evaluate, judge=judge)
     test = dataclasses.replace(made.test, judge=judge, reflect=reflect)
@@ -152,7 +152,7 @@ def test_own_tasks_judge_and_reflection_are_said_from_the_settings() -> None:
 def test_published_rule_and_reflection_are_said_to_be_what_they_are() -> None:
     made = spark()
     reward = dataclasses.replace(made.reward, recycle=RecycleConfig.published("terse"))
-    drawn = UniformConfig(prompts=64, group_size=8, derived=DerivedDraw(prompts=64, mode="alternate"))
+    drawn = UniformConfig(prompts=64, group_size=8, generated=GeneratedDraw(prompts=64, mode="alternate"))
     test = dataclasses.replace(made.test, reflect=ReflectConfig(mode="published", rounds=1))
     found = sections(explain(dataclasses.replace(made, reward=reward, curriculum=drawn, test=test)))
     assert "labels follow the policy's accuracy" in found["own tasks"]

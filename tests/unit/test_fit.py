@@ -17,7 +17,7 @@ from instar.components.evaluate.config import AnswerConfig
 from instar.components.rollout import footprint
 from instar.errors import ConfigError
 from instar.explain import explain
-from instar.pipelines import fit, machine
+from instar.pipelines import fit, preflight
 from instar.pipelines.fit import devices, seconds
 from instar.pipelines.fit.text import render
 from instar.pipelines.recipe import Recipe
@@ -185,18 +185,18 @@ def test_the_plan_adds_up() -> None:
 
 def test_a_machine_without_the_gpu_of_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = build("sec", "single")
-    monkeypatch.setattr(machine, "_cuda", lambda: False)
+    monkeypatch.setattr(preflight, "_cuda", lambda: False)
     with pytest.raises(
         ConfigError, match=r"a GPU of 79 GiB: sec at single is planned for h100-80g; found none"
     ) as caught:
-        machine.check(recipe)
+        preflight.check(recipe)
     assert "--scale tiny or small" in caught.value.action
-    monkeypatch.setattr(machine, "_cuda", lambda: True)
-    monkeypatch.setattr(machine, "_memory", lambda: int(22.5 * GIB))
+    monkeypatch.setattr(preflight, "_cuda", lambda: True)
+    monkeypatch.setattr(preflight, "_memory", lambda: int(22.5 * GIB))
     with pytest.raises(ConfigError, match="--device 24g"):
-        machine.check(recipe)
-    monkeypatch.setattr(machine, "_installed", lambda name: True)
-    machine.check(build("sec", "single", device="24g"))
+        preflight.check(recipe)
+    monkeypatch.setattr(preflight, "_installed", lambda name: True)
+    preflight.check(build("sec", "single", device="24g"))
 
 
 MODELS = st.builds(

@@ -19,9 +19,14 @@ from hypothesis import strategies as st
 from instar import config as configs
 from instar import contract, errors
 from instar.components.catalog import ROLLOUT, UPDATE
-from instar.components.control.gang import manifests
-from instar.components.control.gang import pod as pods
-from instar.components.control.gang.manifests import (
+from instar.components.rollout.config import SampleConfig
+from instar.components.update.stage import check_alone
+from instar.contract import Inputs, Shard
+from instar.errors import ConfigError
+from instar.pipelines import pools
+from instar.pipelines.chain.gang import manifests
+from instar.pipelines.chain.gang import pod as pods
+from instar.pipelines.chain.gang.manifests import (
     RUNTIME,
     SPEC_DIGEST,
     GangJob,
@@ -29,12 +34,7 @@ from instar.components.control.gang.manifests import (
     rollout_jobset,
     update_trainjob,
 )
-from instar.components.control.gang.pod import PodSettings
-from instar.components.rollout.config import SampleConfig
-from instar.components.update.stage import check_alone
-from instar.contract import Inputs, Shard
-from instar.errors import ConfigError
-from instar.pipelines import pools
+from instar.pipelines.chain.gang.pod import PodSettings
 from instar.pipelines.ledger_runner import job_of
 from support import gang_jobs
 from support.fake_pods import expanded

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar import config as configs
-from instar.components.control.tick import judge
 from instar.errors import ArtifactError, ConfigError, LedgerError, LockedError, UnavailableError
 from instar.fence import advance_head, check_held, hold
 from instar.head import (
@@ -31,6 +30,7 @@ from instar.head import (
     run_name,
 )
 from instar.kfp.api import RunInfo, Version
+from instar.pipelines.chain.tick import judge
 from instar.store import LocalStore
 
 HEAD = Head(evolution="evo", ledger="0" * 64)

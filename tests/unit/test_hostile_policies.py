@@ -47,7 +47,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def good_control(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good_continuous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return hostile.control(tmp_path_factory.mktemp("good-control"))
 
 
@@ -100,8 +100,8 @@ IGNORED = {"config/quantised", "tokenizer/two of one id", "tokenizer/added far a
 """Faults that no reading of the model, or of the tokenizer, minds: an unknown method of quantisation is none."""
 
 
-def test_the_whole_folders_are_read(good: Path, good_control: Path) -> None:
-    assert outcome(load, good) is outcome(encode, good) is outcome(copy, good) is outcome(load, good_control) is None
+def test_the_whole_folders_are_read(good: Path, good_continuous: Path) -> None:
+    assert outcome(load, good) is outcome(encode, good) is outcome(copy, good) is outcome(load, good_continuous) is None
 
 
 @pytest.mark.parametrize("name", OF_THE_MODEL)
@@ -124,8 +124,8 @@ UNREAD = {"tokenizer/class unknown", "tokenizer/class a list", "tokenizer/custom
 
 
 @pytest.mark.parametrize("name", sorted(hostile.CONTROL_FAULTS))
-def test_a_control_policy_that_is_broken_is_refused_by_name(name: str, good_control: Path, tmp_path: Path) -> None:
-    assert outcome(load, faulty(good_control, name, hostile.CONTROL_FAULTS[name], tmp_path)) is not None
+def test_a_control_policy_that_is_broken_is_refused_by_name(name: str, good_continuous: Path, tmp_path: Path) -> None:
+    assert outcome(load, faulty(good_continuous, name, hostile.CONTROL_FAULTS[name], tmp_path)) is not None
 
 
 TAKEN = ["weights/cut", "weights/tensor missing", "config/3 layers", "config/10^7 layers", "config/custom code"]

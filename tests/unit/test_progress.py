@@ -156,7 +156,7 @@ def test_fused_segment_of_another_process_counts_once() -> None:
 
 
 def control(k: int) -> list[Event]:
-    """The events of one iteration of a control recipe, with the names that its stages use."""
+    """The events of one iteration of a continuous-control recipe, with the names that its stages use."""
     arm = "val/target -150"
     found = [
         ("curriculum", {"random 100%/p": 0.5, "random 100%/share": 0.4, "random 40%/p": 0.5}),

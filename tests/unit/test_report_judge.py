@@ -92,13 +92,13 @@ def test_what_is_gathered(data: Data) -> None:
 
 def test_charts_of_judge_reflection_and_made_tasks(data: Data) -> None:
     found = charts.draw(data)
-    assert {"judge", "reflected", *charts.DERIVED_LINES} <= found.keys()
+    assert {"judge", "reflected", *charts.GENERATED_LINES} <= found.keys()
     assert "from 0.5 to 0.6" in found["judge"].says and "1 alarms" in found["judge"].says
     assert "closed after 3 of 5" in found["reflected"].says
     spec = json.dumps(found["judge"].spec)
     assert "single answers" in spec and "pairs, both orders" in spec
-    assert "waiting from 10 to 17" in found["derived_cache"].says
-    assert "pairs" not in found["derived_solved"].says  # no pair was drawn
+    assert "waiting from 10 to 17" in found["generated_cache"].says
+    assert "pairs" not in found["generated_solved"].says  # no pair was drawn
 
 
 def test_tiles_compare_base_and_champion(data: Data) -> None:

@@ -84,7 +84,7 @@ def test_the_arrays_are_read_once_per_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([episode("a", [1.0], kind="text")], "kind 'control'"),
+        ([episode("a", [1.0], kind="text")], "kind 'continuous'"),
         ([episode("a", [1.0], offset=3)], "whole episodes"),
         ([episode("a", [1.0]), episode("b", [])], "at least one step"),
         ([episode("a", [1.0, 2.0], observations=[0.0] * 5)], "numbers for each of 2 steps"),
@@ -127,7 +127,7 @@ def test_a_table_built_by_columns_has_the_bytes_of_one_built_by_rows(tmp_path: P
     halves = [schema.to_table(RolloutRow, rows[:1]), schema.to_table(RolloutRow, rows[1:])]
     two.write_table(pa.concat_tables(halves))
     assert (one.path / "rows.parquet").read_bytes() == (two.path / "rows.parquet").read_bytes()
-    broken = schema.to_table(RolloutRow, rows).set_column(3, "kind", pa.array(["control", "dance"]))
+    broken = schema.to_table(RolloutRow, rows).set_column(3, "kind", pa.array(["continuous", "dance"]))
     with pytest.raises(ContractError, match="kind"):
         two.write_table(broken)
     assert two.read() == rows

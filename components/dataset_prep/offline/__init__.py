@@ -1,1 +1,2 @@
-"""Offline control data: episodes from a simulator, a Minari folder, a D4RL file or Parquet; checked, cut and described."""
+"""Offline data of continuous control: episodes from a simulator, a Minari folder, a D4RL file or Parquet; checked, cut and
+described."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
-from instar.components.control_policy.config import Arch, DecisionMambaArch
+from instar.components.continuous.config import Arch, DecisionMambaArch
 from instar.config import out_of_range
 
 
@@ -68,7 +68,7 @@ class NoiseConfig:
         _need(0.0 <= self.share <= 1.0, "in [0, 1]", self.share, "noise.share")
         _need(self.std >= 0.0, ">= 0", self.std, "noise.std")
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         found = {} if self.share else {"std": "noise.share > 0"}
         return found if self.std else {**found, "share": "noise.std > 0"}
@@ -76,7 +76,7 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineConfig(Piece):
-    """Logged trajectories of one environment, cut into tasks, and a control policy that has not learned yet.
+    """Logged trajectories of one environment, cut into tasks, and a continuous-control policy that has not learned yet.
 
     A training task is a segment: about `arch.window` consecutive starts of windows in one episode. Its arm is the quality of
     the episode: the tier it was recorded as, or its quantile of return where `buckets` is set.
@@ -108,7 +108,7 @@ class OfflineConfig(Piece):
         _need(self.buckets == 0 or self.buckets >= 2, "0 or at least 2", self.buckets, "buckets")
         _need(self.return_scale is None or self.return_scale > 0, "> 0", self.return_scale, "return_scale")
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {"probe_episodes": "dataset_prep.probes with a return"} if self.probes == () else {}
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers.utils import logging
 
-from instar.components.control_policy import build as policies
-from instar.components.control_policy.config import Arch, BcArch, ControlTask
+from instar.components.continuous import build as policies
+from instar.components.continuous.config import Arch, BcArch, ContinuousTask
 from instar.components.dataset_prep.offline import pendulum, statistics
 from instar.components.dataset_prep.offline.config import (
     D4rlSource,
@@ -176,10 +176,10 @@ def environment_target(environment: Environment, config: OfflineConfig) -> float
     return environment.targets[0]
 
 
-def control_task(episodes: Episodes, environment: Environment, config: OfflineConfig) -> ControlTask:
+def control_task(episodes: Episodes, environment: Environment, config: OfflineConfig) -> ContinuousTask:
     """Return what the policy is told of its world."""
     states = statistics.state_statistics(episodes)
-    return ControlTask(
+    return ContinuousTask(
         env=episodes.env,
         state_dim=int(episodes.observations.shape[1]),
         action_dim=int(episodes.actions.shape[1]),

@@ -1,7 +1,7 @@
-"""Episodes as an Arrow table of `RolloutRow`s of kind `control`, and as a Parquet file: the project's own data format.
+"""Episodes as an Arrow table of `RolloutRow`s of kind `continuous`, and as a Parquet file: the project's own data format.
 
 One row is one whole episode. The environment and the action box, which no column holds, travel as JSON in the metadata of
-the schema under `instar.control`.
+the schema under `instar.continuous`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from instar.components.dataset_prep.offline.validate import check_flags, check_r
 from instar.errors import ArtifactError, ContractError
 from instar.rows import RolloutRow
 
-KEY = b"instar.control"
-_SPACE = "env, state_dim, action_low and action_high under `instar.control` of the schema's metadata"
+KEY = b"instar.continuous"
+_SPACE = "env, state_dim, action_low and action_high under `instar.continuous` of the schema's metadata"
 
 
 def to_table(episodes: Episodes) -> pa.Table:
@@ -35,7 +35,7 @@ def to_table(episodes: Episodes) -> pa.Table:
         "rollout_id": ids,
         "task_id": ids,
         "arm": episodes.tier.tolist(),
-        "kind": ["control"] * n,
+        "kind": ["continuous"] * n,
         "group_id": ids,
         "policy": episodes.behaviour.tolist(),
         "truncated": episodes.truncated,
@@ -132,7 +132,7 @@ def _space(table: pa.Table, where: str) -> dict[str, Any]:
     found = (table.schema.metadata or {}).get(KEY)
     if found is None:
         raise _wrong(
-            "the environment in the schema's metadata", "no `instar.control`", where, "write it with `write_parquet`"
+            "the environment in the schema's metadata", "no `instar.continuous`", where, "write it with `write_parquet`"
         )
     try:
         space: dict[str, Any] = json.loads(found)

@@ -11,13 +11,13 @@ from instar.artifact import Policy
 from instar.components.update import memory
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience
+from instar.components.update.update_batch import UpdateBatch
 
 ROUND_TOKENS = 512
 """What gathering the parameters and summing the gradients of one pass costs, in positions: an order of magnitude."""
 
 
-def split(config: PolicyGradientConfig, data: Experience, size: int) -> PolicyGradientConfig:
+def split(config: PolicyGradientConfig, data: UpdateBatch, size: int) -> PolicyGradientConfig:
     """Return the configuration with the token budget, at most its own, that lets `size` processes finish first.
 
     Processes run in step, so a round takes as long as its widest pass, and every round gathers the whole model. Tried:
@@ -39,7 +39,7 @@ def split(config: PolicyGradientConfig, data: Experience, size: int) -> PolicyGr
 def decide(
     policy: Policy,
     config: PolicyGradientConfig,
-    data: Experience,
+    data: UpdateBatch,
     has_reference: bool,
     device: str,
     size: int,
@@ -65,7 +65,7 @@ def _free(device: str, size: int, held: int) -> int:
 
 
 def plan(
-    policy: Policy, config: PolicyGradientConfig, data: Experience, has_reference: bool, on: bool, size: int
+    policy: Policy, config: PolicyGradientConfig, data: UpdateBatch, has_reference: bool, on: bool, size: int
 ) -> memory.Plan:
     """Return the plan of one process: its shards, and whole in turn what a pass gathers and reduces.
 

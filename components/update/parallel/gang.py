@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from instar import lifeline
-from instar.components.control.limits import Limits, Watch
 from instar.components.update.parallel import verdict
 from instar.contract import Context
+from instar.limits import Limits, Watch
 
 POLL_S = 0.1
 SLACK = 2.5

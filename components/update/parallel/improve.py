@@ -18,12 +18,12 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from instar.artifact import Policy
 from instar.components import policy_io
-from instar.components.update import experience, forward, inputs, memory, metrics, policy_gradient, stats, trainer
+from instar.components.update import forward, inputs, memory, metrics, policy_gradient, stats, trainer, update_batch
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.kept import broken
 from instar.components.update.learner import Learner
 from instar.components.update.parallel import budget, shard
 from instar.components.update.parallel.ranks import Ranks
+from instar.components.update.resident_state import broken
 from instar.components.update.stage import Ins, Outs
 from instar.contract import Context, Metrics
 
@@ -32,7 +32,7 @@ from instar.contract import Context, Metrics
 class Held:
     """What a process keeps from one update to the next: the learner with the record of its state, and the reference."""
 
-    student: Learner | None = None
+    learner: Learner | None = None
     record: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
     """The frozen model by digest; one at most."""
@@ -41,8 +41,8 @@ class Held:
     def num_bytes(self) -> int:
         """Return the memory of this process's shards."""
         tensors: list[Any] = [p for model in self.reference.values() for p in model.parameters()]
-        if self.student is not None:
-            tensors += [*self.student.named().values(), *self.student.optimizer.tensors().values()]
+        if self.learner is not None:
+            tensors += [*self.learner.named().values(), *self.learner.optimizer.tensors().values()]
         return sum(part.to_local().nbytes for part in tensors)
 
 
@@ -52,13 +52,13 @@ def improve(
     """Train the policy on one batch; process 0 writes the outputs and returns the metrics, the others return none."""
     inputs.check(ins.policy, ins.trainer, ins.reference, config, ctx)
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
-    data = experience.join(ins.batch.table(), rollouts, scores, config.min_group)
+    data = update_batch.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)
     config = policy_gradient.resolve(config, data, ins.policy)
     config = budget.split(config, data, ranks.size)
     has_reference = inputs.needs_reference(ins.reference, ins.policy, config)
     if held.record != _record(ins):  # another line of policies: nothing that is held continues it
-        held.student = None
+        held.learner = None
     plan = budget.decide(ins.policy, config, data, has_reference, device, ranks.size, held.num_bytes())
     config = dataclasses.replace(config, gradient_checkpointing="on" if plan.checkpointing else "off")
     ctx.heartbeat(f"{memory.line(plan, config.packing)}, each of {ranks.size} processes", memory.metrics(plan))
@@ -69,21 +69,21 @@ def improve(
         ctx.heartbeat(f"forward pass {next(passes)}", {})
 
     held.mesh = held.mesh or init_device_mesh(device, (ranks.size,))
-    student = _student(ins, config, ctx, ranks, held, beat)
+    learner = _learner(ins, config, ctx, ranks, held, beat)
     frozen = ins.reference if has_reference else None
     if frozen is not None and frozen.digest not in held.reference:
         held.reference = {frozen.digest: in_turn(ranks, lambda: _reference(frozen, config, ctx, held.mesh, beat))}
-    reference = student.compute if frozen is None else held.reference[frozen.digest]
+    reference = learner.compute if frozen is None else held.reference[frozen.digest]
     dump = inputs.dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
-    outcome = trainer.train(student, data, config, ctx, reference, dump)
-    made = shard.collect(student, lambda: shard.shell(ins.policy, config, ctx), whole=ctx.durable)
+    outcome = trainer.train(learner, data, config, ctx, reference, dump)
+    made = shard.collect(learner, lambda: shard.shell(ins.policy, config, ctx), whole=ctx.durable)
     found: Metrics = {}
     if made is not None:
         outs.stats.write(stats.arm_stats(config, data, outcome.abs_advantage, outcome.kept))
         # Whoever samples is another process, so the policy's weights are written in any case.
         policy_gradient.write(made, outcome, ins.policy, outs, dataclasses.replace(ctx, durable=True))
         found = {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
-    _keep(held, student, outs, ctx)
+    _keep(held, learner, outs, ctx)
     return found
 
 
@@ -91,13 +91,13 @@ def _record(ins: Ins) -> dict[str, Any]:
     return ins.trainer.read_json("trainer.json") if ins.trainer is not None else {}
 
 
-def _student(
+def _learner(
     ins: Ins, config: PolicyGradientConfig, ctx: Context, ranks: Ranks, held: Held, beat: shard.Beat
 ) -> Learner:
     """Return the learner in shards: the one that is held, or one from files."""
-    if held.student is not None:
-        shard.resume(held.student, config, ins.policy.digest)
-        return held.student
+    if held.learner is not None:
+        shard.resume(held.learner, config, ins.policy.digest)
+        return held.learner
     if _record(ins).get("resident"):
         raise broken(
             "the optimiser state that an earlier inner step left in the processes of the update",
@@ -107,24 +107,24 @@ def _student(
         )
 
     def build() -> Learner:
-        student = shard.whole(ins.policy, ins.trainer, config, ctx)
-        shard.shard(student, config, ranks, held.mesh, beat)
-        return student
+        learner = shard.whole(ins.policy, ins.trainer, config, ctx)
+        shard.shard(learner, config, ranks, held.mesh, beat)
+        return learner
 
     made: Learner = in_turn(ranks, build)
     return made
 
 
-def _keep(held: Held, student: Learner, outs: Outs, ctx: Context) -> None:
+def _keep(held: Held, learner: Learner, outs: Outs, ctx: Context) -> None:
     """Hold what the next update goes on from, and name it as process 0 has."""
     torch.distributed.barrier()
-    held.student, held.record = (None, {}) if ctx.durable else (student, outs.trainer.read_json("trainer.json"))
+    held.learner, held.record = (None, {}) if ctx.durable else (learner, outs.trainer.read_json("trainer.json"))
     for frozen in held.reference.values():
         shard.let_go(frozen)
-    if held.student is not None:
-        held.student.source = held.record["fingerprint"]
-        held.student.optimizer.zero_grad()
-        forward.as_loaded(held.student.compute)
+    if held.learner is not None:
+        held.learner.source = held.record["fingerprint"]
+        held.learner.optimizer.zero_grad()
+        forward.as_loaded(held.learner.compute)
     gc.collect()
 
 

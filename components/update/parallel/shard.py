@@ -21,10 +21,10 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from instar.artifact import Policy, TrainerState
 from instar.components import policy_io
-from instar.components.update import forward, learner
+from instar.components.update import forward
 from instar.components.update.batching import Micro
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.learner import Learner
+from instar.components.update.learner import Learner, keep_layers, recompute_layers
 from instar.components.update.optimizer import Optimizer
 from instar.components.update.parallel.ranks import Ranks
 from instar.contract import Context
@@ -45,28 +45,28 @@ def shell(policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Learner
     return Learner(policy_io.take_model(policy, ctx), plain, ctx, None, policy.digest, copies=False, moments=False)
 
 
-def resume(student: Learner, config: PolicyGradientConfig, digest: str) -> None:
+def resume(learner: Learner, config: PolicyGradientConfig, digest: str) -> None:
     """Go on with a learner in shards as the policy `digest`: count from here, compute layers again where `config` says so."""
-    before, student.config, student.digest = student.config.gradient_checkpointing, config, digest
-    student.begin()
+    before, learner.config, learner.digest = learner.config.gradient_checkpointing, config, digest
+    learner.begin()
     if config.gradient_checkpointing != before:
-        (learner.recompute_layers if before == "off" else learner.keep_layers)(student.compute)
+        (recompute_layers if before == "off" else keep_layers)(learner.compute)
 
 
-def shard(student: Learner, config: PolicyGradientConfig, ranks: Ranks, mesh: DeviceMesh, beat: Beat) -> None:
+def shard(learner: Learner, config: PolicyGradientConfig, ranks: Ranks, mesh: DeviceMesh, beat: Beat) -> None:
     """Cut a whole learner: afterwards this process holds 1/N of it, on the device of `mesh`, set up as `config` says."""
-    old = student.optimizer
+    old = learner.optimizer
     moments = old.tensors() if old.steps else {}
-    student.ranks, student.config, student.device = ranks, config, mesh.device_type
-    cut(student.model, config, mesh, beat)
-    if student.critic is not None:
-        _fully_shard(student.critic, mesh, MixedPrecisionPolicy())
-    student.optimizer = Optimizer(config, student.trained(), fresh=not moments)
+    learner.ranks, learner.config, learner.device = ranks, config, mesh.device_type
+    cut(learner.model, config, mesh, beat)
+    if learner.critic is not None:
+        _fully_shard(learner.critic, mesh, MixedPrecisionPolicy())
+    learner.optimizer = Optimizer(config, learner.trained(), fresh=not moments)
     if moments:
-        placed = {key: _like(student.optimizer.named[_name(key)], value) for key, value in moments.items()}
-        student.optimizer.load(old.steps, old.adam_steps(), placed, adopt=True)
+        placed = {key: _like(learner.optimizer.named[_name(key)], value) for key, value in moments.items()}
+        learner.optimizer.load(old.steps, old.adam_steps(), placed, adopt=True)
     if config.gradient_checkpointing == "on":
-        learner.recompute_layers(student.compute)
+        recompute_layers(learner.compute)
 
 
 def cut(model: Any, config: PolicyGradientConfig, mesh: DeviceMesh, beat: Beat) -> Any:
@@ -123,32 +123,32 @@ def _like(parameter: Any, value: Tensor) -> Tensor:
     return distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None)
 
 
-def collect(student: Learner, into: Callable[[], Learner], whole: bool) -> Learner | None:
+def collect(learner: Learner, into: Callable[[], Learner], whole: bool) -> Learner | None:
     """Return the learner in one piece on process 0, where `into` makes one to fill; None elsewhere. All take part.
 
     Only where `whole` the optimiser's state comes along. Else it stays in shards, and what is saved says so.
     """
-    for module in (student.model, student.critic):
+    for module in (learner.model, learner.critic):
         if module is not None:
             let_go(module)
-    target = into() if student.ranks.rank == 0 else None
+    target = into() if learner.ranks.rank == 0 else None
     places = target.named() if target is not None else {}
-    for name, p in student.named().items():
-        value = _gather(p, student.ranks)
+    for name, p in learner.named().items():
+        value = _gather(p, learner.ranks)
         if value is not None:
             with torch.no_grad():
                 places[name].copy_(value)
     moments: dict[str, Tensor] = {}
-    for key, part in student.optimizer.tensors().items() if whole else ():
-        value = _gather(part, student.ranks)
+    for key, part in learner.optimizer.tensors().items() if whole else ():
+        value = _gather(part, learner.ranks)
         if value is not None:
             moments[key] = value
     if target is not None:
-        target.follow(student)
+        target.follow(learner)
         if whole:
-            target.optimizer.load(student.optimizer.steps, student.optimizer.adam_steps(), moments, adopt=True)
+            target.optimizer.load(learner.optimizer.steps, learner.optimizer.adam_steps(), moments, adopt=True)
         else:
-            target.optimizer, target.elsewhere = student.optimizer, True
+            target.optimizer, target.elsewhere = learner.optimizer, True
     return target
 
 

@@ -95,12 +95,12 @@ def join(device: str, timeout_s: float) -> None:
 def improve(job: dict[str, Any], folder: Path, rank: int, size: int, held: Held) -> dict[str, float]:
     """Do the update that `job` describes and return its metrics. Unless it is the last, its state stays in `held`."""
     from instar import config as configs
-    from instar.components.control.supervisor import Heartbeat
     from instar.components.update.config import PolicyGradientConfig
     from instar.components.update.parallel import improve as parts
     from instar.components.update.parallel.ranks import Ranks
     from instar.components.update.stage import Ins, Outs
     from instar.contract import Context, bind, ports
+    from instar.heartbeat import Heartbeat
 
     beat = Heartbeat(folder / f"rank-{rank}.json", "update", lambda unit, metrics: None)
     beat("start", {})

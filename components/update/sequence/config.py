@@ -62,7 +62,7 @@ class SequenceConfig(Piece):
         good = self.schedule == "constant" or self.total_steps > self.warmup_steps
         _need(good, f"> warmup_steps, which is {self.warmup_steps}", self.total_steps, "total_steps")
 
-    def unread(self) -> dict[str, str]:
+    def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {"total_steps": "update.schedule=linear or cosine"} if self.schedule == "constant" else {}
 

@@ -2,8 +2,8 @@
 
 Windows are used in slot order, each once, `batch` at a time. The policy starts from the one whose actions were blended into
 the targets, so an update is one stage of Decision Mamba's self-evolution (sections 4 and 5); with beta 0 it is plain
-supervised learning, of any control policy. Nothing is written when a number is not finite; the minibatch is then saved in
-the scratch folder.
+supervised learning, of any continuous-control policy. Nothing is written when a number is not finite; the minibatch is then
+saved in the scratch folder.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from instar.components.trajectories import open_trajectories
 from instar.components.update.sequence import probe
 from instar.components.update.sequence.batch import Labelled, join
 from instar.components.update.sequence.config import SequenceConfig
+from instar.components.update.sequence.learner import Learner, check_trainer
 from instar.components.update.sequence.samples import Samples
 from instar.components.update.sequence.stats import arm_stats
-from instar.components.update.sequence.student import Student, check_trainer
 from instar.components.update.sequence.train import Trace, dumper, train
 from instar.contract import PERF, Context, Metrics
 from instar.rows import ArmStatsRow
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 
 def fit(ins: Ins, outs: Outs, config: SequenceConfig, ctx: Context) -> Metrics:
-    """Train the policy on the windows of one batch. `batch.join` and `student` say what is refused."""
+    """Train the policy on the windows of one batch. `batch.join` and `learner` say what is refused."""
     check_trainer(ins.policy, ins.trainer, ins.reference, ctx)
     data = open_trajectories(ins.data, ctx.resident, "update")
-    student = Student(policy_io.take_model(ins.policy, ctx), config, ins.trainer)
-    model = student.model
+    learner = Learner(policy_io.take_model(ins.policy, ctx), config, ins.trainer)
+    model = learner.model
     batch = join(ins.batch, ins.rollouts, ins.scores, ins.policy, data, model.arch.window, model.task.return_scale)
-    samples = Samples(data, batch, model, student.device)
+    samples = Samples(data, batch, model, learner.device)
 
     rows = probe.choose(batch.arm, len(batch.arms), config.probe)
     before = probe.losses(model, samples, rows, config.weights, ctx)
     dump = dumper(batch, ins.rollouts, ins.scores, ctx.scratch / "bad-batch")
-    trace = train(student, samples, batch.size, ctx, dump)
+    trace = train(learner, samples, batch.size, ctx, dump)
     after = probe.losses(model, samples, rows, config.weights, ctx)
     cosine = probe.gradient_cosine(model, samples, probe.spread(rows, config.batch)) if batch.beta.any() else 1.0
 
     stats = arm_stats(batch, rows, before, after)
     outs.stats.write(stats)
-    student.save(outs.trainer)
+    learner.save(outs.trainer)
     policy_io.save_policy(model, ins.policy, outs.policy, ctx)
     return collect(batch, trace, stats, cosine)
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch.nn.functional as F
 from torch import Tensor
 
-from instar.components.control_policy.model import ControlOutput
+from instar.components.continuous.model import ContinuousOutput
 from instar.components.update.sequence.samples import Sample
 
 Weights: TypeAlias = tuple[float, float, float]
@@ -25,22 +25,22 @@ Losses: TypeAlias = dict[str, Tensor]
 """By name: `loss`, and its parts without their weights, `loss/action` and with auxiliary heads `loss/state`, `loss/return`."""
 
 
-def batch_losses(out: ControlOutput, sample: Sample, weights: Weights) -> Losses:
+def batch_losses(out: ContinuousOutput, sample: Sample, weights: Weights) -> Losses:
     """Return the scalars of a minibatch: every step counts the same, whichever window it is in."""
     return _losses(out, sample, weights, None)
 
 
-def window_losses(out: ControlOutput, sample: Sample, weights: Weights) -> Losses:
+def window_losses(out: ContinuousOutput, sample: Sample, weights: Weights) -> Losses:
     """Return the losses of every window by itself, [B]. A window whose steps have no next one has 0 in those parts."""
     return _losses(out, sample, weights, 1)
 
 
-def action_loss(out: ControlOutput, sample: Sample, target: Tensor) -> Tensor:
+def action_loss(out: ContinuousOutput, sample: Sample, target: Tensor) -> Tensor:
     """Return the action term of a minibatch against another target [B, K, A]."""
     return _mean((out.actions - target).square().mean(-1), sample.mask, None)
 
 
-def _losses(out: ControlOutput, sample: Sample, weights: Weights, dim: int | None) -> Losses:
+def _losses(out: ContinuousOutput, sample: Sample, weights: Weights, dim: int | None) -> Losses:
     action = _mean((out.actions - sample.target).square().mean(-1), sample.mask, dim)
     if out.next_states is None or out.next_returns is None:
         return {"loss": action, "loss/action": action}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instar.components.control_policy.model import ControlPolicy
+from instar.components.continuous.model import ContinuousPolicy
 from instar.components.trajectories import Doubles, Integers
 from instar.components.update.sequence.losses import Weights, action_loss, window_losses
 from instar.components.update.sequence.samples import Samples
@@ -41,7 +41,7 @@ def spread(values: Integers, count: int) -> Integers:
 
 
 @torch.no_grad()
-def losses(model: ControlPolicy, samples: Samples, rows: Integers, weights: Weights, ctx: Context) -> Doubles:
+def losses(model: ContinuousPolicy, samples: Samples, rows: Integers, weights: Weights, ctx: Context) -> Doubles:
     """Return the loss of each window of `rows` [P] against the targets of this update. Raises `NumericsError`."""
     parts: list[Tensor] = []
     for start in range(0, len(rows), CHUNK):
@@ -59,10 +59,10 @@ def losses(model: ControlPolicy, samples: Samples, rows: Integers, weights: Weig
     return values
 
 
-def gradient_cosine(model: ControlPolicy, samples: Samples, rows: Integers) -> float | None:
+def gradient_cosine(model: ContinuousPolicy, samples: Samples, rows: Integers) -> float | None:
     """Return the cosine between the gradients of the action term with the refined and with the logged targets.
 
-    1 says that the refinement only rescales the gradient, as it does while the student still is the past policy: so it is
+    1 says that the refinement only rescales the gradient, as it does while the learner still is the past policy: so it is
     measured after the update. None where a gradient vanishes.
     """
     sample = samples.take(torch.from_numpy(rows).to(samples.device))

@@ -1,7 +1,7 @@
 """Minibatches of windows as tensors: what the policy reads, and what its predictions are compared with.
 
 The action target is (1 - beta) a + beta a_hat in the model's units, a logged and a_hat of the past policy (Decision Mamba
-section 4, PSER). a_hat is a constant here, computed by the rollout: a target that moved with the student would only scale
+section 4, PSER). a_hat is a constant here, computed by the rollout: a target that moved with the learner would only scale
 its gradient. Everything is one indexing operation on flat arrays.
 Shapes: N steps of the data, M windows of the batch, B of a minibatch, K steps of a window, S numbers of state, A of action.
 """
@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instar.components.control_actor import check_fits
-from instar.components.control_policy.model import ControlPolicy
+from instar.components.continuous.actor import check_fits
+from instar.components.continuous.model import ContinuousPolicy
 from instar.components.trajectories import Trajectories
 from instar.components.update.sequence.batch import Labelled
 
@@ -55,7 +55,7 @@ class Sample:
 class Samples:
     """All windows of a batch; `take` makes minibatches of them."""
 
-    def __init__(self, data: Trajectories, batch: Labelled, model: ControlPolicy, device: str) -> None:
+    def __init__(self, data: Trajectories, batch: Labelled, model: ContinuousPolicy, device: str) -> None:
         check_fits(model, data, "update")
         self.units, self.device, windows = model.units, device, batch.windows
 

@@ -13,9 +13,9 @@ import torch
 
 from instar.artifact import Rollouts, Scores
 from instar.components.update.sequence.batch import Labelled
+from instar.components.update.sequence.learner import Learner
 from instar.components.update.sequence.losses import action_loss, batch_losses
 from instar.components.update.sequence.samples import Sample, Samples
-from instar.components.update.sequence.student import Student
 from instar.contract import Context
 from instar.errors import NumericsError
 
@@ -35,17 +35,17 @@ class Trace:
             self.values.setdefault(name, []).append(value)
 
 
-def train(student: Student, samples: Samples, size: int, ctx: Context, dump: Dump) -> Trace:
-    """Change `student` by one pass over the windows 0 up to `size`, in order, and return what happened.
+def train(learner: Learner, samples: Samples, size: int, ctx: Context, dump: Dump) -> Trace:
+    """Change `learner` by one pass over the windows 0 up to `size`, in order, and return what happened.
 
     Raises `NumericsError` before the step that would have used a bad number; `dump` saves the windows it came from.
     """
     trace, begin = Trace(), time.perf_counter()
-    for start in range(0, size, student.config.batch):
-        end = min(start + student.config.batch, size)
-        sample = samples.take(torch.arange(start, end, device=student.device))
+    for start in range(0, size, learner.config.batch):
+        end = min(start + learner.config.batch, size)
+        sample = samples.take(torch.arange(start, end, device=learner.device))
         try:
-            trace.add(step(student, sample, f"windows {start}..{end - 1}"))
+            trace.add(step(learner, sample, f"windows {start}..{end - 1}"))
         except NumericsError as error:
             raise NumericsError(
                 expected=error.expected,
@@ -53,20 +53,20 @@ def train(student: Student, samples: Samples, size: int, ctx: Context, dump: Dum
                 where=error.where,
                 action=f"{error.action}; saved in {dump(start, end)}",
             ) from error
-        ctx.heartbeat(f"optimizer step {student.optimizer.steps}", {})
-    student.updates += 1
+        ctx.heartbeat(f"optimizer step {learner.optimizer.steps}", {})
+    learner.updates += 1
     trace.seconds = time.perf_counter() - begin
     return trace
 
 
-def step(student: Student, sample: Sample, name: str) -> dict[str, float]:
+def step(learner: Learner, sample: Sample, name: str) -> dict[str, float]:
     """Take one optimiser step on a minibatch and return its losses, target shift, gradient norm and learning rate.
 
     `loss/logged` is the action term against the logged actions: a blend with the past policy is easier to hit the larger
     beta is, so `loss` cannot be compared between stages.
     """
-    out = student.model(*sample.inputs())
-    losses = batch_losses(out, sample, student.config.weights)
+    out = learner.model(*sample.inputs())
+    losses = batch_losses(out, sample, learner.config.weights)
     measured = {
         "loss/logged": action_loss(out, sample, sample.logged),
         "target_shift": (sample.target - sample.logged).abs().mean(-1)[sample.mask].mean(),
@@ -80,10 +80,10 @@ def step(student: Student, sample: Sample, name: str) -> dict[str, float]:
             where=f"update.loss of {name}",
             action="look at the windows",
         )
-    student.optimizer.zero_grad()
+    learner.optimizer.zero_grad()
     losses["loss"].backward()  # type: ignore[no-untyped-call]
-    lr = student.optimizer.lr()
-    norm = student.optimizer.step()
+    lr = learner.optimizer.lr()
+    norm = learner.optimizer.step()
     return {**dict(zip(measured, numbers, strict=True)), "grad_norm": norm, "lr": lr}
 
 

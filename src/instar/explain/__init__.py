@@ -8,7 +8,7 @@ from __future__ import annotations
 from instar import config as configs
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.sequence.config import SequenceConfig
-from instar.explain.control import lines as control_lines
+from instar.explain.continuous import lines as control_lines
 from instar.explain.text import lines as text_lines
 from instar.pipelines.recipe import Recipe
 

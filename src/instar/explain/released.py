@@ -6,7 +6,7 @@ Read from `aopolin-lv/DecisionMamba` at d37dc82: `run.sh`, `scripts/run_gym.sh`,
 
 from __future__ import annotations
 
-from instar.components.control_policy.config import Arch, BcArch, DecisionMambaArch
+from instar.components.continuous.config import Arch, BcArch, DecisionMambaArch
 from instar.components.curriculum.config import BestConfig, UniformConfig
 from instar.components.dataset_prep.offline.config import D4rlSource, OfflineConfig
 from instar.components.evaluate.config import SimulateConfig

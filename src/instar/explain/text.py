@@ -6,7 +6,7 @@ from instar.components.reward.config import VerifyConfig
 from instar.components.rollout.config import SampleConfig
 from instar.components.update.config import PolicyGradientConfig
 from instar.equivalents import equivalents
-from instar.explain import derived
+from instar.explain import generated
 from instar.explain.curriculum import curriculum
 from instar.explain.gate import gate
 from instar.explain.layout import section, table
@@ -41,7 +41,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
     """Return the sections, ending in the table of equivalents."""
     return [
         *section("reward", [*reward(recipe), *kl_in_reward(u), *overlong(u)]),
-        *derived.lines(recipe),
+        *generated.lines(recipe),
         *section("advantage", [advantage(u)]),
         *section("filter", [group_filter(u)]),
         *section("loss", [ratio(u), token_loss(u), *entropy(u), *mismatch(u), *kl_in_loss(u)]),
@@ -52,7 +52,7 @@ def lines(recipe: Recipe, u: PolicyGradientConfig) -> list[str]:
         *section("device", device(recipe)),
         *section("gate", gate(recipe)),
         "equivalents (a dash means that the library has none)",
-        *table(LIBRARIES, [*equivalents(recipe, u), *derived.rows(recipe)]),
+        *table(LIBRARIES, [*equivalents(recipe, u), *generated.rows(recipe)]),
     ]
 
 

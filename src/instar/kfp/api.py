@@ -1,7 +1,7 @@
 """What instar asks of Kubeflow Pipelines: an interface small enough to fake.
 
 `instar.kfp.client.open_kfp` returns the client that speaks to a real API server. The interface carries ids and states only,
-so that the chain's rules (`instar.components.control.chain`) can be read and tested without the service.
+so that the chain's rules (`instar.pipelines.chain.submission`) can be read and tested without the service.
 """
 
 from __future__ import annotations

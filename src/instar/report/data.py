@@ -17,7 +17,7 @@ from instar.artifact import Tasks
 from instar.contract import PERF
 from instar.errors import InstarError
 from instar.ledger import Entry
-from instar.report.control_data import Control, control_data
+from instar.report.continuous_data import Continuous, continuous_data
 from instar.report.costs import Cost, costs
 from instar.report.evaluations import SPLIT, Evaluated, Gate, Score, Test, evaluations, gates, tests
 from instar.report.judge_data import ANCHOR, Judge, judge_data
@@ -65,8 +65,8 @@ class Data:
     elapsed: list[Elapsed] = field(default_factory=list)
     """Wall time of every iteration that has a gate, between the stages as well as in them."""
     samples: list[Sample] = field(default_factory=list)
-    control: Control | None = None
-    """What only a control recipe has: returns, targets, logged data, episodes. None where answers are judged."""
+    continuous: Continuous | None = None
+    """What only a continuous-control recipe has: returns, targets, logged data, episodes. None where answers are judged."""
     judge: Judge | None = None
     """The policy as a judge, and reflection. None where neither is measured."""
     champion: int = 0
@@ -109,7 +109,7 @@ def gather(workspace: Workspace) -> Data:
     curve = [a for e in found if e.split == SPLIT for a in e.scores]
     promoted = [g.iteration for g in decided if g.promoted]
     tasks, measure = _tasks(workspace, stages, notes), _measure(opened, found)
-    control = measure == "normalised_score"
+    continuous = measure == "normalised_score"
     return Data(
         evolution=workspace.evolution,
         opened=opened.body if opened else {},
@@ -126,8 +126,8 @@ def gather(workspace: Workspace) -> Data:
         ending=ending(list(ledger.of("gate"))),
         costs=[c for e in stages for c in costs(e)],
         elapsed=elapsed(ledger.entries),
-        samples=[] if control else _samples(tasks, found, notes),
-        control=control_data(tasks, found, notes) if control else None,
+        samples=[] if continuous else _samples(tasks, found, notes),
+        continuous=continuous_data(tasks, found, notes) if continuous else None,
         judge=judge_data(found),
         champion=promoted[-1] if promoted else 0,
         notes=notes,

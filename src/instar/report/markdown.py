@@ -10,7 +10,7 @@ from typing import Any
 
 from instar.artifact import Evaluation, Tasks
 from instar.ledger import Entry
-from instar.report.control_data import PROBE, Episode, pair_episodes, thin
+from instar.report.continuous_data import PROBE, Episode, pair_episodes, thin
 from instar.report.evaluations import SPLIT
 from instar.report.samples import Sample, pick_samples
 from instar.status import status

@@ -12,8 +12,8 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from instar.report.charts import DERIVED_LINES, Chart, draw
-from instar.report.charts.control import signed
+from instar.report.charts import GENERATED_LINES, Chart, draw
+from instar.report.charts.continuous import signed
 from instar.report.costs import overhead, stage_totals
 from instar.report.data import MASTERED, Data
 from instar.report.tiles import duration, percent, share, spent, tiles
@@ -48,7 +48,7 @@ def render(data: Data) -> str:
         charts=charts,
         arm_charts=[c for key, c in charts.items() if key.startswith("arm-")],
         return_charts=[c for key, c in charts.items() if key.startswith("return-")],
-        derived_charts=[charts[k] for k in DERIVED_LINES if k in charts],
+        generated_charts=[charts[k] for k in GENERATED_LINES if k in charts],
         learning=[charts[k] for k in LEARNING if k in charts],
         health=[charts[k] for k in HEALTH if k in charts],
         opened=most_gained(data),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instar.report.charts.control import signed
+from instar.report.charts.continuous import signed
 from instar.report.data import MASTERED, Data
 from instar.report.evaluations import SPLIT
 from instar.timeline import Elapsed
@@ -13,7 +13,7 @@ Tile = dict[str, str]
 
 def tiles(data: Data) -> list[Tile]:
     """Return the headline numbers: label, value, note."""
-    out = _control(data) if data.control else _accuracy(data)
+    out = _control(data) if data.continuous else _accuracy(data)
     out += _tests(data)
     out += _judge(data)
     done, planned = data.iterations
@@ -65,7 +65,7 @@ def _judge(data: Data) -> list[Tile]:
 def _control(data: Data) -> list[Tile]:
     """The score of the champion, which is the last policy unless the gate says otherwise; the best of all stands beside it."""
     base, champion, best = data.macro(0), data.macro(data.champion), data.best()
-    if not base or not champion or not best or not data.control:
+    if not base or not champion or not best or not data.continuous:
         return []
     who = "last" if data.champion == data.iterations[0] else "champion"
     beside = "; the best of all iterations"
@@ -73,9 +73,9 @@ def _control(data: Data) -> list[Tile]:
         beside = f"; best {best.value:.2f} after iteration {best.iteration}"
     note = f"validation, between {champion.low:.2f} and {champion.high:.2f}{beside}"
     out = [_tile(f"normalised score, base to {who}", f"{_score(base.value)} → {_score(champion.value)}", note)]
-    gap = data.control.gap()
+    gap = data.continuous.gap()
     if gap is not None:
-        last = [(t, scores[-1]) for t in data.control.targets if (scores := data.control.of(t))]
+        last = [(t, scores[-1]) for t in data.continuous.targets if (scores := data.continuous.of(t))]
         reached = "; ".join(f"{signed(t.asked)} gets {signed(t.reached(s.value))}" for t, s in last)
         out.append(
             _tile(
@@ -89,8 +89,8 @@ def _control(data: Data) -> list[Tile]:
 
 def _tests(data: Data) -> list[Tile]:
     out = []
-    shown = _score if data.control else percent
-    by = "+.2f" if data.control else "+.1%"
+    shown = _score if data.continuous else percent
+    by = "+.2f" if data.continuous else "+.1%"
     for before, after, comparison in data.tests:
         note = f"champion between {shown(after.low)} and {shown(after.high)}"
         if comparison and comparison.get("difference") is not None:
@@ -102,10 +102,10 @@ def _tests(data: Data) -> list[Tile]:
 
 
 def _rollouts(data: Data) -> Tile:
-    if data.control is None:
+    if data.continuous is None:
         return _tile("rollouts", f"{data.rollouts:,}", "sampled for training")
-    steps = sum(tier.steps for tier in data.control.tiers)
-    count = sum(len(tier.returns) for tier in data.control.tiers)
+    steps = sum(tier.steps for tier in data.continuous.tiers)
+    count = sum(len(tier.returns) for tier in data.continuous.tiers)
     return _tile("windows", f"{data.rollouts:,}", f"learned from, of {steps:,} logged steps in {count:,} episodes")
 
 

@@ -43,12 +43,12 @@ class Loop:
 
     def step(self, tasks: Tasks, step: int, name: str = "run") -> list[BatchRow]:
         at = self.folder / name / str(step)
-        outs = Outs(batch=Batch(at / "batch"), state=CurriculumState(at / "state"))
+        outs = Outs(batch=Batch(at / "batch"), curriculum=CurriculumState(at / "state"))
         self.metrics = STAGE(
-            Ins(tasks=tasks, state=self.state, stats=self.stats), outs, self.config, self.context(step)
+            Ins(tasks=tasks, curriculum=self.state, stats=self.stats), outs, self.config, self.context(step)
         )
         batch = outs.batch.read()
-        self.state, self.stats = outs.state, ArmStats(at / "stats")
+        self.state, self.stats = outs.curriculum, ArmStats(at / "stats")
         self.stats.path.mkdir()
         groups = Counter(row.arm for row in batch)
         rng = np.random.default_rng(step)
@@ -185,7 +185,7 @@ def test_reordered_pool_is_refused(loop: Loop, rows: Rows, make_tasks: MakeTasks
 
 
 def test_no_state_after_step_0_is_refused(loop: Loop, rows: Rows, make_tasks: MakeTasks) -> None:
-    with pytest.raises(LedgerError, match=r"curriculum\.state"):
+    with pytest.raises(LedgerError, match=r"curriculum\.curriculum"):
         loop.step(make_tasks(rows(SIZES)), 1)
 
 
@@ -263,14 +263,14 @@ def test_pools_stay_resident_by_digest(tmp_path: Path, rows: Rows, make_tasks: M
     tasks, resident = make_tasks(rows(SIZES), "sha256:one"), dict[str, Any]()
     batches = []
     for name in ("a", "b"):
-        outs = Outs(batch=Batch(tmp_path / name / "batch"), state=CurriculumState(tmp_path / name / "state"))
-        STAGE(Ins(tasks=tasks, state=None, stats=None), outs, CONFIG, context(0, resident=resident))
+        outs = Outs(batch=Batch(tmp_path / name / "batch"), curriculum=CurriculumState(tmp_path / name / "state"))
+        STAGE(Ins(tasks=tasks, curriculum=None, stats=None), outs, CONFIG, context(0, resident=resident))
         batches.append(outs.batch.read())
         (tasks.path / "rows.parquet").write_bytes(b"")
     assert batches[0] == batches[1]
     other = make_tasks(rows({"easy": 7}), "sha256:two")
-    outs = Outs(batch=Batch(tmp_path / "c" / "batch"), state=CurriculumState(tmp_path / "c" / "state"))
-    STAGE(Ins(tasks=other, state=None, stats=None), outs, CONFIG, context(0, resident=resident))
+    outs = Outs(batch=Batch(tmp_path / "c" / "batch"), curriculum=CurriculumState(tmp_path / "c" / "state"))
+    STAGE(Ins(tasks=other, curriculum=None, stats=None), outs, CONFIG, context(0, resident=resident))
     assert {row.arm for row in outs.batch.read()} == {"easy"}
     assert len(resident) == 1
 
@@ -280,10 +280,10 @@ def test_evolutions_draw_differently_and_the_state_keeps_its_key(
 ) -> None:
     tasks, batches = make_tasks(rows(SIZES)), []
     for name in ("one", "two"):
-        outs = Outs(batch=Batch(tmp_path / name / "batch"), state=CurriculumState(tmp_path / name / "state"))
-        STAGE(Ins(tasks=tasks, state=None, stats=None), outs, CONFIG, context(0, evolution=name))
+        outs = Outs(batch=Batch(tmp_path / name / "batch"), curriculum=CurriculumState(tmp_path / name / "state"))
+        STAGE(Ins(tasks=tasks, curriculum=None, stats=None), outs, CONFIG, context(0, evolution=name))
         batches.append([row.task_id for row in outs.batch.read()])
-        assert json.loads((outs.state.path / "state.json").read_text())["key"] == name
+        assert json.loads((outs.curriculum.path / "state.json").read_text())["key"] == name
     assert batches[0] != batches[1]
 
 
@@ -293,7 +293,7 @@ def test_importing_the_stages_loads_nothing_heavy() -> None:
 
     code = (
         "import sys, instar.components.curriculum.stage, instar.components.evaluate.stage\n"
-        "import instar.components.control.gate, instar.components.curriculum.config\n"
+        "import instar.pipelines.gate, instar.components.curriculum.config\n"
         "heavy = {'torch', 'transformers', 'tokenizers', 'reasoning_gym', 'great_expectations', 'mlflow', 'peft'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from instar import seeds
 from instar.artifact import Tasks
-from instar.components.derived.anchors import AnchorConfig, build
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
+from instar.components.generated.anchors import AnchorConfig, build
 
 Reply = Callable[[str, int, float], str]
 CONFIG = AnswerConfig(

@@ -12,10 +12,10 @@ import pytest
 from instar import seeds
 from instar.components.dataset_prep.config import PoolsConfig, arithmetic_arms, sorting_arms, zebra_arms
 from instar.components.dataset_prep.pools import build_pools
-from instar.components.derived import templates
-from instar.components.derived.anchors import AnchorConfig, build
-from instar.components.derived.corrupt import is_right, is_wrong, off_by_one, replaced, swapped, wrong_answer
-from instar.components.derived.item import origin
+from instar.components.generated import templates
+from instar.components.generated.anchors import AnchorConfig, build
+from instar.components.generated.corrupt import is_right, is_wrong, off_by_one, replaced, swapped, wrong_answer
+from instar.components.generated.item import origin
 from instar.components.reward.verifiers import Score, verify
 from instar.errors import ConfigError, ContractError
 from instar.rows import TaskRow

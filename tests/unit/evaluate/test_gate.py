@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from instar import config as configs
-from instar.components.control.gate import Decision, GateConfig, decide
 from instar.errors import ConfigError, ContractError
+from instar.pipelines.gate import Decision, GateConfig, decide
 
 Summary = dict[str, Any]
 

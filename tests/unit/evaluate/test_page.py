@@ -1,6 +1,6 @@
 """The comparison that CI asks for: exit codes and page, from policies whose accuracy is known exactly.
 
-Of control recipes: the page from hand-made summaries, and the pools from data preparation itself.
+Of continuous-control recipes: the page from hand-made summaries, and the pools from data preparation itself.
 """
 
 from __future__ import annotations

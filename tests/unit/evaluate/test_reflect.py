@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.components.control.gate import GateConfig, decide
 from instar.components.evaluate.compare import compare
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
@@ -20,6 +19,7 @@ from instar.components.evaluate.stage import STAGE, Ins, Outs
 from instar.components.evaluate.summary import split_summary
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError
+from instar.pipelines.gate import GateConfig, decide
 from unit.evaluate.judges import CONFIG, Reply, honest, scripted, with_anchors, with_reflect
 
 MakePolicy = Callable[[str, Reply], Policy]
@@ -257,7 +257,7 @@ def test_other_anchors_give_no_difference_and_no_alarm(
     new, metrics = run(make_policy("new", scripted(solves(12), worse)), champion=old)
     fell = new.read_json("summary.json")["judge"]["drift"]
     assert (fell["difference"], fell["alarm"]) == (None, False) and "other anchors" in fell["reason"]
-    assert "judge/difference_to_champion" not in metrics
+    assert "judge/difference_to_baseline" not in metrics
 
 
 def test_same_inputs_give_the_same_bytes(run: Run, make_policy: MakePolicy) -> None:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.components.control_policy.acting import ActingState
-from instar.components.control_policy.build import load
-from instar.components.control_policy.config import Arch, BcArch, ControlTask, DecisionTransformerArch
+from instar.components.continuous.acting import ActingState
+from instar.components.continuous.build import load
+from instar.components.continuous.config import Arch, BcArch, ContinuousTask, DecisionTransformerArch
 from instar.components.dataset_prep.offline.pendulum import swing_up, tier
 from instar.components.dataset_prep.offline.tasks import ENVIRONMENTS
 from instar.components.evaluate import stage
@@ -30,7 +30,7 @@ from instar.rows import EvalRow, TaskRow
 from support import logged
 from support.logged import PENDULUM, SMALL, context, policy, task_row
 
-COUNT = ControlTask(
+COUNT = ContinuousTask(
     env="Count-v0", state_dim=2, action_dim=1, action_low=(-1.0,), action_high=(1.0,),
     state_mean=(0.0, 0.0), state_std=(1.0, 1.0), return_scale=2.0,
 )  # fmt: skip
@@ -104,11 +104,13 @@ def constant(value: float) -> Script:
     return Script(lambda states, steps: np.full((len(steps), 1), value, np.float32))
 
 
-def made(task: ControlTask, count: int) -> list[Any]:
+def made(task: ContinuousTask, count: int) -> list[Any]:
     return [gymnasium.make(task.env, disable_env_checker=True) for _ in range(count)]
 
 
-def play(actor: Any, task: ControlTask, seeds: list[int], lanes: int, target: float = 0.0, **how: Any) -> list[Episode]:
+def play(
+    actor: Any, task: ContinuousTask, seeds: list[int], lanes: int, target: float = 0.0, **how: Any
+) -> list[Episode]:
     conditions = [Condition(target=target, seed=seed) for seed in seeds]
     return run_episodes(actor, task, conditions, made(task, lanes), **how)
 
@@ -175,7 +177,7 @@ def test_the_references_are_the_anchors_of_the_score() -> None:
 class World:
     """Evaluation tasks on the short pendulum: 9 episodes at -150 to judge on, 3 at -900 as probes."""
 
-    def __init__(self, folder: Path, arch: Arch = SMALL, task: ControlTask = SHORT) -> None:
+    def __init__(self, folder: Path, arch: Arch = SMALL, task: ContinuousTask = SHORT) -> None:
         self.folder, self.policy = folder, policy(folder / "policy", arch, task)
         judged = [self.condition(f"val/{seed}", "val", -150.0, seed) for seed in range(9)]
         probes = [self.condition(f"probe/{seed}", "probe", -900.0, seed) for seed in range(3)]
@@ -241,7 +243,7 @@ def test_order_and_number_of_environments_change_no_bit(tmp_path: Path, arch: Ar
         assert {row.task_id: row for row in found} == rows
 
 
-def recorded(model: Any, task: ControlTask, seeds: list[int], window: bool) -> Any:
+def recorded(model: Any, task: ContinuousTask, seeds: list[int], window: bool) -> Any:
     """Return the actions [T, B, A] of episodes on lanes of their own."""
     taken: list[Any] = []
 
@@ -345,7 +347,7 @@ BAD: dict[str, tuple[Callable[[World], None], str]] = {
         "different returns of a random policy and of the expert; found 1 for both",
     ),
     "table": (short_table, "at most 23 steps, the policy's max_timestep; found 24 limit"),
-    "text": (text_policy, "a control policy; found GPT2LMHeadModel"),
+    "text": (text_policy, "a continuous-continuous-control policy; found GPT2LMHeadModel"),
 }  # fmt: skip
 
 
@@ -368,7 +370,7 @@ def test_numbers_that_are_not_finite_are_named() -> None:
 def test_simulators_keep_their_warnings_to_themselves(tmp_path: Path) -> None:
     """Hopper-v5 ends by falling over, sees in double precision, and its package warns of deprecations."""
     pytest.importorskip("mujoco")
-    hopper = ControlTask(
+    hopper = ContinuousTask(
         env="Hopper-v5", state_dim=11, action_dim=3, action_low=(-1.0,) * 3, action_high=(1.0,) * 3,
         state_mean=(0.0,) * 11, state_std=(1.0,) * 11, return_scale=1000.0,
     )  # fmt: skip

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.components.control.gate import GateConfig, decide
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.stage import STAGE, Ins, Outs
 from instar.contract import Context
 from instar.errors import ContractError, RewardError
+from instar.pipelines.gate import GateConfig, decide
 from instar.rows import EvalRow, TaskRow
 
 MakePolicy = Callable[..., Policy]
@@ -86,7 +86,7 @@ def test_same_policy_at_a_later_step_answers_the_same(run: Run, make_policy: Mak
     assert second.read() == first.read()
     comparison = second.read_json("summary.json")["splits"]["val"]["comparison"]
     assert (comparison["verdict"], comparison["difference"], comparison["reason"]) == ("equal", 0.0, "the same policy")
-    assert metrics["val/difference_to_champion"] == 0.0
+    assert metrics["val/difference_to_baseline"] == 0.0
     assert 0.3 < metrics["val/accuracy"] < 0.7
 
 
@@ -111,7 +111,7 @@ def test_answers_under_another_protocol_are_not_compared(run: Run, make_policy: 
     new, metrics = run(make_policy("new", knows(0.9)), 1, old, dataclasses.replace(CONFIG, temperature=0.7))
     comparison = new.read_json("summary.json")["splits"]["val"]["comparison"]
     assert comparison["verdict"] == "unknown" and "temperature" in comparison["reason"]
-    assert "val/difference_to_champion" not in metrics
+    assert "val/difference_to_baseline" not in metrics
 
 
 def test_tasks_of_the_same_name_and_other_content_are_not_compared(

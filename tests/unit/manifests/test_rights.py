@@ -50,7 +50,7 @@ def called(path: str, of: set[str]) -> set[str]:
 
 
 INTERFACE = {name for name in vars(KfpApi) if not name.startswith("_")}
-GANG_API = set(methods(ast.parse((ROOT / "components/control/gang/api.py").read_text()), "GangApi"))
+GANG_API = set(methods(ast.parse((ROOT / "pipelines/chain/gang/api.py").read_text()), "GangApi"))
 
 
 def test_every_request_of_the_client_is_in_the_table_and_no_other() -> None:

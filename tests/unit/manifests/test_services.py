@@ -136,7 +136,7 @@ def test_the_schedule_is_a_command_of_ours(overlay: Overlay, name: str) -> None:
     from typer.main import get_command
 
     from instar.cli import app
-    from instar.components.control.segment import HOST, TOKEN
+    from instar.pipelines.chain.segment import HOST, TOKEN
 
     box = container(overlay(name), "schedule")
     values = {e["name"]: e.get("value", "") for e in box["env"]}
@@ -149,7 +149,7 @@ def test_the_schedule_is_a_command_of_ours(overlay: Overlay, name: str) -> None:
 
 
 def test_the_runtime_is_the_one_that_jobs_name(overlay: Overlay) -> None:
-    from instar.components.control.gang.manifests import RUNTIME
+    from instar.pipelines.chain.gang.manifests import RUNTIME
 
     assert [o["metadata"]["name"] for o in overlay("gpu-prod").of("TrainingRuntime")] == [RUNTIME]
 

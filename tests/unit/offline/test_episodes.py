@@ -151,7 +151,7 @@ def test_stored_returns_to_go_that_do_not_add_up_are_named(hopper: Episodes) -> 
 
 
 def test_a_table_without_its_environment_is_refused(hopper: Episodes) -> None:
-    with pytest.raises(ContractError, match=r"instar.control"):
+    with pytest.raises(ContractError, match=r"instar.continuous"):
         from_table(to_table(hopper).replace_schema_metadata(None))
 
 
@@ -265,7 +265,7 @@ def test_hopper_like_data_ends_as_it_should() -> None:
     ['{"env":', "[]", '{"env": "Hopper-v5"}', '{"env": "A", "state_dim": 3, "action_low": [-1], "action_high": []}'],
 )
 def test_metadata_that_does_not_describe_an_environment_is_a_contract_error(hopper: Episodes, text: str) -> None:
-    table = to_table(hopper).replace_schema_metadata({b"instar.control": text.encode()})
+    table = to_table(hopper).replace_schema_metadata({b"instar.continuous": text.encode()})
     with pytest.raises(ContractError, match=r"state_dim.*found .*at a\.parquet; write it with"):
         from_table(table, where="a.parquet")
 

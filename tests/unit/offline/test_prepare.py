@@ -12,7 +12,7 @@ import pytest
 
 from instar.artifact import Policy, Rollouts, Tasks
 from instar.components.catalog import DATASET_PREP
-from instar.components.control_policy.config import BcArch, DecisionMambaArch
+from instar.components.continuous.config import BcArch, DecisionMambaArch
 from instar.components.dataset_prep.offline import pendulum
 from instar.components.dataset_prep.offline.config import (
     D4rlSource,

@@ -1,4 +1,4 @@
-"""The cache of derived tasks: what enters and leaves, that it is a function of its inputs, and its stage. Ten seconds."""
+"""The cache of generated tasks: what enters and leaves, that it is a function of its inputs, and its stage. Ten seconds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from instar.artifact import Policy, Rollouts, Scores, Tasks
-from instar.components.derived import templates
-from instar.components.derived.item import LABELS, origin
-from instar.components.derived.rule import Rule
+from instar.components.generated import templates
+from instar.components.generated.item import LABELS, origin
+from instar.components.generated.rule import Rule
 from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.components.reward.recycle import MEMORY, Cache, age, read_cache, summary_by_kind, write_cache
 from instar.components.reward.score import score_rollouts, summary
@@ -47,7 +47,7 @@ def test_every_prompt_by_hand() -> None:
 
 
 @pytest.mark.parametrize("config", [TERSE, FEW_SHOT, WORDS], ids=["terse", "few_shot", "words"])
-def test_an_honest_answer_to_every_derived_task_is_right_and_the_opposite_is_wrong(config: VerifyConfig) -> None:
+def test_an_honest_answer_to_every_generated_task_is_right_and_the_opposite_is_wrong(config: VerifyConfig) -> None:
     """The stored label, the wording, the style and the verifier agree: what a reader who knows the truth would write, scores."""
     made = simulated(0.5, 0, config)
     cache, _ = made.recycle()
@@ -101,7 +101,7 @@ def test_attempted_old_and_surplus_tasks_leave_in_order_of_age() -> None:
     names = [row.task_id for row in after.rows]
     assert not {row.task_id for row in tried} & set(names)
     assert names[:16] == [row.task_id for row in cache.rows if origin(row).step == 2]
-    assert metrics["recycle_dropped/attempt_derived"] == 5 and metrics["recycle_dropped/too_old"] == 11
+    assert metrics["recycle_dropped/attempt_generated"] == 5 and metrics["recycle_dropped/too_old"] == 11
     assert len(set(names)) == len(names)
     full, metrics = simulated(0.5, 4, terse(max_size=10, max_age=0), first=400).recycle(cache, 4)
     assert len(full.rows) == 10 and metrics["recycle_dropped/cache_full"] == 32 + 64 - 10
@@ -162,7 +162,7 @@ def test_totals_and_memory_survive_the_file(tmp_path: Path) -> None:
 
 def test_a_lost_cache_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
     assert read_cache(None, context(0)) == Cache()
-    with pytest.raises(LedgerError, match="the derived tasks of the step before 4"):
+    with pytest.raises(LedgerError, match="the generated tasks of the step before 4"):
         read_cache(None, context(4))
     kept = Tasks(tmp_path)
     write_cache(kept, simulated(0.5, 0).recycle()[0])
@@ -239,13 +239,13 @@ def policy(tmp_path: Path) -> Policy:
 
 
 def through_stage(
-    folder: Path, policy: Policy, derived: Tasks | None, step: int, config: VerifyConfig
+    folder: Path, policy: Policy, generated: Tasks | None, step: int, config: VerifyConfig
 ) -> tuple[Tasks, Metrics]:
-    """Run the stage over simulated attempts and the first three derived tasks, with a real tokenizer."""
+    """Run the stage over simulated attempts and the first three generated tasks, with a real tokenizer."""
     from instar.components.tokenizer import load_tokenizer
 
     tokenizer, made = load_tokenizer(policy), simulated(0.5, step, config, num=16, first=100 * step)
-    waiting = derived.read()[:3] if derived is not None else []
+    waiting = generated.read()[:3] if generated is not None else []
     made.rollouts += [rollout(row, f"{step}-d{i}", 0, "y") for i, row in enumerate(waiting)]
     rows = []
     for row in made.rollouts:
@@ -257,10 +257,10 @@ def through_stage(
     pool, tried = Tasks(folder / "tasks"), Rollouts(folder / "rollouts")
     pool.write(made.tasks.values())
     tried.write(rows)
-    outs = Outs(scores=Scores(folder / "scores"), derived=Tasks(folder / "derived"))
-    ins = Ins(tasks=pool, rollouts=tried, policy=policy, derived=derived)
+    outs = Outs(scores=Scores(folder / "scores"), generated=Tasks(folder / "generated"))
+    ins = Ins(tasks=pool, rollouts=tried, policy=policy, generated=generated)
     metrics = STAGE(ins, outs, config, context(step))
-    return outs.derived, metrics
+    return outs.generated, metrics
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -270,20 +270,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_stage_carries_the_cache_byte_for_byte(tmp_path: Path, policy: Policy) -> None:
     """Three steps in a row, and the third again from the files of the second: equal bytes, so a restart changes nothing."""
     held: Tasks | None = None
-    derived: Tasks | None = None
+    generated: Tasks | None = None
     metrics: Metrics = {}
     for step in range(3):
-        held, (derived, metrics) = derived, through_stage(tmp_path / f"{step}", policy, derived, step, TERSE)
-    assert held is not None and derived is not None
+        held, (generated, metrics) = generated, through_stage(tmp_path / f"{step}", policy, generated, step, TERSE)
+    assert held is not None and generated is not None
     again, same = through_stage(tmp_path / "again", policy, Tasks(held.path), 2, TERSE)
-    assert contents(derived.path) == contents(again.path) and metrics == same
-    assert set(contents(derived.path)) == {"rows.parquet", MEMORY}
+    assert contents(generated.path) == contents(again.path) and metrics == same
+    assert set(contents(generated.path)) == {"rows.parquet", MEMORY}
     tried = {row.task_id for row in held.read()[:3]}
-    names = [row.task_id for row in derived.read()]
+    names = [row.task_id for row in generated.read()]
     assert not tried & set(names) and names[: len(held.read()) - 3] == [r.task_id for r in held.read()[3:]]
     assert {f"{row.arm}/accuracy" for row in held.read()[:3]} <= set(metrics)
 
 
 def test_without_recycling_the_table_is_empty(tmp_path: Path, policy: Policy) -> None:
-    derived, metrics = through_stage(tmp_path / "0", policy, None, 0, VerifyConfig(style="line"))
-    assert derived.read() == [] and not any("recycle" in name for name in metrics)
+    generated, metrics = through_stage(tmp_path / "0", policy, None, 0, VerifyConfig(style="line"))
+    assert generated.read() == [] and not any("recycle" in name for name in metrics)

@@ -48,7 +48,7 @@ class World:
         ins = stage.Ins(tasks=self.tasks, rollouts=rollouts, policy=self.policy, data=self.data)
         ctx = context(self.folder, "reward", step)
         metrics = stage.STAGE(
-            ins, stage.Outs(scores=out, derived=Tasks(self.folder / "derived")), config or RefineConfig(), ctx
+            ins, stage.Outs(scores=out, generated=Tasks(self.folder / "generated")), config or RefineConfig(), ctx
         )
         return out.read(), metrics
 
@@ -119,7 +119,7 @@ def test_windows_without_actions_have_no_shift(world: World) -> None:
         (window(9, "a", 1, [0.0, 0.0]), "2 actions of 2 numbers in every row"),
         (window(9, "a", 1, []), "2 actions of 2 numbers in every row"),
         (window(9, "b", 0, [0.0, 0.0, 0.0, 0.0]), "1 actions of 2 numbers in every row"),
-        (window(9, "a", 0, [0.0] * 6, kind="text"), "kind 'control'; found kinds"),
+        (window(9, "a", 0, [0.0] * 6, kind="text"), "kind 'continuous'; found kinds"),
     ],
 )
 def test_windows_that_do_not_fit_the_data_are_refused(world: World, row: RolloutRow, expected: str) -> None:
@@ -138,7 +138,7 @@ def test_no_rollouts_no_data_and_a_text_policy_are_refused(world: World) -> None
     with pytest.raises(RewardError, match="expected rollouts; found none"):
         world.run([])
     rollouts = logged.data(world.folder / "rows", ROWS)
-    out = stage.Outs(scores=Scores(world.folder / "out"), derived=Tasks(world.folder / "derived"))
+    out = stage.Outs(scores=Scores(world.folder / "out"), generated=Tasks(world.folder / "generated"))
     ins = stage.Ins(tasks=Tasks(world.tasks.path), rollouts=rollouts, policy=world.policy)
     with pytest.raises(ContractError, match=r"logged trajectories; found none; at reward\.data"):
         stage.STAGE(ins, out, RefineConfig(), context(world.folder))
@@ -146,7 +146,7 @@ def test_no_rollouts_no_data_and_a_text_policy_are_refused(world: World) -> None
     text.path.mkdir()
     text.write_json("config.json", {"model_type": "gpt2"})
     ins = dataclasses.replace(ins, policy=text, data=Rollouts(world.data.path))
-    with pytest.raises(ContractError, match="a control policy; found model_type gpt2"):
+    with pytest.raises(ContractError, match="a continuous-continuous-control policy; found model_type gpt2"):
         stage.STAGE(ins, out, RefineConfig(), context(world.folder))
 
 

@@ -170,7 +170,7 @@ def run(
     pool.write(tasks)
     tried.write(rollouts)
     ins = Ins(tasks=pool, rollouts=tried, policy=policy)
-    outs = Outs(scores=scores, derived=Tasks(tmp_path / "derived"))
+    outs = Outs(scores=scores, generated=Tasks(tmp_path / "generated"))
     metrics = STAGE(ins, outs, LINE, context(tmp_path))
     return scores.read(), metrics
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from instar.artifact import Batch, Policy, Rollouts
-from instar.components.control_policy.build import load
-from instar.components.control_policy.config import Arch, BcArch, DecisionTransformerArch
+from instar.components.continuous.build import load
+from instar.components.continuous.config import Arch, BcArch, DecisionTransformerArch
 from instar.components.rollout import gather, stage
 from instar.components.rollout.config import ProposeConfig
 from instar.components.rollout.propose import act, batches
@@ -72,7 +72,7 @@ def test_a_row_names_its_window_and_copies_nothing(world: World) -> None:
         first, end = {"0": (0, 3), "1": (3, 6), "2": (0, 3), "3": (0, 1)}[slot.task_id[-1]]
         name = {"0": "a", "1": "a", "2": "b", "3": "c"}[slot.task_id[-1]]
         assert (row.rollout_id, row.group_id) == (f"{slot.group_id}/0", slot.group_id)
-        assert row.kind == "control" and row.policy == "policy" and row.arm == "mixed" and not row.truncated
+        assert row.kind == "continuous" and row.policy == "policy" and row.arm == "mixed" and not row.truncated
         assert row.task_id == name, "the episode, as in the row that logged it"
         assert row.seed == ctx.seed(slot.group_id)
         assert row.offset == first + row.seed % (end - first)
@@ -232,7 +232,7 @@ def test_a_language_model_cannot_propose(world: World) -> None:
     model = build("gpt2")
     model.save_pretrained(world.folder / "text")
     world.policy = Policy(world.folder / "text", "text")
-    with pytest.raises(ContractError, match="a control policy; found GPT2LMHeadModel"):
+    with pytest.raises(ContractError, match="a continuous-continuous-control policy; found GPT2LMHeadModel"):
         world.run(slots(DRAWN))
 
 

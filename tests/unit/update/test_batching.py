@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from instar.components.update import batching, forward
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience, ragged
+from instar.components.update.update_batch import UpdateBatch, ragged
 from instar.errors import ConfigError
 from unit.update.world import World, joined, tiny_llama
 
 LAYOUTS = ["none", "sequence", "prefix"]
 
 
-def _data(lengths: list[tuple[int, int, int]]) -> Experience:
+def _data(lengths: list[tuple[int, int, int]]) -> UpdateBatch:
     """Return an experience of (prompt number, prompt length, action length)."""
     tokens, offsets, at, action_offset = [], [0], [], [0]
     for i, (prompt, p, t) in enumerate(lengths):
@@ -30,7 +30,7 @@ def _data(lengths: list[tuple[int, int, int]]) -> Experience:
         action_offset.append(action_offset[-1] + t)
     n = len(lengths)
     zeros = np.zeros(n)
-    return Experience(
+    return UpdateBatch(
         rollout_id=None, tokens=np.array(tokens, dtype=np.int64), token_offset=np.array(offsets),
         action_at=np.array(at, dtype=np.int64), action_offset=np.array(action_offset), behaviour=np.zeros(len(at)),
         group=np.arange(n), group_arm=np.zeros(n, dtype=np.int64), arms=("a",), group_size=np.ones(n, dtype=np.int64),

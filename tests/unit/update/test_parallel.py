@@ -197,7 +197,7 @@ def test_a_state_that_its_processes_took_along_is_a_clear_error(world: World) ->
     world.trainer = TrainerState(folder, "t")
     ins: Any = world
     with pytest.raises(LedgerError, match="run the segment again"):
-        improve._student(ins, PolicyGradientConfig(), world.context(), Ranks(0, 2), improve.Held(), lambda: None)
+        improve._learner(ins, PolicyGradientConfig(), world.context(), Ranks(0, 2), improve.Held(), lambda: None)
 
 
 @pytest.mark.parametrize("same", [True, False])

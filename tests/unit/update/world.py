@@ -13,10 +13,10 @@ import torch
 from instar import schema
 from instar.artifact import ArmStats, Artifact, Batch, Policy, Rollouts, Scores, TrainerState
 from instar.components.policy_io import RESIDENT, load_model
-from instar.components.update import experience
+from instar.components.update import update_batch
 from instar.components.update.config import PolicyGradientConfig
-from instar.components.update.experience import Experience
 from instar.components.update.stage import STAGE, Ins, Outs
+from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
 from instar.rows import BatchRow, RolloutRow, ScoreRow, Step
 
@@ -171,10 +171,10 @@ def weights(policy: Policy) -> dict[str, Any]:
     return load_file(policy.path / "model.safetensors")
 
 
-def joined(world: World, min_group: int = 2) -> Experience:
+def joined(world: World, min_group: int = 2) -> UpdateBatch:
     """Return the world's rows as the arrays an update trains on."""
     tables = [
         schema.to_table(row, items)
         for row, items in ((BatchRow, world.batch), (RolloutRow, world.rollouts), (ScoreRow, world.scores))
     ]
-    return experience.join(tables[0], tables[1], tables[2], min_group)
+    return update_batch.join(tables[0], tables[1], tables[2], min_group)

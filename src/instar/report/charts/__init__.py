@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from instar.report.charts.control import episodes, obtained, returns, tiers
-from instar.report.charts.derived import DERIVED_LINES
+from instar.report.charts.continuous import episodes, obtained, returns, tiers
+from instar.report.charts.generated import GENERATED_LINES
 from instar.report.charts.judge import judged, reflected
 from instar.report.charts.scores import climb, macro, per_arm
 from instar.report.charts.style import Chart
-from instar.report.charts.training import CONTROL_LINES, LINES, PER_ARM, arm_lines, cost, lines, shares
+from instar.report.charts.training import CONTINUOUS_LINES, LINES, PER_ARM, arm_lines, cost, lines, shares
 from instar.report.data import Data
 
-__all__ = ["CONTROL_LINES", "DERIVED_LINES", "LINES", "Chart", "draw"]
+__all__ = ["CONTINUOUS_LINES", "GENERATED_LINES", "LINES", "Chart", "draw"]
 
 
 def draw(data: Data) -> dict[str, Chart]:
@@ -20,8 +20,8 @@ def draw(data: Data) -> dict[str, Chart]:
     makers: tuple[Callable[[Data], Chart | None], ...] = (climb, macro, shares, cost, obtained, tiers, episodes)
     makers += (judged, reflected)
     found = [maker(data) for maker in makers]
-    found += [lines(data, key) for key in (CONTROL_LINES if data.control else LINES)]
-    found += [lines(data, key) for key in DERIVED_LINES]
-    found += [arm_lines(data, key) for key in PER_ARM] if data.control else []
+    found += [lines(data, key) for key in (CONTINUOUS_LINES if data.continuous else LINES)]
+    found += [lines(data, key) for key in GENERATED_LINES]
+    found += [arm_lines(data, key) for key in PER_ARM] if data.continuous else []
     found += [*per_arm(data), *returns(data)]
     return {chart.key: chart for chart in found if chart is not None}

@@ -20,7 +20,7 @@ MOST_ARMS = 30
 def climb(data: Data) -> Chart | None:
     """Accuracy of every arm after every iteration: one row per arm, hardest on top. Episodes have no ladder of arms."""
     rows = [row(a) for a in data.curve if a.arm]
-    if not rows or data.control:
+    if not rows or data.continuous:
         return None
     last = max(a.iteration for a in data.curve)
     order = [a.name for a in reversed(data.arms) if any(r["arm"] == a.name for r in rows)]
@@ -47,7 +47,7 @@ def macro(data: Data) -> Chart | None:
     rows = [row(a) for a in data.curve if not a.arm]
     if not rows:
         return None
-    if data.control is None:
+    if data.continuous is None:
         title, what, layers = "Mean accuracy over all arms", "Macro accuracy", band(rows, (0.0, 1.0), "%")
     else:
         title = what = "Normalised score"
@@ -93,7 +93,7 @@ def _gates(data: Data, at: dict[int, float]) -> alt.Chart:
 
 def per_arm(data: Data) -> list[Chart | None]:
     """Return a small chart per arm, `arm-0` and on, for recipes whose arms are levels to master."""
-    if data.control:
+    if data.continuous:
         return []
     arms = [a for a in data.arms if any(p.arm == a.name for p in data.curve)][:MOST_ARMS]
     return [_arm(data, i, arm.name) for i, arm in enumerate(arms)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from instar.report.charts.derived import DERIVED_LINES, Lines
+from instar.report.charts.generated import GENERATED_LINES, Lines
 from instar.report.charts.style import FEW, PALETTE, Chart, clock, ends, legend, specification, values, viridis, whole
 from instar.report.data import Data
 
@@ -44,7 +44,7 @@ LINES: Lines = {
     "entropy": ("Entropy of the policy, nats per token", (("entropy", ("update/entropy",)),)),
     **BOTH,
 }  # fmt: skip
-CONTROL_LINES: Lines = {
+CONTINUOUS_LINES: Lines = {
     "loss": ("Loss, and its parts before their weights", (
         ("whole", ("update/loss",)), ("action", ("update/loss/action",)), ("next state", ("update/loss/state",)),
         ("next return", ("update/loss/return",)), ("action, as logged", ("update/loss/logged",)),
@@ -76,7 +76,7 @@ def shares(data: Data) -> Chart | None:
     Of prompts the probability, the drawn share where a strategy has none; of windows what was drawn.
     """
     names, (title, first) = [a.name for a in data.arms], clock(data)
-    order = ("share", "p") if data.control else ("p", "share")
+    order = ("share", "p") if data.continuous else ("p", "share")
     rows: list[dict[str, Any]] = []
     for step, metrics in data.steps.items():
         for rank, name in enumerate(names):
@@ -86,8 +86,8 @@ def shares(data: Data) -> Chart | None:
     used = [n for n in names if any(r["arm"] == n for r in rows)]
     if not used or len({r["step"] for r in rows}) < 2:
         return None
-    few = bool(data.control) and len(data.steps) <= FEW
-    base, thing = alt.Chart(values(rows)), "windows" if data.control else "prompts"
+    few = bool(data.continuous) and len(data.steps) <= FEW
+    base, thing = alt.Chart(values(rows)), "windows" if data.continuous else "prompts"
     marks = base.mark_bar() if few else base.mark_area(line=False, interpolate="step-after")
     axis: Any = alt.Axis(labelAngle=0, labelOverlap=True) if few else whole(r["step"] for r in rows)
     chart = marks.encode(
@@ -97,7 +97,7 @@ def shares(data: Data) -> Chart | None:
         order=alt.Order("rank:Q"),
         tooltip=["step:Q", "arm:N", alt.Tooltip("value:Q", format=".3f")],
     )
-    order_says = "the best data light" if data.control else "hard arms light"
+    order_says = "the best data light" if data.continuous else "hard arms light"
     says = f"Stacked shares of {len(used)} arms over {len(data.steps)} inner steps, {order_says}."
     return Chart(key="shares", title="What the curriculum chose", says=says, spec=specification(chart, 320))
 
@@ -110,7 +110,7 @@ def arm_colors(used: list[str]) -> Any:
 
 def lines(data: Data, key: str) -> Chart | None:
     """Curves of training metrics over inner steps, from the table of the recipe's kind."""
-    title, curves = (DERIVED_LINES | (CONTROL_LINES if data.control else LINES))[key]
+    title, curves = (GENERATED_LINES | (CONTINUOUS_LINES if data.continuous else LINES))[key]
     rows: list[dict[str, Any]] = []
     first = clock(data)[1]
     for label, names in curves:

@@ -1,4 +1,5 @@
-"""Logged episodes, windows of them and a control policy on disk: what every test of the supervised update starts from."""
+"""Logged episodes, windows of them and a continuous-continuous-control policy on disk: what every test of the supervised
+update starts from."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
-from instar.components.control_policy.build import build
-from instar.components.control_policy.config import (
+from instar.components.continuous.build import build
+from instar.components.continuous.config import (
     Arch,
     BcArch,
-    ControlTask,
+    ContinuousTask,
     DecisionMambaArch,
     DecisionTransformerArch,
 )
@@ -33,7 +34,7 @@ STEPS, SCALE = 4, 2.0
 DM = DecisionMambaArch(width=8, layers=2, state_size=4, window=STEPS, max_timestep=50)
 DT = DecisionTransformerArch(width=8, layers=1, window=STEPS, max_timestep=50)
 BC = BcArch(width=8, layers=1, window=STEPS)
-TASK = ControlTask(
+TASK = ContinuousTask(
     env="Scene-v0", state_dim=2, action_dim=1, action_low=(-2.0,), action_high=(2.0,),
     state_mean=(0.5, -0.5), state_std=(2.0, 0.5), return_scale=SCALE,
 )  # fmt: skip
@@ -91,7 +92,7 @@ class Scene:
             )  # fmt: skip
             self.rollouts.append(
                 RolloutRow(
-                    rollout_id=f"{group}/0", task_id=episode.name, arm=episode.arm, kind="control", group_id=group,
+                    rollout_id=f"{group}/0", task_id=episode.name, arm=episode.arm, kind="continuous", group_id=group,
                     policy=self.policy.digest, token_ids=[], behaviour_logprobs=[], steps=[], truncated=False, seed=0,
                     offset=start, actions=acted,
                 )
@@ -167,7 +168,7 @@ def make_scene(root: Path, arch: Arch = DM, lengths: Sequence[int] = (6, 5, 1), 
 def logged_row(episode: Episode) -> RolloutRow:
     """Return the episode as a row of the data."""
     return RolloutRow(
-        rollout_id=episode.name, task_id=episode.name, arm=episode.arm, kind="control", group_id=episode.name,
+        rollout_id=episode.name, task_id=episode.name, arm=episode.arm, kind="continuous", group_id=episode.name,
         policy="logger", token_ids=[], behaviour_logprobs=[], steps=[], truncated=True, seed=0,
         observations=np.ravel(episode.states).tolist(), actions=np.ravel(episode.actions).tolist(),
         rewards=np.ravel(episode.rewards).tolist(), returns_to_go=np.cumsum(episode.rewards[::-1])[::-1].tolist(),

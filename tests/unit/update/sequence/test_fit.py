@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from instar.artifact import Policy
-from instar.components.control_policy.config import Arch, DecisionMambaArch
+from instar.components.continuous.config import Arch, DecisionMambaArch
 from instar.components.policy_io import load_model
 from unit.update.sequence.scene import BC, CONFIG, DM, DT, SCALE, Scene, everywhere, make_scene, weights
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from instar.components.control_policy.model import ControlOutput
+from instar.components.continuous.model import ContinuousOutput
 from instar.components.update.sequence.losses import batch_losses, window_losses
 from instar.components.update.sequence.samples import Sample
 
@@ -24,7 +24,7 @@ def _sample(mask: list[list[int]], follows: list[list[int]], target: Tensor, sta
     )  # fmt: skip
 
 
-def _two_steps(junk: float = 7.0) -> tuple[ControlOutput, Sample]:
+def _two_steps(junk: float = 7.0) -> tuple[ContinuousOutput, Sample]:
     """One padded slot full of `junk`, then two steps; the episode ends with the second."""
     sample = _sample(
         [[0, 1, 1]], [[0, 1, 0]],
@@ -32,7 +32,7 @@ def _two_steps(junk: float = 7.0) -> tuple[ControlOutput, Sample]:
         states=torch.tensor([[[junk, junk], [1.0, -1.0], [junk, junk]]]),
         returns=torch.tensor([[junk, 0.5, junk]]),
     )  # fmt: skip
-    out = ControlOutput(
+    out = ContinuousOutput(
         actions=torch.tensor([[[0.0], [0.5], [-0.5]]]),
         next_states=torch.tensor([[[0.0, 0.0], [1.5, 2.0], [0.0, 0.0]]]),
         next_returns=torch.tensor([[0.0, -1.5, 0.0]]),
@@ -63,7 +63,7 @@ def test_padding_and_ends_are_not_read(junk: float) -> None:
 def test_padded_predictions_get_no_gradient() -> None:
     out, sample = _two_steps()
     leaves = [t.clone().requires_grad_(True) for t in (out.actions, out.next_states, out.next_returns) if t is not None]
-    batch_losses(ControlOutput(leaves[0], leaves[1], leaves[2]), sample, WEIGHTS)["loss"].backward()  # type: ignore[no-untyped-call]
+    batch_losses(ContinuousOutput(leaves[0], leaves[1], leaves[2]), sample, WEIGHTS)["loss"].backward()  # type: ignore[no-untyped-call]
     grads = [leaf.grad for leaf in leaves]
     assert all(g is not None for g in grads)
     action, state, returns = (g for g in grads if g is not None)
@@ -83,7 +83,7 @@ def test_every_step_counts_the_same_in_a_minibatch_and_every_window_by_itself() 
     nothing = torch.zeros(2, 3)
     sample = _sample([[0, 0, 1], [1, 1, 1]], [[0, 0, 0], [1, 1, 0]], target, torch.zeros(2, 3, 1), nothing)
     actions = torch.tensor([[[9.0], [9.0], [2.0]], [[1.0], [1.0], [1.0]]])
-    out = ControlOutput(actions, torch.ones(2, 3, 1), torch.zeros(2, 3))
+    out = ContinuousOutput(actions, torch.ones(2, 3, 1), torch.zeros(2, 3))
     assert float(batch_losses(out, sample, WEIGHTS)["loss/action"]) == pytest.approx((4 + 1 + 1 + 1) / 4)
     windows = window_losses(out, sample, WEIGHTS)
     assert windows["loss/action"].tolist() == [4.0, 1.0]

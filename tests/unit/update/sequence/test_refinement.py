@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from instar.components.control_policy.config import Arch
+from instar.components.continuous.config import Arch
 from instar.components.reward.config import RefineConfig
 from instar.components.update.sequence.losses import action_loss
 from instar.components.update.sequence.probe import gradient_cosine
@@ -39,7 +39,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 def _opened(scene: Scene, beta: float, moved: bool) -> tuple[Any, Sample]:
-    """Return the student and the windows of a stage; `moved` has it leave the past policy first."""
+    """Return the learner and the windows of a stage; `moved` has it leave the past policy first."""
     scene.cut(everywhere(scene), beta)
     policy = scene.update(dataclasses.replace(CONFIG, lr=0.05))[0].policy if moved else None
     _, batch, samples, model = scene.open(policy)
@@ -58,7 +58,7 @@ def test_the_gradient_is_not_a_multiple_of_the_plain_one(tmp_path: Path, arch: A
 
 
 def test_at_the_start_of_a_stage_it_is_one_and_the_metric_is_taken_at_its_end(tmp_path: Path) -> None:
-    """While the student is the past policy, prediction - target = (1 - beta) (prediction - logged)."""
+    """While the learner is the past policy, prediction - target = (1 - beta) (prediction - logged)."""
     scene = make_scene(tmp_path)
     model, sample = _opened(scene, 0.5, moved=False)
     plain, refined = (_gradient(model, sample, t) for t in (sample.logged, sample.target))
@@ -85,7 +85,7 @@ def test_the_schedule_reaches_the_loss_and_the_first_stage_has_none(tmp_path: Pa
         logged.append(metrics["loss/logged"])
         assert (metrics["loss/logged"] == metrics["loss/action"]) == (beta == 0)
         assert metrics["beta"] == pytest.approx(beta)
-    assert losses[0] > losses[1] > losses[2]  # the past policy is where the student starts
+    assert losses[0] > losses[1] > losses[2]  # the past policy is where the learner starts
     assert max(logged) < 1.3 * min(
         logged
     )  # comparable between stages, which the loss is not: it shrinks with (1 - beta)^2

@@ -1,0 +1,109 @@
+"""From drawn segments to windows of logged episodes, and from windows to rollout rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from instar import schema
+from instar.artifact import Tasks
+from instar.components.task_table import resident_table
+from instar.components.trajectories import Integers, Singles, Trajectories, Windows
+from instar.contract import Context
+from instar.errors import ContractError
+from instar.rows import BatchRow, RolloutRow
+
+pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
+Segment = tuple[str, int, int]
+"""Episode, first start of a window, and one past the last start."""
+
+
+def choose_windows(
+    tasks: Tasks, slots: Sequence[BatchRow], seeds: Integers, logged: Trajectories, steps: int, ctx: Context
+) -> Windows:
+    """Return the window of every slot, which begins at first + seed mod (end - first) of its segment.
+
+    A slot whose task is not a training segment of `logged` is a `ContractError`.
+    """
+    known = _segments(tasks, slots, ctx)
+    drawn = [known[slot.task_id] for slot in slots]
+    where = f"Tasks {tasks.digest}:features"
+    episodes = logged.find([episode for episode, _, _ in drawn], where)
+    first, end = (np.array([segment[i] for segment in drawn], np.int64) for i in (1, 2))
+    return logged.windows(episodes, first + seeds % (end - first), steps, where)
+
+
+def _segments(tasks: Tasks, slots: Sequence[BatchRow], ctx: Context) -> dict[str, Segment]:
+    """Return the segments of the drawn tasks by task id."""
+    table = resident_table(tasks, ctx.resident)
+    wanted = pa.array(sorted({slot.task_id for slot in slots}), pa.string())
+    table = table.filter(pc.field("task_id").isin(wanted))
+    names, arms, pools, texts = (table.column(n).to_pylist() for n in ("task_id", "arm", "split", "features"))
+    arm_of = dict(zip(names, arms, strict=True))
+    for slot in slots:
+        if arm_of.get(slot.task_id) != slot.arm or slot.group_size != 1:
+            found = f"a task of arm {arm_of[slot.task_id]}" if slot.task_id in arm_of else "no such task"
+            raise ContractError(
+                expected=f"task {slot.task_id} of arm {slot.arm}, once: the policy acts deterministically",
+                found=f"{found}, group_size {slot.group_size}",
+                where=f"batch slot {slot.slot}",
+                action="draw from the task pools that the rollout reads, with curriculum.group_size=1",
+            )
+    return {name: _segment(name, pool, text) for name, pool, text in zip(names, pools, texts, strict=True)}
+
+
+def _segment(name: str, pool: str, text: str) -> Segment:
+    try:
+        values = json.loads(text)
+        episode, start, end = str(values["episode"]), int(values["start"]), int(values["end"])
+    except (ValueError, KeyError, TypeError):
+        episode, start, end = "", 0, 0
+    if pool != "train" or not 0 <= start < end:
+        raise ContractError(
+            expected='a training segment, features {"episode": ..., "start": s, "end": e} with 0 <= s < e',
+            found=f"split {pool}, features {text[:80]}",
+            where=f"Tasks:features of {name}",
+            action="prepare the data with dataset_prep.strategy=offline",
+        )
+    return episode, start, end
+
+
+def to_table(
+    slots: Sequence[BatchRow],
+    seeds: Integers,
+    logged: Trajectories,
+    windows: Windows,
+    actions: Singles | None,
+    policy: str,
+) -> pa.Table:
+    """Return one `RolloutRow` a slot, built by columns; `task_id` is the episode, as in the row that logged it.
+
+    `actions` [M, K, A] lose their padding; None leaves the column empty.
+    """
+    count = len(slots)
+    given: dict[str, Any] = {
+        "rollout_id": [f"{slot.group_id}/0" for slot in slots],
+        "task_id": [logged.ids[episode] for episode in windows.episodes.tolist()],
+        "arm": [slot.arm for slot in slots],
+        "kind": ["continuous"] * count,
+        "group_id": [slot.group_id for slot in slots],
+        "policy": [policy] * count,
+        "truncated": np.zeros(count, np.bool_),
+        "seed": seeds,
+        "offset": windows.starts,
+    }
+    declared = {field.name: field.arrow for field in schema.fields(RolloutRow)}
+    columns = {name: pa.array(values, declared[name]) for name, values in given.items()}
+    if actions is not None:
+        ends = np.concatenate([[0], np.cumsum(windows.lengths * actions.shape[2])]).astype(np.int32)
+        numbers = pa.array(actions[windows.mask].astype(np.float64).ravel())
+        columns["actions"] = pa.ListArray.from_arrays(pa.array(ends), numbers)
+    nothing = pa.array(np.zeros(count + 1, np.int32))
+    for name in declared.keys() - columns.keys():
+        columns[name] = pa.ListArray.from_arrays(nothing, pa.array([], declared[name].value_type))
+    return pa.Table.from_arrays([columns[name] for name in declared], schema=schema.arrow_schema(RolloutRow))

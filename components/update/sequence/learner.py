@@ -1,0 +1,129 @@
+"""The continuous-control policy in training with its optimiser, and their state on disk.
+
+`trainer.json` names the policy that the state belongs to by a hash of its weights, and holds the settings it was trained
+with; `optimizer.safetensors` holds the moments. A state that is missing, of another policy or of other settings is an error:
+any of them would change what is learned without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from instar.artifact import Policy, TrainerState
+from instar.components.continuous.model import ContinuousPolicy
+from instar.components.policy_io import fingerprint
+from instar.components.update.optimizer import Optimizer
+from instar.components.update.sequence.config import SequenceConfig
+from instar.config import to_dict
+from instar.contract import Context
+from instar.errors import ConfigError, ContractError, LedgerError
+
+FORMAT = "sequence-1"
+FREE = ("device", "probe")
+"""Settings that may change within an evolution: where it is computed, and what is measured."""
+
+
+class Learner:
+    """`model` is trained in place."""
+
+    def __init__(self, model: Any, config: SequenceConfig, saved: TrainerState | None) -> None:
+        if not isinstance(model, ContinuousPolicy):
+            raise ContractError(
+                expected="a continuous-control policy",
+                found=type(model).__name__,
+                where="update.policy",
+                action="prepare data with dataset_prep.strategy=offline, or take update.strategy=policy_gradient",
+            )
+        self.config, self.updates, self.device = config, 0, device(config)
+        record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
+        if record is not None:
+            _check_record(record, model, config, saved)
+        placed: Any = model
+        self.model: ContinuousPolicy = placed.to(self.device).eval()
+        self.optimizer = Optimizer(config, model.named_parameters(), decayed(model, config.decay_ssm_params))
+        if record is not None and saved is not None:
+            from safetensors.torch import load_file
+
+            self.optimizer.load(
+                record["optimizer_steps"], record["adam_steps"], load_file(saved.path / "optimizer.safetensors")
+            )
+            self.updates = record["updates"]
+
+    def save(self, target: TrainerState) -> None:
+        """Write the state that the next update goes on from."""
+        from safetensors.torch import save_file
+
+        self.optimizer.zero_grad()
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.optimizer.tensors().items()}
+        save_file(tensors, target.path / "optimizer.safetensors")
+        record = {
+            "format": FORMAT,
+            "fingerprint": fingerprint(self.model),
+            "optimizer_steps": self.optimizer.steps,
+            "adam_steps": self.optimizer.adam_steps(),
+            "updates": self.updates,
+            "config": settings(self.config),
+        }
+        target.write_json("trainer.json", record)
+
+
+def check_trainer(policy: Policy, trainer: TrainerState | None, reference: Policy | None, ctx: Context) -> None:
+    """Raise `LedgerError` unless the trainer state is there.
+
+    It is needed after step 0, unless the policy is the one the evolution started from: a rollback to it starts afresh.
+    """
+    at_base = reference is not None and bool(policy.digest) and reference.digest == policy.digest
+    if trainer is None and ctx.step > 0 and not at_base:
+        raise LedgerError(
+            expected=f"the trainer state of step {ctx.step - 1}",
+            found="none",
+            where="update.trainer",
+            action="restore the trainer state; starting the optimiser afresh would silently change the run",
+        )
+
+
+def decayed(model: ContinuousPolicy, ssm: bool) -> frozenset[str]:
+    """Return the names of the parameters with weight decay: all but biases, norms, A_log and D.
+
+    With `ssm` the rule of the released code: all but biases and `nn.LayerNorm`, so A_log, D and RMSNorm decay as well.
+    """
+    names = {name for name, _ in model.named_parameters()}
+    if not ssm:
+        return frozenset(names - model.no_decay_names())
+    norms = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+    return frozenset(name for name in names - norms if not name.endswith("bias"))
+
+
+def device(config: SequenceConfig) -> str:
+    """Return `cpu` or `cuda`; a device that is named and absent is a `ConfigError`."""
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ConfigError(expected="a CUDA device", found="none", where="update.device", action="write auto or cpu")
+    return "cuda" if available and config.device != "cpu" else "cpu"
+
+
+def settings(config: SequenceConfig) -> dict[str, Any]:
+    """Return what a trainer state was trained with, JSON-ready."""
+    return {key: value for key, value in to_dict(config).items() if key not in FREE}
+
+
+def _check_record(record: dict[str, Any], model: Any, config: SequenceConfig, saved: TrainerState | None) -> None:
+    where = f"trainer {saved.digest or saved.path}" if saved else "trainer"
+    restore = "restore policy and trainer of the same step"
+    if record.get("format") != FORMAT:
+        raise LedgerError(expected=f"format {FORMAT}", found=str(record.get("format")), where=where, action=restore)
+    if record["fingerprint"] != fingerprint(model):
+        found = "the state of another policy"
+        raise LedgerError(expected="the trainer state of this policy", found=found, where=where, action=restore)
+    now, then = settings(config), record["config"]
+    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    if changed:
+        raise LedgerError(
+            expected=", ".join(f"update.{key}={then.get(key)}" for key in changed),
+            found=", ".join(f"{key}={now.get(key)}" for key in changed),
+            where=where,
+            action="go on with the settings the evolution began with, or start another one",
+        )

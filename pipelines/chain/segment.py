@@ -1,0 +1,113 @@
+"""The control tasks of a segment: `open` before the stages, `gate` between two iterations, `advance` after them.
+
+None of them computes what a stage computes. They read and write the ledger, the head and the pipelines API.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from instar import config as configs
+from instar.errors import LockedError
+from instar.fence import advance_head, check_held, hold
+from instar.head import Head, Kind, claim, create_head, latest_claim, read_head
+from instar.kfp.api import KfpApi
+from instar.kfp.client import open_kfp
+from instar.lifecycle import open_evolution
+from instar.pipelines.chain import submission
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.replay import Standing, finished, standing
+from instar.workspace import Workspace
+
+API = HOST, TOKEN, NAMESPACE = "INSTAR_KFP_HOST", "INSTAR_KFP_TOKEN_FILE", "INSTAR_KFP_NAMESPACE"
+"""Environment of the last task: API server (empty: somebody else starts the next segment), token file, namespace."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The run that a control task belongs to."""
+
+    run_id: str
+    segment: int
+    attempt: int
+
+
+def begin(workspace: Workspace, recipe: Mapping[str, Any]) -> Head:
+    """Open an evolution whose segments another engine than `submit` starts, and return its head. Repeatable."""
+    resolved: Recipe = configs.from_dict(Recipe, recipe, where="--recipe")
+    open_evolution(workspace, resolved, 0)
+    create_head(workspace.store, Head(evolution=workspace.evolution, ledger=workspace.ledger.head))
+    found = read_head(workspace.store, workspace.evolution)
+    assert found is not None
+    return found[0]
+
+
+def open_segment(workspace: Workspace, run: Run) -> Standing | None:
+    """Take the fence of the segment and return where the loop stands; None before the beginning.
+
+    Attempt 0 claims the next attempt first: for engines that start a segment without `submit`. Raises `LockedError` when
+    another run holds the segment: a run that was created twice ends here, before any work.
+    """
+    attempt = run.attempt or _claim_next(workspace, run)
+    head = hold(workspace.store, workspace.evolution, run.segment, attempt, run.run_id)
+    return None if head.kind == "begin" else standing(workspace, head.iteration, commit=False)
+
+
+def _claim_next(workspace: Workspace, run: Run) -> int:
+    latest = latest_claim(workspace.store, workspace.evolution, run.segment)
+    if latest is not None and latest.owner == run.run_id:
+        return latest.attempt
+    attempt = (latest.attempt if latest else 0) + 1
+    if claim(workspace.store, workspace.evolution, run.segment, attempt, run.run_id, time.time()) is None:
+        raise LockedError(
+            expected="to be the only one that starts this segment",
+            found=f"another claim of attempt {attempt}",
+            where=f"{workspace.evolution}, segment {run.segment}",
+            action="nothing: the other run goes on",
+        )
+    return attempt
+
+
+def gate(workspace: Workspace, run: Run, iteration: int) -> Standing:
+    """Commit the records up to `iteration`, decide, and return where the loop stands."""
+    check_held(workspace.store, workspace.evolution, run.run_id)
+    return standing(workspace, iteration, commit=True)
+
+
+def advance(workspace: Workspace, run: Run, iteration: int) -> Head:
+    """Commit the segment and move the head. Repeated after a crash at any point, it goes on there."""
+    store, evolution = workspace.store, workspace.evolution
+    head = check_held(store, evolution, run.run_id)
+    if head.by == run.run_id:
+        return head
+    if head.kind == "finish":
+        outcome = finished(workspace)
+        following = replace(head, status="done", reason=outcome.reason)
+    else:
+        now = standing(workspace, iteration, commit=True)
+        kind: Kind = "finish" if now.ended else "iterate"
+        done = now.position.iteration
+        following = replace(head, kind=kind, iteration=done, step=done * now.recipe.inner_steps, reason=now.ended)
+    moved = replace(following, segment=head.segment + 1, ledger=workspace.ledger.head)
+    advance_head(store, evolution, run.run_id, moved)
+    return check_held(store, evolution, run.run_id)
+
+
+def start_next(workspace: Workspace, head: Head, owner: str) -> str:
+    """Submit the run of the head's segment, if an API server is named; return what was done."""
+    api = api_from_environment()
+    if head.status != "running" or api is None:
+        return head.status
+    did = submission.submit_current(workspace.store, api, workspace.evolution, owner)
+    return f"{did.did}: {did.reason}"
+
+
+def api_from_environment() -> KfpApi | None:
+    """Return a client of the API server that the environment names, or None."""
+    host, token = os.environ.get(HOST, ""), os.environ.get(TOKEN)
+    return open_kfp(host, Path(token) if token else None, os.environ.get(NAMESPACE, "")) if host else None

@@ -1,0 +1,54 @@
+"""The tasks on which two policies can be compared: those of the one's pools that the other was not trained on.
+
+Pools are disjoint inside an evolution. Those of two evolutions, of two seeds for example, are not: what the one tests the other may
+have been taught.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from instar.artifact import Tasks
+from instar.components.generated.anchors import SPLIT
+from instar.components.generated.item import origin
+from instar.errors import ContractError
+from instar.manifest import manifest_of
+from instar.rows import TaskRow
+
+
+def unseen(pools: Tasks, other: Tasks | None, splits: tuple[str, ...], folder: Path) -> tuple[Tasks, int]:
+    """Return `pools` without the tasks of `splits` and the anchors that are in the training pool of `other`, and how many of
+    the former were left out.
+
+    Tasks are equal when prompt and reference are. An arm of a split with fewer than two tasks left goes altogether, since it has
+    no interval. Raises `ContractError` when a split has nothing left.
+    """
+    if other is None or other.digest == pools.digest:
+        return pools, 0
+    trained = {row.content_hash for row in other.read() if row.split == "train"}
+    rows = pools.read()
+    taught = {row.task_id for row in rows if row.split != "train" and row.content_hash in trained}
+    if not taught:
+        return pools, 0
+    asked = [row for row in rows if row.split in splits]
+    left = Counter((row.split, row.arm) for row in asked if row.task_id not in taught)
+    taught |= {row.task_id for row in asked if left[row.split, row.arm] < 2}
+    kept = [row for row in rows if (origin(row).parent if row.split == SPLIT else row.task_id) not in taught]
+    empty = sorted({row.split for row in asked} - {row.split for row in kept})
+    if empty:
+        raise ContractError(
+            expected=f"tasks of splits {list(splits)} that both policies were not trained on",
+            found=f"none of {empty}",
+            where="the pools of two evolutions",
+            action="compare evolutions of one seed, or name policy folders and a suite with another --seed",
+        )
+    return _written(kept, folder), sum(row.task_id in taught for row in asked)
+
+
+def _written(rows: list[TaskRow], folder: Path) -> Tasks:
+    folder.mkdir(parents=True)
+    tasks = Tasks(folder)
+    tasks.write(rows)
+    tasks.digest = manifest_of(folder, "Tasks").digest
+    return tasks

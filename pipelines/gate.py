@@ -1,0 +1,134 @@
+"""The gate: go on, stop, go back to the champion, or hold; and whether the new policy becomes champion.
+
+A pure function of the evaluation summaries so far. It reads the `val` split only: `id` and `ood` are test sets, and a
+policy selected on them would be reported on the data that chose it. When the interval cannot tell, nothing is promoted.
+A policy that is equal within the margin but behind in the point estimate is not promoted either, so that a row of small
+losses, each inside the margin, cannot add up. Under an alarm of the evaluation (a judge that decayed) nothing is promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from instar.config import out_of_range
+from instar.errors import ContractError
+
+Action: TypeAlias = Literal["continue", "stop", "rollback", "hold"]
+SPLIT = "val"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """When to stop and when to go back. Scores are macro means over arms; 1 is every answer right, or the expert's return."""
+
+    target: float | None = None
+    """Stop when a promoted policy reaches this score."""
+    patience: int = 0
+    """Stop after this many evaluations without an improvement; 0 never does."""
+    min_delta: float = 0.0
+    """An improvement is more than this above the best score before."""
+    rollback_margin: float = 0.05
+    """Go back to the champion when the whole interval of the difference lies below minus this."""
+    select: Literal["best", "last"] = "best"
+    """`best`: a policy becomes champion when the comparison says that it is not worse, and it is not behind in the estimate.
+    `last`: the newest always is, as papers that report the last checkpoint need; nothing is rolled back."""
+
+    def __post_init__(self) -> None:
+        if self.target is not None:
+            _require(0.0 < self.target <= 1.0, "target", "in (0, 1]", self.target)
+        _require(self.patience >= 0, "patience", ">= 0", self.patience)
+        _require(0.0 <= self.min_delta < 1.0, "min_delta", "in [0, 1)", self.min_delta)
+        _require(0.0 <= self.rollback_margin <= 1.0, "rollback_margin", "in [0, 1]", self.rollback_margin)
+
+    def ineffective_fields(self) -> dict[str, str]:
+        """Return fields without effect, and what would read them."""
+        found = {} if self.patience else {"min_delta": "gate.patience"}
+        return found if self.select == "best" else {**found, "rollback_margin": "gate.select=best"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the loop does next, why, and whether the evaluated policy becomes champion."""
+
+    action: Action
+    reason: str
+    promote: bool
+
+
+def decide(history: Sequence[Mapping[str, Any]], config: GateConfig) -> Decision:
+    """Decide on the last of `history`, the `summary.json` objects of all evaluations, oldest first.
+
+    An alarm holds: it comes after a rollback, which also promotes nothing, and before every promotion, that of the newest policy
+    by configuration included. Raises `ContractError` when a summary has no `val` split: no other split may stand in for it.
+    """
+    scores = [float(_val(summary)["score"]) for summary in history]
+    comparison = _val(history[-1])["comparison"]
+    if alarm := "; ".join(str(found["reason"]) for found in history[-1].get("alarms") or ()):
+        reason = f"alarm: {alarm}"
+        if config.select == "best" and _fell(comparison, config):
+            return Decision(action="rollback", reason=f"{_rolled_back(comparison, config)}; {reason}", promote=False)
+        return _advance(scores, config, promote=False, reason=reason, hold=True)
+    if config.select == "last":
+        return _advance(scores, config, promote=True, reason="the newest policy is champion by configuration")
+    if comparison is None:
+        return _advance(scores, config, promote=True, reason="first evaluation: champion by default")
+    verdict = comparison["verdict"]
+    if verdict == "unknown":
+        gap = comparison["difference"] or 0.0
+        ahead = f"looks better ({gap:+.3f}), but could not tell" if gap > 0.0 else "could not tell"
+        return _advance(scores, config, promote=False, reason=f"{ahead}: {comparison['reason']}", hold=True)
+    span = _span(comparison)
+    if verdict == "worse":
+        if _fell(comparison, config):
+            return Decision(action="rollback", reason=_rolled_back(comparison, config), promote=False)
+        return _advance(scores, config, promote=False, reason=f"worse than the champion: {span}", hold=True)
+    if verdict == "equal" and comparison["difference"] < 0.0:
+        return _advance(scores, config, promote=False, reason=f"not worse, but not ahead: {span}")
+    return _advance(scores, config, promote=True, reason=f"{verdict} against the champion: {span}")
+
+
+def _fell(comparison: Mapping[str, Any] | None, config: GateConfig) -> bool:
+    """Return whether the whole interval of the difference to the champion lies below minus the margin."""
+    return comparison is not None and comparison["verdict"] == "worse" and comparison["high"] < -config.rollback_margin
+
+
+def _rolled_back(comparison: Mapping[str, Any], config: GateConfig) -> str:
+    return f"worse than the champion by more than {config.rollback_margin:g}: {_span(comparison)}"
+
+
+def _span(comparison: Mapping[str, Any]) -> str:
+    return f"{comparison['difference']:+.3f} [{comparison['low']:+.3f}, {comparison['high']:+.3f}]"
+
+
+def _advance(
+    scores: Sequence[float], config: GateConfig, *, promote: bool, reason: str, hold: bool = False
+) -> Decision:
+    """Stop at the target or on a plateau, otherwise continue (or hold)."""
+    now = scores[-1]
+    if promote and config.target is not None and now >= config.target:
+        return Decision(action="stop", reason=f"target reached: {now:.3f} >= {config.target:g}; {reason}", promote=True)
+    before, recent = scores[: -config.patience or None], scores[-config.patience :]
+    if config.patience and before and max(recent) <= max(before) + config.min_delta:
+        best = max(before)
+        reason = f"plateau: best {best:.3f}, no improvement in {config.patience} evaluations; {reason}"
+        return Decision(action="stop", reason=reason, promote=promote)
+    return Decision(action="hold" if hold else "continue", reason=reason, promote=promote)
+
+
+def _val(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    splits: Mapping[str, Mapping[str, Any]] = summary["splits"]
+    if SPLIT not in splits:
+        raise ContractError(
+            expected=f"split '{SPLIT}'",
+            found=f"{sorted(splits)}",
+            where="Evaluation:summary.json:splits",
+            action="add val to evaluate.splits; test splits never select",
+        )
+    return splits[SPLIT]
+
+
+def _require(holds: bool, field: str, expected: str, found: object) -> None:
+    if not holds:
+        raise out_of_range(f"gate.{field}", expected, found)

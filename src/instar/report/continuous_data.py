@@ -1,0 +1,178 @@
+"""What a page about a continuous-control recipe shows beyond scores: asked and reached returns, the logged data, single episodes.
+
+Returns come from scores: a score s is the return random + s (expert - random), exactly, with the references that travel with
+the tasks. Pools: `val` asks for the target, `probe` for other returns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow.compute as pc
+
+from instar.artifact import Evaluation
+from instar.errors import InstarError
+from instar.report.evaluations import SPLIT, Evaluated, Score
+
+PROBE = "probe"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A return that policies are asked for, and the references of its environment. `probe` targets enter no verdict."""
+
+    arm: str
+    asked: float
+    probe: bool
+    random: float
+    expert: float
+    label: str
+
+    def reached(self, score: float) -> float:
+        """Return the undiscounted return of a score."""
+        return self.random + score * (self.expert - self.random)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """Logged episodes of one arm: how many, how many steps, and the return of each."""
+
+    arm: str
+    steps: int
+    returns: list[float]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return sum(self.returns) / len(self.returns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One start state, acted from by the first and by the last policy: returns and lengths."""
+
+    task_id: str
+    seed: int
+    asked: float
+    before: float
+    after: float
+    length: int
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuous:
+    """The target first, then the probes from the highest asked return to the lowest; tiers from the worst data to the best."""
+
+    targets: list[Target] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    """Score of every target after every iteration; `arm` names the target."""
+    tiers: list[Tier] = field(default_factory=list)
+    episodes: list[Episode] = field(default_factory=list)
+
+    def of(self, target: Target) -> list[Score]:
+        """Return the scores at a target by iteration."""
+        mine = [s for s in self.scores if s.arm == target.arm and (s.split == PROBE) == target.probe]
+        return sorted(mine, key=lambda s: s.iteration)
+
+    def gap(self) -> float | None:
+        """Return the last score at the target minus the mean last score at the probes; None without both."""
+        last: dict[bool, list[float]] = {False: [], True: []}
+        for target in self.targets:
+            scores = self.of(target)
+            last[target.probe] += [scores[-1].value] if scores else []
+        means = [sum(v) / len(v) for v in last.values() if v]
+        return means[0] - means[1] if len(means) == 2 else None
+
+
+def continuous_data(tasks: Any, found: Sequence[Evaluated], notes: list[str]) -> Continuous:
+    """Return what tasks and evaluations say. `tasks` is the task table, or None where there is none."""
+    watched = [e for e in found if e.split == SPLIT]
+    scores = [s for e in watched for s in (*(a for a in e.scores if a.arm), *e.probes)]
+    if tasks is None:
+        return Continuous(scores=scores)
+    episodes: list[Episode] = []
+    if watched:
+        try:
+            episodes = pair_episodes(tasks, watched[0].evaluation, watched[-1].evaluation)
+        except (InstarError, OSError) as error:
+            notes.append(f"the episodes of the first and last evaluation could not be read: {error}")
+    return Continuous(targets=targets(tasks), scores=scores, tiers=tiers(tasks), episodes=episodes)
+
+
+def targets(tasks: Any) -> list[Target]:
+    """Return what the policies are asked for, from the evaluation tasks."""
+    found: dict[tuple[str, bool], Target] = {}
+    table = tasks.filter(pc.field("split").isin([SPLIT, PROBE])).select(["arm", "split", "features", "reference"])
+    for row in table.to_pylist():
+        key = row["arm"], row["split"] == PROBE
+        if key not in found:
+            found[key] = _target(row)
+    return sorted(found.values(), key=lambda t: (t.probe, -t.asked))
+
+
+def _target(row: dict[str, str]) -> Target:
+    asked, reference = json.loads(row["features"]), json.loads(row["reference"])
+    return Target(
+        arm=row["arm"],
+        asked=float(asked["target_return"]),
+        probe=row["split"] == PROBE,
+        random=float(reference["random"]),
+        expert=float(reference["expert"]),
+        label=str(reference.get("source", "")),
+    )
+
+
+def tiers(tasks: Any) -> list[Tier]:
+    """Return the logged data by arm, from the training segments: the level of a segment is the return of its episode."""
+    steps: dict[str, int] = defaultdict(int)
+    returns: dict[str, dict[str, float]] = defaultdict(dict)
+    table = tasks.filter(pc.field("split") == "train").select(["arm", "level", "features"])
+    for row in table.to_pylist():
+        segment = json.loads(row["features"])
+        steps[row["arm"]] += int(segment["end"]) - int(segment["start"])
+        returns[row["arm"]][segment["episode"]] = row["level"]
+    made = [Tier(arm=arm, steps=steps[arm], returns=sorted(found.values())) for arm, found in returns.items()]
+    return sorted(made, key=lambda tier: (tier.mean, tier.arm))
+
+
+def pair_episodes(tasks: Any, first: Evaluation, last: Evaluation, split: str = SPLIT) -> list[Episode]:
+    """Return the start states of `split` that both policies acted from, from the lowest last return to the highest."""
+    before, after = _rows(first, split), _rows(last, split)
+    table = tasks.filter(pc.field("split") == split).select(["task_id", "arm", "split", "features", "reference"])
+    out = []
+    for row in table.to_pylist():
+        name = row["task_id"]
+        if name not in before or name not in after:
+            continue
+        target, score = _target(row), after[name]["score"]
+        out.append(
+            Episode(
+                task_id=name,
+                seed=int(json.loads(row["features"])["reset_seed"]),
+                asked=target.asked,
+                before=target.reached(before[name]["score"]),
+                after=target.reached(score),
+                length=after[name]["length"],
+                truncated=after[name]["truncated"],
+            )
+        )
+    return sorted(out, key=lambda e: (e.after, e.task_id))
+
+
+def thin(items: Sequence[T], most: int) -> list[T]:
+    """Return at most `most` items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _rows(evaluation: Evaluation, split: str) -> dict[str, dict[str, Any]]:
+    """Return task -> row of every episode that has a score."""
+    table = evaluation.table().filter((pc.field("split") == split) & pc.field("score").is_valid())
+    return {row["task_id"]: row for row in table.select(["task_id", "score", "length", "truncated"]).to_pylist()}
