@@ -107,7 +107,7 @@ def _point(
         ctx = Context(
             evolution=f"curricula-seed{seed}", step=0, stage=EVALUATE.name, scratch=Path(temporary), resident=resident
         )
-        inputs = {"tasks": state["tasks"], "policy": state["policy"], "champion": None}
+        inputs = {"tasks": state["tasks"], "policy": state["policy"], "baseline": None}
         config = dataclasses.replace(recipe.evaluate, splits=("id",))
         found = execute(EVALUATE, inputs, config, ctx, Path(temporary)).outs.evaluation.read_json("summary.json")
     split = found["splits"]["id"]

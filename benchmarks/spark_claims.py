@@ -117,7 +117,7 @@ def tested(workspace: Workspace, recipe: Recipe, seed: int, policy: Policy, task
             inputs = {
                 "tasks": Tasks(workspace.cas.get(tasks.digest), tasks.digest),
                 "policy": Policy(workspace.cas.get(policy.digest), policy.digest),
-                "champion": None,
+                "baseline": None,
             }
             made = execute(EVALUATE, inputs, config, ctx, Path(temporary)).outs.evaluation
             found = made.read_json("summary.json")

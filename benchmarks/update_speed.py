@@ -84,12 +84,12 @@ class Trainer:
     """One set of weights with its optimizer; a side says how their gradient is computed."""
 
     def __init__(self, model: Any) -> None:
-        from instar.components.update.bfloat16_copy import Working
+        from instar.components.update.bfloat16_copy import Bfloat16Copy
         from instar.components.update.config import PolicyGradientConfig
         from instar.components.update.optimizer import Optimizer
 
         self.config = PolicyGradientConfig(lr=1e-12)  # nothing moves, so that sides and rounds compute the same
-        self.master, self.working = model, Working(model)
+        self.master, self.working = model, Bfloat16Copy(model)
         self.optimizer = Optimizer(self.config, model.named_parameters())
 
     def step(self, side: str, data: UpdateBatch, exact: Any) -> tuple[Cost, float]:

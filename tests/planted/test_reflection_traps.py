@@ -36,7 +36,7 @@ def run(
 
     def call(reply: Reply, config: AnswerConfig = CONFIG, against: bool = False) -> dict[str, Any]:
         out = Evaluation(tmp_path / f"evaluation-{len(made)}")
-        ins = Ins(tasks=pools, policy=make_policy(f"p{len(made)}", reply), champion=made[-1] if against else None)
+        ins = Ins(tasks=pools, policy=make_policy(f"p{len(made)}", reply), baseline=made[-1] if against else None)
         STAGE(ins, Outs(evaluation=out), config, context(0))
         made.append(out)
         return {**out.read_json("summary.json"), "rows": out.read()}

@@ -99,7 +99,7 @@ def write_evolution(
         if k == 0:
             test = evaluate(w, rows, "id", 0, state["policy"], "")
         action, promote = DECISIONS[k]
-        body = {"iteration": k, "evaluation": made, "champion": champion}
+        body = {"iteration": k, "evaluation": made, "baseline": champion}
         w.workspace.ledger.append(
             "gate", {**body, "decision": {"action": action, "reason": f"reason {k}", "promote": promote}}, {"at": w.now}
         )
@@ -150,7 +150,7 @@ def evaluate(
     found = summarise(rows, mine, policy_digest, before, config)
     made.write_json("summary.json", {**found, "policy": policy_digest, "num_abstained": 0, "num_failed": 0})
     digest = w.put(made)
-    inputs = {"policy": policy_digest} | ({"champion": against} if against else {})
+    inputs = {"policy": policy_digest} | ({"baseline": against} if against else {})
     metrics = {f"{split}/accuracy": found["splits"][split]["score"], "num_answers": float(len(rows))}
     metrics |= {f"{split}/{arm}/accuracy": v["score"] for arm, v in found["splits"][split]["arms"].items()}
     w.stage("evaluate", k, 0, inputs, {"evaluation": digest}, metrics)

@@ -44,7 +44,7 @@ def write_continuous(path: Path, iterations: int = ITERATIONS, *, closed: bool =
         made = evaluate(w, rows, "val", k, current, champion)
         test = test or evaluate(w, rows, "id", 0, current, "")
         decision = {"action": "continue", "reason": f"reason {k}", "promote": True}
-        body = {"iteration": k, "evaluation": made, "champion": champion, "decision": decision}
+        body = {"iteration": k, "evaluation": made, "baseline": champion, "decision": decision}
         w.workspace.ledger.append("gate", body, {"at": w.now})
         champion = made
     if closed:
@@ -110,7 +110,7 @@ def evaluate(w: Writer, tasks: list[TaskRow], split: str, k: int, policy_digest:
     found |= {"probes": {"probe": asked}, "policy": policy_digest, "num_abstained": 0, "num_failed": 0}
     made.write_json("summary.json", found)
     digest = w.put(made)
-    inputs = {"policy": policy_digest} | ({"champion": against} if against else {})
+    inputs = {"policy": policy_digest} | ({"baseline": against} if against else {})
     metrics = {f"{split}/normalised_score": AT_TARGET[k], "probe/normalised_score": AT_PROBE[k]}
     metrics |= {f"{split}/target -150/normalised_score": AT_TARGET[k]}
     w.stage("evaluate", k, 0, inputs, {"evaluation": digest}, metrics)

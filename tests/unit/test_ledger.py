@@ -30,7 +30,7 @@ VALID: dict[str, dict[str, Any]] = {
         "metrics": {"loss": 0.25}, "code": "c",
     },
     "gate": {
-        "iteration": 0, "evaluation": D1, "champion": "", "decision": {"action": "continue", "reason": "", "promote": True},
+        "iteration": 0, "evaluation": D1, "baseline": "", "decision": {"action": "continue", "reason": "", "promote": True},
     },
     "promote": {"policy": D1, "evaluation": D1, "model": "m"},
     "accept_code": {"code": "c"},

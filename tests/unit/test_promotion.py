@@ -57,7 +57,7 @@ def test_the_base_is_refused_also_when_a_later_gate_met_it_again(tmp_path: Path,
     champion = ""
     for k in (0, 1):
         made = evaluate(w, rows, "val", k, base, champion, solved=2)
-        body = {"iteration": k, "evaluation": made, "champion": champion}
+        body = {"iteration": k, "evaluation": made, "baseline": champion}
         decision = {"action": "continue", "reason": "equal", "promote": True}
         w.workspace.ledger.append("gate", {**body, "decision": decision}, {"at": w.now})
         champion = made

@@ -34,10 +34,10 @@ def pools(tasks: Tasks, tmp_path: Path) -> Tasks:
 @pytest.fixture
 def run(tmp_path: Path, pools: Tasks, context: Callable[[int], Context]) -> Run:
     def call(
-        policy: Policy, config: AnswerConfig = CONFIG, champion: Evaluation | None = None, pool: Tasks = pools
+        policy: Policy, config: AnswerConfig = CONFIG, baseline: Evaluation | None = None, pool: Tasks = pools
     ) -> tuple[Evaluation, dict[str, float]]:
         out = Evaluation(tmp_path / f"evaluation-{policy.digest}-{len(list(tmp_path.iterdir()))}")
-        metrics = STAGE(Ins(tasks=pool, policy=policy, champion=champion), Outs(evaluation=out), config, context(0))
+        metrics = STAGE(Ins(tasks=pool, policy=policy, baseline=baseline), Outs(evaluation=out), config, context(0))
         return out, metrics
 
     return call
@@ -227,7 +227,7 @@ def worse(number: int, answer: str) -> str:
 def test_drift_is_an_alarm_and_holds_the_gate(run: Run, make_policy: MakePolicy) -> None:
     """The accuracy rises from .4 to .6 while the judge forgets: not promoted, and the reason is in the decision."""
     old, _ = run(make_policy("old", scripted(solves(12), honest)))
-    new, metrics = run(make_policy("new", scripted(solves(18), worse)), champion=old)
+    new, metrics = run(make_policy("new", scripted(solves(18), worse)), baseline=old)
     summaries = [e.read_json("summary.json") for e in (old, new)]
     fell = summaries[1]["judge"]["drift"]
     kinds = summaries[1]["judge"]["kinds"]
@@ -245,7 +245,7 @@ def test_drift_is_an_alarm_and_holds_the_gate(run: Run, make_policy: MakePolicy)
 def test_a_fall_within_the_limit_is_no_alarm(run: Run, make_policy: MakePolicy, limit: float, alarm: bool) -> None:
     config = dataclasses.replace(CONFIG, judge=JudgeConfig(wording="terse", drift_limit=limit))
     old, _ = run(make_policy("old", scripted(solves(12), honest)), config)
-    new, metrics = run(make_policy("new", scripted(solves(12), worse)), config, champion=old)
+    new, metrics = run(make_policy("new", scripted(solves(12), worse)), config, baseline=old)
     assert new.read_json("summary.json")["judge"]["drift"]["alarm"] is alarm
     assert metrics["judge/drift_alarm"] == float(alarm)
 
@@ -254,7 +254,7 @@ def test_other_anchors_give_no_difference_and_no_alarm(
     run: Run, make_policy: MakePolicy, tasks: Tasks, tmp_path: Path
 ) -> None:
     old, _ = run(make_policy("old", scripted(solves(12), honest)), pool=with_anchors(tasks, tmp_path / "few", 10))
-    new, metrics = run(make_policy("new", scripted(solves(12), worse)), champion=old)
+    new, metrics = run(make_policy("new", scripted(solves(12), worse)), baseline=old)
     fell = new.read_json("summary.json")["judge"]["drift"]
     assert (fell["difference"], fell["alarm"]) == (None, False) and "other anchors" in fell["reason"]
     assert "judge/difference_to_baseline" not in metrics

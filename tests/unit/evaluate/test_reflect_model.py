@@ -96,7 +96,7 @@ def test_a_model_reflects_as_the_script_that_it_learned(
 
     def run(policy: Policy, config: AnswerConfig = SMALL) -> tuple[dict[str, Any], list[str]]:
         out = Evaluation(tmp_path / f"out-{policy.digest}")
-        STAGE(Ins(tasks=pools, policy=policy, champion=None), Outs(evaluation=out), config, context(0))
+        STAGE(Ins(tasks=pools, policy=policy, baseline=None), Outs(evaluation=out), config, context(0))
         return out.read_json("summary.json"), (out.path / "reflections.jsonl").read_text().splitlines()
 
     expected, said = run(make_policy("script", noted))

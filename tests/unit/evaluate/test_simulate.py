@@ -193,7 +193,7 @@ class World:
         out = Evaluation(self.folder / name)
         changes: dict[str, Any] = {"splits": ("val",)} | config
         settings = SimulateConfig(**changes)
-        ins = stage.Ins(tasks=tasks, policy=self.policy, champion=None)
+        ins = stage.Ins(tasks=tasks, policy=self.policy, baseline=None)
         metrics = stage.STAGE(ins, stage.Outs(evaluation=out), settings, context(self.folder, "evaluate"))
         self.summary = out.read_json("summary.json")
         return out.read(), metrics

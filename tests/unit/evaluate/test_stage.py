@@ -44,12 +44,12 @@ def run(tmp_path: Path, tasks: Tasks, context: MakeContext) -> Callable[..., tup
     def call(
         policy: Policy,
         step: int = 0,
-        champion: Evaluation | None = None,
+        baseline: Evaluation | None = None,
         config: AnswerConfig = CONFIG,
         pool: Tasks = tasks,
     ) -> tuple[Evaluation, dict[str, float]]:
         out = Evaluation(tmp_path / f"evaluation-{policy.digest}-{step}-{len(list(tmp_path.iterdir()))}")
-        metrics = STAGE(Ins(tasks=pool, policy=policy, champion=champion), Outs(evaluation=out), config, context(step))
+        metrics = STAGE(Ins(tasks=pool, policy=policy, baseline=baseline), Outs(evaluation=out), config, context(step))
         return out, metrics
 
     return call
