@@ -84,7 +84,7 @@ manifests: setup
 	.venv/bin/python -m manifests.check
 
 docs: setup
-	.venv/bin/python -m instar.component_docs
+	.venv/bin/python -m instar.pipelines.component_docs
 
 clean:
 	rm -rf build dist runs src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -144,7 +144,7 @@ def handover(sizes: Sizes, root: Path, engine: dict[str, Any], repeats: int = 5)
     from instar.artifact import Policy
     from instar.components.policy_io import load_model
     from instar.components.rollout.config import EngineConfig
-    from instar.components.rollout.engine import open_engine
+    from instar.components.rollout.engines import open_engine
     from instar.contract import Context
 
     first = write_policy(root / "policy", sizes)

@@ -16,7 +16,8 @@ from instar.artifact import Batch, Policy, Tasks
 from instar.components.reward.config import VerifyConfig
 from instar.components.reward.stage import STAGE as REWARD
 from instar.components.rollout.config import EngineConfig, SampleConfig
-from instar.components.rollout.engine import Request, open_engine
+from instar.components.rollout.engine import Request
+from instar.components.rollout.engines import open_engine
 from instar.components.rollout.stage import STAGE as ROLLOUT
 from instar.components.tokenizer import load_tokenizer
 from instar.components.update.config import Mismatch, PolicyGradientConfig

@@ -82,7 +82,8 @@ def examine(folder: Path, rows: Sequence[Any], settings: argparse.Namespace, scr
     from instar.artifact import Policy
     from instar.components.reward.verifiers import Score, verify
     from instar.components.rollout.config import EngineConfig
-    from instar.components.rollout.engine import Request, open_engine
+    from instar.components.rollout.engine import Request
+    from instar.components.rollout.engines import open_engine
     from instar.components.tokenizer import load_tokenizer
     from instar.contract import Context
     from instar.manifest import manifest_of

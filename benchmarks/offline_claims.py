@@ -27,8 +27,8 @@ import numpy as np
 
 from instar import config as configs
 from instar.artifact import Evaluation
-from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build

@@ -35,9 +35,9 @@ from instar.components.dataset_prep import counting
 from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.components.generated.templates import KINDS
 from instar.contract import Context
-from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
 from instar.pipelines.execute import execute
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes.spark import spark

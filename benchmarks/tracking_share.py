@@ -15,10 +15,10 @@ from typing import Any
 from unittest import mock
 
 from instar import artifact, quality, schema
-from instar.commands import resolve
+from instar.cli.commands import resolve
 from instar.events import Event, StageDone, StageStarted
-from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.tracking import Tracker
 from instar.workspace import create_workspace

@@ -39,10 +39,10 @@ GANG: Mapping[str, tuple[Right, ...]] = {
     "workflow": (("argoproj.io", "workflows", "get"),),
     "pods": (("", "pods", "list"),),
 }
-CHAIN = ("pipelines/chain/runs.py", "pipelines/chain/tick.py", "pipelines/chain/generations.py")
+CHAIN = ("pipelines/chain/submission.py", "pipelines/chain/tick.py", "pipelines/chain/generations.py")
 MODULES: Mapping[str, tuple[str, ...]] = {
     "instar-chain": CHAIN,
-    "instar-submit": (*CHAIN, "src/instar/cluster.py", "src/instar/kfp/schedule.py"),
+    "instar-submit": (*CHAIN, "src/instar/cli/cluster.py", "src/instar/kfp/schedule.py"),
     "instar-launch": tuple(f"pipelines/chain/gang/{name}.py" for name in ("launch", "adopt", "task")),
 }
 ROLES: Mapping[str, frozenset[Right]] = {

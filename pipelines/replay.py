@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from instar import contract
 from instar.errors import ArtifactError, LedgerError
 from instar.ledger import Entry
-from instar.lifecycle import check_code, close, stored_recipe
 from instar.pipelines.evolution import Outcome, Position, finish, positions
 from instar.pipelines.ledger_runner import Job, LedgerRunner
+from instar.pipelines.lifecycle import check_code, close, stored_recipe
 from instar.pipelines.recipe import Recipe
 from instar.records import Records
 from instar.workspace import Workspace

@@ -14,7 +14,8 @@ from instar.artifact import Policy, Tasks
 from instar.components.evaluate.attempts import Attempts
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.verifiers import Abstain, Failed, Score, verify
-from instar.components.rollout.engine import Request, open_engine
+from instar.components.rollout.engine import Request
+from instar.components.rollout.engines import open_engine
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 from instar.errors import RewardError

@@ -1,24 +1,20 @@
 """What an engine is: it serves one policy, named by digest, and turns prompts into samples.
 
-An engine is kept between stage calls of one process and replaced when the policy changes. Two checks keep it honest: it
-must report the digest that was asked for, and the log-probability of a fixed prompt must move when the digest moves.
+Two checks keep an engine honest. It must report the digest that was asked for, and the log-probability of a fixed prompt must
+move when the digest moves. `instar.components.rollout.engines` opens one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
-from instar import config as configs
 from instar.artifact import Policy
 from instar.components.policy_io import CANARY
-from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
 from instar.errors import EngineError
 
-ENGINE = "rollout/engine"
-"""Key of the resident engine."""
 _CANARY_PROMPTS, _CANARY_TOKENS, _CANARY_TEMPERATURE = (2, 3, 5, 8), 4, 2.0
 
 
@@ -59,44 +55,6 @@ class Engine(Protocol):
         untempered one.
         """
         ...
-
-
-def _transformers(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
-    from instar.components.rollout.transformers_engine import TransformersEngine
-
-    return cast(Engine, TransformersEngine.open(config, policy, ctx))
-
-
-def _vllm(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
-    from instar.components.rollout.vllm_engine import VllmEngine
-
-    return cast(Engine, VllmEngine.open(config, policy, ctx))
-
-
-ENGINES: dict[str, Callable[[EngineConfig, Policy, Context], Engine]] = {
-    "transformers": _transformers,  # stock causal language models, on CPU or CUDA
-    "vllm": _vllm,  # the same on CUDA, by vLLM in this process
-}
-
-
-def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
-    """Return an engine that serves `policy`, reusing the resident one. Only the newest engine stays resident.
-
-    Raises `EngineError` when the policy has no digest or the engine reports another one.
-    """
-    if not policy.digest:
-        raise EngineError(
-            expected="a committed policy", found="no digest", where=str(policy.path), action="commit the policy first"
-        )
-    key = (configs.digest(config), policy.digest)
-    kept = ctx.resident.get(ENGINE)
-    if kept is None or kept[0] != key:
-        ctx.resident.pop(ENGINE, None)
-        del kept  # free the old weights before loading the new ones
-        kept = ctx.resident[ENGINE] = (key, ENGINES[config.name](config, policy, ctx))
-    engine: Engine = kept[1]
-    check_served(engine, policy)
-    return engine
 
 
 def rest(engine: Engine) -> None:

@@ -19,9 +19,9 @@ from instar.components.rollout.engine import (
     check_canary,
     check_served,
     facts,
-    open_engine,
     rest,
 )
+from instar.components.rollout.engines import open_engine
 from instar.components.rollout.stops import holds
 from instar.components.task_table import lookup
 from instar.components.tokenizer import TextTokenizer, load_tokenizer

@@ -17,7 +17,8 @@ from instar.components.rollout.batching import Batcher, Ends, Row
 from instar.components.rollout.checks import check_decoding, check_requests, check_weights, write_count
 from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, Sample
-from instar.components.rollout.forward import Forward, open_forward
+from instar.components.rollout.forward import Forward
+from instar.components.rollout.open_forward import open_forward
 from instar.components.rollout.packed_linear import has_bfloat16
 from instar.components.rollout.stops import StopRule, stop_rule
 from instar.contract import Context

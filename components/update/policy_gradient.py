@@ -13,7 +13,7 @@ import numpy as np
 
 from instar.artifact import Policy
 from instar.components import policy_io
-from instar.components.rollout.engine import ENGINE
+from instar.components.rollout.engines import ENGINE
 from instar.components.update import batching, forward, inputs, memory, metrics, stats, trainer, update_batch
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import Learner

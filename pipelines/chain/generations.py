@@ -13,9 +13,9 @@ from instar import head as heads
 from instar.errors import LedgerError
 from instar.head import Head
 from instar.kfp.api import KfpApi
-from instar.lifecycle import open_evolution, stored_recipe
 from instar.pipelines.chain.submission import Action, start
 from instar.pipelines.chain.tick import tick
+from instar.pipelines.lifecycle import open_evolution, stored_recipe
 from instar.store import ObjectStore
 from instar.workspace import Workspace
 

@@ -18,8 +18,8 @@ from instar.fence import advance_head, check_held, hold
 from instar.head import Head, Kind, claim, create_head, latest_claim, read_head
 from instar.kfp.api import KfpApi
 from instar.kfp.client import open_kfp
-from instar.lifecycle import open_evolution
 from instar.pipelines.chain import submission
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.replay import Standing, finished, standing
 from instar.workspace import Workspace

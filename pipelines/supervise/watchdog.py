@@ -76,7 +76,7 @@ def wait(child: subprocess.Popen[bytes], stage: str, heartbeat: Path, limits: Li
     watch = Watch(heartbeat, limits, f"stage {stage} (stacks in stage.log)")
     while (code := child.poll()) is None:
         if (stalled := watch.overdue()) is not None:
-            child.send_signal(signal.SIGUSR1)  # the child dumps its stacks (instar.stage_cli)
+            child.send_signal(signal.SIGUSR1)  # the child dumps its stacks (instar.pipelines.stage_command)
             time.sleep(1.0)
             raise stalled
         time.sleep(limits.poll_s)

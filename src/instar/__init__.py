@@ -6,7 +6,7 @@ Importing this package loads nothing heavy; torch, transformers, mlflow and the 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from instar.commands import evolve_in as evolve
+    from instar.cli.commands import evolve_in as evolve
     from instar.pipelines import recipes
 
 __all__ = ["__version__", "evolve", "recipes"]
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> object:
     import importlib
 
     if name == "evolve":
-        return importlib.import_module("instar.commands").evolve_in
+        return importlib.import_module("instar.cli.commands").evolve_in
     if name == "recipes":
         return importlib.import_module("instar.pipelines.recipes")
     raise AttributeError(f"module 'instar' has no attribute {name!r}")

@@ -12,7 +12,7 @@ def main() -> None:
         from instar.pipelines.supervise import pid1
 
         raise SystemExit(ended(lambda: pid1.main(sys.argv[2:])))
-    from instar.cli import main as command_line
+    from instar.cli.app import main as command_line
 
     command_line()
 

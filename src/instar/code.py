@@ -1,4 +1,8 @@
-"""The code version that enters the ledger: package version plus a digest of every source file, Python and C++."""
+"""The code version that enters the ledger: the package's version and a digest of the sources that a run computes with.
+
+Those are the modules of the core, and every Python and C++ file of components, pipelines and kernels. The command line, the
+report and the clients of services are left out: a run that goes on with another help text computes the same.
+"""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ import pytest
 from tests.seaweed import Seaweed
 
 from instar.errors import UnavailableError
-from instar.lifecycle import close, open_evolution
 from instar.pipelines.containers.engine import RUN, connect
 from instar.pipelines.containers.evolution import drive
 from instar.pipelines.evolution import evolve
+from instar.pipelines.lifecycle import close, open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.pools import Images, load
 from instar.pipelines.recipe import Recipe

@@ -19,12 +19,12 @@ from tests.seaweed import Seaweed
 
 from instar import head as heads
 from instar.head import Head
-from instar.lifecycle import open_evolution
 from instar.pipelines.containers import ir
 from instar.pipelines.containers.engine import connect, open_folder
 from instar.pipelines.containers.run import Options, run
 from instar.pipelines.evolution import positions
 from instar.pipelines.kubeflow import compile_graph
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.pools import Images, load
 from instar.pipelines.recipe import Recipe

@@ -13,7 +13,7 @@ HEAVY = (
 )  # fmt: skip
 STATEMENTS = {
     "package": "import instar",
-    "help": "import sys; sys.argv = ['instar', '--help']; from instar.cli import app; app(standalone_mode=False)",
+    "help": "import sys; sys.argv = ['instar', '--help']; from instar.cli.app import app; app(standalone_mode=False)",
     "catalog": "import instar.components.catalog",
     "recipes": "import instar.pipelines.recipes",
     "every recipe at every scale": (
@@ -23,12 +23,12 @@ STATEMENTS = {
     ),
     "contracts": (
         "from instar.pipelines.catalog import STAGES\n"
-        "from instar import contract, schema, stage_cli\n"
-        "for stage in STAGES.values(): contract.ports(stage.ins), contract.ports(stage.outs), stage_cli.parser(stage)"
+        "from instar import contract, schema\nfrom instar.pipelines import stage_command\n"
+        "for stage in STAGES.values(): contract.ports(stage.ins), contract.ports(stage.outs), stage_command.parser(stage)"
     ),
-    "commands": "import instar.commands",
+    "commands": "import instar.cli.commands",
     "explain": (
-        "from instar.explain import explain\nfrom instar.pipelines.recipes import build\n"
+        "from instar.cli.explain import explain\nfrom instar.pipelines.recipes import build\n"
         "for name in ('sec', 'decision_mamba'): explain(build(name, 'tiny'))"
     ),
     "stores": "import instar.store, instar.store_s3, instar.cas, instar.ledger",
@@ -58,7 +58,9 @@ def test_help_loads_no_command_and_no_library_but_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = done.stderr.split()
     own = {name for name in names if name.partition(".")[0] == "instar"}
-    assert own == {f"instar{name}" for name in ("", ".border", ".cli", ".cli_cluster", ".errors", ".terminal")}
+    assert own == {
+        f"instar{name}" for name in ("", ".border", ".cli", ".cli.app", ".cli.cluster_app", ".errors", ".terminal")
+    }
     packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
     assert packages & {"rich", "pygments", "numpy", "pyarrow", "minio", "yaml", "requests"} == set()
     assert "typer" in packages and len(packages) < 10, packages

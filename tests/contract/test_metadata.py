@@ -12,9 +12,9 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from instar import control_cli
-from instar.component_docs import readme_path
 from instar.pipelines.catalog import STAGES
+from instar.pipelines.chain import control_command
+from instar.pipelines.component_docs import readme_path
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "components").glob("*/metadata.yaml"), ROOT / "pipelines/metadata.yaml"])
@@ -93,7 +93,7 @@ def test_every_stage_and_control_task_is_in_the_file_of_its_folder() -> None:
     declared = {stage: p.parent.name for p in FILES for stage in yaml.safe_load(p.read_text())["stages"]}
     assert declared == {name: readme_path(stage).parent.name for name, stage in STAGES.items()}
     control = yaml.safe_load((ROOT / "pipelines/metadata.yaml").read_text())
-    assert tuple(control["tasks"]) == control_cli.TASKS
+    assert tuple(control["tasks"]) == control_command.TASKS
 
 
 def test_the_range_of_pipelines_is_the_one_that_is_installed() -> None:

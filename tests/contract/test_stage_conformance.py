@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from instar import component_docs, contract, stage_cli
+from instar import contract
 from instar.components.rollout.gather import GatherConfig
 from instar.errors import ConfigError, ContractError, InternalError, LedgerError
 from instar.ledger import Entry
 from instar.manifest import blob_name
+from instar.pipelines import component_docs, stage_command
 from instar.pipelines.catalog import STAGES
 from instar.pipelines.recipe import Recipe
 from instar.workspace import Workspace, open_workspace
@@ -76,7 +77,9 @@ def test_command_line_equals_call(stage: str, evolution: tuple[Path, Recipe], tm
     path, recipe = evolution
     workspace, entry = called(path, stage)
     result = tmp_path / "done.json"
-    assert stage_cli.main([*command(workspace, entry, recipe), "--work", str(tmp_path), "--result", str(result)]) == 0
+    assert (
+        stage_command.main([*command(workspace, entry, recipe), "--work", str(tmp_path), "--result", str(result)]) == 0
+    )
     done = json.loads(result.read_text())
     assert done["outputs"] == entry.body["outputs"]
     assert done["metrics"] == entry.body["metrics"]
@@ -107,7 +110,7 @@ def test_executor_input_equals_call(stage: str, evolution: tuple[Path, Recipe], 
         "inputs": {"parameterValues": parameters, "artifacts": inputs},
         "outputs": {"artifacts": outputs, "outputFile": str(tmp_path / "executor_output.json")},
     }
-    assert stage_cli.main([stage, "--work", str(tmp_path / "work"), "--executor-input", json.dumps(raw)]) == 0
+    assert stage_command.main([stage, "--work", str(tmp_path / "work"), "--executor-input", json.dumps(raw)]) == 0
     written = json.loads((tmp_path / "executor_output.json").read_text())["artifacts"]
     found = {n.removeprefix("out_"): v["artifacts"][0]["metadata"]["instar.digest"] for n, v in written.items()}
     assert found == entry.body["outputs"]
@@ -125,30 +128,30 @@ def test_a_recorded_result_is_not_computed_again_unless_its_bytes_are_gone(
     shutil.copytree(path / "store", copy)
     words = [*command(workspace, entry, recipe), "--record", "--result", str(tmp_path / "done.json")]
     words[words.index("--store") + 1] = str(copy)
-    assert stage_cli.main(words) == 0
+    assert stage_command.main(words) == 0
 
     def refuse(*args: object) -> None:
         raise AssertionError(f"computed again: {args[0]}")
 
-    produce = stage_cli._produce
-    monkeypatch.setattr(stage_cli, "_produce", refuse)
-    assert stage_cli.main(words) == 0
+    produce = stage_command._produce
+    monkeypatch.setattr(stage_command, "_produce", refuse)
+    assert stage_command.main(words) == 0
     assert json.loads((tmp_path / "done.json").read_text())["outputs"] == entry.body["outputs"]
     blob = copy / blob_name(next(iter(workspace.cas.manifest(entry.body["outputs"]["batch"]).files.values())).sha256)
     blob.unlink()
     with pytest.raises(InternalError, match="computed again"):  # the name that the result file gives to the unforeseen
-        stage_cli.main(words)
-    monkeypatch.setattr(stage_cli, "_produce", produce)
-    assert stage_cli.main(words) == 0 and blob.exists()
+        stage_command.main(words)
+    monkeypatch.setattr(stage_command, "_produce", produce)
+    assert stage_command.main(words) == 0 and blob.exists()
     blob.unlink()
 
     def other(*_: Any) -> dict[str, Any]:
         outputs = dict.fromkeys(entry.body["outputs"], "sha256:" + "0" * 64)
         return {"outputs": outputs, "metrics": {}, "perf": {}}
 
-    monkeypatch.setattr(stage_cli, "_produce", other)
+    monkeypatch.setattr(stage_command, "_produce", other)
     with pytest.raises(LedgerError, match="another one"):
-        stage_cli.main(words)
+        stage_command.main(words)
 
 
 def test_wrong_wiring_is_refused(evolution: tuple[Path, Recipe], tmp_path: Path) -> None:
@@ -157,16 +160,16 @@ def test_wrong_wiring_is_refused(evolution: tuple[Path, Recipe], tmp_path: Path)
     swapped = {**entry.body["inputs"], "rollouts": entry.body["inputs"]["tasks"]}
     wrong = Entry(seq=0, prev="", kind="stage", body={**entry.body, "inputs": swapped}, time={})
     with pytest.raises(ContractError, match="rollouts"):
-        stage_cli.main([*command(workspace, wrong, recipe), "--work", str(tmp_path)])
+        stage_command.main([*command(workspace, wrong, recipe), "--work", str(tmp_path)])
     missing = {name: d for name, d in entry.body["inputs"].items() if name != "policy"}
     wrong = Entry(seq=0, prev="", kind="stage", body={**entry.body, "inputs": missing}, time={})
     with pytest.raises(ContractError, match="policy"):
-        stage_cli.main([*command(workspace, wrong, recipe), "--work", str(tmp_path)])
+        stage_command.main([*command(workspace, wrong, recipe), "--work", str(tmp_path)])
 
 
 def test_unknown_stage_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="rollout"):
-        stage_cli.main(["rolout"])
+        stage_command.main(["rolout"])
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))

@@ -13,8 +13,8 @@ import pytest
 
 from instar.errors import ArtifactError, LedgerError, StorageError, UnavailableError
 from instar.events import Event, StageStarted
-from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.store_requests import S3Options
 from instar.workspace import create_workspace, open_workspace

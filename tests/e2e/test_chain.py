@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from tests.seaweed import Seaweed
 
-from instar import cluster, commands, head
-from instar.cluster import Server, Target
+from instar import head
+from instar.cli import cluster, commands
+from instar.cli.cluster import Server, Target
 from instar.errors import ConfigError, LedgerError, LockedError
 from instar.pipelines.chain.generations import tick_newest
 from instar.pipelines.pools import Images, load
@@ -187,7 +188,7 @@ def test_other_code_is_refused_until_a_person_accepts_it(
     engine = Engine(kfp, tmp_path)
     handle, _ = submit(RECIPES["fused"], tmp_path, kfp)
     engine.step()
-    monkeypatch.setattr("instar.lifecycle.code_version", lambda: "0.0.0+other")
+    monkeypatch.setattr("instar.pipelines.lifecycle.code_version", lambda: "0.0.0+other")
     with pytest.raises(LedgerError, match="accept-code"):
         engine.step()
     commands.resume(handle, "inprocess", None, accept_code=True)

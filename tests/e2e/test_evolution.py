@@ -127,7 +127,7 @@ def test_a_second_writer_of_the_ledger_is_refused(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_changed_code(unbroken: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from instar import lifecycle
+    from instar.pipelines import lifecycle
 
     monkeypatch.setattr(lifecycle, "code_version", lambda: "0.0.0+other")
     with pytest.raises(LedgerError, match="accept-code"):

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from instar import cli, cluster, commands, doctor, tracking
+from instar import tracking
+from instar.cli import app, cluster, commands, doctor
+from instar.cli.resolve import resolve
 from instar.components.dataset_prep.offline import record
 from instar.pipelines.pools import load_images
-from instar.resolve import resolve
 from support.micro import micro, open_and_run
 from unit.test_docs import FENCE, ROOT
 from unit.test_docs import commands as written
@@ -93,7 +94,7 @@ def test_a_line_of_readme_ends_as_the_page_says(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["instar", *words])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert int(ended.value.code or 0) in ENDS.get(words[0], (0,))
     started = {"run": "containers" if "containers" in words else "run", "submit": "submit", "data": "data"}
     assert words[0] not in started or started[words[0]] in begun

@@ -23,13 +23,13 @@ HEAVY = (
 )  # fmt: skip
 PROBE = f"""
 import importlib, json, pkgutil, sys
-import instar, instar.cli, instar.commands, instar.explain, instar.doctor, instar.stage_cli
+import instar, instar.cli.app, instar.cli.commands, instar.cli.explain, instar.cli.doctor, instar.pipelines.stage_command
 from instar import contract, schema
 from instar.artifact import CLASSES, Table
 from instar.pipelines.catalog import STAGES
 from instar.pipelines.recipes import RECIPES, build
 for stage in STAGES.values():
-    contract.ports(stage.ins), contract.ports(stage.outs), instar.stage_cli.parser(stage)
+    contract.ports(stage.ins), contract.ports(stage.outs), instar.pipelines.stage_command.parser(stage)
 for kind in CLASSES.values():
     if issubclass(kind, Table): schema.arrow_schema(kind.row)
 recipes = [build(name, scale).name for name, (_, scales) in RECIPES.items() for scale in scales]

@@ -26,7 +26,8 @@ if not torch.cuda.is_available() or importlib.util.find_spec("vllm") is None:
 from instar.artifact import Policy
 from instar.components.dataset_prep.charlm import CharModelConfig, build_tokenizer
 from instar.components.rollout.config import EngineConfig
-from instar.components.rollout.engine import Request, facts, open_engine
+from instar.components.rollout.engine import Request, facts
+from instar.components.rollout.engines import open_engine
 from instar.components.rollout.stops import holds
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from instar import config as configs
+from instar.cli.resolve import resolve
 from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines import recipes
 from instar.pipelines.recipes import build
-from instar.resolve import resolve
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from instar import cluster
-from instar.cluster import Server
+from instar.cli import cluster
+from instar.cli.cluster import Server
 from instar.errors import ConfigError
 from instar.kfp.schedule import check_cron
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from instar import config as configs
+from instar.cli.explain import explain
 from instar.components.evaluate import power
 from instar.components.evaluate.compare import compare
 from instar.components.evaluate.config import AnswerConfig
 from instar.errors import ConfigError
-from instar.explain import explain
 from instar.ledger import Entry
 from instar.pipelines.gate import GateConfig, decide
 from instar.pipelines.recipes import build

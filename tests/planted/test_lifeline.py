@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel of L
 
 RUNNER = """
 import pathlib, sys
-from instar.commands import evolve_in
+from instar.cli.commands import evolve_in
 from instar.pipelines.recipes import build
 evolve_in(build("sec", "tiny"), pathlib.Path(sys.argv[1]), mode="subprocess", tracking="off")
 """

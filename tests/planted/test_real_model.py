@@ -22,7 +22,7 @@ from instar.components.dataset_prep.ladders import facts
 from instar.components.dataset_prep.pools import build_pools
 from instar.components.reward import stage as reward
 from instar.components.reward.config import VerifyConfig
-from instar.components.rollout import engine as engines
+from instar.components.rollout import engines
 from instar.components.rollout import stage as rollout
 from instar.components.rollout.config import SampleConfig
 from instar.components.rollout.engine import Sample

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from instar.artifact import Batch, Policy, Rollouts, Tasks
-from instar.components.rollout import engine as engines
+from instar.components.rollout import engines
 from instar.components.rollout.config import SampleConfig
 from instar.components.rollout.engine import Request, Sample
 from instar.components.rollout.sample import check_append_only

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from instar import stage_cli
 from instar.artifact import Policy
 from instar.cas import Cas
 from instar.contract import Context, Stage
 from instar.errors import ArtifactError, StorageError
 from instar.manifest import blob_name, manifest_name
+from instar.pipelines import stage_command
 from instar.pipelines.execute import execute
 from instar.pipelines.supervise import watchdog
 from instar.store import LocalStore
@@ -174,10 +174,10 @@ def test_a_stage_of_its_own_process_hands_its_refusal_to_the_runner(
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error", "/data/x")
 
-    monkeypatch.setattr(stage_cli, "_run", fail)
+    monkeypatch.setattr(stage_command, "_run", fail)
     result = tmp_path / "done.json"
     with pytest.raises(StorageError):
-        stage_cli.main(["curriculum", "--store", str(tmp_path), "--result", str(result)])
+        stage_command.main(["curriculum", "--store", str(tmp_path), "--result", str(result)])
     error = watchdog.child_error(result, "curriculum", 18, tmp_path / "none")
     assert isinstance(error, StorageError) and error.where == "/data/x" and "EIO" in error.found
 

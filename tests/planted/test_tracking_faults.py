@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from instar import commands, tracking_server
+from instar import tracking_server
+from instar.cli import commands
 from instar.errors import ConfigError, LedgerError, MissingDependencyError, UnavailableError
 from instar.pipelines.recipes import build
 from instar.tracking import Tracker

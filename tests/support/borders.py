@@ -317,7 +317,7 @@ def _ended(crash: str) -> Called:
 
 def made(folder: Path, recipe: Any) -> None:
     """Run a small evolution."""
-    from instar.commands import evolve_in
+    from instar.cli.commands import evolve_in
 
     with contextlib.redirect_stdout(io.StringIO()):
         evolve_in(recipe, folder, seed=0, tracking="off")

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from instar import control_cli, stage_cli
+from instar.pipelines import stage_command
+from instar.pipelines.chain import control_command
 
 _ADD = re.compile(r"\{\{=asInt\(inputs\.parameters\.(\w+)\) \+ (\d+)\}\}")
 _PLAIN = re.compile(r"\{\{([\w.-]+)\}\}")
@@ -77,7 +78,7 @@ class Argo:
         plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
         os.environ.update({n: v for n, v in plain.items() if n not in ("INSTAR_S3_ENDPOINT", "MLFLOW_TRACKING_URI")})
         try:
-            assert {"stage": stage_cli.main, "control": control_cli.main}[words[4]](words[5:]) == 0
+            assert {"stage": stage_command.main, "control": control_command.main}[words[4]](words[5:]) == 0
         finally:
             os.environ.clear()
             os.environ.update(before)

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from instar import control_cli, stage_cli
+from instar.pipelines import stage_command
+from instar.pipelines.chain import control_command
 from instar.pipelines.containers.ir import load
 from instar.pipelines.containers.launcher import Outputs, build, fill, read_outputs
 from instar.pipelines.containers.program import Loop, Output, Program, Task
@@ -100,7 +101,7 @@ def _task(
     before = dict(os.environ)
     os.environ.update({k: v for k, v in task.env.items() if k == "OMP_NUM_THREADS"})
     try:
-        code = {"stage": stage_cli.main, "control": control_cli.main}[kind](words)
+        code = {"stage": stage_command.main, "control": control_command.main}[kind](words)
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -26,8 +26,8 @@ import transformers
 from transformers import LlamaForCausalLM
 
 from instar.events import Event, StageDone, StageStarted
-from instar.lifecycle import open_evolution
 from instar.pipelines.evolution import evolve
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
 from instar.quality import run_gate

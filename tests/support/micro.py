@@ -63,7 +63,7 @@ def micro_generated(**changes: Any) -> Recipe:
 
 def open_and_run(directory: Path, recipe: Recipe, mode: Mode = "inprocess", store: str | None = None) -> Outcome:
     """Run `recipe` in `directory` as the command line does, without tracking, report or progress."""
-    from instar.lifecycle import open_evolution
+    from instar.pipelines.lifecycle import open_evolution
 
     workspace: Workspace = create_workspace(directory, f"{recipe.name}-micro-seed0", store)
     open_evolution(workspace, recipe, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from instar.artifact import Policy
 from instar.components.rollout.config import EngineConfig
-from instar.components.rollout.engine import open_engine
+from instar.components.rollout.engines import open_engine
 from instar.contract import Context
 
 LENGTHS = [3, 9, 1, 5, 12]  # of prompts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from instar import cli, commands, doctor
+from instar.cli import app, commands, doctor
 from instar.errors import ConfigError, LedgerError, MissingDependencyError, StorageError
 from instar.workspace import create_workspace
 
@@ -20,19 +20,19 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run the entry point; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["instar", *arguments])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        app.main()
     return int(caught.value.code or 0)
 
 
 def test_help_lists_every_command() -> None:
-    result = CliRunner().invoke(cli.app, ["--help"])
+    result = CliRunner().invoke(app.app, ["--help"])
     assert result.exit_code == 0
     assert set(result.output.split()) >= COMMANDS
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS - {"stage"}))
 def test_every_command_explains_itself(command: str) -> None:
-    result = CliRunner().invoke(cli.app, [command, "--help"])
+    result = CliRunner().invoke(app.app, [command, "--help"])
     assert result.exit_code == 0
     assert command in result.output
 

@@ -13,9 +13,10 @@ import yaml
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from instar import cli, control_cli
+from instar.cli import app
 from instar.errors import InstarError
 from instar.pipelines.catalog import STAGES
+from instar.pipelines.chain import control_command
 from instar.pipelines.pools import load
 from instar.pipelines.supervise import pid1
 
@@ -66,7 +67,7 @@ def lines_of(program: str) -> list[Any]:
 
 def parse(words: list[str]) -> None:
     """Parse a command line of `instar` as the program would, and run nothing."""
-    group: Any = get_command(cli.app)
+    group: Any = get_command(app.app)
     with group.make_context("instar", list(words)) as context:
         name, command, options = group.resolve_command(context, [*context._protected_args, *context.args])
         assert command is not None, name
@@ -74,9 +75,9 @@ def parse(words: list[str]) -> None:
             found = pid1.parse(options, {})
             assert Path(found.command[0]).name != "instar" or parse(list(found.command[1:])) is None
         elif name in ("control", "stage"):
-            assert options[0] in (control_cli.TASKS if name == "control" else STAGES), options
+            assert options[0] in (control_command.TASKS if name == "control" else STAGES), options
             if name == "control":
-                control_cli._parser(options[0]).parse_args(options[1:])
+                control_command._parser(options[0]).parse_args(options[1:])
         else:
             command.make_context(name, options, parent=context)
 
@@ -89,7 +90,7 @@ def test_a_command_of_the_documentation_parses(words: list[str], monkeypatch: py
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_command_in_a_sentence_exists(page: Path) -> None:
-    known: Any = get_command(cli.app)
+    known: Any = get_command(app.app)
     assert set(INLINE.findall(FENCE.sub("", page.read_text()))) <= set(known.commands)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from instar import control_cli, executor, stage_cli
+from instar import executor
 from instar.errors import ConfigError, ContractError
 from instar.executor import Pointer
+from instar.pipelines import stage_command
+from instar.pipelines.chain import control_command
 
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
@@ -132,48 +134,48 @@ BAD_COUNT = ["three", -1, 1.5, None, True, [1]]
 @pytest.mark.parametrize("value", BAD_COUNT, ids=repr)
 def test_a_stage_refuses_a_malformed_count(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"parameter {key}"):
-        stage_cli.main(["dataset_prep", *task(tmp_path, {"config": "{}", key: value})])
+        stage_command.main(["dataset_prep", *task(tmp_path, {"config": "{}", key: value})])
     assert not (tmp_path / "out.json").exists()
 
 
 @pytest.mark.parametrize(("key", "value"), [("store", 5), ("evolution", None), ("config", {}), ("config", "{")])
 def test_a_stage_refuses_a_malformed_text(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"parameter {key}"):
-        stage_cli.main(["dataset_prep", *task(tmp_path, {key: value})])
+        stage_command.main(["dataset_prep", *task(tmp_path, {key: value})])
 
 
 @pytest.mark.parametrize("text", ["\u00b2/3", "0/0", "3/3", "-1/2", "1", "a/b", "0/" + "9" * 5000], ids=lambda v: v[:8])
 def test_a_malformed_shard_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--shard"):
-        stage_cli.main(["dataset_prep", "--store", str(tmp_path), f"--shard={text}"])
+        stage_command.main(["dataset_prep", "--store", str(tmp_path), f"--shard={text}"])
 
 
 def test_a_malformed_configuration_or_step_on_the_command_line_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="parameter config"):
-        stage_cli.main(["dataset_prep", "--store", str(tmp_path), "--config", "{"])
+        stage_command.main(["dataset_prep", "--store", str(tmp_path), "--config", "{"])
     with pytest.raises(ConfigError, match="parameter step"):
-        stage_cli.main(["dataset_prep", "--store", str(tmp_path), "--step", "-1"])
+        stage_command.main(["dataset_prep", "--store", str(tmp_path), "--step", "-1"])
 
 
 @pytest.mark.parametrize("stopped", ["", "target reached"])
 def test_an_input_that_the_stage_does_not_have_is_refused(stopped: str, tmp_path: Path) -> None:
     pointer = Pointer(digest="" if stopped else DIGEST, type="Policy", stopped=stopped)
     with pytest.raises(ContractError, match="did you mean 'policy'"):
-        stage_cli.main(["rollout", *task(tmp_path, {"config": "{}"}, "polcy", pointer)])
+        stage_command.main(["rollout", *task(tmp_path, {"config": "{}"}, "polcy", pointer)])
 
 
 @pytest.mark.parametrize("stopped", ["", "target reached"])
 def test_a_pointer_to_another_class_of_artifact_is_refused(stopped: str, tmp_path: Path) -> None:
     pointer = Pointer(digest="" if stopped else DIGEST, type="Tasks", stopped=stopped)
     with pytest.raises(ContractError, match=r"expected Policy; found Tasks; at rollout\.policy"):
-        stage_cli.main(["rollout", *task(tmp_path, {"config": "{}"}, "policy", pointer)])
+        stage_command.main(["rollout", *task(tmp_path, {"config": "{}"}, "policy", pointer)])
 
 
 @pytest.mark.parametrize("key", ["segment", "attempt", "iteration", "plus_iteration"])
 @pytest.mark.parametrize("value", BAD_COUNT, ids=repr)
 def test_a_control_task_refuses_a_malformed_count(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"parameter {key}"):
-        control_cli.main(["open", *task(tmp_path, {key: value})])
+        control_command.main(["open", *task(tmp_path, {key: value})])
 
 
 @pytest.mark.parametrize(
@@ -181,11 +183,11 @@ def test_a_control_task_refuses_a_malformed_count(key: str, value: Any, tmp_path
 )
 def test_a_control_task_refuses_a_malformed_text(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"parameter {key}"):
-        control_cli.main(["begin", *task(tmp_path, {key: value})])
+        control_command.main(["begin", *task(tmp_path, {key: value})])
 
 
 @pytest.mark.parametrize("value", ["yes", "1", 1, None])
 def test_restart_is_true_or_false(value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSTAR_KFP_HOST", "http://127.0.0.1:9")
     with pytest.raises(ConfigError, match="parameter restart"):
-        control_cli.main(["tick", *task(tmp_path, {"restart": value})])
+        control_command.main(["tick", *task(tmp_path, {"restart": value})])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from instar import config as configs
+from instar.cli.explain import explain
 from instar.components.continuous.config import BcArch, DecisionMambaArch, DecisionTransformerArch
 from instar.components.curriculum.config import BestConfig, GeneratedDraw, SecConfig, UniformConfig
 from instar.components.dataset_prep.counting import counter
@@ -16,7 +17,6 @@ from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.generated.anchors import AnchorConfig
 from instar.components.generated.rule import Rule
 from instar.components.reward.config import RecycleConfig, RefineConfig
-from instar.explain import explain
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES, build
 

@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar import config as configs
+from instar.cli.explain import explain
+from instar.cli.plan import Asked, main
+from instar.cli.resolve import resolve
 from instar.components.architecture import ARCHITECTURES, Architecture, of_model
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.rollout import footprint
 from instar.errors import ConfigError
-from instar.explain import explain
 from instar.pipelines import fit, preflight
 from instar.pipelines.fit import devices, seconds
 from instar.pipelines.fit.text import render
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build, method
-from instar.plan import Asked, main
-from instar.resolve import resolve
 
 GIB = 2**30
 DEVICES = tuple(devices.DEVICES)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from instar import commands
-from instar.compare import evaluate
+from instar.cli import commands
+from instar.cli.compare import evaluate
+from instar.cli.resolve import resolve
 from instar.errors import ConfigError, InstarError, MissingDependencyError
 from instar.pipelines import preflight
-from instar.resolve import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from instar.cli.progress import State, bar, bars, make_listener
 from instar.components.rollout.config import ProposeConfig, SampleConfig
 from instar.events import Event, StageDone, StageStarted, Unit
 from instar.ledger import Entry
-from instar.progress import State, bar, bars, make_listener
 
 
 @dataclass

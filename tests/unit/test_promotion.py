@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from instar import commands, tracking_server
+from instar import tracking_server
+from instar.cli import commands
 from instar.errors import LedgerError
 from instar.status import status
 from instar.tracking import Tracker

@@ -36,7 +36,7 @@ def test_a_damaged_directory(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"host": 1, "namespace": 2}'])
 def test_a_damaged_handle(text: str, tmp_path: Path) -> None:
-    from instar import cluster
+    from instar.cli import cluster
 
     (tmp_path / "cluster.json").write_text(text)
     with pytest.raises(ConfigError, match=r"cluster\.json"):
@@ -44,14 +44,14 @@ def test_a_damaged_handle(text: str, tmp_path: Path) -> None:
 
 
 def test_commands_for_a_cluster_point_to_those_for_this_machine(tmp_path: Path) -> None:
-    from instar import cluster
+    from instar.cli import cluster
 
     with pytest.raises(ConfigError, match="instar show"):
         cluster.server_of(tmp_path)
 
 
 def test_the_argo_export_has_no_segments_to_choose(tmp_path: Path) -> None:
-    from instar import cluster
+    from instar.cli import cluster
 
     where = cluster.Target(profile=load("kind-dev"), images=IMAGES)
     with pytest.raises(ConfigError, match="engine argo"):

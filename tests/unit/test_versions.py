@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from instar import commands
+from instar.cli import commands
+from instar.cli.show import diff
 from instar.errors import LedgerError
 from instar.ledger import Ledger
-from instar.lifecycle import open_evolution
 from instar.pipelines import versions
+from instar.pipelines.lifecycle import open_evolution
 from instar.records import Records
-from instar.status import diff
 from instar.store import open_store
 from instar.workspace import Workspace, create_workspace, open_workspace
 from support.micro import micro

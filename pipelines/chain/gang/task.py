@@ -139,11 +139,11 @@ def _named(given: ExecutorInput, what: str) -> str:
 
 def _gather(executor_input: str, pointers: dict[str, list[Path]]) -> int:
     """Run the stage `gather` as its own task would: on the same parameters, batch and outputs, and these pointer files."""
-    from instar import stage_cli
+    from instar.pipelines import stage_command
 
     raw: dict[str, Any] = json.loads(executor_input)
     values = {k: v for k, v in raw["inputs"]["parameterValues"].items() if k not in ("shards", "shard")}
     files = {port: {"artifacts": [{"uri": str(path)} for path in paths]} for port, paths in pointers.items()}
     batch = {"batch": raw["inputs"]["artifacts"]["batch"]}
     raw["inputs"] = {"parameterValues": {**values, "config": "{}"}, "artifacts": {**batch, **files}}
-    return stage_cli.main([GATHER.name, "--executor-input", json.dumps(raw)])
+    return stage_command.main([GATHER.name, "--executor-input", json.dumps(raw)])

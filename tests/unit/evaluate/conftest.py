@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from instar.artifact import Policy, Tasks
-from instar.components.rollout import engine as engines
+from instar.components.rollout import engines
 from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, Sample
 from instar.contract import Context

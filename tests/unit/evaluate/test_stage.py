@@ -173,7 +173,7 @@ def test_real_model_answers(run: Run, make_policy: MakePolicy, monkeypatch: pyte
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from instar.components.rollout import engine as engines
+    from instar.components.rollout import engines
     from instar.components.tokenizer import load_tokenizer
 
     policy = make_policy("sha256:real", knows(1.0))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from instar import compare
 from instar.artifact import Policy, Tasks
+from instar.cli import compare
+from instar.cli.resolve import resolve
 from instar.errors import ConfigError
-from instar.lifecycle import open_evolution
 from instar.pipelines.evaluation import Side
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.recipes import build
-from instar.resolve import resolve
 from instar.workspace import create_workspace
 
 DELAYED = [f"{piece}.delayed=true" for piece in ("rollout", "reward", "evaluate", "test")]

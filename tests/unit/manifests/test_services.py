@@ -135,7 +135,7 @@ def test_a_run_can_use_the_store_for_its_head(store: str, monkeypatch: pytest.Mo
 def test_the_schedule_is_a_command_of_ours(overlay: Overlay, name: str) -> None:
     from typer.main import get_command
 
-    from instar.cli import app
+    from instar.cli.app import app
     from instar.pipelines.chain.segment import HOST, TOKEN
 
     box = container(overlay(name), "schedule")

@@ -11,7 +11,8 @@ import torch
 
 from instar.artifact import Policy
 from instar.components.rollout.config import EngineConfig
-from instar.components.rollout.engine import Request, open_engine
+from instar.components.rollout.engine import Request
+from instar.components.rollout.engines import open_engine
 from instar.components.rollout.stock_forward import cache_argument
 from instar.contract import Context
 from instar.errors import EngineError

@@ -13,7 +13,7 @@ import pytest
 from instar import config as configs
 from instar.artifact import Batch, Policy, Rollouts, Tasks
 from instar.components.rollout.config import EngineConfig, SampleConfig
-from instar.components.rollout.engine import open_engine
+from instar.components.rollout.engines import open_engine
 from instar.components.rollout.stage import STAGE, Ins, Outs
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, EngineError

@@ -13,7 +13,8 @@ from instar import config as configs
 from instar.artifact import Policy
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.rollout.config import EngineConfig, SampleConfig
-from instar.components.rollout.engine import Request, Sample, open_engine
+from instar.components.rollout.engine import Request, Sample
+from instar.components.rollout.engines import open_engine
 from instar.components.rollout.sample import check_sample
 from instar.components.rollout.stops import stop_rule
 from instar.components.rollout.transformers_engine import TransformersEngine

@@ -20,7 +20,8 @@ from instar.artifact import Policy
 from instar.components.policy_io import RESIDENT, fingerprint, load_model
 from instar.components.rollout import vllm_server, vllm_weights
 from instar.components.rollout.config import EngineConfig
-from instar.components.rollout.engine import Engine, Request, facts, open_engine
+from instar.components.rollout.engine import Engine, Request, facts
+from instar.components.rollout.engines import open_engine
 from instar.errors import EngineError
 from support import fake_vllm
 from support.vllm_engines import LENGTHS, context, opened

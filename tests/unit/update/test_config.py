@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from instar import config as configs
+from instar.cli.resolve import resolve
 from instar.components.update.config import Filter, Kl, LoraConfig, Mismatch, Overlong, PolicyGradientConfig
 from instar.components.update.presets import AXES, PRESETS, preset
 from instar.errors import ConfigError
-from instar.resolve import resolve
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -3,6 +3,10 @@ its baselines, its swaps)."""
 
 from __future__ import annotations
 
+from instar.cli.explain.curriculum import curriculum
+from instar.cli.explain.gate import gate
+from instar.cli.explain.layout import section, table
+from instar.cli.explain.released import released
 from instar.components.continuous.config import Arch, BcArch, DecisionMambaArch, DecisionTransformerArch
 from instar.components.dataset_prep.offline.config import (
     D4rlSource,
@@ -15,10 +19,6 @@ from instar.components.dataset_prep.offline.config import (
 from instar.components.evaluate.config import SimulateConfig
 from instar.components.reward.config import RefineConfig
 from instar.components.update.sequence.config import SequenceConfig
-from instar.explain.curriculum import curriculum
-from instar.explain.gate import gate
-from instar.explain.layout import section, table
-from instar.explain.released import released
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.schedule import outlook
 

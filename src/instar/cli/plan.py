@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from instar.cli.resolve import resolve
 from instar.errors import ConfigError
 from instar.pipelines import cost, fit
 from instar.pipelines.fit import devices
 from instar.pipelines.fit.text import render
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import method
-from instar.resolve import resolve
 from instar.terminal import say
 
 

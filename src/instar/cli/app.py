@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from instar.border import ended
-from instar.cli_cluster import LOCK, DeviceOption, register
+from instar.cli.cluster_app import LOCK, DeviceOption, register
 from instar.errors import ConfigError
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def run(
     sets: Sets = None,
 ) -> None:
     """Run a recipe: progress here, ledger and report.html in --out. Running it again resumes."""
-    from instar import commands
+    from instar.cli import commands
 
     if mode == "containers":
         commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets or [], device)
@@ -81,7 +81,7 @@ def resume(
     accept_code: Annotated[bool, typer.Option(help="go on although the code changed since the run was opened")] = False,
 ) -> None:
     """Continue an evolution exactly where its ledger ends; on a cluster, start its next run."""
-    from instar import commands
+    from instar.cli import commands
 
     commands.resume(directory, mode, tracking, accept_code)
 
@@ -89,23 +89,23 @@ def resume(
 @app.command()
 def show(directory: Dir, as_json: Annotated[bool, typer.Option("--json", help="stable, for scripts")] = False) -> None:
     """Print where an evolution stands."""
-    from instar import status
+    from instar.cli import show as shown
 
-    status.show(directory, as_json)
+    shown.show(directory, as_json)
 
 
 @app.command()
 def diff(left: Dir, right: Dir) -> None:
     """Compare two evolutions entry by entry; exit code 1 when they differ."""
-    from instar import status
+    from instar.cli import show as shown
 
-    raise typer.Exit(status.diff(left, right))
+    raise typer.Exit(shown.diff(left, right))
 
 
 @app.command()
 def report(directory: Dir) -> None:
     """Write report.html of an evolution again."""
-    from instar import commands
+    from instar.cli import commands
 
     commands.report(directory)
 
@@ -113,7 +113,7 @@ def report(directory: Dir) -> None:
 @app.command()
 def recipes() -> None:
     """List the recipes and their scales."""
-    from instar import commands
+    from instar.cli import commands
 
     commands.list_recipes()
 
@@ -127,7 +127,7 @@ def data(
     seconds: Annotated[float | None, typer.Option(help="stop training after so long")] = None,
 ) -> None:
     """Train in a simulator and record it: random, medium-replay (the training run), medium and, where reached, expert."""
-    from instar import commands
+    from instar.cli import commands
 
     commands.make_data(environment, out, steps, seed, seconds)
 
@@ -142,7 +142,7 @@ def explain(
     sets: Sets = None,
 ) -> None:
     """Print the resolved objective, and the options of other code that say the same."""
-    from instar import commands
+    from instar.cli import commands
 
     commands.explain(recipe, scale, model, config, sets or [], device)
 
@@ -165,7 +165,7 @@ def evaluate(
     sets: Sets = None,
 ) -> None:
     """Compare two policies on the same tasks. Exit code 0 better or equal, 3 worse, 2 could not tell."""
-    from instar import compare
+    from instar.cli import compare
 
     raise typer.Exit(compare.evaluate(policy, against, suite, scale, seed, tracking, sets or [], markdown))
 
@@ -173,7 +173,7 @@ def evaluate(
 @app.command()
 def promote(directory: Dir, tracking: Annotated[str | None, typer.Option(help="MLflow URI")] = None) -> None:
     """Move the registry's champion alias to this evolution's champion. Only a policy that passed the gate is moved."""
-    from instar import commands
+    from instar.cli import commands
 
     commands.promote(directory, tracking)
 
@@ -183,7 +183,7 @@ def doctor(
     store: Annotated[str | None, typer.Option(help="also run the twenty checks on this store")] = None,
 ) -> None:
     """Say what this machine can run and what is missing for the rest."""
-    from instar import doctor as checks
+    from instar.cli import doctor as checks
 
     raise typer.Exit(checks.main(store))
 
@@ -191,17 +191,17 @@ def doctor(
 @app.command(context_settings=_PASS_ON, help="Run one stage: the entry point of every stage container.")
 def stage(context: typer.Context) -> None:
     """Run one stage."""
-    from instar import stage_cli
+    from instar.pipelines import stage_command
 
-    raise typer.Exit(stage_cli.main(context.args))
+    raise typer.Exit(stage_command.main(context.args))
 
 
 @app.command(context_settings=_PASS_ON, help="Run a control task of a pipeline: open, gate, advance or tick.")
 def control(context: typer.Context) -> None:
     """Run a control task."""
-    from instar import control_cli
+    from instar.pipelines.chain import control_command
 
-    raise typer.Exit(control_cli.main(context.args))
+    raise typer.Exit(control_command.main(context.args))
 
 
 @app.command(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from instar.cli.explain import generated
+from instar.cli.explain.curriculum import curriculum
+from instar.cli.explain.equivalents import equivalents
+from instar.cli.explain.gate import gate
+from instar.cli.explain.layout import section, table
 from instar.components.reward.config import VerifyConfig
 from instar.components.rollout.config import SampleConfig
 from instar.components.update.config import PolicyGradientConfig
-from instar.equivalents import equivalents
-from instar.explain import generated
-from instar.explain.curriculum import curriculum
-from instar.explain.gate import gate
-from instar.explain.layout import section, table
 from instar.pipelines import fit
 from instar.pipelines.fit.text import chosen
 from instar.pipelines.recipe import Recipe

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from instar.cli.explain.layout import section
 from instar.components.curriculum.config import GeneratedDraw
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.reward.config import RecycleConfig, VerifyConfig
 from instar.components.update.config import PolicyGradientConfig
-from instar.explain.layout import section
 from instar.pipelines.recipe import Recipe
 
 NONE = "-"

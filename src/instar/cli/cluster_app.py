@@ -1,4 +1,4 @@
-"""The commands that concern a cluster: compile, plan, submit, schedule, status, stop. `instar.cli` registers them."""
+"""The commands that concern a cluster: compile, plan, submit, schedule, status, stop. `instar.cli.app` registers them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def compile_command(
     sets: Sets = None,
 ) -> None:
     """Write a recipe as a Kubeflow pipeline package, or as an Argo workflow."""
-    from instar import cluster
-    from instar.resolve import resolve
+    from instar.cli import cluster
+    from instar.cli.resolve import resolve
 
     resolved = resolve(recipe, scale, model, config, sets or [], device)
     lock = images or (LOCK if LOCK.exists() else None)
@@ -90,10 +90,10 @@ def submit(
     sets: Sets = None,
 ) -> None:
     """Start an evolution on Kubeflow: one run per segment, each submits the next. Repeating it is safe."""
-    from instar import cluster
-    from instar.commands import say_outlook
+    from instar.cli import cluster
+    from instar.cli.commands import say_outlook
+    from instar.cli.resolve import resolve
     from instar.kfp.schedule import check_cron
-    from instar.resolve import resolve
 
     resolved = resolve(recipe, scale, model, config, sets or [], device)
     evolution = name if name is not None else f"{recipe}-{scale}-seed{seed}".replace("_", "-")
@@ -117,7 +117,7 @@ def schedule(
     namespace: NamespaceOption = "",
 ) -> None:
     """Leave exactly one schedule that repairs the chain and one that retrains. Repeating it changes nothing."""
-    from instar import cluster
+    from instar.cli import cluster
 
     server = cluster.Server(host=host, namespace=namespace)
     lines = cluster.schedule(store, evolution, server, cron, tick or cluster.TICK)
@@ -130,7 +130,7 @@ def status(
     """Print the head of an evolution on a cluster and the state of its newest run."""
     import json
 
-    from instar import cluster
+    from instar.cli import cluster
 
     found: dict[str, Any] = cluster.status(directory)
     text = json.dumps(found, sort_keys=True) if as_json else "\n".join(f"{k:<10} {v}" for k, v in found.items())
@@ -139,7 +139,7 @@ def status(
 
 def stop(directory: Dir, reason: Annotated[str, typer.Option(help="kept in the head")] = "stopped by a person") -> None:
     """Stop an evolution on a cluster: terminate its run and start no further one."""
-    from instar import cluster
+    from instar.cli import cluster
 
     cluster.say(cluster.stop(directory, reason))
 
@@ -166,7 +166,7 @@ def plan(
     sets: Sets = None,
 ) -> None:
     """Predict memory and seconds on a device, and with --gpus what a cluster run costs besides work; refuse what cannot do."""
-    from instar.plan import Asked, main
+    from instar.cli.plan import Asked, main
 
     asked = Asked(gpus=gpus, model_size=model_size, work_s=work_s, unroll=unroll, allow=allow_overhead)
     raise typer.Exit(main(recipe, scale, model, config, sets or [], device, asked))

@@ -23,11 +23,11 @@ from instar.head import ChainConfig, Head
 from instar.kfp.api import KfpApi, Schedule, Version
 from instar.kfp.client import open_kfp
 from instar.kfp.schedule import check_cron, reconcile_schedule
-from instar.lifecycle import open_evolution
 from instar.pipelines.chain import submission
 from instar.pipelines.chain.generations import is_generation
 from instar.pipelines.chain.segment import TOKEN
 from instar.pipelines.chain.submission import Action
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.pools import LOCAL, Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, MAX_FAN_OUT, pipeline_name, trace

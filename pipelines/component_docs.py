@@ -1,4 +1,4 @@
-"""The README of each component, generated from its contract. `python -m instar.component_docs` writes them all."""
+"""The README of each component, generated from its contract. `python -m instar.pipelines.component_docs` writes them all."""
 
 from __future__ import annotations
 

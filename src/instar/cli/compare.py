@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from instar import config as configs
+from instar.cli.resolve import changed
 from instar.errors import ConfigError
-from instar.lifecycle import stored_recipe
 from instar.pipelines import preflight
+from instar.pipelines.lifecycle import stored_recipe
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
-from instar.resolve import changed
 from instar.status import status
 from instar.store_files import check_writable
 from instar.tracking_copy import embedded

@@ -6,10 +6,10 @@ Every line is derived from the configuration that runs.
 from __future__ import annotations
 
 from instar import config as configs
+from instar.cli.explain.continuous import lines as control_lines
+from instar.cli.explain.text import lines as text_lines
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.sequence.config import SequenceConfig
-from instar.explain.continuous import lines as control_lines
-from instar.explain.text import lines as text_lines
 from instar.pipelines.recipe import Recipe
 
 __all__ = ["explain"]

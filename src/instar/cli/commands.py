@@ -1,4 +1,4 @@
-"""What the commands of `instar.cli` do. Everything here is also usable from Python."""
+"""What the commands of `instar.cli.app` do. Everything here is also usable from Python."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from instar.cli.resolve import resolve
 from instar.errors import ConfigError
-from instar.lifecycle import check_code, close, open_evolution, stored_recipe
 from instar.memory_limits import address_space_left, limits
 from instar.pipelines import preflight, versions
 from instar.pipelines.evolution import Outcome, evolve
+from instar.pipelines.lifecycle import check_code, close, open_evolution, stored_recipe
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import RECIPES
 from instar.pipelines.schedule import outlook
-from instar.resolve import resolve
 from instar.status import ending, status
 from instar.store import open_store
 from instar.store_files import refusals
@@ -107,7 +107,7 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
     """Continue an evolution with the recipe stored in its ledger."""
     open_workspace(directory)
     if (directory / "cluster.json").exists():
-        from instar import cluster
+        from instar.cli import cluster
 
         for option, given in (("--mode", mode != "inprocess"), ("--tracking", tracking is not None)):
             if given:
@@ -131,7 +131,7 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
 
 def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | None) -> Outcome:
     """Run the loop with progress and tracking, close the ledger, write the report whatever happens."""
-    from instar.progress import make_listener
+    from instar.cli.progress import make_listener
     from instar.report import write_report
     from instar.tracking import open_tracker
 
@@ -186,7 +186,7 @@ def explain(
     name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None = None
 ) -> None:
     """Print the resolved objective."""
-    from instar.explain import explain as text
+    from instar.cli.explain import explain as text
 
     say(text(resolve(name, scale, model, file, sets, device)) + "\n")
 

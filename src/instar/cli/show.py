@@ -1,0 +1,51 @@
+"""`instar show` and `instar diff`: where an evolution stands, and how two differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from instar.ledger import Entry
+from instar.pipelines import versions
+from instar.status import changed, status
+from instar.terminal import say
+from instar.workspace import open_workspace
+
+
+def show(directory: Path, as_json: bool) -> None:
+    """Print the state of an evolution."""
+    found = status(open_workspace(directory))
+    if as_json:
+        say(json.dumps(found, sort_keys=True) + "\n")
+        return
+    lines = [f"{name:<10} {value}" for name, value in found.items() if name != "metrics"]
+    width = max((30, *map(len, found["metrics"])))
+    lines += [f"  {name:<{width}} {value:.4g}" for name, value in sorted(found["metrics"].items())]
+    say("\n".join(lines) + "\n")
+
+
+def diff(left: Path, right: Path) -> int:
+    """Print the first difference of two ledgers and those of their metrics; return 0 when they did the same work."""
+    a, b = open_workspace(left).ledger, open_workspace(right).ledger
+    if a.head == b.head:
+        say(f"equal: {len(a.entries)} entries, head {a.head}\n{_machines(a.entries, b.entries)}")
+        return 0
+    for one, two in zip(a.entries, b.entries, strict=False):
+        if (one.kind, one.body) != (two.kind, two.body):
+            keys = changed(dict(one.body), dict(two.body))
+            say(f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n")
+            break
+    say(f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n")
+    say(_machines(a.entries, b.entries))
+    return 1
+
+
+def _machines(one: Sequence[Entry], two: Sequence[Entry]) -> str:
+    """Return the sentence on what both computed with, entry by entry; nothing where it was the same throughout."""
+    found = [
+        line
+        for a, b in zip(one, two, strict=False)
+        for line in versions.changes(versions.noted([a]), versions.noted([b]))
+    ]
+    return versions.sentence("they ran", list(dict.fromkeys(found)))
