@@ -50,7 +50,7 @@ demo: setup
 	.venv/bin/instar run sec --scale tiny --out $(DEMO)
 	@echo "report: $(DEMO)/report.html (one file, opens offline)"
 
-# Files in their own order: the slowest come first, so that no worker is left alone with one.
+# Files in the order of their collection: the slowest come first (tests/conftest.py), so that no worker is left alone with one.
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not containers and not slow"
 

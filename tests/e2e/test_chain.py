@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import secrets
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,23 @@ def environment(seaweed: Seaweed, kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch)
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile what is equal once: that takes longer than a run, and each submit asks for four packages."""
+    compile_recipe, folder = cluster.compile_recipe, tmp_path_factory.mktemp("compiled")
+
+    def compile_once(recipe: Recipe, kind: str, where: Target, out: Path, engine: str) -> None:
+        key = repr((recipe if kind != "tick" else None, kind, where, engine))
+        package = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.yaml"
+        if not package.exists():
+            compile_recipe(recipe, kind, where, package, engine)
+        shutil.copyfile(package, out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "compile_recipe", compile_once)
+        yield
+
+
 RECIPES: dict[str, Recipe] = {
     "fused": micro(),
     "rounds": micro(clock="rounds", inner_steps=1, rollout=dataclasses.replace(micro().rollout, shards=2)),
@@ -76,22 +96,29 @@ def entries(path: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """The entries of the same evolutions in one process."""
+def local(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any]]:
+    """Return the entries of the same evolution in one process."""
     import torch
 
     torch.set_num_threads(1)
-    found = {}
-    for kind, recipe in RECIPES.items():
+
+    @cache
+    def run(kind: str) -> list[Any]:
         path = tmp_path_factory.mktemp(kind)
-        open_and_run(path, recipe)
-        found[kind] = entries(path)
-    return found
+        open_and_run(path, RECIPES[kind])
+        return entries(path)
+
+    return run
 
 
-@pytest.mark.parametrize("kind", sorted(RECIPES.keys() - {"fused"}))  # that one is stopped and resumed below
+# Below, `rounds` is killed everywhere, and `fused` is stopped and resumed. The stages of `continuous` run from KFP's executor
+# input in test_stage_conformance.py.
+NIGHTLY = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("continuous", "rounds")]
+
+
+@pytest.mark.parametrize("kind", ["unrolled", *NIGHTLY])
 def test_a_chain_of_runs_writes_the_ledger_of_one_process(
-    kind: str, local: dict[str, list[Any]], kfp: FakeKfp, tmp_path: Path
+    kind: str, local: Callable[[str], list[Any]], kfp: FakeKfp, tmp_path: Path
 ) -> None:
     engine = Engine(kfp, tmp_path)
     where = dataclasses.replace(TARGET, unroll=2) if kind == "unrolled" else TARGET
@@ -101,11 +128,11 @@ def test_a_chain_of_runs_writes_the_ledger_of_one_process(
     assert found is not None and found[0].status == "done"
     assert [state for _, state in engine.done] == ["SUCCEEDED"] * 4
     chained = entries(handle)
-    assert chained[:-1] == local[kind] and chained[-1][0] == "close"
+    assert chained[:-1] == local(kind) and chained[-1][0] == "close"
 
 
 def test_runs_that_die_anywhere_are_repaired_without_computing_twice(
-    local: dict[str, list[Any]], kfp: FakeKfp, tmp_path: Path
+    local: Callable[[str], list[Any]], kfp: FakeKfp, tmp_path: Path
 ) -> None:
     engine = Engine(kfp, tmp_path)
     engine.kill_before = ["dataset-prep", "advance", "open", "rollout.1", "gather", "update", "evaluate", "advance"]
@@ -121,11 +148,12 @@ def test_runs_that_die_anywhere_are_repaired_without_computing_twice(
             cluster.resume(handle)
         repaired += 1
     assert repaired == 8
-    assert entries(handle)[:-1] == local["rounds"]
-    recorded = [e for e in local["rounds"] if e[0] == "stage"]
+    assert entries(handle)[:-1] == local("rounds")
+    recorded = [e for e in local("rounds") if e[0] == "stage"]
     assert len(open_store(store).list(f"evolutions/{EVOLUTION}/records/")) == len(recorded)
 
 
+@pytest.mark.slow  # a run without the claim is refused in planted/test_chain_faults.py
 def test_a_run_that_was_created_twice_does_no_work(kfp: FakeKfp, tmp_path: Path) -> None:
     engine = Engine(kfp, tmp_path)
     _, store = submit(RECIPES["fused"], tmp_path, kfp)
@@ -139,7 +167,7 @@ def test_a_run_that_was_created_twice_does_no_work(kfp: FakeKfp, tmp_path: Path)
     assert head.read_head(open_store(store), EVOLUTION)[0].status == "done"  # type: ignore[index]
 
 
-def test_a_person_stops_and_resumes(local: dict[str, list[Any]], kfp: FakeKfp, tmp_path: Path) -> None:
+def test_a_person_stops_and_resumes(local: Callable[[str], list[Any]], kfp: FakeKfp, tmp_path: Path) -> None:
     engine = Engine(kfp, tmp_path)
     handle, store = submit(RECIPES["fused"], tmp_path, kfp)
     engine.step()
@@ -150,7 +178,7 @@ def test_a_person_stops_and_resumes(local: dict[str, list[Any]], kfp: FakeKfp, t
     assert cluster.status(handle)["status"] == "stopped"
     assert cluster.resume(handle).did == "submitted"
     engine.drain()
-    assert entries(handle)[:-1] == local["fused"]
+    assert entries(handle)[:-1] == local("fused")
 
 
 def test_submitting_again_changes_nothing(kfp: FakeKfp, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_subprocess_mode_writes_the_same_ledger(tmp_path: Path) -> None:
     assert heads[0] == heads[1]
 
 
-@pytest.mark.parametrize("mode", ["mixed", "alternate"])
+@pytest.mark.parametrize("mode", ["mixed", pytest.param("alternate", marks=pytest.mark.slow)])
 def test_both_clocks_make_and_try_the_same_generated_tasks(mode: str, tmp_path: Path) -> None:
     """Four inner steps in two iterations; in mode `alternate` the second and the fourth attempt generated tasks alone."""
     change = {"curriculum": {"generated": {"prompts": 4, "mode": mode}}}

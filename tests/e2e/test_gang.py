@@ -139,6 +139,7 @@ def test_a_gang_gathers_what_one_process_gathers_and_never_works_twice(world: Wo
     assert world.kube.requests == ["get"], "the workflow is looked up, no job is created"
 
 
+@pytest.mark.slow  # test_stage_conformance.py has the record, unit/test_gang.py the exit codes
 def test_a_shard_that_is_recorded_is_not_sampled_again_and_a_transient_failure_is_retried(world: World) -> None:
     world.pods.broken[1, 0] = {"INSTAR_RETRIES": "0", "INSTAR_STALL_S": "0.001", "INSTAR_GRACE_S": "1"}
     assert main_gang(world.executor_input()) == 0
@@ -146,6 +147,7 @@ def test_a_shard_that_is_recorded_is_not_sampled_again_and_a_transient_failure_i
     assert world.output()["digest"] == world.gather.body["outputs"]["rollouts"]
 
 
+@pytest.mark.slow  # planted/test_launch.py has the class of the exit code of a pod
 def test_a_permanent_failure_of_one_shard_is_the_failure_of_the_task(world: World) -> None:
     """A pod asks for a shard that does not exist; what the others recorded is used when the task is repeated."""
     argument = world.executor_input()

@@ -33,6 +33,7 @@ def server(port: int, tmp_path: Path) -> Iterator[str]:
         yield uri
 
 
+@pytest.mark.slow  # test_tracking.py has the tracker with a database, and with servers that are down or stall
 def test_server_shows_the_evolution(
     request: pytest.FixtureRequest, port: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,9 +34,9 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return write_report(made, folder / f"{request.param}.html")
 
 
-@pytest.fixture(params=list(WIDTHS))
+@pytest.fixture(scope="module", params=list(WIDTHS))
 def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
-    """The opened page. Everything it asked for or complained about is in `page.requests` and `page.complaints`."""
+    """The opened page, which a test leaves as it was. What it asked for and complained about is in `requests` and `complaints`."""
     width = WIDTHS[request.param]
     context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
     opened = context.new_page()
@@ -97,9 +97,12 @@ def test_what_a_run_wrote_stays_text(page: Any, report: Path) -> None:
 
 
 def test_tables_can_be_opened_and_do_not_scroll_the_page(page: Any) -> None:
-    for summary in page.locator("summary").all():
+    summaries = page.locator("summary").all()
+    for summary in summaries:
         summary.click()
     wide, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    for summary in summaries:
+        summary.click()
     assert wide <= window
 
 

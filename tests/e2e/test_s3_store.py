@@ -170,6 +170,7 @@ def first_part(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
+@pytest.mark.slow  # test_breaks.py kills the server of an evolution, test_s3_faults.py fails the parts of an upload
 def test_server_killed_during_an_upload(
     store: S3Store, seaweed: Seaweed, tmp_path: Path, first_part: threading.Event
 ) -> None:
@@ -207,6 +208,7 @@ def test_server_killed_during_an_upload(
     assert store.read("big") == data
 
 
+@pytest.mark.slow  # test_s3_faults.py has the same faults without a real server
 def test_upload_survives_a_restart_within_the_deadline(
     store: S3Store, seaweed: Seaweed, tmp_path: Path, first_part: threading.Event
 ) -> None:

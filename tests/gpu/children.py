@@ -1,7 +1,7 @@
 """Runs the cases of a module in a fresh process: the interpreter is chosen when Triton is first imported.
 
-As a program: `python -m gpu.children MODULE[:NAME]` runs all of MODULE.NAME, CASES if not named, on the CPU and writes
-{case: traceback or ""}.
+As a program: `python -m gpu.children MODULE[:NAME] [CASE ...]` runs the named cases of MODULE.NAME, CASES if not named, on the
+CPU and writes {case: traceback or ""}. Without a case it runs all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,13 @@ TRITON_PLATFORM = platform.system() == "Linux" and platform.machine() == "x86_64
 TESTS = Path(__file__).parents[1]
 
 
-def outcomes(module: str, cache: Path, *, interpret: bool) -> dict[str, str]:
-    """Return the traceback of every case of `gpu.<module>`, empty for those that passed; `MODULE:NAME` as above."""
+def outcomes(module: str, cache: Path, cases: Iterable[str] = (), *, interpret: bool) -> dict[str, str]:
+    """Return the traceback of each case of `gpu.<module>`, empty for those that passed; module and cases are as above."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(cache)}
     env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [env.get("PYTHONPATH")])])
     env["TRITON_INTERPRET"] = "1" if interpret else "0"
-    done = subprocess.run(
-        [sys.executable, "-m", "gpu.children", f"gpu.{module}"], env=env, capture_output=True, text=True, timeout=540
-    )
+    command = [sys.executable, "-m", "gpu.children", f"gpu.{module}", *cases]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr
     result: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -93,10 +92,11 @@ def main() -> None:
         mend_interpreter()
     module, _, table = sys.argv[1].partition(":")
     found = {}
-    for name, case in getattr(importlib.import_module(module), table or "CASES").items():
+    cases = getattr(importlib.import_module(module), table or "CASES")
+    for name in sys.argv[2:] or cases:
         try:
             with poisoned():
-                case("cpu")
+                cases[name]("cpu")
             found[name] = ""
         except Exception:
             found[name] = traceback.format_exc()

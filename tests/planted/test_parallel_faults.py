@@ -50,6 +50,7 @@ def _state(pid: int) -> str:
         return ""
 
 
+@pytest.mark.slow  # one that is killed while it waits is named below
 def test_a_process_that_is_killed_ends_all_and_is_named(tmp_path: Path) -> None:
     error = _fail(tmp_path, {"fault": "killed"})
     assert isinstance(error, StalledError)

@@ -252,14 +252,14 @@ def test_a_command_that_takes_the_whole_time_of_the_stage_is_not_tried_again(fol
 
 
 def test_the_time_of_a_stage_holds_over_all_attempts(folder: Path) -> None:
-    first = f"mkdir {folder}/seen && echo try && sleep 2 && exit 75; echo try; exec sleep 600"
-    run = Supervised(folder, shell(first), "--stage-s", "6", "--backoff-s", "0.05")
+    first = f"mkdir {folder}/seen && echo try && sleep 1.5 && exit 75; echo try; exec sleep 600"
+    run = Supervised(folder, shell(first), "--stage-s", "4", "--backoff-s", "0.05")
     assert run.end() == 76
     assert run.out.read_text() == "try\ntry\n"
     found = run.reason()
     within = re.search(r"an end within ([\d.]+) s", str(found["expected"]))
-    assert within and float(within[1]) <= 4.0, "the second attempt has what the first one left"
-    assert "of 6 s went to earlier attempts" in str(found["where"])
+    assert within and float(within[1]) <= 2.5, "the second attempt has what the first one left"
+    assert "of 4 s went to earlier attempts" in str(found["where"])
 
 
 def test_no_pause_is_begun_that_outlasts_the_stage(folder: Path) -> None:
@@ -299,13 +299,13 @@ for unit in range(10):
     with open(path + ".new", "w") as stream:
         stream.write('{"unit": "rollout %d"}' % unit)
     os.replace(path + ".new", path)
-    time.sleep(0.5)
+    time.sleep(0.3)
 print("worked", flush=True)
 time.sleep(600)
 """
-    run = Supervised(folder, python(text), "--stall-s", "3", "--retries", "0")
+    run = Supervised(folder, python(text), "--stall-s", "2", "--retries", "0")
     assert run.end() == 76
-    assert run.out.read_text() == "worked\n", "five seconds of work with beats outlast a limit of three"
+    assert run.out.read_text() == "worked\n", "three seconds of work with beats outlast a limit of two"
     assert "last unit: rollout 9" in str(run.reason()["found"])
 
 

@@ -126,6 +126,7 @@ def test_row_5_an_engine_that_serves_an_older_digest_is_refused(world: World, mo
         world.roll(Policy(world.policy.path, "newer"), resident={})
 
 
+@pytest.mark.slow  # planted in a small model by test_rollout_failures.py
 def test_row_5_old_weights_under_a_new_digest_show_in_the_canary(world: World) -> None:
     resident: dict[Any, Any] = {}
     world.roll(world.policy, resident)

@@ -65,7 +65,10 @@ def test_1_what_the_judge_says_never_reaches_the_reward_of_an_answer() -> None:
         configs.from_dict(Config, {"strategy": "verify", "judge_as_reward": True})
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.45, 0.6, 0.75, 0.85])
+RATES = [0.45, 0.85, *(pytest.param(rate, marks=pytest.mark.slow) for rate in (0.2, 0.6, 0.75))]
+
+
+@pytest.mark.parametrize("rate", RATES)
 def test_2_a_judge_that_always_says_yes_earns_a_coin_at_every_accuracy(rate: float) -> None:
     published, ours = made_over(PUBLISHED, rate), made_over(TERSE, rate)
     assert paid(ours, "judge-point", "y") == 0.5 and paid(ours, "judge-point", "n") == 0.5

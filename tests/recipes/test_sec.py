@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from instar.artifact import Evaluation
 from instar.components.dataset_prep.charlm import CharModelConfig
 from instar.components.dataset_prep.config import FromScratch
@@ -20,6 +22,7 @@ from instar.pipelines.recipes.sec import sec
 from instar.workspace import create_workspace
 
 
+@pytest.mark.slow  # the loop of the recipe runs below, and test_against_trl.py has the gradient
 def test_thirty_updates_beat_the_base(tmp_path: Path) -> None:
     recipe = dataclasses.replace(build("sec", "tiny"), iterations=3)
     workspace = create_workspace(tmp_path, "sec-tiny-test")

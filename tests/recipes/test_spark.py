@@ -225,7 +225,7 @@ def _right(task: TaskRow, answer: str) -> bool:
     return verdict.correct == 1.0
 
 
-@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("scale", ["tiny", "small", pytest.param("paper", marks=pytest.mark.slow)])
 def test_the_tasks_of_an_evaluation_by_suite_have_the_anchors(scale: Scale, tmp_path: Path) -> None:
     from instar.pipelines.evaluation import pools
 

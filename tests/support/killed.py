@@ -20,7 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import great_expectations
 import gymnasium
+import mujoco
+import pandas
+import scipy.stats
 import torch
 import transformers
 from transformers import LlamaForCausalLM
@@ -35,7 +39,17 @@ from instar.workspace import create_workspace
 from support.micro import micro, micro_generated
 from support.micro_continuous import micro_continuous
 
-PRELOADED = (gymnasium, torch, transformers, LlamaForCausalLM, run_gate)
+PRELOADED = (
+    great_expectations,
+    gymnasium,
+    mujoco,
+    pandas,
+    scipy.stats,
+    torch,
+    transformers,
+    LlamaForCausalLM,
+    run_gate,
+)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -158,7 +158,7 @@ def test_page_is_whole_and_escaped(workspace: Workspace, tmp_path: Path) -> None
     assert len(text) < 3_000_000 and list(tmp_path.iterdir()) == [tmp_path / "report.html"]
 
 
-@pytest.mark.parametrize("clock", ["rounds", "fused"])
+@pytest.mark.parametrize("clock", [pytest.param("rounds", marks=pytest.mark.slow), "fused"])
 def test_page_at_every_point_of_a_run(tmp_path: Path, clock: str) -> None:
     made = write_evolution(tmp_path / "evolution", clock, 1)
     entries = made.ledger.entries

@@ -297,13 +297,13 @@ def test_uris(tmp_path: Path) -> None:
 
 
 def test_artifacts_of_a_sqlite_uri_stay_beside_it(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fused: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow's own default would be a folder in whatever directory the command was started from."""
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     for folder in (here, elsewhere):
         folder.mkdir()
     monkeypatch.chdir(here)
-    assert Tracker(f"sqlite:///{elsewhere}/tracking.db", workspace).sync()
+    assert Tracker(f"sqlite:///{elsewhere}/tracking.db", fused).sync()
     assert list(here.iterdir()) == []
     assert (elsewhere / "mlartifacts").is_dir()

@@ -64,7 +64,14 @@ def test_the_published_rule_makes_the_published_mix() -> None:
     assert late["reflect", False] == pytest.approx(27, abs=1.5)
 
 
-@pytest.mark.parametrize(("rate", "share"), [(0.2, 0.15), (0.45, 0.45), (0.6, 0.63), (0.75, 0.81), (0.85, 0.90)])
+SHARES = [
+    (0.45, 0.45),
+    (0.85, 0.90),
+    *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((0.2, 0.15), (0.6, 0.63), (0.75, 0.81))),
+]
+
+
+@pytest.mark.parametrize(("rate", "share"), SHARES)
 def test_published_labels_follow_the_policy_and_balanced_ones_do_not(rate: float, share: float) -> None:
     """The measured drift of SPARK section 9, trap 2, and its absence by default."""
     drifting, even = mean_counts(PUBLISHED, rate), mean_counts(FIXED, rate)

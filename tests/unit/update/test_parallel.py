@@ -45,16 +45,24 @@ class Pair:
     segments: Path
 
 
+NIGHTLY = ("minibatches", "kl-in-reward", "kl-of-itself", "checkpointing", "sequence-ratio")
+"""Cases whose passes are split as those of others: `kl-in-loss` has minibatches, a segment has checkpoints."""
+
+
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Every case, by one process and by two; two processes do them all in one run."""
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Every case that runs now, by one process and by two; two processes do them all in one run."""
     root = tmp_path_factory.mktemp("parallel")
+    here = [item for item in request.session.items if item.path == request.path]
+    at_night = any(item.get_closest_marker("slow") for item in here)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", exact_norms())
         patch.setenv("PYTHONPATH", search_path())
         worlds: dict[str, World] = {}
         jobs, alone = {}, {}
         for name, case in CASES.items():
+            if name in NIGHTLY and not at_night:
+                continue
             (root / name).mkdir()
             worlds[name] = parallel_cases.world(root / name, case)
             jobs[name] = job(worlds[name], case.config(), root / name / "together")
@@ -79,7 +87,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield Pair(alone, together, worlds, root / "segments")
 
 
-NAMES = [*CASES, "three-groups, continued", "adapters, continued", "critic, continued"]
+NAMES = [
+    *(pytest.param(name, marks=pytest.mark.slow) if name in NIGHTLY else name for name in CASES),
+    "three-groups, continued",
+    "adapters, continued",
+    "critic, continued",
+]
 TOLERANCE = {"float32": 2e-5, "bfloat16": 0.05}
 
 
