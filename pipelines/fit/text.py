@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from instar.pipelines.cost.text import table
+from instar.pipelines.fit import BUDGETS
 from instar.pipelines.fit.account import Account
 from instar.pipelines.fit.devices import GIB
 
@@ -18,7 +20,7 @@ def render(made: Account) -> str:
         f"{made.work.samples} answers of at most {made.work.new} tokens to {made.work.groups} prompts of at most "
         f"{made.work.prompt}; update by {made.processes} process{'es' * (made.processes > 1)}",
     )
-    lines = [*head, "", *chosen(made), ""]
+    lines = [*head, "", *chosen(made), *reasons(made), ""]
     for phase, parts in (("sampling", made.rollout), ("training", made.training)):
         lines += [*_memory(phase, parts), ""]
     lines += _seconds(made)
@@ -35,6 +37,30 @@ def chosen(made: Account) -> list[str]:
         f"{engine}{share}",
         f"micro-batches of {c.micro_batch_tokens} tokens ({made.batch.passes} passes a step), checkpointing {again}{away}",
     ]
+
+
+def reasons(made: Account) -> list[str]:
+    """Return which part decides how full the device is, and what larger micro-batches would change; nothing on a CPU."""
+    if not made.device.cuda:
+        return []
+    phase, parts = max(
+        (("sampling", made.rollout), ("training", made.training)), key=lambda pair: sum(pair[1].values())
+    )
+    name, size = max(parts.items(), key=lambda part: part[1])
+    largest = f"largest part: {name}, {size / GIB:.1f} of {sum(parts.values()) / GIB:.1f} GiB while {phase}"
+    if phase == "sampling" and made.choice.moments == "host":
+        largest += f"; it has the room of the moments ({made.training['moments'] / GIB:.1f} GiB)"
+    return [largest, *_larger_passes(made)]
+
+
+def _larger_passes(made: Account) -> list[str]:
+    tokens = min((budget for budget in BUDGETS if budget > made.choice.micro_batch_tokens), default=0)
+    if not tokens:
+        return []
+    choice = dataclasses.replace(made.choice, micro_batch_tokens=tokens)
+    larger = dataclasses.replace(made, choice=choice)
+    need = f"would need {larger.peaks['training'] / GIB:.1f} of {made.device.usable / GIB:.1f} GiB while training"
+    return [f"micro-batches of {tokens} tokens {need}, and save {1 - larger.step_s / made.step_s:.1%} of a step"]
 
 
 def _memory(phase: str, parts: Mapping[str, float]) -> list[str]:
