@@ -35,6 +35,7 @@ from instar.pipelines.evolution import FUSED
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
+from instar.resident import Resident
 
 STEPS, EVERY = 80, 20
 RATES = (1e-4, 2e-4, 5e-4, 8e-4)
@@ -85,7 +86,7 @@ def learn(work: Path, job: Job) -> dict[str, Any]:
     for artifact in state.values():
         artifact.digest = manifest_of(artifact.path, type(artifact).__name__).digest
     state |= {"reference": state["policy"], "trainer": None, "curriculum": None, "stats": None}
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     cpu, curve = 0.0, [_point(recipe, state, seed, 0, 0.0, resident)]
     with tempfile.TemporaryDirectory() as temporary:
         for step in range(0, STEPS, EVERY):
@@ -101,7 +102,7 @@ def learn(work: Path, job: Job) -> dict[str, Any]:
 
 
 def _point(
-    recipe: Recipe, state: dict[str, Any], seed: int, step: int, cpu: float, resident: dict[Any, Any]
+    recipe: Recipe, state: dict[str, Any], seed: int, step: int, cpu: float, resident: Resident
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         ctx = Context(

@@ -109,12 +109,13 @@ def steps(side: Side, sizes: Sizes, root: Path) -> list[dict[str, float]]:
     from instar.components.update.stage import STAGE
     from instar.contract import Context
     from instar.pipelines.execute import execute
+    from instar.resident import Resident
 
     engine = SampleConfig(max_new_tokens=sizes.new_tokens, engine=EngineConfig(**side.engine))
     update: dict[str, Any] = {"lr": 1e-6, "dtype": "bfloat16", "micro_batch_tokens": sizes.budget, **side.update}
     state: dict[str, Any] = {"policy": write_policy(root / "policy", sizes), "trainer": None, "reference": None}
     tasks, slots = write_tasks(root / "tasks", sizes)
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     out = []
     for step in range(sizes.steps):
         folder = root / f"step{step}"
@@ -142,14 +143,13 @@ def steps(side: Side, sizes: Sizes, root: Path) -> list[dict[str, float]]:
 def handover(sizes: Sizes, root: Path, engine: dict[str, Any], repeats: int = 5) -> dict[str, Any]:
     """Return the seconds in which a running engine takes another policy, from memory and from files, in turns."""
     from instar.artifact import Policy
-    from instar.components.policy_io import load_model
+    from instar.components.policy_io import MODEL, load_model
     from instar.components.rollout.config import EngineConfig
     from instar.components.rollout.engines import open_engine
     from instar.contract import Context
 
     first = write_policy(root / "policy", sizes)
-    resident: dict[Any, Any] = {}
-    ctx = Context(evolution="bench", step=0, stage="rollout", scratch=root, resident=resident)
+    ctx = Context(evolution="bench", step=0, stage="rollout", scratch=root)
     open_engine(EngineConfig(**engine), first, ctx)
     seconds: dict[str, list[float]] = {"memory": [], "files": []}
     for number in range(1, 2 * repeats + 1):
@@ -157,10 +157,10 @@ def handover(sizes: Sizes, root: Path, engine: dict[str, Any], repeats: int = 5)
         policy = Policy(first.path, f"policy{number}")
         if way == "memory":
             held: Any = load_model(policy, ctx)
-            resident["model", policy.digest] = held.to("cuda" if cuda() else "cpu")
+            ctx.resident.put(MODEL, policy, held.to("cuda" if cuda() else "cpu"))
         with timed() as took:
             open_engine(EngineConfig(**engine), policy, ctx)
-        resident.pop(("model", policy.digest), None)
+        ctx.resident.take(MODEL, policy.digest)
         seconds[way].append(took[0])
     stored = sum(file.stat().st_size for file in first.path.glob("*.safetensors"))
     return {

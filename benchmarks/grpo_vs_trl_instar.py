@@ -25,6 +25,7 @@ from instar.components.update.stage import STAGE as UPDATE
 from instar.contract import Context
 from instar.manifest import manifest_of
 from instar.pipelines.execute import execute
+from instar.resident import Resident
 from instar.rows import BatchRow, TaskRow
 
 
@@ -62,7 +63,7 @@ def side(
     tasks.write(rows)
     tasks.digest = manifest_of(tasks.path, "Tasks").digest
     by_id: dict[str, TaskRow] = {row.task_id: row for row in rows}
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     chosen = configs(settings)
     turns.send(
         {
@@ -100,7 +101,7 @@ def side(
 
 
 def greedy(
-    policy: Policy, prompts: list[str], config: SampleConfig, resident: dict[Any, Any], scratch: Path
+    policy: Policy, prompts: list[str], config: SampleConfig, resident: Resident, scratch: Path
 ) -> list[list[int]]:
     """Return the greedy answers of the first policy to the prompts of the first step, by the engine that will sample."""
     ctx = Context(evolution="greedy", step=0, stage="rollout", scratch=_made(scratch / "greedy"), resident=resident)

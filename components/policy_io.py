@@ -5,15 +5,9 @@ alone, and no code of the folder runs; what is wrong with a folder is a named er
 has no weights: an update whose outputs do not outlive the process (`ctx.durable` is false) writes `resident.json`, which
 names them by fingerprint, and leaves the model resident.
 
-`ctx.resident` keeps these entries:
-
-* `("model", digest)`: a loaded model, shared by every reader of that digest, in eval mode. Nobody may change it.
-* `("reference", digest, type)`: the frozen model of a KL term, in the type it computes in.
-* `("pending-model", str(folder))`: the model an update has just saved into `folder`. Its digest is known only after
-  the commit; the runner then moves it to `("model", digest)`, or drops it when the commit fails.
-* anything else whose key, or whose value's leading key, names the digest: engines built on that model. `take_model`
-  drops all of them, because they share its weights.
-* `"rollout/canary"`: what the policy of the last rollout said, to be told from what the next one says.
+`ctx.resident` keeps the loaded model for a policy (`MODEL`), and whatever else is built on its weights: the frozen model of a KL
+term, the engine that samples from it. An update leaves the model that it has just saved for the policy that it writes. `take_model`
+drops all that is kept for a policy, because it shares the weights that the caller is about to change.
 """
 
 from __future__ import annotations
@@ -31,6 +25,7 @@ from instar.artifact import Policy
 from instar.components import policy_files
 from instar.contract import Context
 from instar.errors import ArtifactError
+from instar.resident import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +33,11 @@ if TYPE_CHECKING:
 
 RESIDENT = "resident.json"
 """File of a policy folder without weights: `fingerprint` and `num_parameters` of the model that stayed in memory."""
-CANARY = "rollout/canary"
-"""Key of `ctx.resident`. The rollout compares; an update that leaves every weight as it was makes it forget."""
+MODEL: Kind[PreTrainedModel] = Kind("model")
+"""The loaded model of a policy in eval mode, shared by everyone who reads that policy. Nobody may change it."""
+CANARY: Kind[tuple[str, float]] = Kind("rollout/canary")
+"""Digest of the policy of the last rollout and what it said, to be told from what the next one says. An update that leaves every
+weight as it was drops it."""
 LIBRARIES = ("diffusers", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "unsloth")
 VERSIONS = frozenset(f"{library}_version" for library in LIBRARIES)
 """Keys under which libraries write down their own version in a checkpoint."""
@@ -53,13 +51,12 @@ def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
     The same object is returned for the same digest while it is resident. Raises `ArtifactError` when the folder is
     incomplete.
     """
-    key = ("model", policy.digest)
-    if policy.digest and key in ctx.resident:
-        resident: PreTrainedModel = ctx.resident[key]
+    resident = ctx.resident.get(MODEL, policy.digest)
+    if resident is not None:
         return resident
     model = _read(policy)
     if policy.digest:
-        ctx.resident[key] = model
+        ctx.resident.put(MODEL, policy, model)
     return model
 
 
@@ -90,15 +87,8 @@ def cast_copy(model: Any, dtype: torch.dtype, device: str) -> Any:
 def take_model(policy: Policy, ctx: Context) -> PreTrainedModel:
     """Return the policy's model for its caller to change, and drop everything resident that shares its weights."""
     model = load_model(policy, ctx)
-    for key in [key for key, value in ctx.resident.items() if _names(key, value, policy.digest)]:
-        del ctx.resident[key]
+    ctx.resident.drop(policy.digest)
     return model
-
-
-def _names(key: object, value: object, digest: str) -> bool:
-    """An entry is `(..., digest, ...): value`, or `key: ((..., digest, ...), value)` as rollout engines are kept."""
-    lead = value[0] if isinstance(value, tuple) and value else ()
-    return bool(digest) and any(isinstance(part, tuple) and digest in part for part in (key, lead))
 
 
 def _read(policy: Policy) -> PreTrainedModel:
@@ -189,8 +179,8 @@ def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Con
     """Write `model` as a complete checkpoint: weights and config from the model, every other file copied from `source`.
 
     The bytes depend on the weights and the source files alone. When the outputs do not outlive the process, no weights
-    are written but their fingerprint (`name`, where the caller has it). The model becomes resident as pending under
-    `target`'s folder.
+    are written but their fingerprint (`name`, where the caller has it). The model becomes resident
+    for `target`.
     """
     if ctx.durable:
         model.save_pretrained(target.path, safe_serialization=True)
@@ -202,7 +192,7 @@ def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Con
         if _is_carried(file):
             shutil.copyfile(file, target.path / file.name)
     without_versions(target.path)
-    ctx.resident[("pending-model", str(target.path))] = model
+    ctx.resident.put(MODEL, target, model)
 
 
 def without_versions(folder: Path) -> None:
@@ -234,7 +224,7 @@ def keep_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Con
         save_policy(model, source, target, ctx)
     else:
         copy_policy(source, target)
-        ctx.resident[("pending-model", str(target.path))] = model
+        ctx.resident.put(MODEL, target, model)
 
 
 def copy_policy(source: Policy, target: Policy) -> None:

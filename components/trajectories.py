@@ -7,7 +7,6 @@ all look here, so a window means the same steps to each.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +14,13 @@ import pyarrow as pa
 
 from instar.artifact import Rollouts
 from instar.errors import ContractError
+from instar.resident import Kind, Resident
 
 Singles = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-_KEY = "trajectories"
 RETURN_TOLERANCE = 1e-5
 """Largest error of a stored return-to-go, relative to the size of the returns: sums of single-precision rewards."""
 
@@ -119,8 +118,11 @@ class Trajectories:
         return np.where(windows.mask, values / scale, 0.0).astype(np.float32)
 
 
-def open_trajectories(data: Rollouts | None, resident: dict[Any, Any], who: str) -> Trajectories:
-    """Return the episodes of `data`, kept in `resident` under the digest; only the newest are kept.
+TRAJECTORIES: Kind[Trajectories] = Kind("trajectories", newest=1)
+
+
+def open_trajectories(data: Rollouts | None, resident: Resident, who: str) -> Trajectories:
+    """Return the episodes of `data`, which stay resident until others are opened.
 
     No data, rows that are not whole episodes of continuous control, dimensions that vary and returns-to-go that the rewards
     do not add up to are a `ContractError`. `who` names the reader in it.
@@ -132,13 +134,12 @@ def open_trajectories(data: Rollouts | None, resident: dict[Any, Any], who: str)
             where=f"{who}.data",
             action="connect the data of a dataset preparation that is offline",
         )
-    kept = resident.get(_KEY)
-    if kept is None or not data.digest or kept[0] != data.digest:
-        kept = (data.digest, from_table(data.table(), f"Rollouts {data.digest}"))
+    trajectories = resident.get(TRAJECTORIES, data.digest)
+    if trajectories is None:
+        trajectories = from_table(data.table(), f"Rollouts {data.digest}")
         if data.digest:
-            resident[_KEY] = kept
-    found: Trajectories = kept[1]
-    return found
+            resident.put(TRAJECTORIES, data, trajectories)
+    return trajectories
 
 
 def from_table(table: pa.Table, where: str) -> Trajectories:

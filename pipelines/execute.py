@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from instar import contract
 from instar.artifact import Artifact
@@ -56,17 +56,6 @@ def _execute(
     made = {name: artifact for name, artifact in targets.items() if any(artifact.path.iterdir())}
     for artifact in made.values():
         artifact.digest = artifact.digest or manifest_of(artifact.path, type(artifact).__name__).digest
-        _adopt(ctx.resident, artifact)
+        ctx.resident.adopt(artifact)
     outs = contract.bind(stage.outs, made, where=stage.name)
     return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)
-
-
-def _adopt(resident: dict[Any, Any], artifact: Artifact) -> None:
-    """File what a stage left for `artifact`, `("pending-<kind>", folder)`, under its digest; older ones of the kind go."""
-    folder = str(artifact.path)
-    pending = [key for key in resident if isinstance(key, tuple) and len(key) > 1 and key[1] == folder]
-    made = {(key[0].removeprefix("pending-"), artifact.digest): resident.pop(key) for key in pending}
-    kinds = {key[0] for key in made}
-    for key in [key for key in resident if isinstance(key, tuple) and key[0] in kinds]:
-        del resident[key]
-    resident |= made

@@ -91,11 +91,8 @@ def _keep(state: State, scratch: _Scratch, outs: Any) -> None:
                 shutil.move(part, target / part.name)
         else:
             shutil.copytree(artifact.path, target, dirs_exist_ok=True)
-    resident = scratch.ctx.resident
-    for kind, name in (("model", "policy"), ("trainer", "trainer")):
-        digest, folder = getattr(state, name).digest, str(getattr(outs, name).path)
-        if (kind, digest) in resident:
-            resident[(f"pending-{kind}", folder)] = resident.pop((kind, digest))
+        if name in of_lifetime("policy"):
+            scratch.ctx.resident.hand_over(artifact.digest, getattr(outs, name))
     pure = [{k: v for k, v in line.items() if PERF not in k} for line in scratch.history]
     (outs.history.path / "metrics.jsonl").write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in pure))
     shutil.rmtree(scratch.folder)

@@ -23,6 +23,7 @@ from instar.pipelines import versions
 from instar.pipelines.execute import Result, execute
 from instar.pipelines.ledger_runner import Job, LedgerRunner
 from instar.pipelines.supervise import watchdog
+from instar.resident import Resident
 from instar.workspace import Workspace
 
 Mode = Literal["inprocess", "subprocess"]
@@ -42,7 +43,7 @@ class LocalRunner(LedgerRunner):
         super().__init__(workspace, listener)
         self.mode, self.threads = mode, threads
         self.limits = limits or Limits()
-        self.resident: dict[Any, Any] = {}
+        self.resident = Resident()
 
     def produce(self, job: Job) -> Entry:
         """Run the stage, store its outputs, then write the ledger line."""

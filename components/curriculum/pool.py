@@ -15,6 +15,7 @@ import numpy as np
 from instar.artifact import Tasks
 from instar.contract import Context
 from instar.errors import ContractError
+from instar.resident import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +36,16 @@ class Pools:
     task_ids: Mapping[str, Sequence[str]]
 
 
+POOLS: Kind[Pools] = Kind("curriculum-pools", newest=1)
+
+
 def load_pools(tasks: Tasks, ctx: Context) -> Pools:
-    """Return the training pools, kept in `ctx.resident` under the digest of the tasks."""
-    key = f"curriculum-pools/{tasks.digest}"
-    if tasks.digest and key in ctx.resident:
-        found = ctx.resident[key]
-        assert isinstance(found, Pools)
-        return found
-    pools = read_pools(tasks)
-    if tasks.digest:
-        for old in [k for k in ctx.resident if isinstance(k, str) and k.startswith("curriculum-pools/")]:
-            del ctx.resident[old]
-        ctx.resident[key] = pools
+    """Return the training pools, which stay resident until those of other tasks are read."""
+    pools = ctx.resident.get(POOLS, tasks.digest)
+    if pools is None:
+        pools = read_pools(tasks)
+        if tasks.digest:
+            ctx.resident.put(POOLS, tasks, pools)
     return pools
 
 

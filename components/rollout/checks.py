@@ -9,7 +9,10 @@ import torch
 
 from instar.components.rollout.engine import Request, Sample
 from instar.errors import EngineError
+from instar.resident import Kind, Resident
 
+_DECODES: Kind[frozenset[tuple[str, ...]]] = Kind("rollout/decodes")
+"""The structures, with device and code, that have passed `check_decoding` in this process."""
 _ATTENTION = {"full_attention", "sliding_attention"}
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")  # rotation angles follow the longest row of a batch
 
@@ -61,14 +64,14 @@ def _check_length(total: int, config: Any) -> None:
         raise _refuse("positions encoded row by row", f"rope_type {rope['rope_type']}", "use another model")
 
 
-def check_decoding(engine: Any, model: Any, resident: dict[Any, Any]) -> None:
+def check_decoding(engine: Any, model: Any, resident: Resident) -> None:
     """Raise `EngineError` unless decoding gives the log-probabilities of the model's own pass over whole, single sequences.
 
     Two prompts of different lengths share slots, which families fail that place keys by other means than position ids (ALiBi), or
     see to the right. That is a property of the structure, so `resident` remembers what passed in this process.
     """
     key = (type(model).__name__, model.config.to_json_string(), str(engine.forward.device), engine.forward.name)
-    passed: set[tuple[str, ...]] = resident.setdefault("rollout/decoding", set())
+    passed = resident.get(_DECODES) or frozenset()
     if key in passed:
         return
     prompts = [[i % engine.vocab_size for i in range(first, first + n)] for first, n in ((1, 2), (5, 7))]
@@ -91,7 +94,7 @@ def check_decoding(engine: Any, model: Any, resident: dict[Any, Any]) -> None:
             f"a difference of up to {float(gaps.max()):.3g} in {name}",
             "use another model: this one places keys by other means than position ids, or looks to the right",
         )
-    passed.add(key)
+    resident.put(_DECODES, None, passed | {key})
 
 
 def _gap(model: Any, prompt: list[int], sample: Sample) -> torch.Tensor:

@@ -97,7 +97,7 @@ def canary_logprob(engine: Engine, vocab_size: int) -> float:
 def check_canary(ctx: Context, policy: Policy, value: float) -> None:
     """Raise `EngineError` when the digest moved since this process' last rollout and the canary did not."""
     before = ctx.resident.get(CANARY)
-    ctx.resident[CANARY] = (policy.digest, value)
+    ctx.resident.put(CANARY, None, (policy.digest, value))
     if before is not None and before[0] != policy.digest and before[1] == value:
         raise EngineError(
             expected=f"a canary log-probability other than {value!r} after the policy changed",

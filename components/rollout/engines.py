@@ -14,9 +14,10 @@ from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Engine, check_served
 from instar.contract import Context
 from instar.errors import EngineError
+from instar.resident import Kind
 
-ENGINE = "rollout/engine"
-"""Key of the resident engine."""
+ENGINE: Kind[tuple[str, Engine]] = Kind("rollout/engine", newest=1)
+"""The engine that serves a policy, with the digest of its settings."""
 
 
 def _transformers(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
@@ -46,12 +47,13 @@ def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
         raise EngineError(
             expected="a committed policy", found="no digest", where=str(policy.path), action="commit the policy first"
         )
-    key = (configs.digest(config), policy.digest)
-    kept = ctx.resident.get(ENGINE)
-    if kept is None or kept[0] != key:
-        ctx.resident.pop(ENGINE, None)
-        del kept  # free the old weights before loading the new ones
-        kept = ctx.resident[ENGINE] = (key, ENGINES[config.name](config, policy, ctx))
-    engine: Engine = kept[1]
+    settings = configs.digest(config)
+    opened = ctx.resident.get(ENGINE, policy.digest)
+    if opened is None or opened[0] != settings:
+        ctx.resident.drop_all(ENGINE)
+        del opened  # free the old weights before loading the new ones
+        opened = (settings, ENGINES[config.name](config, policy, ctx))
+        ctx.resident.put(ENGINE, policy, opened)
+    engine = opened[1]
     check_served(engine, policy)
     return engine

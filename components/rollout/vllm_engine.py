@@ -23,11 +23,13 @@ from instar.components.rollout.stops import holds
 from instar.components.rollout.vllm_server import Server, refuse
 from instar.contract import Context
 from instar.errors import NumericsError
+from instar.resident import Kind
 
 if TYPE_CHECKING:
     from instar.components.tokenizer import TextTokenizer
 
-_SERVER = "rollout/vllm"  # names no digest: an update drops what names the policy it changes, and this may stay
+SERVER: Kind[Server] = Kind("rollout/vllm")
+"""The process has one, whatever policy it serves: an update drops what is kept for the policy it changes, and this may stay."""
 _COOLEST, _HOTTEST = 0.01, 2.0  # vLLM raises lower temperatures to the first and refuses those above the second
 
 
@@ -48,16 +50,18 @@ class VllmEngine:
             raise refuse("a CUDA device", "rollout.engine.device=cpu", "use rollout.engine.name=transformers")
         dtype = vllm_server.stored_dtype(policy, config, ctx)
         key = vllm_server.server_key(policy, config, dtype)
-        server: Server | None = ctx.resident.get(_SERVER)
+        server = ctx.resident.get(SERVER)
         if server is not None and server.key != key:
-            ctx.resident.pop(_SERVER).stop()  # before another engine takes its share of the device
+            ctx.resident.drop_all(SERVER)
+            server.stop()  # before another engine takes its share of the device
             server = None
         if server is None or server.digest != policy.digest:
             base = vllm_server.adapter_base(policy, config)
             if server is not None and base and server.base == base:
                 server.adapt(policy.path / "adapter", policy.digest)
             else:
-                server = ctx.resident[_SERVER] = _loaded(server, key, dtype, config, policy, ctx)
+                server = _loaded(server, key, dtype, config, policy, ctx)
+                ctx.resident.put(SERVER, None, server)
         if not server.seeds_in_kernel():
             ctx.heartbeat("vLLM's model runner V1 draws row by row where samples have seeds: expect slow sampling", {})
         return cls(server, policy, load_tokenizer(policy))

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from instar.artifact import Policy
-from instar.components.policy_io import VERSIONS
+from instar.components.policy_io import MODEL, VERSIONS
 from instar.components.rollout import vllm_weights
 from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
@@ -169,7 +169,7 @@ def stored_dtype(policy: Policy, config: EngineConfig, ctx: Context) -> str:
     """Return the precision to serve in. vLLM's own `auto` would make float16 of float32."""
     if config.dtype != "auto":
         return config.dtype
-    model = ctx.resident.get(("model", policy.digest))
+    model = ctx.resident.get(MODEL, policy.digest)
     shape = policy.read_json("config.json")
     named = str(model.dtype if model is not None else shape.get("dtype") or shape.get("torch_dtype") or "float32")
     return named.removeprefix("torch.")
@@ -197,7 +197,7 @@ def weights(policy: Policy, ctx: Context) -> Path | nn.Module:
     from instar.components.policy_io import RESIDENT, fingerprint, load_model
 
     if not (policy.path / RESIDENT).is_file():
-        held: nn.Module | None = ctx.resident.get(("model", policy.digest))
+        held: nn.Module | None = ctx.resident.get(MODEL, policy.digest)
         return policy.path if held is None else held
     named = policy.read_json(RESIDENT)["fingerprint"]
     model: Any = load_model(policy, ctx)

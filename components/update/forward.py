@@ -20,7 +20,10 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.update_batch import UpdateBatch
 from instar.errors import ConfigError, NumericsError
 from instar.kernels.logprob.dispatch import selected_logprob
+from instar.resident import Kind, Resident
 
+_AGREES: Kind[frozenset[tuple[str, ...]]] = Kind("update/agrees")
+"""The structures, with type, device and layout, that have passed `check_forward` in this process."""
 GATHERED = "instar_score"
 """Method of a model whose parameters lie in shards (`parallel.shard`): `compute` with the parameters gathered."""
 
@@ -112,9 +115,7 @@ def compute(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
     return Scored(logp=logp, entropy=entropy, hidden=picked)
 
 
-def check_forward(
-    model: Any, data: UpdateBatch, rows: Ints, config: PolicyGradientConfig, resident: dict[Any, Any] | None = None
-) -> None:
+def check_forward(model: Any, data: UpdateBatch, rows: Ints, config: PolicyGradientConfig, resident: Resident) -> None:
     """Raise `ConfigError` unless trunk and head give the model's own log-probabilities on `rows`, in the chosen layout.
 
     Models that look to the right or ignore a 4-d mask are found here. That is a property of the structure, so `resident` remembers
@@ -130,7 +131,7 @@ def check_forward(
             action="set packing=none",
         )
     device = str(model.device)
-    passed: set[tuple[str, ...]] = set() if resident is None else resident.setdefault("update/forward", set())
+    passed = resident.get(_AGREES) or frozenset()
     structure = (type(model).__name__, model.config.to_json_string(), str(model.dtype), device)
     with torch.no_grad():
         for layout in dict.fromkeys(("none", config.packing)):
@@ -140,7 +141,8 @@ def check_forward(
             ours = score(model, micro.to(device), config).logp
             theirs = torch.cat([_alone(model, data, row) for row in micro.rows.tolist()])
             _agree(ours, theirs, config, layout)
-            passed.add((*structure, layout))
+            passed |= {(*structure, layout)}
+            resident.put(_AGREES, None, passed)
 
 
 def sliding_window(config: Any) -> int | None:

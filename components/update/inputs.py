@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import torch
 
 from instar.artifact import Policy, TrainerState
-from instar.components.policy_io import cast_copy, load_model
+from instar.components.policy_io import MODEL, cast_copy, load_model
 from instar.components.update import memory
 from instar.components.update.advantages import Ints
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import device
+from instar.components.update.resident_state import REFERENCE
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, LedgerError
@@ -87,23 +88,23 @@ def needs_reference(reference: Policy | None, policy: Policy, config: PolicyGrad
 def reference_model(reference: Policy | None, policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Any:
     """Return the frozen model in the type of the forward pass, or None when no KL term needs it or it is the policy itself.
 
-    It stays resident under `("reference", digest, type)`.
+    It stays resident for the reference policy.
     """
     if reference is None or not needs_reference(reference, policy, config):
         return None
-    key = ("reference", reference.digest, config.dtype)
-    found: Any = ctx.resident.get(key) if reference.digest else None
-    if found is None:
-        shared = bool(reference.digest) and ("model", reference.digest) in ctx.resident
-        found = load_model(reference, ctx)
-        kind, place = getattr(torch, config.dtype), device(config)
-        if found.dtype != kind or found.device.type != place:
-            if not shared:  # nobody else asked for it: do not keep it in two types
-                ctx.resident.pop(("model", reference.digest), None)
-            found = cast_copy(found, kind, place)
-        if reference.digest:
-            ctx.resident[key] = found
-    return found
+    dtype, place = getattr(torch, config.dtype), device(config)
+    resident = ctx.resident.get(REFERENCE, reference.digest)
+    if resident is not None and resident.dtype == dtype:
+        return resident
+    shared = ctx.resident.get(MODEL, reference.digest) is not None
+    model: Any = load_model(reference, ctx)
+    if model.dtype != dtype or model.device.type != place:
+        if not shared:  # nobody else asked for it: do not keep it in two types
+            ctx.resident.take(MODEL, reference.digest)
+        model = cast_copy(model, dtype, place)
+    if reference.digest:
+        ctx.resident.put(REFERENCE, reference, model)
+    return model
 
 
 def dumper(data: UpdateBatch, rollouts: pa.Table, scores: pa.Table, folder: Path) -> Callable[[Ints], Path]:

@@ -32,7 +32,14 @@ from instar.components.update.critic import value_head
 from instar.components.update.forward import as_loaded
 from instar.components.update.optimizer import Optimizer
 from instar.components.update.parallel.ranks import Ranks
-from instar.components.update.resident_state import ResidentTrainerState, broken, take_masters, take_resident, versions
+from instar.components.update.resident_state import (
+    TRAINER,
+    ResidentTrainerState,
+    broken,
+    take_masters,
+    take_resident,
+    versions,
+)
 from instar.contract import Context
 from instar.errors import ConfigError
 
@@ -157,13 +164,14 @@ class Learner:
         target.write_json("trainer.json", record if written else record | {"resident": True})
         # A device's memory belongs to the sampler now; files of adapters are small next to the base they came from.
         if not self.elsewhere and (not ctx.durable or (self.device == "cpu" and self._lora is None)):
-            ctx.resident[("pending-trainer", str(target.path))] = ResidentTrainerState(
+            resident = ResidentTrainerState(
                 model=weakref.ref(model),
                 versions=versions(model),
                 tensors=at_rest(tensors, self.config.moments),
                 base=at_rest(base, self.config.moments),
                 masters=masters,
             )
+            ctx.resident.put(TRAINER, target, resident)
         return model
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -10,24 +10,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from instar.artifact import Policy
-from instar.components.policy_io import RESIDENT
+from instar.components.policy_io import MODEL, RESIDENT
 from instar.components.update import footprint
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.footprint import SIZES, Passes
 from instar.components.update.footprint import Plan as Plan  # what `plan` returns is named here, too
 from instar.components.update.learner import device
+from instar.components.update.resident_state import REFERENCE, TRAINER
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import PERF, Metrics
 from instar.errors import ConfigError
 from instar.memory_limits import address_space_left
+from instar.resident import Resident
 
 
 def plan(
@@ -70,17 +72,18 @@ def decide(
     return dataclasses.replace(chosen, reason=f"{how}: {free / 2**30:.2f} GiB free{other}")
 
 
-def held_bytes(resident: Mapping[Any, Any], digests: Collection[str], device: str) -> int:
+def held_bytes(resident: Resident, digests: Collection[str], device: str) -> int:
     """Return the bytes on `device` of the models, copies and trainer states of `digests` that are resident, shared storage once."""
     seen: dict[int, int] = {}
-    for key, value in resident.items():
-        if not (isinstance(key, tuple) and any(digest and digest in key for digest in digests)):
-            continue
-        if key[0] == "trainer":
-            tensors = [*value.tensors.values(), *value.base.values()]
-            tensors += list(value.masters.parameters()) if value.masters is not None else []
-        else:
-            tensors = list(value.parameters()) if key[0] in ("model", "reference") else []
+    for digest in digests:
+        state = resident.get(TRAINER, digest)
+        models = [
+            resident.get(MODEL, digest),
+            resident.get(REFERENCE, digest),
+            None if state is None else state.masters,
+        ]
+        tensors = [p for model in models if model is not None for p in model.parameters()]
+        tensors += [*state.tensors.values(), *state.base.values()] if state is not None else []
         for tensor in tensors:
             if tensor.device.type == device:
                 storage = tensor.untyped_storage()

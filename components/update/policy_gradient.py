@@ -32,7 +32,7 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) ->
     data = update_batch.join(ins.batch.table(), rollouts, scores, config.min_group)
     inputs.check_rollouts(data, ins.policy, config)
     config = resolve(config, data, ins.policy)
-    ctx.resident.pop(ENGINE, None)  # the sampler's weights make room before the plan looks at what is free
+    ctx.resident.drop_all(ENGINE)  # the sampler's weights make room before the plan looks at what is free
     frozen_needed, device = inputs.needs_reference(ins.reference, ins.policy, config), device_of(config)
     counted = [ins.policy.digest, ins.trainer.digest if ins.trainer else ""]
     counted += [ins.reference.digest] if frozen_needed and ins.reference else []
@@ -58,7 +58,7 @@ def write(learner: Learner, outcome: trainer.Outcome, source: Policy, outs: Outs
         learner.export_adapter(outs.policy)
     model = learner.save(outs.trainer, outcome.trace.normalisers, ctx)
     if learner.fingerprint == learner.source:  # the same weights may get another digest, and have to say the same
-        ctx.resident.pop(policy_io.CANARY, None)
+        ctx.resident.drop_all(policy_io.CANARY)
     if not outcome.trace.grad_norms:
         policy_io.keep_policy(model, source, outs.policy, ctx)
         return

@@ -1,4 +1,5 @@
-"""A trainer state in memory, and when the next update may go on from it instead of from its files."""
+"""What an update keeps in memory: the frozen model of a KL term, and the trainer state, with when the next update may go on from it
+instead of from its files."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from instar.artifact import TrainerState
 from instar.components.policy_io import fingerprint
 from instar.contract import Context
 from instar.errors import LedgerError
+from instar.resident import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,12 @@ class ResidentTrainerState:
         return model is self.model() and versions(model) == self.versions
 
 
+TRAINER: Kind[ResidentTrainerState] = Kind("trainer")
+"""The state that the next update of this process goes on from."""
+REFERENCE: Kind[Any] = Kind("reference")
+"""The frozen model of a KL term, kept for the reference policy in the type that it computes in."""
+
+
 def take_resident(
     saved: TrainerState | None, model: Any, record: dict[str, Any] | None, ctx: Context
 ) -> ResidentTrainerState | None:
@@ -39,14 +47,14 @@ def take_resident(
     """
     if saved is None or record is None:
         return None
-    found: ResidentTrainerState | None = ctx.resident.pop(("trainer", saved.digest), None) if saved.digest else None
+    resident = ctx.resident.take(TRAINER, saved.digest)
     # A policy that was not stepped may have been read again: then its weights say whose state this is.
-    if found is not None and (found.fits(model) or fingerprint(model) == record["fingerprint"]):
-        return found
+    if resident is not None and (resident.fits(model) or fingerprint(model) == record["fingerprint"]):
+        return resident
     if record.get("resident"):
         raise broken(
             "the optimiser state that an earlier inner step left in this process",
-            "none" if found is None else "one of other weights",
+            "none" if resident is None else "one of other weights",
             saved,
             "run the segment again from its beginning: only its last step writes the state",
         )

@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, Union, get_args
 from instar import seeds
 from instar.artifact import Artifact
 from instar.errors import ContractError
+from instar.resident import Resident
 
 I = TypeVar("I")  # noqa: E741  (Ins)
 O = TypeVar("O")  # noqa: E741  (Outs)
@@ -51,7 +52,7 @@ class Context:
     stage: str
     scratch: Path
     shard: Shard = WHOLE
-    resident: dict[Any, Any] = field(default_factory=dict, repr=False)
+    resident: Resident = field(default_factory=Resident, repr=False)
     heartbeat: Callable[[str, Mapping[str, float]], None] = field(default=lambda unit, metrics: None, repr=False)
     durable: bool = True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ if not torch.cuda.is_available():
 
 from instar.components.update import batching, forward
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
+from instar.components.update.resident_state import TRAINER
+from instar.resident import Resident
 from unit.update.world import joined, make_world, tiny_llama
 
 pytestmark = pytest.mark.gpu
@@ -28,24 +29,21 @@ CASES = {
 def _segment(root: Path, config: PolicyGradientConfig) -> tuple[dict[str, bytes], set[str]]:
     """Return the files of the last of three steps, and where moments waited after the first."""
     root.mkdir()
-    world, resident = make_world(root), dict[Any, Any]()
+    world, resident = make_world(root), Resident()
     rows = list(world.rollouts)
     places: set[str] = set()
     for step in range(3):
         world.durable = step == 2
         outs, _ = world.update(config, resident)
-        kept = [value for key, value in resident.items() if key[0] == "pending-trainer"]
-        places |= {t.device.type for state in kept for t in state.tensors.values()} if step == 0 else set()
+        state = resident.waiting(TRAINER, outs.trainer) if step == 0 else None
+        places |= set() if state is None else {tensor.device.type for tensor in state.tensors.values()}
         world.durable = True
         policy = world.policy
-        for key in [k for k in resident if isinstance(k, tuple) and len(k) > 1]:
-            kind = key[0].removeprefix("pending-")
-            folder = {"model": outs.policy, "trainer": outs.trainer}.get(kind)
-            if folder is not None and key[1] == str(folder.path):
-                resident[(kind, f"{kind}{step}")] = resident.pop(key)
         world.step += 1
         world.policy = type(policy)(outs.policy.path, f"model{step}")
         world.trainer = type(outs.trainer)(outs.trainer.path, f"trainer{step}")
+        resident.adopt(world.policy)
+        resident.adopt(world.trainer)
         world.rollouts = [dataclasses.replace(row, policy=world.policy.digest) for row in rows]
     folders = (world.policy.path, world.trainer.path)  # type: ignore[union-attr]
     files = {str(p.relative_to(f.parent)): p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()}

@@ -29,6 +29,7 @@ from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, facts
 from instar.components.rollout.engines import open_engine
 from instar.components.rollout.stops import holds
+from instar.components.rollout.vllm_engine import SERVER
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 
@@ -134,12 +135,13 @@ def test_a_new_policy_is_served_by_the_same_server_and_sleep_gives_the_memory_ba
     policies, ctx = world
     first = open_engine(CONFIG, policies[0], ctx)
     first.sample(PROMPTS, max_new_tokens=4, temperature=1.0)
-    server = ctx.resident["rollout/vllm"]
+    server = ctx.resident.get(SERVER)
+    assert server is not None
     free = torch.cuda.mem_get_info()[0]
     server.sleep()
     assert torch.cuda.mem_get_info()[0] - free > 2**30  # keys and values; the model itself is small
     engine = open_engine(CONFIG, policies[1], ctx)
-    assert engine.digest == "policy1" and ctx.resident["rollout/vllm"] is server
+    assert engine.digest == "policy1" and ctx.resident.get(SERVER) is server
     for request, (sample, *_) in zip(PROMPTS, engine.sample(PROMPTS, max_new_tokens=8, temperature=0.0), strict=True):
         true = exact(policies[1], request, sample.token_ids)
         assert max(abs(a - b) for a, b in zip(sample.logprobs, true, strict=True)) < 0.3
@@ -150,7 +152,7 @@ def test_weights_that_do_not_arrive_are_noticed(world: Any, monkeypatch: pytest.
 
     policies, ctx = world
     open_engine(CONFIG, policies[0], ctx)
-    server = ctx.resident["rollout/vllm"]
+    server = ctx.resident.get(SERVER)
     with monkeypatch.context() as patch, pytest.raises(EngineError, match="other ones"):
         patch.setattr(server.llm, "collective_rpc", lambda *args, **kwargs: [None])
         open_engine(CONFIG, policies[1], ctx)
@@ -161,7 +163,7 @@ def test_weights_in_memory_reach_the_engine_without_a_file(world: Any, tmp_path:
     """The policy of an inner step that writes no weights; then one with files again. The model is on the device."""
     from transformers import AutoModelForCausalLM
 
-    from instar.components.policy_io import RESIDENT, fingerprint
+    from instar.components.policy_io import MODEL, RESIDENT, fingerprint
 
     policies, ctx = world
     policy = write(tmp_path, "policy5", 5)
@@ -171,10 +173,10 @@ def test_weights_in_memory_reach_the_engine_without_a_file(world: Any, tmp_path:
     files = {file: file.read_bytes() for file in policy.path.glob("*.safetensors")}
     for file in files:
         file.unlink()
-    ctx.resident["model", "policy5"] = model
-    server = ctx.resident.get("rollout/vllm")
+    ctx.resident.put(MODEL, policy, model)
+    server = ctx.resident.get(SERVER)
     engine = open_engine(CONFIG, policy, ctx)
-    assert engine.digest == "policy5" and (server is None or ctx.resident["rollout/vllm"] is server)
+    assert engine.digest == "policy5" and (server is None or ctx.resident.get(SERVER) is server)
     groups = engine.sample(PROMPTS, max_new_tokens=8, temperature=0.0)
     for file, content in files.items():  # for the comparison alone
         file.write_bytes(content)
@@ -188,19 +190,20 @@ def test_a_first_policy_in_memory_starts_the_engine(tmp_path: Path) -> None:
     """On random weights, which are replaced before anything is served."""
     from transformers import AutoModelForCausalLM
 
-    from instar.components.policy_io import RESIDENT, fingerprint
+    from instar.components.policy_io import MODEL, RESIDENT, fingerprint
 
     policy = write(tmp_path, "policy6", 6)
     model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.bfloat16).eval()
     (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
     for file in policy.path.glob("*.safetensors"):
         file.unlink()
-    ctx = Context(evolution="test", step=0, stage="rollout", scratch=tmp_path, resident={("model", "policy6"): model})
+    ctx = Context(evolution="test", step=0, stage="rollout", scratch=tmp_path)
+    ctx.resident.put(MODEL, policy, model)
     small = dataclasses.replace(CONFIG, memory_share=0.1)
     try:
         assert open_engine(small, policy, ctx).digest == "policy6"
     finally:
-        ctx.resident["rollout/vllm"].stop()
+        (ctx.resident.get(SERVER) or pytest.fail("no server")).stop()
 
 
 def test_one_kernel_draws_for_all_seeds(world: Any) -> None:

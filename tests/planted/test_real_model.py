@@ -32,6 +32,7 @@ from instar.components.update import stage as update
 from instar.components.update.config import PolicyGradientConfig
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, EngineError, NumericsError
+from instar.resident import Resident
 from instar.rows import BatchRow
 from instar.seeds import rng, seed
 
@@ -45,7 +46,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.resident: dict[Any, Any] = {}
+        self.resident = Resident()
         self.policy = Policy(packaged.fetch(NAME), "base")
         rows = build_pools(facts((20, 8, 14), (40, 8, 8)), lambda item: seed("planted", 0, "dataset_prep", item))
         drawn = [row for row in rows if row.split == "train" and row.arm == "add-1-1"][:8]
@@ -66,11 +67,11 @@ class World:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def context(self, stage: str, resident: dict[Any, Any] | None = None) -> Context:
+    def context(self, stage: str, resident: Resident | None = None) -> Context:
         kept = self.resident if resident is None else resident
         return Context(evolution="planted", step=0, stage=stage, scratch=self.new("scratch"), resident=kept)
 
-    def roll(self, policy: Policy, resident: dict[Any, Any] | None = None) -> Rollouts:
+    def roll(self, policy: Policy, resident: Resident | None = None) -> Rollouts:
         outs = rollout.Outs(rollouts=Rollouts(self.new("rollouts"), "rollouts"))
         ins = rollout.Ins(policy=policy, tasks=self.tasks, batch=self.batch)
         rollout.STAGE(ins, outs, SAMPLE, self.context("rollout", resident))
@@ -86,7 +87,7 @@ class World:
             trainer=TrainerState(self.new("next/trainer")),
             stats=ArmStats(self.new("next/stats")),
         )
-        context = dataclasses.replace(self.context("update", resident={}), durable=False)
+        context = dataclasses.replace(self.context("update", resident=Resident()), durable=False)
         return update.STAGE(ins, outs, config, context)
 
 
@@ -123,12 +124,12 @@ def test_row_5_an_engine_that_serves_an_older_digest_is_refused(world: World, mo
     kept: Any = engines.open_engine(SAMPLE.engine, world.policy, world.context("rollout"))
     monkeypatch.setitem(engines.ENGINES, "transformers", lambda config, policy, ctx: kept)
     with pytest.raises(EngineError, match="expected policy newer; found policy base"):
-        world.roll(Policy(world.policy.path, "newer"), resident={})
+        world.roll(Policy(world.policy.path, "newer"), resident=Resident())
 
 
 @pytest.mark.slow  # planted in a small model by test_rollout_failures.py
 def test_row_5_old_weights_under_a_new_digest_show_in_the_canary(world: World) -> None:
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     world.roll(world.policy, resident)
     with pytest.raises(EngineError, match="canary log-probability"):
         world.roll(Policy(world.policy.path, "newer"), resident)
@@ -169,4 +170,4 @@ def test_row_8_an_engine_that_goes_through_text_is_refused(world: World, monkeyp
 
     monkeypatch.setitem(engines.ENGINES, "transformers", lambda config, policy, ctx: ThroughText())
     with pytest.raises(EngineError, match="never ids encoded from text"):
-        world.roll(world.policy, resident={})
+        world.roll(world.policy, resident=Resident())

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from instar.artifact import Batch, Policy, Rollouts, Tasks
+from instar.components.policy_io import MODEL, load_model
 from instar.components.rollout import engines
 from instar.components.rollout.config import SampleConfig
 from instar.components.rollout.engine import Request, Sample
@@ -27,6 +28,7 @@ from instar.components.rollout.transformers_engine import TransformersEngine
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, EngineError, NumericsError
+from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, Step, TaskRow
 
 CONFIG = SampleConfig(max_new_tokens=5)
@@ -57,7 +59,7 @@ def policy(path: Path, digest: str, made: Any) -> Policy:
     return Policy(path / digest, digest)
 
 
-def roll(path: Path, acting: Policy, resident: dict[Any, Any] | None = None) -> list[RolloutRow]:
+def roll(path: Path, acting: Policy, resident: Resident | None = None) -> list[RolloutRow]:
     tasks, batch = Tasks(path / "tasks", "t"), Batch(path / "batch", "b")
     for artifact in (tasks, batch):
         artifact.path.mkdir(exist_ok=True)
@@ -68,7 +70,9 @@ def roll(path: Path, acting: Policy, resident: dict[Any, Any] | None = None) -> 
     tasks.write([row])
     batch.write([BatchRow(slot=0, task_id="x/train/0", arm="x", probability=1.0, group_id="g", group_size=8)])
     outs = Outs(rollouts=Rollouts(path / "rollouts"))
-    ctx = Context(evolution="e", step=0, stage="rollout", scratch=path, resident={} if resident is None else resident)
+    ctx = Context(
+        evolution="e", step=0, stage="rollout", scratch=path, resident=Resident() if resident is None else resident
+    )
     STAGE(Ins(policy=acting, tasks=tasks, batch=batch), outs, CONFIG, ctx)
     return outs.rollouts.read()
 
@@ -132,22 +136,22 @@ def test_row_5_an_engine_that_reports_the_new_digest_and_keeps_the_old_weights(
     old, new = policy(tmp_path, "a", model()), policy(tmp_path, "b", model(1))
     kept = real(old, model())
     plant(monkeypatch, lambda config, p, ctx: Planted(kept, digest=p.digest))
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     roll(tmp_path, old, resident)
     with pytest.raises(EngineError, match="canary log-probability"):
         roll(tmp_path, new, resident)
 
 
 def test_row_5_honest_weights_pass_the_canary(tmp_path: Path) -> None:
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     for acting in (policy(tmp_path, "a", model()), policy(tmp_path, "b", model(1))):
         roll(tmp_path, acting, resident)
 
 
 def test_row_5_weights_written_under_a_resident_engine(tmp_path: Path) -> None:
-    acting, resident = policy(tmp_path, "a", model()), dict[Any, Any]()
+    acting, resident = policy(tmp_path, "a", model()), Resident()
     roll(tmp_path, acting, resident)
-    loaded = resident[("model", "a")]
+    loaded: Any = resident.get(MODEL, "a")
     with torch.no_grad():
         next(loaded.parameters()).add_(0.1)
     with pytest.raises(EngineError, match="written since"):
@@ -156,9 +160,9 @@ def test_row_5_weights_written_under_a_resident_engine(tmp_path: Path) -> None:
 
 def test_row_3_a_model_left_in_training_mode(tmp_path: Path) -> None:
     """Dropout would change every probability; it must not depend on who used the model last."""
-    acting, resident = policy(tmp_path, "a", model(attention_dropout=0.5)), dict[Any, Any]()
+    acting, resident = policy(tmp_path, "a", model(attention_dropout=0.5)), Resident()
     roll(tmp_path, acting, resident)
-    resident[("model", "a")].train()
+    load_model(acting, Context(evolution="e", step=0, stage="rollout", scratch=tmp_path, resident=resident)).train()
     with pytest.raises(EngineError, match="training mode"):
         roll(tmp_path, acting, resident)
 

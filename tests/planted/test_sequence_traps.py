@@ -15,9 +15,10 @@ import torch
 
 from instar.artifact import Policy, TrainerState
 from instar.components.continuous.build import build
-from instar.components.policy_io import load_model
+from instar.components.policy_io import MODEL, load_model
 from instar.components.update.sequence.config import SequenceConfig
 from instar.errors import ConfigError, ContractError, InstarError, LedgerError, NumericsError, RewardError
+from instar.resident import Resident
 from unit.update.sequence.scene import BC, CONFIG, DM, TASK, Scene, everywhere, make_scene
 from unit.update.world import save_model, tiny_llama
 
@@ -227,12 +228,12 @@ def test_the_past_policy_is_never_the_student(tmp_path: Path) -> None:
 
 def test_the_resident_model_of_an_update_that_failed_is_read_again(scene: Scene) -> None:
     """A failed update has changed the model in memory: nobody may find it under the old digest."""
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     before = load_model(scene.policy, scene.context(resident))
-    assert ("model", "digest0") in resident
+    assert resident.get(MODEL, "digest0") is before
     with pytest.raises(NumericsError):
         scene.update(dataclasses.replace(CONFIG, batch=64, lr=1e30, warmup_steps=0), resident=resident)
-    assert ("model", "digest0") not in resident
+    assert resident.get(MODEL, "digest0") is None
     assert load_model(scene.policy, scene.context(resident)) is not before
 
 

@@ -19,6 +19,7 @@ from instar.components.update.aggregate import sequence_weights
 from instar.components.update.config import Filter, Kl, Overlong, PolicyGradientConfig
 from instar.components.update.presets import preset
 from instar.errors import ConfigError, ContractError, InstarError, LedgerError, NumericsError, RewardError
+from instar.resident import Resident
 from instar.rows import RolloutRow
 from unit.update.world import World, make_world, score_row, tiny_llama, weights
 
@@ -165,7 +166,7 @@ def test_a_format_reward_does_not_pass_the_filter(world: World) -> None:
 
 def _at_temperature(world: World, row: RolloutRow, temperature: float) -> list[float]:
     """Return the log-probabilities that a sampler at another temperature would have recorded."""
-    model = load_model(world.policy, world.context({}))
+    model = load_model(world.policy, world.context())
     with torch.no_grad():
         logp = (model(input_ids=torch.tensor([row.token_ids])).logits[0].double() / temperature).log_softmax(-1)
     return [float(logp[at - 1, row.token_ids[at]]) for at in range(row.steps[1].start, len(row.token_ids))]
@@ -276,10 +277,10 @@ def test_a_resume_with_half_a_state(world: World) -> None:
 def test_a_batch_that_does_not_fit_in_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 6: refused before a weight is loaded, with the prediction and what to change."""
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     with pytest.raises(ConfigError, match="micro_batch_tokens"):
         world.update(PolicyGradientConfig(), resident)
-    assert resident == {}
+    assert not list(resident)
     world.update(PolicyGradientConfig(allow_over_memory=True, lr=1e-5))
 
 

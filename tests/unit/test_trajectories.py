@@ -14,6 +14,7 @@ from instar import schema
 from instar.artifact import Rollouts
 from instar.components.trajectories import Trajectories, from_table, open_trajectories
 from instar.errors import ContractError
+from instar.resident import Resident
 from instar.rows import RolloutRow
 from support.logged import data, episode
 
@@ -73,7 +74,7 @@ def test_the_real_steps_of_a_window_are_consecutive_and_in_one_episode(
 
 
 def test_the_arrays_are_read_once_per_digest(tmp_path: Path) -> None:
-    resident: dict[object, object] = {}
+    resident = Resident()
     first = data(tmp_path / "a", [episode("a", [1.0])], "one")
     found = open_trajectories(first, resident, "update")
     assert open_trajectories(Rollouts(tmp_path / "gone", "one"), resident, "update") is found

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from instar import config as configs
 from instar import contract
-from instar.components import policy_io
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import device
 from instar.components.update.parallel.gang import Gang, write
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, MissingDependencyError
+from instar.resident import Kind
 
 if TYPE_CHECKING:
     from instar.components.update.stage import Ins, Outs
 
-GANG = "update/processes"
-"""Key of the processes in `ctx.resident`, with what they were started for."""
+GANG: Kind[tuple[str, Gang]] = Kind("update/processes")
+"""The processes that wait for the next update, with what they were started for."""
 
 
 def improve_together(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) -> Metrics:
@@ -48,7 +48,7 @@ def improve_together(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Co
     gang = _gang(purpose, size, config.collective_timeout_s, ctx)
     metrics = gang.work(job, ctx.durable, ctx)
     if not ctx.durable:
-        ctx.resident[GANG] = (json.dumps(purpose), gang)
+        ctx.resident.put(GANG, None, (json.dumps(purpose), gang))
         name_inner(ins, outs)
     return metrics
 
@@ -68,12 +68,12 @@ def name_inner(ins: Ins, outs: Outs) -> None:
 def _gang(purpose: dict[str, Any], size: int, timeout_s: float, ctx: Context) -> Gang:
     """Take the processes that wait for a job, or start some. Whoever gets one is done with puts it back."""
     folder = ctx.scratch / "processes"
-    key, gang = ctx.resident.pop(GANG, ("", None))
-    if gang is not None and key == json.dumps(purpose) and gang.folder == folder:
-        found: Gang = gang
-        return found
-    if gang is not None:  # of a segment that failed elsewhere
-        gang.end()
+    waiting = ctx.resident.take(GANG)
+    if waiting is not None:
+        started_for, gang = waiting
+        if started_for == json.dumps(purpose) and gang.folder == folder:
+            return gang
+        gang.end()  # of a segment that failed elsewhere
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write(folder / "job.json", purpose)
@@ -114,10 +114,9 @@ def count(config: PolicyGradientConfig, place: str) -> int:
 
 def forget(ins: Ins, ctx: Context) -> None:
     """Drop what is resident of the policy: the processes read it from files, and need the memory."""
-    if ("model", ins.policy.digest) in ctx.resident:
-        policy_io.take_model(ins.policy, ctx)
+    ctx.resident.drop(ins.policy.digest)
     if ins.trainer is not None:
-        ctx.resident.pop(("trainer", ins.trainer.digest), None)
+        ctx.resident.drop(ins.trainer.digest)
     import torch
 
     gc.collect()

@@ -21,6 +21,7 @@ from instar.components.curriculum.protocol import solve_rate, total
 from instar.components.curriculum.stage import STAGE, Ins, Outs
 from instar.contract import Context
 from instar.errors import ContractError, LedgerError
+from instar.resident import Resident
 from instar.rows import ArmStatsRow, BatchRow, TaskRow
 
 Simulate = Callable[..., ArmStatsRow]
@@ -260,7 +261,7 @@ def test_oversampling_draws_more_slots(loop: Loop, rows: Rows, make_tasks: MakeT
 
 def test_pools_stay_resident_by_digest(tmp_path: Path, rows: Rows, make_tasks: MakeTasks, context: MakeContext) -> None:
     """The second step reads no table: it works after the file is gone. Another digest is read anew."""
-    tasks, resident = make_tasks(rows(SIZES), "sha256:one"), dict[str, Any]()
+    tasks, resident = make_tasks(rows(SIZES), "sha256:one"), Resident()
     batches = []
     for name in ("a", "b"):
         outs = Outs(batch=Batch(tmp_path / name / "batch"), curriculum=CurriculumState(tmp_path / name / "state"))
@@ -272,7 +273,7 @@ def test_pools_stay_resident_by_digest(tmp_path: Path, rows: Rows, make_tasks: M
     outs = Outs(batch=Batch(tmp_path / "c" / "batch"), curriculum=CurriculumState(tmp_path / "c" / "state"))
     STAGE(Ins(tasks=other, curriculum=None, stats=None), outs, CONFIG, context(0, resident=resident))
     assert {row.arm for row in outs.batch.read()} == {"easy"}
-    assert len(resident) == 1
+    assert [digest for _, digest in resident] == ["sha256:two"]
 
 
 def test_evolutions_draw_differently_and_the_state_keeps_its_key(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +18,7 @@ from instar.components.reward.verifiers import VERSION
 from instar.components.task_table import lookup
 from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, ContractError, RewardError
+from instar.resident import Resident
 from instar.rows import RolloutRow, ScoreRow, Step, TaskRow
 
 LINE = VerifyConfig(style="line", format_reward=0.1)
@@ -203,7 +203,7 @@ def test_no_rollouts_is_an_error(tmp_path: Path, policy: Policy) -> None:
 
 
 def test_the_pool_is_read_once_per_process_and_digest(tmp_path: Path) -> None:
-    pool, resident = Tasks(tmp_path, "a" * 64), dict[str, Any]()
+    pool, resident = Tasks(tmp_path, "a" * 64), Resident()
     pool.write([task("t"), task("u"), task("v")])
     assert set(lookup(pool, {"t", "u", "gone"}, resident)) == {"t", "u"}
     (tmp_path / "rows.parquet").unlink()

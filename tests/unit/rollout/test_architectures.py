@@ -16,6 +16,7 @@ from instar.components.rollout.engines import open_engine
 from instar.components.rollout.stock_forward import cache_argument
 from instar.contract import Context
 from instar.errors import EngineError
+from instar.resident import Resident
 
 VOCAB = 40
 SHAPE: dict[str, Any] = {
@@ -43,7 +44,7 @@ def opened(kind: str, shape: dict[str, Any], tmp_path: Path) -> tuple[Any, Any]:
     Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w1")).save(
         str(tmp_path / "policy" / "tokenizer.json")
     )
-    ctx = Context(evolution="test", step=0, stage="rollout", scratch=tmp_path, resident={})
+    ctx = Context(evolution="test", step=0, stage="rollout", scratch=tmp_path, resident=Resident())
     return model, open_engine(EngineConfig(device="cpu"), Policy(tmp_path / "policy", kind), ctx)
 
 

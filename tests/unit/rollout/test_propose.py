@@ -13,6 +13,7 @@ import torch
 from instar.artifact import Batch, Policy, Rollouts
 from instar.components.continuous.build import load
 from instar.components.continuous.config import Arch, BcArch, DecisionTransformerArch
+from instar.components.policy_io import MODEL
 from instar.components.rollout import gather, stage
 from instar.components.rollout.config import ProposeConfig
 from instar.components.rollout.propose import act, batches
@@ -183,7 +184,7 @@ def test_a_large_batch_is_built_by_columns(tmp_path: Path) -> None:
 def test_the_resident_model_is_not_changed(world: World) -> None:
     ctx = context(world.folder)
     world.run(slots(DRAWN), ctx=ctx)
-    model = ctx.resident[("model", "policy")]
+    model = ctx.resident.get(MODEL, "policy")
     fresh = load(world.policy.path)
     assert not model.training and model.state_dict().keys() == fresh.state_dict().keys()
     assert all(torch.equal(model.state_dict()[name], value) for name, value in fresh.state_dict().items())

@@ -13,10 +13,11 @@ import pytest
 from instar import config as configs
 from instar.artifact import Batch, Policy, Rollouts, Tasks
 from instar.components.rollout.config import EngineConfig, SampleConfig
-from instar.components.rollout.engines import open_engine
+from instar.components.rollout.engines import ENGINE, open_engine
 from instar.components.rollout.stage import STAGE, Ins, Outs
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, EngineError
+from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, TaskRow
 
 PROMPTS = {"add/train/0": "1+2=", "add/train/1": "10+23=", "sub/train/0": "7-4="}
@@ -35,9 +36,9 @@ def slot(i: int, task_id: str, size: int = 4, arm: str = "") -> BatchRow:
     return BatchRow(slot=i, task_id=task_id, arm=arm, probability=0.5, group_id=f"e/0/{i}", group_size=size)
 
 
-def context(path: Path, resident: dict[str, Any] | None = None, step: int = 0) -> Context:
+def context(path: Path, resident: Resident | None = None, step: int = 0) -> Context:
     return Context(
-        evolution="e", step=step, stage="rollout", scratch=path, resident={} if resident is None else resident
+        evolution="e", step=step, stage="rollout", scratch=path, resident=Resident() if resident is None else resident
     )
 
 
@@ -77,7 +78,7 @@ def test_the_same_inputs_give_the_same_bytes_and_another_step_other_samples(
     tiny: Any, folder: Any, tmp_path: Path
 ) -> None:
     ins, outs = inputs(tmp_path, folder(tiny("llama"), "a"))
-    resident: dict[str, Any] = {}
+    resident = Resident()
     STAGE(ins, outs, CONFIG, context(tmp_path, resident))
     first = (outs.rollouts.path / "rows.parquet").read_bytes()
     STAGE(ins, outs, CONFIG, context(tmp_path))
@@ -87,13 +88,13 @@ def test_the_same_inputs_give_the_same_bytes_and_another_step_other_samples(
 
 
 def test_the_engine_is_kept_for_one_policy_and_replaced_for_the_next(tiny: Any, folder: Any, tmp_path: Path) -> None:
-    resident: dict[str, Any] = {}
+    resident = Resident()
     one, two = folder(tiny("llama"), "a"), folder(tiny("llama", 1), "b")
     first = open_engine(CONFIG.engine, one, context(tmp_path, resident))
     assert open_engine(CONFIG.engine, one, context(tmp_path, resident)) is first
     second = open_engine(CONFIG.engine, two, context(tmp_path, resident))
     assert (second is first, second.digest) == (False, "b")
-    assert not any(value is first for kept in resident.values() if isinstance(kept, tuple) for value in kept)
+    assert resident.get(ENGINE, one.digest) is None
     with pytest.raises(EngineError, match="a committed policy"):
         open_engine(CONFIG.engine, Policy(one.path), context(tmp_path, resident))
 
@@ -110,7 +111,7 @@ def test_a_rollout_says_which_forward_pass_served(
 
 
 def test_the_canary_moves_with_the_policy(tiny: Any, folder: Any, tmp_path: Path) -> None:
-    resident: dict[str, Any] = {}
+    resident = Resident()
     values = []
     for step, policy in enumerate((folder(tiny("llama"), "a"), folder(tiny("llama", 1), "b"))):
         ins, outs = inputs(tmp_path, policy)

@@ -17,12 +17,14 @@ import pytest
 import torch
 
 from instar.artifact import Policy
-from instar.components.policy_io import RESIDENT, fingerprint, load_model
+from instar.components.policy_io import MODEL, RESIDENT, fingerprint, load_model
 from instar.components.rollout import vllm_server, vllm_weights
 from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Engine, Request, facts
 from instar.components.rollout.engines import open_engine
+from instar.components.rollout.vllm_engine import SERVER
 from instar.errors import EngineError
+from instar.resident import Resident
 from support import fake_vllm
 from support.vllm_engines import LENGTHS, context, opened
 
@@ -139,7 +141,7 @@ def test_a_new_digest_serves_new_weights(
 ) -> None:
     """The engine names what it serves, and the log-probabilities are those of the policy it names."""
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     (request,) = prompts([5], 1)
     for seed, digest in enumerate(("a", "b", "a")):
         model = tiny("llama", 0 if digest == "a" else 1)
@@ -158,7 +160,7 @@ def test_one_server_serves_one_policy_after_the_other(
 ) -> None:
     """Asleep between rollouts, awake before weights are written, and started once."""
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     for seed in range(3):
         engine = opened("vllm", fused(tiny("llama", seed), f"p{seed}"), tmp_path, resident)
         engine.sample(prompts([4], 2), max_new_tokens=2, temperature=1.0)
@@ -181,33 +183,31 @@ def test_a_sleeping_engine_wakes_for_the_next_sample(
 
 def test_another_architecture_or_size_starts_another_server(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     opened("vllm", fused(tiny("llama"), "a"), tmp_path, resident)
     opened("vllm", fused(tiny("qwen3"), "b"), tmp_path, resident)
     opened("vllm", fused(tiny("qwen3"), "c"), tmp_path, resident, max_rows=3)
     assert [s.max_num_seqs for s in fake_vllm.LLM.started] == [512, 512, 3]
-    assert (
-        sum(isinstance(value, tuple) is False and type(value).__name__ == "Server" for value in resident.values()) == 1
-    )
+    assert [name for name, _ in resident].count(SERVER.name) == 1
 
 
 def test_an_update_drops_the_engine_and_keeps_the_server(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
     from instar.components.policy_io import take_model
 
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     policy = fused(tiny("llama"), "a")
     opened("vllm", policy, tmp_path, resident)
     take_model(policy, context(tmp_path, resident))
-    assert [type(value).__name__ for value in resident.values()] == ["Server"]
+    assert list(resident) == [(SERVER.name, "")]
 
 
-def in_memory(policy: Policy, model: Any, resident: dict[Any, Any]) -> Policy:
+def in_memory(policy: Policy, model: Any, resident: Resident) -> Policy:
     """Make of a policy what an inner step leaves that writes no weights: their fingerprint, and the model in memory."""
     for file in policy.path.glob("*.safetensors"):
         file.unlink()
     (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
-    resident["model", policy.digest] = model
+    resident.put(MODEL, policy, model)
     return policy
 
 
@@ -218,7 +218,7 @@ def test_weights_that_are_only_in_memory_reach_the_engine_without_a_file(
 ) -> None:
     """Under the fused clock a policy folder has no weights: the resident model is the policy. Files may follow again."""
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     if first == "another policy":
         opened("vllm", fused(tiny(kind), "a"), tmp_path, resident)
     model = tiny(kind, 1)
@@ -238,7 +238,7 @@ def test_weights_that_are_only_in_memory_reach_the_engine_without_a_file(
 
 def test_a_model_that_is_loaded_already_is_not_read_again(tiny: Any, fused: Any, fake: Any, tmp_path: Path) -> None:
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     opened("vllm", fused(tiny("llama"), "a"), tmp_path, resident)
     policy = fused(tiny("llama", 1), "b")
     load_model(policy, context(tmp_path, resident))
@@ -297,7 +297,7 @@ def test_an_adapter_is_all_that_is_loaded_where_the_base_is_inside(
 ) -> None:
     """Base, two adapters in turn with sleep between them, base again: one start, no reload, and each its own numbers."""
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     base = tiny("llama")
     policies = [(fused(base, "base"), base)]
     policies += [adapted(policies[0][0], base, f"p{seed}", fused, seed) for seed in (1, 2)]
@@ -319,7 +319,7 @@ def test_a_policy_whose_base_is_not_inside_is_loaded_whole(
 ) -> None:
     """Also where adapters are not asked for: the folder holds the merged weights."""
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     opened("vllm", fused(tiny("llama", 5), "other"), tmp_path, resident, lora_rank=rank)
     policy, model = adapted(fused(tiny("llama"), "base"), tiny("llama"), "p", fused, 1)
     engine = opened("vllm", policy, tmp_path, resident, lora_rank=rank)
@@ -358,7 +358,7 @@ def test_the_stage_puts_the_engine_to_sleep_when_it_is_done(tiny: Any, fused: An
         features="{}", content_hash="0" * 64, generator="g", seed=0,
     )  # fmt: skip
     slot = BatchRow(slot=0, task_id="t", arm="a", probability=1.0, group_id="g", group_size=3)
-    tasks, resident = Tasks(tmp_path / "tasks", "tasks"), {}
+    tasks, resident = Tasks(tmp_path / "tasks", "tasks"), Resident()
     tasks.path.mkdir()
     tasks.write([task])
     config = SampleConfig(max_new_tokens=5, stop=("a",), engine=EngineConfig(name="vllm"))

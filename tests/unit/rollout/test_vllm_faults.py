@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from instar.components.policy_io import RESIDENT, fingerprint, load_model
+from instar.components.policy_io import MODEL, RESIDENT, fingerprint, load_model
 from instar.components.rollout.engine import Request
 from instar.components.rollout.vllm_engine import VllmEngine
 from instar.errors import ArtifactError, EngineError, InstarError, MissingDependencyError, NumericsError
+from instar.resident import Resident
 from support import fake_vllm
 from support.vllm_engines import LENGTHS, context, opened
 
@@ -37,7 +38,7 @@ def test_old_weights_and_old_keys_are_refused(
 ) -> None:
     """And the next attempt is not fooled: it loads again."""
     made = fake(fault)
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident)
     new = fused(tiny("llama", 1), "b")
     if source == "memory":
@@ -54,16 +55,16 @@ def test_a_model_in_memory_that_somebody_changed_is_not_served(
 ) -> None:
     """The folder names the weights that an inner step left in memory; others are not those of its digest."""
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     policy, model = fused(tiny("llama"), "a"), tiny("llama", 1)
     for file in policy.path.glob("*.safetensors"):
         file.unlink()
     (policy.path / RESIDENT).write_text(json.dumps({"fingerprint": fingerprint(model), "num_parameters": 1}))
-    resident["model", "a"] = model
+    resident.put(MODEL, policy, model)
     model.model.norm.weight.data[0] += 1
     with pytest.raises(EngineError, match="in memory"):
         opened("vllm", policy, tmp_path, resident)
-    del resident["model", "a"]
+    resident.drop("a")
     with pytest.raises(ArtifactError, match="only ever in memory"):
         opened("vllm", policy, tmp_path, resident)
 
@@ -73,7 +74,7 @@ def test_weights_that_come_back_stale_after_waking_are_refused(
 ) -> None:
     """Awake again, the engine holds what it held when it first fell asleep; its digest says otherwise."""
     fake("stale after wake")
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident).rest()
     engine = opened("vllm", fused(tiny("llama", 1), "b"), tmp_path, resident)
     engine.sample(prompts([4], 1), max_new_tokens=2, temperature=1.0)
@@ -103,7 +104,7 @@ def test_an_engine_whose_server_moved_on_refuses(
     tiny: Any, prompts: Any, fused: Any, fake: Any, tmp_path: Path
 ) -> None:
     fake()
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     old = opened("vllm", fused(tiny("llama", 0), "a"), tmp_path, resident)
     opened("vllm", fused(tiny("llama", 1), "b"), tmp_path, resident)
     with pytest.raises(EngineError, match="policy a"):

@@ -15,6 +15,7 @@ from instar.components.update import batching, forward
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.update_batch import UpdateBatch, ragged
 from instar.errors import ConfigError
+from instar.resident import Resident
 from unit.update.world import World, joined, tiny_llama
 
 LAYOUTS = ["none", "sequence", "prefix"]
@@ -150,11 +151,11 @@ def test_log_probabilities_do_not_depend_on_the_layout(world: World, packing: st
 def test_a_model_that_scales_its_logits_is_refused(world: World) -> None:
     model, data = tiny_llama(), joined(world)
     plain = PolicyGradientConfig(packing="none")
-    forward.check_forward(model, data, np.arange(3), plain)
+    forward.check_forward(model, data, np.arange(3), plain, Resident())
     original = model.forward
     model.forward = lambda *args, **kwargs: _scaled(original(*args, **kwargs))
     with pytest.raises(ConfigError, match="scales, caps or masks"):
-        forward.check_forward(model, data, np.arange(3), plain)
+        forward.check_forward(model, data, np.arange(3), plain, Resident())
 
 
 def _scaled(out: object) -> object:
@@ -167,8 +168,8 @@ def test_a_model_that_ignores_the_mask_is_refused(world: World) -> None:
     original = model.model.forward
     model.model.forward = lambda *args, attention_mask=None, **kwargs: original(*args, **kwargs)
     with pytest.raises(ConfigError, match="packing=prefix"):
-        forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="prefix"))
-    forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="none"))
+        forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="prefix"), Resident())
+    forward.check_forward(model, data, np.arange(3), PolicyGradientConfig(packing="none"), Resident())
 
 
 def test_passes_wait_on_the_host_without_their_masks() -> None:

@@ -61,7 +61,7 @@ def test_the_loss_is_the_mean_over_all_tokens_of_the_step(world: World) -> None:
     data = joined(world)
     found = prepare.compute(config, data, None)
     kept = prepare.kept_groups(config, data)
-    model: Any = load_model(world.policy, world.context({})).double()
+    model: Any = load_model(world.policy, world.context()).double()
     total, count = torch.zeros((), dtype=torch.float64), 0
     for row in range(len(data.group)):
         if not kept[data.group[row]]:

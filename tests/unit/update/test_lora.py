@@ -58,6 +58,6 @@ def test_a_step_without_signal_carries_the_adapter(world: World) -> None:
     assert metrics["updates"] == 0
     for file in (outs.policy.path / ADAPTER).iterdir():
         assert (still.policy.path / ADAPTER / file.name).read_bytes() == file.read_bytes()
-    assert fingerprint(load_model(still.policy, world.context({}))) == fingerprint(
-        load_model(outs.policy, world.context({}))
+    assert fingerprint(load_model(still.policy, world.context())) == fingerprint(
+        load_model(outs.policy, world.context())
     )

@@ -13,6 +13,7 @@ from instar.components.update import footprint, memory
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.footprint import FIXED_BYTES, Passes, batch_bytes
 from instar.errors import ConfigError
+from instar.resident import Resident
 from instar.rows import Step
 from unit.update.world import World, joined, score_row, tiny_llama
 
@@ -131,11 +132,11 @@ def test_a_real_model_that_cannot_fit_is_refused_before_any_weight_is_read(
     monkeypatch.setattr(memory, "available_bytes", lambda device: 24 * 2**30)
     config = PolicyGradientConfig(dtype="bfloat16", micro_batch_tokens=128_000, packing="none")
     config = dataclasses.replace(config, gradient_checkpointing="off")
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     activations = 128_000 * 30 * (12 * 576 + 4 * 1536) * 2
     with pytest.raises(ConfigError, match=f"activations {activations / 2**30:.2f}"):
         world.update(config, resident)
-    assert resident == {}
+    assert not list(resident)
 
 
 def test_the_machine_has_memory() -> None:

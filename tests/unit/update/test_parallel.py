@@ -28,6 +28,7 @@ from instar.components.update.parallel.ranks import Ranks
 from instar.components.update.stage import Outs
 from instar.contract import PERF, Context
 from instar.errors import ConfigError, LedgerError
+from instar.resident import Resident
 from support import parallel_cases
 from support.parallel_cases import CASES, SEGMENTS, STEPS, exact_norms, job, outputs, search_path
 from unit.update.world import World, joined, weights
@@ -183,13 +184,16 @@ def test_the_stage_starts_its_processes_once_a_segment_and_hears_from_them(
     units: list[str] = []
     world.heartbeat = lambda unit, metrics: units.append(unit)
     config = PolicyGradientConfig(lr=1e-3, processes=2, collective_timeout_s=60.0)
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     load_model(world.policy, world.context(resident))
     _, expected = world.update(dataclasses.replace(config, processes=1))
     world.durable = False
     outs, metrics = world.update(config, resident)
-    ((key, (_, waiting)),) = resident.items()  # the old weights are of no use any more, the new ones are in files
-    assert key == launch.GANG and waiting.running()
+    assert list(resident) == [
+        (launch.GANG.name, "")
+    ]  # the old weights are of no use any more, the new ones are in files
+    _, waiting = resident.get(launch.GANG) or pytest.fail("no processes wait")
+    assert waiting.running()
     assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
     assert units[0] != units[-1] == "optimizer step 1"
@@ -197,7 +201,7 @@ def test_the_stage_starts_its_processes_once_a_segment_and_hears_from_them(
     world.advance(outs, resident)
     world.durable = True
     outs, _ = world.update(config, resident)
-    assert launch.GANG not in resident and waiting.jobs == 2 and not waiting.running()
+    assert resident.get(launch.GANG) is None and waiting.jobs == 2 and not waiting.running()
     assert outs.trainer.read_json("trainer.json")["optimizer_steps"] == 2
     assert not outs.policy.digest  # the runner names what is stored, by its bytes
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from instar.components.policy_io import fingerprint, load_model
+from instar.components.policy_io import MODEL, fingerprint, load_model
 from instar.components.update import forward, learner, trainer
 from instar.components.update.batching import Micro
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import preset
 from instar.errors import LedgerError
+from instar.resident import Resident
 from unit.update.world import World, make_world, save_model, tiny_llama, weights
 
 
@@ -66,10 +67,10 @@ def masters_of(outs: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=2, alpha=4)])
 def test_what_is_published_is_what_was_trained_in(world: World, lora: LoraConfig | None) -> None:
     """A float32 policy, too: whoever loads the next one in its own type gets the weights of the forward passes."""
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16", lora=lora), resident)
-    found = load_model(outs.policy, world.context({}))
-    model = resident[("pending-model", str(outs.policy.path))]
+    found = load_model(outs.policy, world.context())
+    model = resident.waiting(MODEL, outs.policy)
     assert found.dtype == model.dtype == torch.bfloat16
     assert fingerprint(found) == fingerprint(model) == outs.trainer.read_json("trainer.json")["fingerprint"]
     assert (outs.trainer.path / "masters.safetensors").is_file() == (lora is None)
@@ -99,7 +100,7 @@ def test_a_first_step_without_signal_keeps_a_float32_policy(world: World) -> Non
     """Nothing was trained, so nothing is rounded; the step after it starts from the same weights, in memory or from files."""
     config = PolicyGradientConfig(lr=1e-2, dtype="bfloat16")
     digests = []
-    for resident in ({}, None):
+    for resident in (Resident(), None):
         one = make_world(world.root / f"{resident is None}")
         one.scored(lambda row: 1.0)
         outs, _ = one.update(config, resident)
@@ -109,15 +110,15 @@ def test_a_first_step_without_signal_keeps_a_float32_policy(world: World) -> Non
         one.scored(lambda row: float(row.rollout_id[-1] in "02"))
         outs, metrics = one.update(config, resident)
         assert metrics["updates"] == 1
-        digests.append(fingerprint(load_model(outs.policy, one.context({}))))
+        digests.append(fingerprint(load_model(outs.policy, one.context())))
     assert digests[0] == digests[1]
 
 
 def test_rows_attend_as_loaded_afterwards(world: World) -> None:
     """Short rows use plain products while they train; whoever shares the copy must find the model's own attention."""
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16"), resident)
-    copy = resident[("pending-model", str(outs.policy.path))]
+    copy = resident.waiting(MODEL, outs.policy)
     assert copy.config._attn_implementation == "sdpa"
     model = tiny_llama(dtype=torch.bfloat16)
     assert forward.attend(model, forward.EAGER_WIDTH) == model.config._attn_implementation == "eager"
@@ -168,7 +169,7 @@ def test_the_layout_is_checked_once_per_process(world: World, monkeypatch: pytes
     calls: list[int] = []
     original = forward._alone
     monkeypatch.setattr(forward, "_alone", lambda *args: calls.append(1) or original(*args))
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     config = PolicyGradientConfig(lr=1e-4, packing="prefix")
     outs, _ = world.update(config, resident)
     first = len(calls)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from instar.components.policy_io import RESIDENT, cast_copy, fingerprint, load_model
+from instar.components.policy_io import MODEL, RESIDENT, cast_copy, fingerprint, load_model
 from instar.components.rollout.engine import check_canary
 from instar.components.rollout.llama_forward import refusal
 from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
 from instar.components.update.learner import at_rest
 from instar.components.update.presets import preset
 from instar.errors import ArtifactError, EngineError, LedgerError
+from instar.resident import Resident
 from unit.update.world import World, make_world, tiny_llama
 
 CASES = {
@@ -26,7 +26,7 @@ CASES = {
 }
 
 
-def _segment(world: World, config: PolicyGradientConfig, durable: list[bool], resident: dict[Any, Any]) -> list[Path]:
+def _segment(world: World, config: PolicyGradientConfig, durable: list[bool], resident: Resident) -> list[Path]:
     """Run one update per entry and return the folders of the last."""
     for keep in durable:
         world.durable = keep
@@ -45,17 +45,17 @@ def test_steps_in_memory_end_in_the_same_bytes_as_steps_through_files(tmp_path: 
     """Three steps of which only the last outlives the process, against three that each write and read everything."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    fused = _segment(make_world(tmp_path / "a"), CASES[name], [False, False, True], {})
+    fused = _segment(make_world(tmp_path / "a"), CASES[name], [False, False, True], Resident())
     rounds = make_world(tmp_path / "b")
     for _ in range(2):
-        _segment(rounds, CASES[name], [True], {})
-    written = _segment(rounds, CASES[name], [True], {})
+        _segment(rounds, CASES[name], [True], Resident())
+    written = _segment(rounds, CASES[name], [True], Resident())
     assert [_files(folder) for folder in fused] == [_files(folder) for folder in written]
 
 
 @pytest.mark.parametrize("name", ["float32", "lora"])
 def test_a_step_that_is_not_durable_writes_no_weights(world: World, name: str) -> None:
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     policy, trainer = _segment(world, CASES[name], [False], resident)
     names = {name for name in _files(policy) if not name.startswith("adapter/")}
     assert RESIDENT in names and not any(n.endswith((".safetensors", ".bin")) for n in names)
@@ -67,17 +67,17 @@ def test_a_step_that_is_not_durable_writes_no_weights(world: World, name: str) -
 
 
 def test_weights_that_are_gone_are_an_error(world: World) -> None:
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     _segment(world, CASES["float32"], [False], resident)
     with pytest.raises(ArtifactError, match="only ever in memory"):
-        load_model(world.policy, world.context({}))
-    del resident[("trainer", "t1")]
+        load_model(world.policy, world.context())
+    resident.drop("t1")
     with pytest.raises(LedgerError, match="run the segment again"):
         world.update(CASES["float32"], resident)
 
 
 def test_a_model_that_somebody_changed_does_not_meet_its_state(world: World) -> None:
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     _segment(world, CASES["float32"], [False], resident)
     model = load_model(world.policy, world.context(resident))
     with torch.no_grad():
@@ -87,9 +87,9 @@ def test_a_model_that_somebody_changed_does_not_meet_its_state(world: World) -> 
 
 
 def test_the_optimiser_is_not_read_again_in_the_same_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     _segment(world, CASES["bfloat16"], [True], resident)
-    copy = resident[("model", "digest1")]
+    copy = resident.get(MODEL, "digest1")
     assert world.trainer is not None
     (world.trainer.path / "optimizer.safetensors").unlink()
     (world.policy.path / "model.safetensors").unlink()
@@ -99,8 +99,8 @@ def test_the_optimiser_is_not_read_again_in_the_same_process(world: World, monke
     outs, metrics = world.update(CASES["bfloat16"], resident)
     assert metrics["updates"] == 1
     # The policy is the working copy: it goes on, refreshed, and nobody finds it under the old digest.
-    assert resident[("pending-model", str(outs.policy.path))] is copy
-    assert not any(isinstance(k, tuple) and "digest1" in k for k in resident)
+    assert resident.waiting(MODEL, outs.policy) is copy
+    assert not any(digest == "digest1" for _, digest in resident)
 
 
 def test_moments_wait_where_the_configuration_says() -> None:
@@ -113,7 +113,7 @@ def test_moments_wait_where_the_configuration_says() -> None:
 
 def test_a_step_without_signal_keeps_the_policy(world: World) -> None:
     """A constant reward in memory, after a real step: the digest stays, then a durable one writes the weights."""
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     _segment(world, CASES["float32"], [False], resident)
     before = _files(world.policy.path)
     for durable in (False, True):
@@ -127,7 +127,7 @@ def test_a_step_without_signal_keeps_the_policy(world: World) -> None:
         else:
             assert _files(outs.policy.path) == before
         world.advance(outs, resident)
-    model = load_model(world.policy, world.context({}))
+    model = load_model(world.policy, world.context())
     assert fingerprint(model) == before_fingerprint(before)
 
 
@@ -137,7 +137,7 @@ def test_weights_that_an_update_left_alone_are_no_old_weights(
 ) -> None:
     """A constant reward: weights that were in memory alone are written down, or a critic learns alone. The digest is another,
     and the canary rightly says the same."""
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     if durable:
         _segment(world, CASES[name], [False], resident)
     check_canary(world.context(resident), world.policy, -1.0)
@@ -155,7 +155,7 @@ def test_weights_that_an_update_left_alone_are_no_old_weights(
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "lora"])
 def test_recomputed_activations_leave_the_model_as_it_came(world: World, name: str) -> None:
     """What stays behind makes the sampler fall back to the slow forward pass, which rounds otherwise."""
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     _segment(world, dataclasses.replace(CASES[name], gradient_checkpointing="on"), [False], resident)
     model = load_model(world.policy, world.context(resident))
     assert refusal(model) == ""
@@ -174,7 +174,7 @@ def test_a_first_step_without_signal_on_bfloat16_weights(tmp_path: Path) -> None
     world = make_world(tmp_path)
     tiny_llama(dtype=torch.bfloat16).save_pretrained(world.policy.path)
     world.scored(lambda row: 1.0)
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     before = _files(world.policy.path)
     _segment(world, CASES["float32"], [False], resident)
     assert _files(world.policy.path) == before

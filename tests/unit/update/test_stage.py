@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from instar.components.policy_io import load_model
+from instar.components.policy_io import CANARY, MODEL, load_model
+from instar.components.rollout.engines import ENGINE
 from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import PRESETS, preset
+from instar.components.update.resident_state import TRAINER
 from instar.errors import ContractError, LedgerError
+from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, Step
 from unit.update.world import World, make_world, score_row, weights
 
@@ -27,7 +30,7 @@ def _ready(world: World, config: PolicyGradientConfig) -> PolicyGradientConfig:
 @pytest.fixture
 def bandit(world: World) -> World:
     """One prompt, two answers of one token, reward 1 for the first."""
-    model = load_model(world.policy, world.context({}))
+    model = load_model(world.policy, world.context())
     with torch.no_grad():
         logp = model(input_ids=torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
     world.batch = [
@@ -52,7 +55,7 @@ def _preference(world: World, outs: Any) -> float:
     moved = []
     for policy in (outs.policy, world.policy):
         with torch.no_grad():
-            logits = load_model(policy, world.context({}))(input_ids=torch.tensor([PROMPT])).logits[0, -1]
+            logits = load_model(policy, world.context())(input_ids=torch.tensor([PROMPT])).logits[0, -1]
         moved.append(float(logits[GOOD] - logits[BAD]))
     return moved[0] - moved[1]
 
@@ -110,7 +113,7 @@ CASES = {
 }
 
 
-def _run(world: World, config: PolicyGradientConfig, steps: int, resident: dict[Any, Any] | None) -> bytes:
+def _run(world: World, config: PolicyGradientConfig, steps: int, resident: Resident | None) -> bytes:
     world.reference = world.policy if config.kl.place != "none" else None
     for _ in range(steps):
         outs, metrics = world.update(config, resident)
@@ -130,21 +133,23 @@ def test_resident_and_from_disk_are_the_same_bits(tmp_path: Path, name: str) -> 
     """An unbroken process that keeps the model equals one that reloads policy and trainer state before every step."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    kept = _run(make_world(tmp_path / "a"), CASES[name], 3, {})
+    kept = _run(make_world(tmp_path / "a"), CASES[name], 3, Resident())
     reloaded = _run(make_world(tmp_path / "b"), CASES[name], 3, None)
     assert kept == reloaded
 
 
 def test_the_model_leaves_residency_before_it_changes(world: World) -> None:
-    resident: dict[Any, Any] = {("tasks",): 1}
+    resident = Resident()
+    resident.put(CANARY, None, ("digest", -1.0))
     ctx = world.context(resident)
     model = load_model(world.policy, ctx)
     assert load_model(world.policy, ctx) is model
-    resident[("engine",)] = (("config", world.policy.digest), "engine")
+    engine: Any = "engine"
+    resident.put(ENGINE, world.policy, ("settings", engine))
     outs, _ = world.update(PolicyGradientConfig(lr=1e-3), resident)
-    left = {("pending-model", str(outs.policy.path)), ("pending-trainer", str(outs.trainer.path))}
-    assert set(resident) == {("tasks",), "update/forward"} | left
-    assert resident[("pending-model", str(outs.policy.path))] is model
+    left = {(MODEL.name, str(outs.policy.path)), (TRAINER.name, str(outs.trainer.path))}
+    assert set(resident) == {(CANARY.name, ""), ("update/agrees", "")} | left
+    assert resident.waiting(MODEL, outs.policy) is model
     assert not model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from instar import schema
-from instar.artifact import ArmStats, Artifact, Batch, Policy, Rollouts, Scores, TrainerState
+from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
 from instar.components.policy_io import RESIDENT, load_model
 from instar.components.update import update_batch
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.stage import STAGE, Ins, Outs
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
+from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, ScoreRow, Step
 
 VOCABULARY = 20
@@ -39,18 +40,16 @@ class World:
     durable: bool = True
     heartbeat: Callable[[str, Any], None] = lambda unit, values: None
 
-    def context(self, resident: dict[Any, Any] | None = None) -> Context:
+    def context(self, resident: Resident | None = None) -> Context:
         scratch = self.root / "scratch"
         scratch.mkdir(exist_ok=True)
-        kept = {} if resident is None else resident
+        kept = Resident() if resident is None else resident
         return Context(
             evolution="test", step=self.step, stage="update", scratch=scratch, resident=kept,
             durable=self.durable, heartbeat=self.heartbeat,
         )  # fmt: skip
 
-    def update(
-        self, config: PolicyGradientConfig, resident: dict[Any, Any] | None = None
-    ) -> tuple[Outs, dict[str, float]]:
+    def update(self, config: PolicyGradientConfig, resident: Resident | None = None) -> tuple[Outs, dict[str, float]]:
         self.runs += 1
         folder = self.root / f"run{self.runs}"
         for name in ("batch", "rollouts", "scores"):
@@ -69,15 +68,15 @@ class World:
         metrics = STAGE(ins, outs, config, self.context(resident))
         return outs, metrics
 
-    def advance(self, outs: Outs, resident: dict[Any, Any] | None = None) -> None:
+    def advance(self, outs: Outs, resident: Resident | None = None) -> None:
         """Go to the next step: commit what the update wrote and sample from the new policy."""
         self.step += 1
         digest = f"digest{self.step}"
         self.policy, self.trainer = Policy(outs.policy.path, digest), TrainerState(outs.trainer.path, f"t{self.step}")
-        kept = {} if resident is None else resident
+        kept = Resident() if resident is None else resident
         for artifact in (self.policy, self.trainer):
-            adopt(kept, artifact)
-        model = load_model(self.policy, self.context(kept if self.policy_is_resident() else {}))
+            kept.adopt(artifact)
+        model = load_model(self.policy, self.context(kept if self.policy_is_resident() else Resident()))
         self.batch, self.rollouts, self.scores = sample_rollouts(model, digest, seed=self.step)
 
     def policy_is_resident(self) -> bool:
@@ -86,13 +85,6 @@ class World:
     def scored(self, reward: Callable[[RolloutRow], float]) -> None:
         """Score every rollout by `reward`, with `correct` 1 where it is positive."""
         self.scores = [score_row(row.rollout_id, float(reward(row) > 0), reward(row)) for row in self.rollouts]
-
-
-def adopt(resident: dict[Any, Any], artifact: Artifact) -> None:
-    """File what a stage left pending under the digest that its folder got, as a runner does."""
-    for key in [k for k in resident if isinstance(k, tuple) and len(k) > 1 and k[1] == str(artifact.path)]:
-        kind = key[0].removeprefix("pending-")
-        resident[(kind, artifact.digest, *key[2:])] = resident.pop(key)
 
 
 def make_world(root: Path, **changes: Any) -> World:

@@ -28,6 +28,7 @@ from instar.components.update.sequence.config import SequenceConfig
 from instar.components.update.sequence.samples import Samples
 from instar.components.update.stage import STAGE, Ins, Outs
 from instar.contract import Context
+from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, ScoreRow
 
 STEPS, SCALE = 4, 2.0
@@ -70,10 +71,10 @@ class Scene:
     step: int = 0
     runs: int = 0
 
-    def context(self, resident: dict[Any, Any] | None = None) -> Context:
+    def context(self, resident: Resident | None = None) -> Context:
         scratch = self.root / "scratch"
         scratch.mkdir(exist_ok=True)
-        kept = {} if resident is None else resident
+        kept = Resident() if resident is None else resident
         return Context(evolution="test", step=self.step, stage="update", scratch=scratch, resident=kept)
 
     def cut(self, places: Sequence[tuple[int, int]], beta: float = 0.0, delayed: bool = False) -> Scene:
@@ -118,7 +119,7 @@ class Scene:
         return Ins(policy=self.policy, trainer=self.trainer, reference=self.reference, **made)
 
     def update(
-        self, config: SequenceConfig = CONFIG, resident: dict[Any, Any] | None = None, **changes: Any
+        self, config: SequenceConfig = CONFIG, resident: Resident | None = None, **changes: Any
     ) -> tuple[Outs, dict[str, float]]:
         """Run the stage in a new folder; `changes` replace inputs."""
         self.runs += 1
@@ -129,14 +130,13 @@ class Scene:
         )
         return outs, STAGE(ins, outs, config, self.context(resident))
 
-    def advance(self, outs: Outs, resident: dict[Any, Any] | None = None) -> None:
+    def advance(self, outs: Outs, resident: Resident | None = None) -> None:
         """Commit what the update wrote and go to the next step."""
         self.step += 1
         digest = f"digest{self.step}"
-        pending = (resident or {}).pop(("pending-model", str(outs.policy.path)), None)
-        if resident is not None and pending is not None:
-            resident[("model", digest)] = pending
         self.policy, self.trainer = Policy(outs.policy.path, digest), outs.trainer
+        if resident is not None:
+            resident.adopt(self.policy)
 
     def open(self, policy: Policy | None = None) -> tuple[Trajectories, Labelled, Samples, Any]:
         """Return what the update makes of its inputs before it trains: data, batch, samples and the model.

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from instar.artifact import Policy
 from instar.components.continuous.config import Arch, DecisionMambaArch
-from instar.components.policy_io import load_model
+from instar.components.policy_io import MODEL, load_model
+from instar.resident import Resident
 from unit.update.sequence.scene import BC, CONFIG, DM, DT, SCALE, Scene, everywhere, make_scene, weights
 
 ARCHS = {"decision_mamba": DM, "shared_gate": dataclasses.replace(DM, fusion="shared_gate"), "dt": DT, "bc": BC}
@@ -94,11 +95,11 @@ def test_two_updates_equal_plain_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", [DM, DT, BC], ids=["decision_mamba", "dt", "bc"])
 def test_a_resumed_evolution_equals_an_unbroken_one(tmp_path: Path, arch: Arch) -> None:
-    resident: dict[Any, Any] = {}
+    resident = Resident()
     unbroken = make_scene(tmp_path / "a", arch)
     outs, _ = unbroken.cut(everywhere(unbroken), 0.5).update(resident=resident)
     unbroken.advance(outs, resident)
-    assert ("model", "digest1") in resident
+    assert resident.get(MODEL, "digest1") is not None
     whole, _ = unbroken.cut(everywhere(unbroken)[::-1], 0.5).update(resident=resident)
     files, _ = _twice(make_scene(tmp_path / "b", arch))  # reads everything from disk again
     assert [_files(o.path) for o in (whole.policy, whole.trainer, whole.stats)] == files
