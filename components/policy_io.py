@@ -1,9 +1,10 @@
 """Policies on disk and in memory: one function loads, one takes for training, one saves.
 
 A policy folder is a complete transformers checkpoint. Weights are read from safetensors alone, from local files
-alone, and no code of the folder runs; what is wrong with a folder is a named error (`policy_files`). One kind of folder
+alone, and no code of the folder runs; what is wrong with a folder is a named error (`policy_files`). `weights.json` has the
+fingerprint of the weights, by which rows name the policy that acted (`row_name`). One kind of folder
 has no weights: an update whose outputs do not outlive the process (`ctx.durable` is false) writes `resident.json`, which
-names them by fingerprint, and leaves the model resident.
+has their fingerprint, and leaves the model resident.
 
 `ctx.resident` keeps the loaded model for a policy (`MODEL`), and whatever else is built on its weights: the frozen model of a KL
 term, the engine that samples from it. An update leaves the model that it has just saved for the policy that it writes. `take_model`
@@ -38,6 +39,8 @@ MODEL: Kind[PreTrainedModel] = Kind("model")
 CANARY: Kind[tuple[str, float]] = Kind("rollout/canary")
 """Digest of the policy of the last rollout and what it said, to be told from what the next one says. An update that leaves every
 weight as it was drops it."""
+FINGERPRINT = "weights.json"
+"""File of a policy folder with weights: their `fingerprint`. Every stage that writes a policy writes it."""
 LIBRARIES = ("diffusers", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "unsloth")
 VERSIONS = frozenset(f"{library}_version" for library in LIBRARIES)
 """Keys under which libraries write down their own version in a checkpoint."""
@@ -58,6 +61,26 @@ def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
     if policy.digest:
         ctx.resident.put(MODEL, policy, model)
     return model
+
+
+def row_name(policy: Policy) -> str:
+    """Return what rows call the policy that acted: the fingerprint of its weights, which every stage writes into the folder.
+
+    A digest would not do. Between the steps of a segment a policy has none that anybody stores, and the same run in single stages
+    would name another one. A folder that no stage wrote, for example a checkpoint that somebody hands to a rollout, says no
+    fingerprint and is called by its digest.
+    """
+    for name in (RESIDENT, FINGERPRINT):
+        if (policy.path / name).is_file():
+            return str(policy_files.read_object(policy.path, name)["fingerprint"])
+    return policy.digest
+
+
+def name_weights(policy: Policy, ctx: Context) -> None:
+    """Write the fingerprint of a policy that this stage has made or fetched into its folder. Its model becomes resident."""
+    model = _read(policy)
+    policy.write_json(FINGERPRINT, {"fingerprint": fingerprint(model)})
+    ctx.resident.put(MODEL, policy, model)
 
 
 def logits_dtype(hidden: torch.dtype, device: str) -> torch.dtype:
@@ -178,16 +201,17 @@ _NUMBER = re.compile(r"\d+")
 def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context, name: str = "") -> None:
     """Write `model` as a complete checkpoint: weights and config from the model, every other file copied from `source`.
 
-    The bytes depend on the weights and the source files alone. When the outputs do not outlive the process, no weights
-    are written but their fingerprint (`name`, where the caller has it). The model becomes resident
-    for `target`.
+    The bytes depend on the weights and the source files alone. `name` is the fingerprint of the weights, where the caller has it.
+    When the outputs do not outlive the process, it is written in place of the weights. The model becomes resident for `target`.
     """
+    name = name or fingerprint(model)
     if ctx.durable:
         model.save_pretrained(target.path, safe_serialization=True)
+        target.write_json(FINGERPRINT, {"fingerprint": name})
     else:
         shutil.copyfile(source.path / "config.json", target.path / "config.json")
         num = sum(p.numel() for p in model.parameters())
-        target.write_json(RESIDENT, {"fingerprint": name or fingerprint(model), "num_parameters": num})
+        target.write_json(RESIDENT, {"fingerprint": name, "num_parameters": num})
     for file in sorted(source.path.iterdir()):
         if _is_carried(file):
             shutil.copyfile(file, target.path / file.name)
@@ -235,7 +259,7 @@ def copy_policy(source: Policy, target: Policy) -> None:
 def _is_carried(file: Path) -> bool:
     """Tokenizer files, the chat template and the generation settings; not weights, not the model's own config."""
     weights = file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json")
-    return file.is_file() and not weights and file.name not in ("config.json", RESIDENT)
+    return file.is_file() and not weights and file.name not in ("config.json", RESIDENT, FINGERPRINT)
 
 
 def fingerprint(model: PreTrainedModel) -> str:

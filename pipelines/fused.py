@@ -38,7 +38,7 @@ def fused_stage(inner_step: Callable[..., State]) -> Stage[Any, Any, FusedConfig
         _keep(state, scratch, outs)
         return _summary(scratch.history)
 
-    return Stage("fused", Ins, Outs, FusedConfig, fused, version=5)
+    return Stage("fused", Ins, Outs, FusedConfig, fused, version=6)
 
 
 class _Scratch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from instar.artifact import Policy, QualityReport, Rollouts, Tasks
 from instar.components.dataset_prep.config import Config, TextConfig
 from instar.components.dataset_prep.offline.config import OfflineConfig
-from instar.components.policy_io import without_versions
+from instar.components.policy_io import name_weights, without_versions
 from instar.contract import Context, Metrics, Stage
 
 
@@ -43,7 +43,8 @@ def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
 
             metrics = prepare_offline(outs, config, ctx)  # pyright: ignore[reportArgumentType]
     without_versions(outs.policy.path)
+    name_weights(outs.policy, ctx)
     return metrics
 
 
-STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=7)
+STAGE = Stage("dataset_prep", Ins, Outs, Config, dataset_prep, version=8)

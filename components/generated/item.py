@@ -43,7 +43,7 @@ class Origin:
     group: str
     """Group of rollouts that the shown attempts belong to."""
     policy: str
-    """Digest of the policy that wrote them."""
+    """Fingerprint of the weights that wrote them, as their rollouts have it."""
     step: int
     """Inner step in which the task was made."""
     key: str

@@ -16,6 +16,7 @@ import numpy as np
 
 from instar.artifact import Policy, Rollouts, Tasks
 from instar.components.continuous.actor import check_fits, filled, open_actor
+from instar.components.policy_io import row_name
 from instar.components.rollout.config import ProposeConfig
 from instar.components.rollout.slices import choose_windows, to_table
 from instar.components.trajectories import Flags, Integers, Singles, Trajectories, Windows, open_trajectories
@@ -50,7 +51,7 @@ def propose(
     start = time.perf_counter()
     actions = act(model, logged, windows, config, ctx) if config.act else None
     seconds = time.perf_counter() - start
-    rollouts.write_table(to_table(slots, seeds, logged, windows, actions, policy.digest))
+    rollouts.write_table(to_table(slots, seeds, logged, windows, actions, row_name(policy)))
     metrics = describe(windows)
     if actions is not None and slots:
         metrics["shift_mean"] = shift(model, logged, windows, actions)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from instar.artifact import Policy, Rollouts, Tasks
+from instar.components.policy_io import row_name
 from instar.components.rollout.config import SampleConfig
 from instar.components.rollout.describe import describe
 from instar.components.rollout.engine import (
@@ -41,13 +42,13 @@ def sample(
     ctx: Context,
 ) -> Metrics:
     """Sample `group_size` answers to every prompt slot of a task in `pools`."""
-    engine = open_engine(config.engine, policy, ctx)
+    engine, acting = open_engine(config.engine, policy, ctx), row_name(policy)
     tokenizer, prompts = load_tokenizer(policy), prompts_of(pools, slots, ctx)
     requests = [_request(slot, prompts, tokenizer, ctx) for slot in slots]
     start = time.perf_counter()
     rows: list[RolloutRow] = []
     for part in _parts(list(zip(slots, requests, strict=True)), _PARTS * config.engine.max_rows):
-        rows += _part(engine, part, tokenizer, config, policy)
+        rows += _part(engine, part, tokenizer, config, acting)
         ctx.heartbeat(f"{len(rows)} rollouts", {})
     seconds = time.perf_counter() - start
     check_served(engine, policy)
@@ -145,7 +146,7 @@ def _parts(drawn: Sequence[Drawn], num_rows: int) -> Iterator[list[Drawn]]:
 
 
 def _part(
-    engine: Engine, drawn: list[Drawn], tokenizer: TextTokenizer, config: SampleConfig, policy: Policy
+    engine: Engine, drawn: list[Drawn], tokenizer: TextTokenizer, config: SampleConfig, acting: str
 ) -> list[RolloutRow]:
     requests = [request for _, request in drawn]
     groups = engine.sample(
@@ -155,15 +156,13 @@ def _part(
     for (slot, request), samples in zip(drawn, groups, strict=True):
         for i, (seed, sample) in enumerate(zip(request.seeds, samples, strict=True)):
             check_sample(sample, request, tokenizer, config)
-            row = _row(slot, request.prompt_ids, f"{slot.group_id}/{i}", sample, seed, policy)
+            row = _row(slot, request.prompt_ids, f"{slot.group_id}/{i}", sample, seed, acting)
             check_append_only(row, request.prompt_ids)
             rows.append(row)
     return rows
 
 
-def _row(
-    slot: BatchRow, prompt_ids: list[int], rollout_id: str, sample: Sample, seed: int, policy: Policy
-) -> RolloutRow:
+def _row(slot: BatchRow, prompt_ids: list[int], rollout_id: str, sample: Sample, seed: int, acting: str) -> RolloutRow:
     start, end = len(prompt_ids), len(prompt_ids) + len(sample.token_ids)
     return RolloutRow(
         rollout_id=rollout_id,
@@ -171,7 +170,7 @@ def _row(
         arm=slot.arm,
         kind="text",
         group_id=slot.group_id,
-        policy=policy.digest,
+        policy=acting,
         token_ids=[*prompt_ids, *sample.token_ids],
         behaviour_logprobs=sample.logprobs,
         steps=[Step(role="prompt", start=0, end=start), Step(role="action", start=start, end=end)],

@@ -47,4 +47,4 @@ def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
             return propose(ins.policy, ins.tasks, slots, ins.data, outs.rollouts, config, ctx)
 
 
-STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=6)
+STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=7)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from instar.artifact import Policy, TrainerState
-from instar.components.policy_io import MODEL, cast_copy, load_model
+from instar.components.policy_io import MODEL, cast_copy, load_model, row_name
 from instar.components.update import memory
 from instar.components.update.advantages import Ints
 from instar.components.update.config import PolicyGradientConfig
@@ -69,10 +69,11 @@ def check_rollouts(data: UpdateBatch, policy: Policy, config: PolicyGradientConf
             where="rollouts:token_ids",
             action="roll out with this policy and its tokenizer",
         )
-    stale = sorted(set(data.policy) - {policy.digest})
+    acting = row_name(policy)
+    stale = sorted(set(data.policy) - {acting})
     if stale and config.mismatch.kind == "off":
         raise ContractError(
-            expected=f"rollouts of policy {policy.digest}",
+            expected=f"rollouts of the weights {acting}, those of policy {policy.digest}",
             found=f"rollouts of {stale[:3]}",
             where="rollouts:policy",
             action="roll out again, or correct with update.mismatch.kind=token_trunc",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from instar.artifact import Policy, TrainerState
-from instar.components.policy_io import cast_copy, fingerprint
+from instar.components.policy_io import cast_copy, fingerprint, row_name
 from instar.components.update import lora
 from instar.components.update.bfloat16_copy import Bfloat16Copy
 from instar.components.update.config import PolicyGradientConfig
@@ -58,13 +58,15 @@ class Learner:
         config: PolicyGradientConfig,
         ctx: Context,
         saved: TrainerState | None,
-        digest: str = "",
+        policy: Policy | None = None,
         copies: bool = True,
         moments: bool = True,
     ) -> None:
-        """`digest` names the policy `model` came from. Without `copies` nothing is made that computes in bfloat16, without
+        """`policy` is the one that `model` came from. Without `copies` nothing is made that computes in bfloat16, without
         `moments` the optimiser has none until they are loaded."""
-        self.config, self.digest, self.updates, self.ranks = config, digest, 0, Ranks()
+        self.config, self.updates, self.ranks = config, 0, Ranks()
+        self.row_name = row_name(policy) if policy is not None else ""
+        """What the rollouts of this policy call it."""
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
         self.device = device(config)
         kept = take_resident(saved, model, record, ctx)
@@ -79,7 +81,7 @@ class Learner:
         self.model: Any = masters.to(device=self.device, dtype=master_dtype(config)).eval()
         self._base: dict[str, str] | None = None
         if config.lora is not None:
-            fresh = {"digest": digest, "fingerprint": ""}
+            fresh = {"digest": policy.digest if policy is not None else "", "fingerprint": ""}
             self._base = record["base"] if record else fresh | {"fingerprint": fingerprint(self.model)}
         self._lora: Any = lora.attach(self.model, config.lora, ctx.seed("lora")) if config.lora else None
         self.critic: nn.Linear | None = None

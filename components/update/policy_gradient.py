@@ -42,7 +42,7 @@ def improve(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) ->
     ctx.heartbeat(memory.line(plan, config.packing), memory.metrics(plan))
     reference = inputs.reference_model(ins.reference, ins.policy, config, ctx)
 
-    learner = Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer, ins.policy.digest)
+    learner = Learner(policy_io.take_model(ins.policy, ctx), config, ctx, ins.trainer, ins.policy)
     dump = inputs.dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
     frozen = learner.compute if reference is None else reference
     outcome = trainer.train(learner, data, config, ctx, frozen, dump)

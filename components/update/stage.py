@@ -69,4 +69,4 @@ def check_alone(environment: Mapping[str, str]) -> None:
             )
 
 
-STAGE = Stage("update", Ins, Outs, Config, update, version=5)
+STAGE = Stage("update", Ins, Outs, Config, update, version=6)

@@ -174,7 +174,7 @@ def _constants(learner: Learner, data: UpdateBatch, found: prepare.Advantages, p
 
 def _current(learner: Learner, data: UpdateBatch) -> Bools:
     """Return which rollouts the policy itself made, [N]; all where the learner does not say whose it is."""
-    return np.asarray([not learner.digest or policy == learner.digest for policy in data.policy], dtype=np.bool_)
+    return np.asarray([not learner.row_name or policy == learner.row_name for policy in data.policy], dtype=np.bool_)
 
 
 def _compare_first(

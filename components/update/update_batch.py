@@ -44,7 +44,7 @@ class UpdateBatch:
     kind: tuple[str, ...]
     """[N]"""
     policy: tuple[str, ...]
-    """[N] digest of the policy that acted"""
+    """[N] fingerprint of the weights that acted"""
     scored: Bools
     """[N] the score is a number"""
     dropped: Bools

@@ -70,7 +70,9 @@ class RolloutRow:
     arm: Annotated[str, Column("arm of the task", min_length=1)]
     kind: Annotated[str, Column("trajectory kind", one_of=("text", "continuous", "browser", "desktop"))]
     group_id: Annotated[str, Column("samples of one prompt share it", min_length=1)]
-    policy: Annotated[str, Column("digest of the policy that acted", min_length=1)]
+    policy: Annotated[
+        str, Column("fingerprint of the weights that acted; of a logged row, the name of who acted", min_length=1)
+    ]
     token_ids: Annotated[list[int], Column("prompt, action and observation tokens in order")]
     behaviour_logprobs: Annotated[list[float], Column("log-probability of every action token when it was sampled")]
     steps: Annotated[list[Step], Column("spans of `token_ids`, in order, without gaps")]

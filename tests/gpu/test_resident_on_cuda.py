@@ -12,6 +12,7 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
+from instar.components.policy_io import row_name
 from instar.components.update import batching, forward
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.resident_state import TRAINER
@@ -44,7 +45,7 @@ def _segment(root: Path, config: PolicyGradientConfig) -> tuple[dict[str, bytes]
         world.trainer = type(outs.trainer)(outs.trainer.path, f"trainer{step}")
         resident.adopt(world.policy)
         resident.adopt(world.trainer)
-        world.rollouts = [dataclasses.replace(row, policy=world.policy.digest) for row in rows]
+        world.rollouts = [dataclasses.replace(row, policy=row_name(world.policy)) for row in rows]
     folders = (world.policy.path, world.trainer.path)  # type: ignore[union-attr]
     files = {str(p.relative_to(f.parent)): p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()}
     return files, places

@@ -96,7 +96,7 @@ def _learner(
 ) -> Learner:
     """Return the learner in shards: the one that is held, or one from files."""
     if held.learner is not None:
-        shard.resume(held.learner, config, ins.policy.digest)
+        shard.resume(held.learner, config, ins.policy)
         return held.learner
     if _record(ins).get("resident"):
         raise broken(

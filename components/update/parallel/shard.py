@@ -36,18 +36,18 @@ Beat = Callable[[], None]
 def whole(policy: Policy, saved: TrainerState | None, config: PolicyGradientConfig, ctx: Context) -> Learner:
     """Return the learner in one piece on the CPU, in the type of the master weights alone, read from files."""
     plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
-    return Learner(policy_io.take_model(policy, ctx), plain, ctx, saved, policy.digest, copies=False)
+    return Learner(policy_io.take_model(policy, ctx), plain, ctx, saved, policy, copies=False)
 
 
 def shell(policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Learner:
     """Return a learner to fill with another's weights and state: of this policy's shape, its moments left out."""
     plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
-    return Learner(policy_io.take_model(policy, ctx), plain, ctx, None, policy.digest, copies=False, moments=False)
+    return Learner(policy_io.take_model(policy, ctx), plain, ctx, None, policy, copies=False, moments=False)
 
 
-def resume(learner: Learner, config: PolicyGradientConfig, digest: str) -> None:
-    """Go on with a learner in shards as the policy `digest`: count from here, compute layers again where `config` says so."""
-    before, learner.config, learner.digest = learner.config.gradient_checkpointing, config, digest
+def resume(learner: Learner, config: PolicyGradientConfig, policy: Policy) -> None:
+    """Go on with a learner in shards as this policy: count from here, compute layers again where `config` says so."""
+    before, learner.config, learner.row_name = learner.config.gradient_checkpointing, config, policy_io.row_name(policy)
     learner.begin()
     if config.gradient_checkpointing != before:
         (recompute_layers if before == "off" else keep_layers)(learner.compute)

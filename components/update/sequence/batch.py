@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from instar.artifact import Batch, Policy, Rollouts, Scores
+from instar.components.policy_io import row_name
 from instar.components.trajectories import Doubles, Integers, Singles, Trajectories, Windows
 from instar.errors import ContractError, RewardError
 
@@ -102,10 +103,10 @@ def _slots(batch: Batch, table: pa.Table) -> tuple[Integers, list[str]]:
 
 
 def _check_policy(table: pa.Table, policy: Policy) -> None:
-    actors = set(table.column("policy").unique().to_pylist())
-    if actors != {policy.digest}:
+    actors, acting = set(table.column("policy").unique().to_pylist()), row_name(policy)
+    if actors != {acting}:
         raise ContractError(
-            expected=f"windows of policy {policy.digest}, from which this update starts",
+            expected=f"windows of the weights {acting}, those of policy {policy.digest}, from which this update starts",
             found=f"windows of {sorted(actors)[:3]}",
             where="rollouts:policy",
             action="roll out again: the past policy of a target is the one that the last iteration ended with",

@@ -46,8 +46,8 @@ def fit(ins: Ins, outs: Outs, config: SequenceConfig, ctx: Context) -> Metrics:
 
     stats = arm_stats(batch, rows, before, after)
     outs.stats.write(stats)
-    learner.save(outs.trainer)
-    policy_io.save_policy(model, ins.policy, outs.policy, ctx)
+    weights = learner.save(outs.trainer)
+    policy_io.save_policy(model, ins.policy, outs.policy, ctx, weights)
     return collect(batch, trace, stats, cosine)
 
 

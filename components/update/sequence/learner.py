@@ -52,22 +52,24 @@ class Learner:
             )
             self.updates = record["updates"]
 
-    def save(self, target: TrainerState) -> None:
-        """Write the state that the next update goes on from."""
+    def save(self, target: TrainerState) -> str:
+        """Write the state that the next update goes on from, and return the fingerprint of the trained weights."""
         from safetensors.torch import save_file
 
         self.optimizer.zero_grad()
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.optimizer.tensors().items()}
         save_file(tensors, target.path / "optimizer.safetensors")
+        weights = fingerprint(self.model)
         record = {
             "format": FORMAT,
-            "fingerprint": fingerprint(self.model),
+            "fingerprint": weights,
             "optimizer_steps": self.optimizer.steps,
             "adam_steps": self.optimizer.adam_steps(),
             "updates": self.updates,
             "config": settings(self.config),
         }
         target.write_json("trainer.json", record)
+        return weights
 
 
 def check_trainer(policy: Policy, trainer: TrainerState | None, reference: Policy | None, ctx: Context) -> None:

@@ -157,7 +157,7 @@ def test_the_policy_folder_is_complete_and_depends_on_the_weights_alone(world: W
     one, _ = world.update(PolicyGradientConfig(lr=1e-3))
     two, _ = world.update(PolicyGradientConfig(lr=1e-3))
     files = {p.name for p in one.policy.path.iterdir()}
-    assert files == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+    assert files == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "weights.json"}
     for name in files:
         assert (one.policy.path / name).read_bytes() == (two.policy.path / name).read_bytes()
 

@@ -12,7 +12,7 @@ import torch
 
 from instar import schema
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
-from instar.components.policy_io import RESIDENT, load_model
+from instar.components.policy_io import RESIDENT, load_model, row_name
 from instar.components.update import update_batch
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.stage import STAGE, Ins, Outs
@@ -77,7 +77,7 @@ class World:
         for artifact in (self.policy, self.trainer):
             kept.adopt(artifact)
         model = load_model(self.policy, self.context(kept if self.policy_is_resident() else Resident()))
-        self.batch, self.rollouts, self.scores = sample_rollouts(model, digest, seed=self.step)
+        self.batch, self.rollouts, self.scores = sample_rollouts(model, row_name(self.policy), seed=self.step)
 
     def policy_is_resident(self) -> bool:
         return (self.policy.path / RESIDENT).is_file()

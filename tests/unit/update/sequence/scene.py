@@ -21,7 +21,7 @@ from instar.components.continuous.config import (
     DecisionMambaArch,
     DecisionTransformerArch,
 )
-from instar.components.policy_io import load_model
+from instar.components.policy_io import load_model, row_name
 from instar.components.trajectories import Trajectories, open_trajectories
 from instar.components.update.sequence.batch import Labelled, join
 from instar.components.update.sequence.config import SequenceConfig
@@ -94,7 +94,7 @@ class Scene:
             self.rollouts.append(
                 RolloutRow(
                     rollout_id=f"{group}/0", task_id=episode.name, arm=episode.arm, kind="continuous", group_id=group,
-                    policy=self.policy.digest, token_ids=[], behaviour_logprobs=[], steps=[], truncated=False, seed=0,
+                    policy=row_name(self.policy), token_ids=[], behaviour_logprobs=[], steps=[], truncated=False, seed=0,
                     offset=start, actions=acted,
                 )
             )  # fmt: skip
