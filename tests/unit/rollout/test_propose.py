@@ -20,6 +20,7 @@ from instar.components.rollout.propose import act, batches
 from instar.components.trajectories import open_trajectories
 from instar.contract import Context, Metrics, Shard
 from instar.errors import ConfigError, ContractError, NumericsError
+from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, TaskRow
 from support import logged
 from support.logged import PENDULUM, SMALL, context, episode, policy, segment, slots
@@ -233,7 +234,7 @@ def test_a_language_model_cannot_propose(world: World) -> None:
     model = build("gpt2")
     model.save_pretrained(world.folder / "text")
     world.policy = Policy(world.folder / "text", "text")
-    with pytest.raises(ContractError, match="a continuous-continuous-control policy; found GPT2LMHeadModel"):
+    with pytest.raises(ContractError, match="a continuous-control policy; found GPT2LMHeadModel"):
         world.run(slots(DRAWN))
 
 
@@ -247,7 +248,7 @@ def test_weights_that_are_not_finite_are_noticed(world: World) -> None:
     model = load(world.policy.path)
     with torch.no_grad():
         model.heads.action.bias.fill_(float("nan"))  # type: ignore[union-attr]
-    trajectories = open_trajectories(world.data, {}, "rollout")
+    trajectories = open_trajectories(world.data, Resident(), "rollout")
     windows = trajectories.windows(np.array([0]), np.array([0]), 4)
     with pytest.raises(NumericsError, match="finite actions; found 4"):
         act(model, trajectories, windows, ProposeConfig(max_windows=8), context(world.folder))
