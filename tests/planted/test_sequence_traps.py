@@ -89,7 +89,7 @@ TRAPS: dict[str, tuple[Callable[[Scene], None], type[InstarError], str]] = {
     "beta without actions": (_no_actions, ContractError, r"beta 0\.5 and no actions"),
     "actions of another window": (_rollout(0, actions=[0.0, 0.0]), ContractError, "4 actions of 1 numbers"),
     "actions of one window lost": (_rollout(2, actions=[]), ContractError, "4 actions .* 0 numbers in row 2"),
-    "past policy of an earlier stage": (_other_policy, ContractError, "windows of policy digest0"),
+    "past policy of an earlier stage": (_other_policy, ContractError, "windows of the weights digest0"),
     "one window of another policy": (_rollout(5, policy="other"), ContractError, "rollouts:policy"),
     "start behind the end": (_rollout(0, offset=6), ContractError, r"a start in 0\.\.5 of episode e0"),
     "an episode that is not logged": (_rollout(0, task_id="e9"), ContractError, "'e9'"),
@@ -211,7 +211,7 @@ def test_settings_that_changed_under_way(scene: Scene) -> None:
 
 def test_a_language_model(scene: Scene, tmp_path: Path) -> None:
     scene.policy = save_model(tiny_llama(), tmp_path / "llama", scene.policy.digest)
-    with pytest.raises(ContractError, match="a continuous-continuous-control policy"):
+    with pytest.raises(ContractError, match="a continuous-control policy"):
         scene.update()
 
 

@@ -325,7 +325,7 @@ def test_main_prints_the_plan_before_it_refuses_it(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("scale", ["tiny", "single", "paper"])
 def test_a_recipe_without_text_is_refused_by_name(scale: str) -> None:
-    """The model counts tokens of a language model; a continuous-continuous-control policy has none, and no number would be
+    """The model counts tokens of a language model; a continuous-control policy has none, and no number would be
     right."""
     with pytest.raises(ConfigError) as caught:
         plan(build("decision_mamba", scale), gpus=1, model_size_b=0.001, work_s=60)

@@ -110,7 +110,7 @@ def test_no_rows_and_no_data_are_refused() -> None:
     with pytest.raises(ContractError, match="no rows"):
         read()
     with pytest.raises(ContractError, match=r"expected logged trajectories; found none; at update\.data"):
-        open_trajectories(None, {}, "update")
+        open_trajectories(None, Resident(), "update")
 
 
 def test_unknown_episodes_and_starts_outside_are_refused() -> None:

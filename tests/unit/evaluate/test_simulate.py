@@ -347,7 +347,7 @@ BAD: dict[str, tuple[Callable[[World], None], str]] = {
         "different returns of a random policy and of the expert; found 1 for both",
     ),
     "table": (short_table, "at most 23 steps, the policy's max_timestep; found 24 limit"),
-    "text": (text_policy, "a continuous-continuous-control policy; found GPT2LMHeadModel"),
+    "text": (text_policy, "a continuous-control policy; found GPT2LMHeadModel"),
 }  # fmt: skip
 
 

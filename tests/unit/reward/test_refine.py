@@ -146,7 +146,7 @@ def test_no_rollouts_no_data_and_a_text_policy_are_refused(world: World) -> None
     text.path.mkdir()
     text.write_json("config.json", {"model_type": "gpt2"})
     ins = dataclasses.replace(ins, policy=text, data=Rollouts(world.data.path))
-    with pytest.raises(ContractError, match="a continuous-continuous-control policy; found model_type gpt2"):
+    with pytest.raises(ContractError, match="a continuous-control policy; found model_type gpt2"):
         stage.STAGE(ins, out, RefineConfig(), context(world.folder))
 
 

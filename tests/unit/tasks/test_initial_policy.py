@@ -13,7 +13,7 @@ from instar.artifact import Policy, QualityReport, Rollouts, Tasks
 from instar.components.catalog import DATASET_PREP
 from instar.components.dataset_prep.config import ArmConfig, Checkpoint, Packaged, PoolsConfig, TextConfig, pretrained
 from instar.components.dataset_prep.stage import Ins, Outs
-from instar.components.policy_io import load_model
+from instar.components.policy_io import FINGERPRINT, fingerprint, load_model, row_name
 from instar.components.tokenizer import TextTokenizer, load_tokenizer
 from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, ContractError, NumericsError
@@ -58,10 +58,13 @@ def prepare(
 
 
 def test_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
-    outs, metrics = prepare(tmp_path, Checkpoint(path=str(llama(tmp_path / "mine"))), "chat")
+    mine = llama(tmp_path / "mine")
+    (mine / FINGERPRINT).write_text('{"fingerprint": "of the weights before somebody tuned them"}')
+    outs, metrics = prepare(tmp_path, Checkpoint(path=str(mine)), "chat")
     assert metrics["num_tasks"] == 8 and metrics["num_parameters"] > 265 * 16
     model = load_model(outs.policy, Context(evolution="x", stage="rollout", step=0, scratch=tmp_path))
     assert model.dtype == torch.bfloat16
+    assert row_name(outs.policy) == fingerprint(model)
     rows = outs.tasks.read()
     assert {row.form for row in rows} == {"chat"} and all("\\boxed" in row.prompt for row in rows)
     tokenizer = load_tokenizer(outs.policy)

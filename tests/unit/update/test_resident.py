@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from instar.components.policy_io import MODEL, RESIDENT, cast_copy, fingerprint, load_model
+from instar.components.policy_io import MODEL, RESIDENT, cast_copy, fingerprint, load_model, row_name
 from instar.components.rollout.engine import check_canary
 from instar.components.rollout.llama_forward import refusal
 from instar.components.update.config import Kl, LoraConfig, PolicyGradientConfig
 from instar.components.update.learner import at_rest
 from instar.components.update.presets import preset
-from instar.errors import ArtifactError, EngineError, LedgerError
+from instar.errors import ArtifactError, ContractError, EngineError, LedgerError
 from instar.resident import Resident
 from unit.update.world import World, make_world, tiny_llama
 
@@ -191,3 +191,30 @@ def test_a_cast_copy_keeps_buffers_and_ties() -> None:
     assert half.model.rotary_emb.inv_freq.dtype == torch.float32
     assert model.lm_head.weight.dtype == torch.float32
     assert half.lm_head.weight.data_ptr() != model.lm_head.weight.data_ptr()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_have_one_name_for_weights_in_memory_and_in_files(tmp_path: Path, name: str) -> None:
+    """So a table says the same under both clocks. Adapters are merged, and a bfloat16 policy is rounded, before it is named."""
+    names = []
+    for durable in (True, False):
+        (tmp_path / f"{durable}").mkdir()
+        world, resident = make_world(tmp_path / f"{durable}"), Resident()
+        assert row_name(world.policy) == "digest0", "no stage wrote this folder"
+        _segment(world, CASES[name], [durable], resident)
+        model = load_model(world.policy, world.context(Resident() if durable else resident))
+        assert row_name(world.policy) == fingerprint(model)
+        names.append(row_name(world.policy))
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_rows_of_the_step_before_are_noticed_wherever_the_weights_are(world: World, durable: bool) -> None:
+    resident, config = Resident(), dataclasses.replace(preset("sec"), lr=1e-3)
+    _segment(world, config, [durable], resident)
+    before, rows = row_name(world.policy), list(world.rollouts)
+    _segment(world, config, [durable], resident)
+    assert before != row_name(world.policy)
+    world.rollouts = rows
+    with pytest.raises(ContractError, match=f"rollouts of the weights {row_name(world.policy)}.*{before}"):
+        world.update(config, resident)

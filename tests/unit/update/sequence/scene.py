@@ -1,4 +1,4 @@
-"""Logged episodes, windows of them and a continuous-continuous-control policy on disk: what every test of the supervised
+"""Logged episodes, windows of them and a continuous-control policy on disk: what every test of the supervised
 update starts from."""
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Scene:
         """
         self.runs += 1
         ins = self.ins(self.root / f"run{self.runs}")
-        data = open_trajectories(ins.data, {}, "test")
+        data = open_trajectories(ins.data, Resident(), "test")
         model: Any = load_model(self.policy if policy is None else policy, self.context())
         batch = join(ins.batch, ins.rollouts, ins.scores, self.policy, data, model.arch.window, SCALE)
         return data, batch, Samples(data, batch, model, "cpu"), model
