@@ -62,8 +62,8 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutRow:
-    """One trajectory, sampled or logged. Of text, token ids are the record and text is a view of them; of control (`kind`
-    `control`), the four flat columns at the end, one step after the other, which are empty in every other kind."""
+    """One trajectory, sampled or logged. Of text, token ids are the record and text is a view of them; of continuous control
+    (`kind` `continuous`), the four flat columns at the end, one step after the other, which are empty in every other kind."""
 
     rollout_id: Annotated[str, Column("`<group_id>/<sample>`", unique=True, min_length=1)]
     task_id: Annotated[str, Column("task that was attempted; of a logged window, its episode", min_length=1)]
