@@ -31,7 +31,6 @@ import numpy as np
 from instar import config as configs
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.catalog import EVALUATE
-from instar.components.dataset_prep import counting
 from instar.components.dataset_prep.config import FromScratch, TextConfig
 from instar.components.generated.templates import KINDS
 from instar.contract import Context
@@ -40,7 +39,7 @@ from instar.pipelines.execute import execute
 from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.recipes.spark import spark
+from instar.pipelines.recipes import spark
 from instar.workspace import Workspace, create_workspace
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,6 +47,8 @@ FILES = {"recipe": RESULTS / "spark_claims.jsonl", "long": RESULTS / "spark_clai
 Job = tuple[str, int]
 GRPO: dict[str, Any] = {"curriculum": {"generated": None}, "reward": {"recycle": None}}
 LIGHT = "SPARK, generated tasks at .3"
+LONG = (*spark.TAUGHT, 12, 15, 18, 21, 24, 28)
+"""Lengths of the rows of `--rows long`."""
 ARMS = ("SPARK", LIGHT, "GRPO, same solve prompts", "GRPO, as many rollouts")
 MEASURES = {
     "plain": "plain accuracy",
@@ -62,9 +63,9 @@ MEASURES = {
 
 def recipe_of(arm: str, steps: int, rows: str) -> Recipe:
     """Return the tiny recipe of one arm with `steps` updates (0: as many as the recipe has), evaluated once at the end."""
-    base = spark("tiny", None)
+    base = spark.tiny()
     if rows == "long":
-        base = dataclasses.replace(base, dataset_prep=counting.counting(counting.LONG, least=1, most=9))
+        base = dataclasses.replace(base, dataset_prep=spark.counting(LONG, least=1, most=9))
     total = steps or base.iterations * base.inner_steps
     changes: dict[str, Any] = {
         "iterations": 1,

@@ -1,9 +1,4 @@
-"""Configuration of dataset preparation; of text: one `ArmConfig` per pool, and the arms of Self-Evolving Curriculum.
-
-SEC (arXiv 2505.14970) trains on three levels per puzzle with 10,000 prompts each and tests 200 prompts per level, one
-harder level being out of distribution. It keeps no validation pool; here every trained arm has one, so that no checkpoint is
-chosen on test items.
-"""
+"""Configuration of dataset preparation: pools of text, with one `ArmConfig` per pool, or logged trajectories."""
 
 from __future__ import annotations
 
@@ -19,8 +14,6 @@ from instar.components.dataset_prep.templates import TEMPLATES
 from instar.components.dataset_prep.warmstart import WarmStartConfig
 from instar.components.generated.anchors import AnchorConfig
 from instar.errors import ConfigError, nearest
-
-SEC_TRAIN, SEC_VAL, SEC_TEST = 10_000, 200, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,63 +119,6 @@ class TextConfig(Piece):
 
 
 Config: TypeAlias = TextConfig | OfflineConfig
-
-
-def countdown_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST) -> tuple[ArmConfig, ...]:
-    """Return SEC's Countdown arms: 3, 4, 5 numbers, and 6 numbers out of distribution."""
-    return _ladder("countdown", [(k, {"numbers": k}) for k in (3, 4, 5, 6)], train, val, test)
-
-
-def zebra_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST) -> tuple[ArmConfig, ...]:
-    """Return SEC's Zebra arms: 3x3, 4x4, 5x5 houses x characteristics, and 6x6 out of distribution."""
-    return _ladder("zebra", [(k, {"people": k, "characteristics": k}) for k in (3, 4, 5, 6)], train, val, test)
-
-
-def arc1d_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST) -> tuple[ArmConfig, ...]:
-    """Return SEC's ARC-1D arms: strings of length 10, 20, 30 with three examples, and 40 out of distribution."""
-    return _ladder("arc1d", [(k, {"size": k, "examples": 3}) for k in (10, 20, 30, 40)], train, val, test)
-
-
-def arithmetic_arms(train: int = SEC_TRAIN, val: int = SEC_VAL, test: int = SEC_TEST) -> tuple[ArmConfig, ...]:
-    """Return sums of 2 to 6 two-digit terms, out of distribution 7: an offline stand-in for MATH levels 1 to 5."""
-    return _ladder("arithmetic", [(k - 1, {"terms": k, "digits": 2}) for k in (2, 3, 4, 5, 6, 7)], train, val, test)
-
-
-def sorting_arms(levels: range, ood: range, train: int, val: int, test: int) -> tuple[ArmConfig, ...]:
-    """Return one arm per list length: `levels` are trained, `ood` only tested. Three digits make 1,000 tasks in all."""
-    return tuple(
-        ArmConfig(
-            name=f"sort-{n:02d}",
-            domain="sorting",
-            level=float(n),
-            params={"length": n},
-            train=0 if n in ood else min(train, 10**n * 16 // 25),
-            val=0 if n in ood else val,
-            test=test,
-            ood=n in ood,
-        )
-        for n in (*levels, *ood)
-    )
-
-
-def _ladder(
-    domain: str, levels: list[tuple[int, dict[str, int]]], train: int, val: int, test: int
-) -> tuple[ArmConfig, ...]:
-    """Return one arm per level; the last is out of distribution."""
-    last = levels[-1][0]
-    return tuple(
-        ArmConfig(
-            name=f"{domain}-{level}",
-            domain=domain,
-            level=float(level),
-            params=params,
-            train=0 if level == last else train,
-            val=0 if level == last else val,
-            test=test,
-            ood=level == last,
-        )
-        for level, params in levels
-    )
 
 
 def _wrong(expected: str, found: object, where: str, action: str) -> ConfigError:

@@ -1,28 +1,37 @@
-"""The two small ladders of Self-Evolving Curriculum: number facts for a pretrained model, digits for one that is made here."""
+"""Ladders: arms of one domain that grow harder step by step. A recipe says how long they are and how many tasks an arm has."""
 
 from __future__ import annotations
 
-from instar.components.dataset_prep.charlm import CharModelConfig
-from instar.components.dataset_prep.config import (
-    ArmConfig,
-    Checkpoint,
-    FromScratch,
-    PoolsConfig,
-    TextConfig,
-    arithmetic_arms,
-    pretrained,
-)
-from instar.components.dataset_prep.warmstart import WarmStartConfig
-from instar.components.generated.anchors import AnchorConfig
+from collections.abc import Sequence
 
-FACTS = (16, 12, 14), (500, 48, 64)
-"""Train, val and test of `facts`: all 42 facts of one digit beside the three that are shown, and as many others as they need."""
+from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
+
+
+def ladder(
+    domain: str, levels: Sequence[tuple[int, dict[str, int]]], train: int, val: int, test: int
+) -> tuple[ArmConfig, ...]:
+    """Return one arm per pair of level and parameters. The last arm is out of distribution: it is tested, never trained on."""
+    out_of_distribution = levels[-1][0]
+    return tuple(
+        ArmConfig(
+            name=f"{domain}-{level}",
+            domain=domain,
+            level=float(level),
+            params=params,
+            train=0 if level == out_of_distribution else train,
+            val=0 if level == out_of_distribution else val,
+            test=test,
+            ood=level == out_of_distribution,
+        )
+        for level, params in levels
+    )
 
 
 def facts(one_digit: tuple[int, int, int], wider: tuple[int, int, int]) -> PoolsConfig:
     """Return few-shot pools of sums and products of one digit and sums of two digits and one; two and two are only tested.
 
-    Sizes are train, val and test; `wider` are those of the sums with two digits. An arm of one digit has 45 tasks in all.
+    Sizes are train, val and test; `wider` are those of the sums with two digits. An arm of one digit has 45 tasks in all, of which
+    three are shown as solved.
     """
     levels = [
         ("add-1-1", {"left": 1, "right": 1}, one_digit),
@@ -37,23 +46,3 @@ def facts(one_digit: tuple[int, int, int], wider: tuple[int, int, int]) -> Pools
         for n, (name, params, (train, val, test)) in enumerate(levels, 1)
     )
     return PoolsConfig(arms=arms, template="few_shot")
-
-
-def sorter(arms: tuple[str, ...], steps: int = 300) -> FromScratch:
-    """Return a Llama of 124,160 parameters over digits, warm-started for `steps` batches of 64 on `arms`."""
-    return FromScratch(
-        model=CharModelConfig(alphabet="0123456789=", hidden=64, layers=3, heads=4, intermediate=128),
-        warm_start=WarmStartConfig(arms=arms, steps=steps, batch=64),
-    )
-
-
-def judged_facts(model: str | None) -> TextConfig:
-    """Return number facts with anchors to judge, for a pretrained model that continues text."""
-    anchors = AnchorConfig(wording="few_shot", questions=24)
-    return TextConfig(pools=facts(*FACTS), initial=pretrained(model), anchors=anchors)
-
-
-def judged_sums(model: str | None) -> TextConfig:
-    """Return sums of 2 to 6 terms inside a chat template, with anchors to judge, for Qwen2.5-7B-Instruct or `model`."""
-    pools = PoolsConfig(arms=arithmetic_arms(train=5000), template="chat")
-    return TextConfig(pools=pools, initial=Checkpoint(path=model or "Qwen/Qwen2.5-7B-Instruct"), anchors=AnchorConfig())

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from instar.components.columns import Piece
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
-from instar.components.generated.templates import Wording
 from instar.components.rollout.config import EngineConfig
 from instar.config import out_of_range
 
@@ -154,20 +153,6 @@ class SimulateConfig(Judged):
 
 
 Config: TypeAlias = AnswerConfig | SimulateConfig
-
-
-def judged(wording: Wording, max_new_tokens: int, mode: Literal["gated", "published"] = "gated") -> AnswerConfig:
-    """Return greedy answers to validation tasks, judged and corrected by the policy itself (SPARK section 5)."""
-    judge, reflect = JudgeConfig(wording=wording), ReflectConfig(mode=mode)
-    return AnswerConfig(
-        splits=("val",),
-        style=judge.style,
-        samples=0,
-        greedy=True,
-        max_new_tokens=max_new_tokens,
-        judge=judge,
-        reflect=reflect,
-    )
 
 
 def _require(holds: bool, name: str, expected: str, found: Any) -> None:

@@ -13,7 +13,7 @@ from instar.config import out_of_range
 
 @dataclass(frozen=True, kw_only=True)
 class RecycleConfig:
-    """Generated tasks made of every step's attempts (SPARK section 2). `published` gives the rule of the release."""
+    """Generated tasks made of every step's attempts (SPARK section 2)."""
 
     wording: Wording = "words"
     """`words` for language models, `terse` for character models."""
@@ -47,12 +47,6 @@ class RecycleConfig:
     def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them: `terse` has one form of reflection."""
         return {"rule.known_wrong_share": "recycle.wording=words or few_shot"} if self.wording == "terse" else {}
-
-    @classmethod
-    def published(cls, wording: Wording = "words") -> RecycleConfig:
-        """Return the rule as released: labels follow the policy, truncated attempts count as wrong, no age, no size, repeats."""
-        rule = Rule(balance="none", confirm_share=0.0)
-        return cls(wording=wording, rule=rule, max_age=0, max_size=0, remember=0, keep_truncated=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,10 +49,6 @@ class EngineConfig:
         return dict.fromkeys(("memory_share", "lora_rank", "batch_invariant"), "engine.name=vllm")
 
 
-BF16 = EngineConfig(dtype="bfloat16")
-"""What belongs to an update in bfloat16: the float32 weights that it keeps are another policy than the rounded ones."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Piece):
     """Text sampled for training. No top-p, no top-k: both sample from a distribution the trainer does not score."""

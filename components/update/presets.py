@@ -1,4 +1,5 @@
-"""Named updates. A preset sets every axis that its paper or published code sets; the rest keep their defaults.
+"""Named updates. A preset sets every axis of the objective that its paper or published code sets; the rest keep
+their defaults. Rates and sizes of a method stand in its recipe.
 
 `grpo` arXiv 2402.03300, `dr_grpo` 2503.20783, `dapo` 2503.14476, `gspo` 2507.18071, `cispo` 2506.13585, `rloo`
 2402.14740, `ppo` 1707.06347, `sec` 2505.14970, `spark` 2509.22624. Lengths of `dr_grpo` and `dapo` are the papers';
@@ -67,9 +68,9 @@ PRESETS: dict[str, PolicyGradientConfig] = {
         preset="gspo", ratio="sequence", clip_low=3e-4, clip_high=4e-4, aggregate="seq_token_mean", mismatch=_OFF
     ),
     "cispo": PolicyGradientConfig(preset="cispo", objective="cispo", cap=5.0, mismatch=_OFF),
-    "sec": PolicyGradientConfig(preset="sec", clip_high=0.2, minibatches=4, lr=1e-6, mismatch=_OFF),
+    "sec": PolicyGradientConfig(preset="sec", clip_high=0.2, mismatch=_OFF),
     "spark": PolicyGradientConfig(
-        preset="spark", clip_high=0.2, kl=Kl(place="loss", kind="k3", coef=0.001), lr=5e-7, mismatch=_OFF
+        preset="spark", clip_high=0.2, kl=Kl(place="loss", kind="k3", coef=0.001), mismatch=_OFF
     ),
 }
 

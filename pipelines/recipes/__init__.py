@@ -1,30 +1,30 @@
-"""Every recipe by name: a function of scale and base model that returns a frozen `Recipe`, and the scales it has.
+"""Every method by name, with the recipes of its scales. One file per paper holds every number of it.
 
 A recipe that names a GPU gets the settings that depend on it from a plan for that one (`pipelines.fit`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from instar.errors import ConfigError, nearest
 from instar.pipelines.fit import fit
-from instar.pipelines.recipe import Recipe, Scale
-from instar.pipelines.recipes.decision_mamba import decision_mamba
-from instar.pipelines.recipes.sec import sec
-from instar.pipelines.recipes.spark import spark
+from instar.pipelines.method import Method
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes.decision_mamba import DECISION_MAMBA
+from instar.pipelines.recipes.sec import SEC
+from instar.pipelines.recipes.spark import SPARK
 
-Build = Callable[[Scale, str | None], Recipe]
-RECIPES: dict[str, tuple[Build, tuple[str, ...]]] = {
-    "decision_mamba": (decision_mamba, ("tiny", "single", "paper")),
-    "sec": (sec, ("tiny", "small", "single", "paper")),
-    "spark": (spark, ("tiny", "small", "paper")),
+METHODS: dict[str, Method] = {
+    "decision_mamba": DECISION_MAMBA,
+    "sec": SEC,
+    "spark": SPARK,
 }
 
 
 def build(name: str, scale: str, model: str | None = None, device: str | None = None) -> Recipe:
     """Return recipe `name` at `scale`; `model` is the base checkpoint of the scales that need one, `device` the GPU to plan for."""
-    return planned(method(name, scale, model), device)
+    return planned(method(name).recipe(scale, model), device)
 
 
 def planned(recipe: Recipe, device: str | None = None, given: Mapping[str, Any] | None = None) -> Recipe:
@@ -41,20 +41,8 @@ def planned(recipe: Recipe, device: str | None = None, given: Mapping[str, Any] 
     return fit(recipe, device or recipe.device, given)
 
 
-def method(name: str, scale: str, model: str | None = None) -> Recipe:
-    """Return recipe `name` at `scale` before any plan."""
-    if name not in RECIPES:
-        raise ConfigError(expected="a recipe", found=repr(name), where="recipe", action=nearest(name, RECIPES))
-    function, scales = RECIPES[name]
-    if scale not in scales:
-        raise ConfigError(
-            expected=f"a scale of {name}", found=repr(scale), where="--scale", action=nearest(scale, scales)
-        )
-    if model and (scale == "tiny" or name == "decision_mamba"):
-        raise ConfigError(
-            expected=f"no --model: {name} at {scale} makes its own",
-            found=model,
-            where="--model",
-            action="leave it out, or choose a scale that starts from a checkpoint",
-        )
-    return function(cast(Scale, scale), model)
+def method(name: str) -> Method:
+    """Return the method of that name."""
+    if name not in METHODS:
+        raise ConfigError(expected="a recipe", found=repr(name), where="recipe", action=nearest(name, METHODS))
+    return METHODS[name]

@@ -17,9 +17,9 @@ STATEMENTS = {
     "catalog": "import instar.components.catalog",
     "recipes": "import instar.pipelines.recipes",
     "every recipe at every scale": (
-        "from instar.pipelines.recipes import RECIPES, build\n"
-        "for name, (_, scales) in RECIPES.items():\n"
-        "    for scale in scales: build(name, scale)"
+        "from instar.pipelines.recipes import METHODS, build\n"
+        "for name, method in METHODS.items():\n"
+        "    for scale in method.scales: build(name, scale)"
     ),
     "contracts": (
         "from instar.pipelines.catalog import STAGES\n"

@@ -27,12 +27,12 @@ import instar, instar.cli.app, instar.cli.commands, instar.cli.explain, instar.c
 from instar import contract, schema
 from instar.artifact import CLASSES, Table
 from instar.pipelines.catalog import STAGES
-from instar.pipelines.recipes import RECIPES, build
+from instar.pipelines.recipes import METHODS, build
 for stage in STAGES.values():
     contract.ports(stage.ins), contract.ports(stage.outs), instar.pipelines.stage_command.parser(stage)
 for kind in CLASSES.values():
     if issubclass(kind, Table): schema.arrow_schema(kind.row)
-recipes = [build(name, scale).name for name, (_, scales) in RECIPES.items() for scale in scales]
+recipes = [build(name, scale).name for name, method in METHODS.items() for scale in method.scales]
 absent = []
 for name in {HEAVY!r}:
     try: importlib.import_module(name)

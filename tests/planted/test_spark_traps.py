@@ -27,6 +27,7 @@ from instar.components.reward.verifiers import VERSION, Score, verify
 from instar.components.update.advantages import advantages
 from instar.components.update.update_batch import join
 from instar.errors import ConfigError
+from instar.pipelines.recipes.spark import published
 from instar.rows import BatchRow, RolloutRow, ScoreRow, TaskRow
 from support.attempts import TERSE, WORDS, Attempted, attempts, context, decode, rollout, simulated, task, text_of
 
@@ -37,7 +38,7 @@ def recycle_config(**changes: object) -> VerifyConfig:
     return VerifyConfig(style="line", recycle=RecycleConfig(wording="terse", **changes))  # type: ignore[arg-type]
 
 
-PUBLISHED = VerifyConfig(style="line", recycle=RecycleConfig.published("terse"))
+PUBLISHED = VerifyConfig(style="line", recycle=published("terse"))
 
 
 def made_over(config: VerifyConfig, rate: float) -> list[TaskRow]:

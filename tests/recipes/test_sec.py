@@ -18,7 +18,7 @@ from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
-from instar.pipelines.recipes.sec import sec
+from instar.pipelines.recipes.sec import small
 from instar.workspace import create_workspace
 
 
@@ -36,7 +36,7 @@ def test_thirty_updates_beat_the_base(tmp_path: Path) -> None:
 
 
 def test_small_reads_answers_as_it_trains_them_and_tests_the_held_out_level_first() -> None:
-    recipe = sec("small", None)
+    recipe = small()
     assert isinstance(recipe, Recipe) and recipe.scale == "small"
     protocols = [(c.style, c.stop, c.max_new_tokens) for c in (recipe.evaluate, recipe.test)]  # type: ignore[union-attr]
     rollout = (recipe.reward.style, recipe.rollout.stop, recipe.rollout.max_new_tokens)  # type: ignore[union-attr]
@@ -49,7 +49,7 @@ def test_small_reads_answers_as_it_trains_them_and_tests_the_held_out_level_firs
 
 def test_small_runs_with_a_model_that_can_add_a_little(tmp_path: Path) -> None:
     """The recipe's own loop, pools, prompts and stop string; a character model stands in for the pretrained one."""
-    whole = sec("small", None)
+    whole = small()
     beginner = FromScratch(
         model=CharModelConfig(alphabet="0123456789=+*\n", hidden=32, layers=2, heads=2, intermediate=64),
         warm_start=WarmStartConfig(arms=("add-1-1", "add-2-1"), steps=150, batch=64),

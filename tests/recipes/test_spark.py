@@ -13,7 +13,6 @@ import pytest
 from instar import config as configs
 from instar.artifact import Evaluation, Tasks
 from instar.components.curriculum.config import GeneratedDraw
-from instar.components.dataset_prep import counting
 from instar.components.dataset_prep.config import Checkpoint, TextConfig
 from instar.components.dataset_prep.domains import DOMAINS
 from instar.components.dataset_prep.pools import build_pools
@@ -26,20 +25,19 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
-from instar.pipelines.recipe import Scale
-from instar.pipelines.recipes.spark import spark
+from instar.pipelines.recipes import spark
 from instar.rows import TaskRow
 from instar.workspace import create_workspace
 
 
 def _tasks() -> list[TaskRow]:
-    rows = build_pools(counting.rows(range(8, 9), train=100, val=4, test=4), lambda pool: len(pool))
+    rows = build_pools(spark.rows(range(8, 9), train=100, val=4, test=4), lambda pool: len(pool))
     return [row for row in rows if row.split == "train"]
 
 
 def test_paper_has_the_published_settings() -> None:
     """Section 4: 64 prompts x 8 rollouts, 64 generated prompts in an update of their own, lr 5e-7, k3 as a loss at 1e-3."""
-    recipe = spark("paper", None)
+    recipe = spark.paper()
     assert isinstance(recipe.dataset_prep, TextConfig)
     assert recipe.dataset_prep.initial == Checkpoint(path="Qwen/Qwen2.5-7B-Instruct")
     assert (recipe.curriculum.prompts, recipe.curriculum.group_size) == (64, 8)
@@ -70,7 +68,7 @@ def test_paper_has_the_published_settings() -> None:
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
 def test_repaired_settings_where_labels_would_drift(scale: str) -> None:
-    recipe = spark(scale, None)  # type: ignore[arg-type]
+    recipe = spark.SPARK.recipe(scale)
     assert isinstance(recipe.reward, VerifyConfig) and recipe.reward.recycle is not None
     assert recipe.reward.recycle.rule.balance != "none"
     assert recipe.reward.recycle.rule.confirm_share == 0.25
@@ -93,15 +91,15 @@ def test_a_batch_of_generated_tasks_that_can_never_be_full_is_refused(
     changes = {"curriculum": {"generated": draw | {"mode": "alternate"}}, "reward": {"recycle": recycle}}
     if most:
         with pytest.raises(ConfigError, match=f"generated.prompts <= {most}"):
-            configs.merge(spark("tiny", None), changes)
+            configs.merge(spark.tiny(), changes)
     else:
-        configs.merge(spark("tiny", None), changes)
+        configs.merge(spark.tiny(), changes)
     changes["curriculum"]["generated"]["mode"] = "mixed"
-    configs.merge(spark("tiny", None), changes)
+    configs.merge(spark.tiny(), changes)
 
 
 def test_model_replaces_the_packaged_one() -> None:
-    recipe = spark("small", "/models/mine")
+    recipe = spark.small("/models/mine")
     assert isinstance(recipe.dataset_prep, TextConfig)
     assert recipe.dataset_prep.initial == Checkpoint(path="/models/mine")
 
@@ -125,7 +123,8 @@ def test_counts_stay_in_their_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "least", "most", "within"), [(counting.LENGTHS, 0, 64, False), (counting.LONG, 1, 9, True)]
+    ("lengths", "least", "most", "within"),
+    [(spark.LENGTHS, 0, 64, False), ((*spark.TAUGHT, 12, 15, 18, 21, 24, 28), 1, 9, True)],
 )
 def test_numbers_that_the_start_cannot_say(lengths: Sequence[int], least: int, most: int, within: bool) -> None:
     """The ceiling of the recipe, and the rows of the claims that have none."""
@@ -136,8 +135,8 @@ def test_numbers_that_the_start_cannot_say(lengths: Sequence[int], least: int, m
             if row.split in splits
         }
         for pools, splits in (
-            (counting.rows(counting.TAUGHT, 1000, 4, 4), ("train",)),
-            (counting.rows(lengths, 100, 48, 64, least, most), ("train", "val", "id")),
+            (spark.rows(spark.TAUGHT, 1000, 4, 4), ("train",)),
+            (spark.rows(lengths, 100, 48, 64, least, most), ("train", "val", "id")),
         )
     )
     assert (asked <= taught) == within
@@ -165,8 +164,8 @@ def test_worked_examples_say_what_a_verifier_says() -> None:
 
 def test_the_warm_start_sees_no_question_of_a_held_out_pool() -> None:
     """Neither solved nor judged nor corrected: 200 rows of training are in 900 examples, 24 of the other pools are in none."""
-    rows = build_pools(counting.rows(range(8, 10), train=100, val=6, test=6), lambda pool: len(pool))
-    warm = counting.counter(range(8, 10), steps=1).warm_start
+    rows = build_pools(spark.rows(range(8, 10), train=100, val=6, test=6), lambda pool: len(pool))
+    warm = spark.counter(range(8, 10), steps=1).warm_start
     shown = {prompt.partition("=")[0] for prompt, _ in pairs(rows, warm, seed=0)}
     held = {row.prompt.partition("=")[0] for row in rows if row.split != "train"}
     assert len(held) == 24 and not shown & held
@@ -203,7 +202,7 @@ def test_one_evolution_judges_and_corrects(tmp_path: Path) -> None:
         "curriculum": {"prompts": 16, "generated": {"prompts": 12}},
         "dataset_prep": {"initial": {"warm_start": {"steps": 40}}},
     }
-    recipe = configs.merge(spark("tiny", None), changes)
+    recipe = configs.merge(spark.tiny(), changes)
     workspace = create_workspace(tmp_path, "spark-test")
     outcome = evolve(LocalRunner(workspace, threads=1), recipe)
     fused = next(e for e in workspace.ledger.of("stage") if e.body["stage"] == "fused")
@@ -216,7 +215,7 @@ def test_one_evolution_judges_and_corrects(tmp_path: Path) -> None:
     assert 1.0 <= reflected["calls_mean"] <= reflected["calls_max"] <= 5
     kinds = summary["judge"]["kinds"]
     assert set(kinds) == {"judge-point", "judge-pair"}
-    assert counting.arm(6) in summary["splits"]["id"]["arms"]
+    assert spark.arm(6) in summary["splits"]["id"]["arms"]
 
 
 def _right(task: TaskRow, answer: str) -> bool:
@@ -226,10 +225,10 @@ def _right(task: TaskRow, answer: str) -> bool:
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small", pytest.param("paper", marks=pytest.mark.slow)])
-def test_the_tasks_of_an_evaluation_by_suite_have_the_anchors(scale: Scale, tmp_path: Path) -> None:
+def test_the_tasks_of_an_evaluation_by_suite_have_the_anchors(scale: str, tmp_path: Path) -> None:
     from instar.pipelines.evaluation import pools
 
-    tasks = pools(spark(scale, None), "spark-x-seed0", tmp_path / "tasks")
+    tasks = pools(spark.SPARK.recipe(scale), "spark-x-seed0", tmp_path / "tasks")
     assert sum(row.split == "anchor" for row in tasks.read()) > 0
 
 
@@ -239,7 +238,7 @@ def test_judging_rises_above_chance_and_solving_does_not_pay_for_it(tmp_path: Pa
 
     All is measured on tasks that chose nothing. After so few updates worlds differ much, so the claim is about their mean.
     """
-    recipe = configs.merge(spark("tiny", None), {"iterations": 1, "inner_steps": 60, "gate": {"select": "last"}})
+    recipe = configs.merge(spark.tiny(), {"iterations": 1, "inner_steps": 60, "gate": {"select": "last"}})
     own, solved = [], []
     for world in range(3):
         workspace = create_workspace(tmp_path / str(world), f"spark-toy-seed{world}")

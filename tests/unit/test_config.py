@@ -14,7 +14,7 @@ from instar import config as configs
 from instar.components.curriculum.config import SecConfig, ThompsonConfig, UniformConfig
 from instar.errors import ConfigError
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.recipes import RECIPES, build
+from instar.pipelines.recipes import METHODS, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ def test_nan_has_no_digest() -> None:
         configs.dumps(Run(target=float("nan")))
 
 
-@pytest.mark.parametrize(("name", "scale"), [(n, s) for n, (_, scales) in RECIPES.items() for s in scales], ids=str)
+@pytest.mark.parametrize(("name", "scale"), [(n, s) for n, method in METHODS.items() for s in method.scales], ids=str)
 def test_recipes_survive_their_own_json(name: str, scale: str) -> None:
     recipe = build(name, scale)
     assert configs.from_dict(Recipe, json.loads(configs.dumps(recipe))) == recipe

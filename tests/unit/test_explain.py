@@ -11,14 +11,14 @@ from instar import config as configs
 from instar.cli.explain import explain
 from instar.components.continuous.config import BcArch, DecisionMambaArch, DecisionTransformerArch
 from instar.components.curriculum.config import BestConfig, GeneratedDraw, SecConfig, UniformConfig
-from instar.components.dataset_prep.counting import counter
 from instar.components.dataset_prep.offline.config import NoiseConfig, OfflineConfig
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.generated.anchors import AnchorConfig
 from instar.components.generated.rule import Rule
 from instar.components.reward.config import RecycleConfig, RefineConfig
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.recipes import RECIPES, build
+from instar.pipelines.recipes import METHODS, build
+from instar.pipelines.recipes.spark import counter, published
 
 PSER = RefineConfig(beta_end=0.85, beta_cap=0.5, stages=6)
 
@@ -45,7 +45,7 @@ def sections(text: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "scale"), [(name, scale) for name, (_, scales) in RECIPES.items() for scale in scales]
+    ("name", "scale"), [(name, scale) for name, method in METHODS.items() for scale in method.scales]
 )
 def test_every_recipe_fits_the_page_and_names_its_digest(name: str, scale: str) -> None:
     recipe = build(name, scale)
@@ -151,7 +151,7 @@ def test_own_tasks_judge_and_reflection_are_said_from_the_settings() -> None:
 
 def test_published_rule_and_reflection_are_said_to_be_what_they_are() -> None:
     made = spark()
-    reward = dataclasses.replace(made.reward, recycle=RecycleConfig.published("terse"))
+    reward = dataclasses.replace(made.reward, recycle=published("terse"))
     drawn = UniformConfig(prompts=64, group_size=8, generated=GeneratedDraw(prompts=64, mode="alternate"))
     test = dataclasses.replace(made.test, reflect=ReflectConfig(mode="published", rounds=1))
     found = sections(explain(dataclasses.replace(made, reward=reward, curriculum=drawn, test=test)))

@@ -265,7 +265,7 @@ def test_small_scales_have_a_plan_for_this_machine() -> None:
     here = devices.Device(name="cpu", title="t", memory=16 * GIB, rates=rates, source="s", cuda=False, workspace=0)
     for name in ("sec", "spark"):
         for scale in ("tiny", "small"):
-            made = fit.account(method(name, scale), here)
+            made = fit.account(method(name).recipe(scale), here)
             assert made.fits and made.choice.engine == "transformers" and made.step_s > 0
             assert "moments to the host and back" not in made.step_seconds
             assert isinstance(made.work.recipe.test, AnswerConfig)

@@ -14,7 +14,7 @@ from instar.pipelines.evolution import Outcome, evolve
 from instar.pipelines.lifecycle import check_code, close, open_evolution, stored_recipe
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.recipes import RECIPES
+from instar.pipelines.recipes import METHODS
 from instar.pipelines.schedule import outlook
 from instar.status import ending, status
 from instar.store import open_store
@@ -178,8 +178,8 @@ def report(directory: Path) -> None:
 
 def list_recipes() -> None:
     """Print the recipes."""
-    for name, (function, scales) in RECIPES.items():
-        say(f"{name:<16} {', '.join(scales):<24} {(function.__doc__ or '').splitlines()[0]}\n")
+    for name, known in METHODS.items():
+        say(f"{name:<16} {', '.join(known.scales):<24} {known.summary} ({known.paper}).\n")
 
 
 def explain(

@@ -47,7 +47,7 @@ def main(
             where="instar plan",
             action=f"add --gpus N, or leave {unused[0]} out",
         )
-    planned = device in devices.DEVICES and bool(method(name, scale, model).device)
+    planned = device in devices.DEVICES and bool(method(name).recipe(scale, model).device)
     recipe = resolve(name, scale, model, file, sets, device if planned else None)
     made = None
     if device is not None or asked.gpus is None:

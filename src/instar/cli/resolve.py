@@ -19,7 +19,7 @@ def resolve(
     name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None = None
 ) -> Recipe:
     """Return the recipe with a TOML file of differences and then `--set` assignments applied, fitted to its device."""
-    found, given = method(name, scale, model), configs.parse_set(sets)
+    found, given = method(name).recipe(scale, model), configs.parse_set(sets)
     differences = configs.load_toml(file) if file else {}
     filed = changed(found, differences, str(file))
     recipe = planned(changed(filed, given, name), device, _over(differences, given))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from instar import seeds
-from instar.components.dataset_prep.config import PoolsConfig, arithmetic_arms, sorting_arms, zebra_arms
+from instar.components.dataset_prep.config import PoolsConfig
 from instar.components.dataset_prep.pools import build_pools
 from instar.components.generated import templates
 from instar.components.generated.anchors import AnchorConfig, build
@@ -18,6 +18,8 @@ from instar.components.generated.corrupt import is_right, is_wrong, off_by_one, 
 from instar.components.generated.item import origin
 from instar.components.reward.verifiers import Score, verify
 from instar.errors import ConfigError, ContractError
+from instar.pipelines.recipes.sec import sorting, zebra
+from instar.pipelines.recipes.spark import sums
 from instar.rows import TaskRow
 
 
@@ -27,7 +29,7 @@ def key(name: str) -> int:
 
 @pytest.fixture(scope="module")
 def rows() -> list[TaskRow]:
-    arms = sorting_arms(range(3, 7), ood=range(7, 8), train=40, val=12, test=4)
+    arms = sorting(range(3, 7), ood=range(7, 8), train=40, val=12, test=4)
     return build_pools(PoolsConfig(arms=arms, template="terse"), key)
 
 
@@ -60,7 +62,7 @@ def test_units_cover_the_arms_evenly_and_no_question_is_asked_in_two_units(rows:
 @pytest.mark.parametrize("arms", [1, 2, 3, 4, 5])
 def test_either_kind_covers_every_arm_evenly_whatever_their_number(arms: int) -> None:
     """Of two arms the one would have all single answers and the other all pairs, if kinds took turns over all units."""
-    ladder = sorting_arms(range(4, 4 + arms), ood=range(12, 13), train=20, val=40, test=2)
+    ladder = sorting(range(4, 4 + arms), ood=range(12, 13), train=20, val=40, test=2)
     made = build(build_pools(PoolsConfig(arms=ladder, template="terse"), key), TERSE, key)
     for kind in ("judge-point", "judge-pair"):
         units = {origin(row).group: origin(row).parent.partition("/")[0] for row in made if row.arm == kind}
@@ -71,7 +73,7 @@ def test_either_kind_covers_every_arm_evenly_whatever_their_number(arms: int) ->
 
 
 def test_unequal_pools_keep_the_number_of_either_kind() -> None:
-    ladder = sorting_arms(range(4, 8), ood=range(12, 13), train=20, val=40, test=2)
+    ladder = sorting(range(4, 8), ood=range(12, 13), train=20, val=40, test=2)
     rows = build_pools(PoolsConfig(arms=ladder, template="terse"), key)
     few = [r for r in rows if r.split != "val" or r.arm == "sort-07" or int(r.task_id[-5:]) < 3]
     assert Counter(row.arm for row in build(few, TERSE, key)) == {"judge-point": 40, "judge-pair": 40}
@@ -123,8 +125,8 @@ def test_words_use_many_templates_and_both_pointwise_families(rows: list[TaskRow
 
 def test_wrong_answers_of_numbers_and_names() -> None:
     """Numbers stay numbers that the arm's answers hold or that are as long; a name is replaced by another name of the arm."""
-    arms = [a for a in arithmetic_arms(train=2, val=60, test=2) if not a.ood][:2]
-    arms += [a for a in zebra_arms(train=2, val=12, test=2) if not a.ood][:1]
+    arms = [a for a in sums(train=2, val=60, test=2) if not a.ood][:2]
+    arms += [a for a in zebra(train=2, val=12, test=2) if not a.ood][:1]
     rows = [r for r in build_pools(PoolsConfig(arms=tuple(arms), template="plain"), key) if r.split == "val"]
     kinds: Counter[str] = Counter()
     for i, row in enumerate(rows):

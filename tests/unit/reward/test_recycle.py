@@ -21,6 +21,7 @@ from instar.components.reward.verifiers import Score, verify
 from instar.config import from_dict, to_dict
 from instar.contract import Metrics
 from instar.errors import ConfigError, ContractError, LedgerError
+from instar.pipelines.recipes.spark import published
 from support.attempts import FEW_SHOT, TERSE, WORDS, attempts, context, decode, rollout, simulated, task
 
 
@@ -223,9 +224,9 @@ def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
 
 
 def test_the_settings_pass_through_json() -> None:
-    for config in (TERSE, FEW_SHOT, WORDS, VerifyConfig(recycle=RecycleConfig.published()), VerifyConfig()):
+    for config in (TERSE, FEW_SHOT, WORDS, VerifyConfig(recycle=published()), VerifyConfig()):
         assert from_dict(VerifyConfig, to_dict(config)) == config
-    assert RecycleConfig.published().rule.balance == "none"
+    assert published().rule.balance == "none"
 
 
 @pytest.fixture

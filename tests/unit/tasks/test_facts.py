@@ -16,7 +16,7 @@ from instar.components.dataset_prep.ladders import facts as ladder
 from instar.components.dataset_prep.templates import SHOTS
 from instar.components.reward.verifiers import Score, verify
 from instar.errors import ConfigError, ContractError
-from instar.pipelines.recipes.sec import sec
+from instar.pipelines.recipes.sec import small
 from instar.rows import TaskRow
 
 LINE = re.compile(r"(\d+)([+*])(\d+)=(\d*)")
@@ -73,7 +73,7 @@ def test_the_ladder() -> None:
 @pytest.mark.parametrize("evolution", ["sec-small-seed0", "sec-small-seed1", "another"])
 def test_no_evaluation_item_of_the_recipe_is_in_training(evolution: str) -> None:
     """Neither asked nor shown solved, in neither order: over the whole recipe, by the numbers in the prompts themselves."""
-    prep = sec("small", None).dataset_prep
+    prep = small().dataset_prep
     assert isinstance(prep, TextConfig)
     rows = build(prep.pools, evolution)
     asked = {split: [keys(r.prompt)[-1] for r in rows if r.split == split] for split in ("train", "val", "id", "ood")}

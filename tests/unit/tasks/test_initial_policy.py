@@ -17,7 +17,7 @@ from instar.components.policy_io import FINGERPRINT, fingerprint, load_model, ro
 from instar.components.tokenizer import TextTokenizer, load_tokenizer
 from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, ContractError, NumericsError
-from instar.pipelines.recipes.sec import sec
+from instar.pipelines.recipes.sec import small
 from unit.rollout.test_tokenizer_chat import CHATML, folder_with
 from unit.tasks.shipped import NAME, only_from, register, ship, tensors
 
@@ -113,6 +113,6 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
 
 def test_the_small_scale_takes_another_model_by_path() -> None:
     for model, wanted in ((None, Packaged()), ("/models/mine", Checkpoint(path="/models/mine"))):
-        recipe = sec("small", model)
+        recipe = small(model)
         assert pretrained(model) == wanted
         assert isinstance(recipe.dataset_prep, TextConfig) and recipe.dataset_prep.initial == wanted

@@ -12,13 +12,14 @@ import pytest
 
 from instar import config as configuration
 from instar import schema, seeds
-from instar.components.dataset_prep import config as prep
 from instar.components.dataset_prep import pools
 from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
 from instar.components.dataset_prep.domains import DOMAINS, Item
 from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
 from instar.components.reward.verifiers import Score, verify
 from instar.errors import ConfigError, ContractError
+from instar.pipelines.recipes.sec import arc1d, countdown, zebra
+from instar.pipelines.recipes.spark import sums
 from instar.rows import TaskRow
 
 
@@ -27,7 +28,7 @@ def seed_of(item: str) -> int:
 
 
 def small(template: str = "plain") -> PoolsConfig:
-    return PoolsConfig(arms=(*prep.countdown_arms(40, 5, 10), *prep.zebra_arms(6, 2, 2)[:2]), template=template)
+    return PoolsConfig(arms=(*countdown(40, 5, 10), *zebra(6, 2, 2)[:2]), template=template)
 
 
 def test_sizes_splits_and_rows() -> None:
@@ -64,7 +65,7 @@ def test_the_same_seeds_give_the_same_rows_and_other_seeds_other_rows() -> None:
 
 def test_a_larger_training_pool_leaves_the_test_pools_unchanged() -> None:
     def tests_of(train: int) -> list[TaskRow]:
-        config = PoolsConfig(arms=prep.countdown_arms(train, 5, 10))
+        config = PoolsConfig(arms=countdown(train, 5, 10))
         return [row for row in pools.build_pools(config, seed_of) if row.split != "train"]
 
     assert tests_of(10) == tests_of(300)
@@ -100,7 +101,7 @@ def test_a_generator_that_stores_a_wrong_answer_is_caught(monkeypatch: pytest.Mo
     DOMAINS_BEFORE = dict(DOMAINS)
     monkeypatch.setitem(DOMAINS, "countdown", dataclasses.replace(DOMAINS["countdown"], generate=faulty))
     with pytest.raises(ContractError, match="verifier 'countdown' accepts"):
-        pools.build_pools(PoolsConfig(arms=prep.countdown_arms(5, 0, 1)), seed_of)
+        pools.build_pools(PoolsConfig(arms=countdown(5, 0, 1)), seed_of)
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
@@ -117,9 +118,9 @@ def test_every_template_shows_the_task_and_its_answer_can_be_scored(template: st
 
 
 def test_sec_arms_have_the_published_sizes() -> None:
-    for arms in (prep.countdown_arms(), prep.zebra_arms(), prep.arc1d_arms()):
+    for arms in (countdown(), zebra(), arc1d()):
         assert [(a.train, a.test, a.ood) for a in arms] == [(10_000, 200, False)] * 3 + [(0, 200, True)]
-    assert [a.level for a in prep.arithmetic_arms()] == [1, 2, 3, 4, 5, 6]
+    assert [a.level for a in sums()] == [1, 2, 3, 4, 5, 6]
 
 
 def test_config_survives_json_and_names_mistakes() -> None:
@@ -128,9 +129,9 @@ def test_config_survives_json_and_names_mistakes() -> None:
     with pytest.raises(ConfigError, match="did you mean 'countdown'"):
         ArmConfig(name="a", domain="countdwn", level=1, train=1, val=1, test=1)
     with pytest.raises(ConfigError, match="did you mean 'boxed'"):
-        PoolsConfig(arms=prep.countdown_arms(), template="box")
+        PoolsConfig(arms=countdown(), template="box")
     with pytest.raises(ConfigError, match="countdown-3"):
-        PoolsConfig(arms=prep.countdown_arms() + prep.countdown_arms())
+        PoolsConfig(arms=countdown() + countdown())
     with pytest.raises(ConfigError, match="no arms"):
         PoolsConfig(arms=())
     with pytest.raises(ConfigError, match="ood"):

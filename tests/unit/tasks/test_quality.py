@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from instar import quality, schema, seeds
-from instar.components.dataset_prep.config import PoolsConfig, countdown_arms
+from instar.components.dataset_prep.config import PoolsConfig
 from instar.components.dataset_prep.pools import build_pools
 from instar.errors import ContractError
+from instar.pipelines.recipes.sec import countdown
 from instar.rows import RolloutRow, ScoreRow, Step, TaskRow
 
 pytest.importorskip("great_expectations")
@@ -21,7 +22,7 @@ pytest.importorskip("great_expectations")
 
 @pytest.fixture(scope="module")
 def tasks() -> pa.Table:
-    config = PoolsConfig(arms=countdown_arms(5, 2, 2))
+    config = PoolsConfig(arms=countdown(5, 2, 2))
     return schema.to_table(TaskRow, build_pools(config, lambda item: seeds.seed("e", 0, "dataset_prep", item)))
 
 

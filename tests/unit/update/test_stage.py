@@ -107,7 +107,7 @@ def test_constant_rewards_change_nothing(world: World, name: str, value: float) 
 
 CASES = {
     "default": PolicyGradientConfig(lr=1e-3, schedule="cosine", warmup_steps=1, total_steps=20, weight_decay=0.01),
-    "sec": preset("sec", lr=1e-3),
+    "sec": preset("sec", lr=1e-3, minibatches=4),
     "ppo": preset("ppo", lr=1e-3, critic_lr=1e-2),
     "lora": PolicyGradientConfig(lr=1e-3, lora=LoraConfig(r=2, alpha=4)),
 }
