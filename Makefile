@@ -61,6 +61,7 @@ nightly: setup
 check: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	! git grep -nE "fmt: *(skip|off)" -- "*.py"
 	.venv/bin/mypy
 	.venv/bin/mypy -p manifests
 	.venv/bin/pyright

@@ -34,9 +34,15 @@ ARCHS: dict[str, Arch] = {
     "behaviour cloning": BcArch(),
 }
 TASK = ContinuousTask(
-    env="BenchmarkPendulum-v0", state_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,),
-    state_mean=(0.0, 0.0, 0.0), state_std=(0.7, 0.7, 3.0), return_scale=200.0,
-)  # fmt: skip
+    env="BenchmarkPendulum-v0",
+    state_dim=3,
+    action_dim=1,
+    action_low=(-2.0,),
+    action_high=(2.0,),
+    state_mean=(0.0, 0.0, 0.0),
+    state_std=(0.7, 0.7, 3.0),
+    return_scale=200.0,
+)
 CONDITIONS = [Condition(target=-150.0, seed=seed) for seed in range(EPISODES)]
 
 

@@ -29,9 +29,15 @@ CASES = ((8, 3), (64, 1))
 """Windows in a batch, repeats."""
 OURS = ("sliced", "cpp")
 TASK = ContinuousTask(
-    env="Hopper-v5", state_dim=STATES, action_dim=ACTIONS, action_low=(-1.0,) * ACTIONS, action_high=(1.0,) * ACTIONS,
-    state_mean=(0.0,) * STATES, state_std=(1.0,) * STATES, return_scale=1000.0,
-)  # fmt: skip
+    env="Hopper-v5",
+    state_dim=STATES,
+    action_dim=ACTIONS,
+    action_low=(-1.0,) * ACTIONS,
+    action_high=(1.0,) * ACTIONS,
+    state_mean=(0.0,) * STATES,
+    state_std=(1.0,) * STATES,
+    return_scale=1000.0,
+)
 Scan = Callable[..., tuple[Tensor, Tensor]]
 
 

@@ -155,8 +155,12 @@ def compared(interval: Interval) -> dict[str, Any]:
     """Return the comparison that the gate reads."""
     verdict, reason = judge(interval, MARGIN)
     return {
-        "verdict": verdict, "reason": reason, "difference": interval.estimate, "low": interval.low, "high": interval.high,
-    }  # fmt: skip
+        "verdict": verdict,
+        "reason": reason,
+        "difference": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+    }
 
 
 def summary(score: float, comparison: dict[str, Any] | None) -> dict[str, Any]:

@@ -22,17 +22,30 @@ import torch
 from gpu_sides import Call, logprob_sides, logprob_work, scan_bytes, scan_sides
 
 PEAKS = (
-    ("B200", 8.0e12, 2.25e15), ("GH200", 4.0e12, 989e12), ("H200", 4.8e12, 989e12), ("H100 NVL", 3.94e12, 835e12),
-    ("H100 PCIe", 2.04e12, 756e12), ("H100", 3.35e12, 989e12), ("A100-SXM4-80GB", 2.04e12, 312e12),
-    ("A100 80GB PCIe", 1.94e12, 312e12), ("A100", 1.56e12, 312e12), ("L40S", 0.864e12, 362e12), ("L4", 0.3e12, 121e12),
-    ("A10", 0.6e12, 125e12), ("RTX 4090", 1.01e12, 165e12), ("T4", 0.32e12, 65e12),
-)  # fmt: skip
+    ("B200", 8.0e12, 2.25e15),
+    ("GH200", 4.0e12, 989e12),
+    ("H200", 4.8e12, 989e12),
+    ("H100 NVL", 3.94e12, 835e12),
+    ("H100 PCIe", 2.04e12, 756e12),
+    ("H100", 3.35e12, 989e12),
+    ("A100-SXM4-80GB", 2.04e12, 312e12),
+    ("A100 80GB PCIe", 1.94e12, 312e12),
+    ("A100", 1.56e12, 312e12),
+    ("L40S", 0.864e12, 362e12),
+    ("L4", 0.3e12, 121e12),
+    ("A10", 0.6e12, 125e12),
+    ("RTX 4090", 1.01e12, 165e12),
+    ("T4", 0.32e12, 65e12),
+)
 """Part of a device's name, bytes of memory and dense half-type operations in a second; vendors' data sheets. First match."""
 SCAN_CASES = ((64, 60, 256, 16), (64, 60, 1536, 16), (8, 2048, 1536, 16), (1, 16_384, 1536, 16))
 """B, L, E, N: the embedded and the released Decision Mamba, then long sequences."""
 LOGPROB_CASES = (
-    (4096, 2048, 151_936, True), (4096, 2048, 151_936, False), (16_384, 4096, 32_000, True), (512, 896, 151_936, True),
-)  # fmt: skip
+    (4096, 2048, 151_936, True),
+    (4096, 2048, 151_936, False),
+    (16_384, 4096, 32_000, True),
+    (512, 896, 151_936, True),
+)
 """M, H, V, and whether the head is trained."""
 REPEATS, WARM = 20, 3
 

@@ -131,12 +131,15 @@ def steps(side: Side, sizes: Sizes, root: Path) -> list[dict[str, float]]:
         state |= {"policy": outs.policy, "trainer": outs.trainer}
         out.append(
             {
-                "rollout_s": rollout[0], "update_s": update_time[0], "tokens_per_s": said["perf/tokens_per_s"],
-                "rollout_peak_gib": rollout[1], "update_peak_gib": update_time[1],
+                "rollout_s": rollout[0],
+                "update_s": update_time[0],
+                "tokens_per_s": said["perf/tokens_per_s"],
+                "rollout_peak_gib": rollout[1],
+                "update_peak_gib": update_time[1],
                 "update_predicted_gib": result.perf["perf/predicted_peak_bytes"] / 2**30,
                 **{key: said[key] for key in ("seeds_in_kernel", "batch_invariant") if key in said},
             }
-        )  # fmt: skip
+        )
     return out
 
 
@@ -207,10 +210,18 @@ def write_policy(folder: Path, sizes: Sizes) -> Any:
     from instar.components.dataset_prep.charlm import CharModelConfig, build_tokenizer
 
     shape = LlamaConfig(
-        vocab_size=sizes.vocabulary, hidden_size=sizes.hidden, intermediate_size=sizes.intermediate,
-        num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads, num_key_value_heads=sizes.kv_heads,
-        max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=sizes.vocabulary,
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.intermediate,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     model: Any = LlamaForCausalLM(shape)
     model.to(torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
@@ -237,11 +248,21 @@ def write_tasks(folder: Path, sizes: Sizes) -> tuple[Any, list[Any]]:
     tasks = table("Tasks", folder, "tasks")
     rows = [
         TaskRow(
-            task_id=f"t{i}", arm="a", domain="d", level=1.0, split="train", prompt=f"{i:06d}=" * 16, verifier="number",
-            reference="{}", features="{}", content_hash=f"{i:064d}", generator="g", seed=0,
+            task_id=f"t{i}",
+            arm="a",
+            domain="d",
+            level=1.0,
+            split="train",
+            prompt=f"{i:06d}=" * 16,
+            verifier="number",
+            reference="{}",
+            features="{}",
+            content_hash=f"{i:064d}",
+            generator="g",
+            seed=0,
         )
         for i in range(sizes.prompts)
-    ]  # fmt: skip
+    ]
     tasks.write(rows)
     slots = [
         BatchRow(slot=i, task_id=f"t{i}", arm="a", probability=1.0, group_id=f"g{i}", group_size=sizes.group)
@@ -259,12 +280,18 @@ def verdicts(folder: Path, slots: list[Any], rollouts: Any) -> dict[str, Any]:
     scores.write(
         [
             ScoreRow(
-                rollout_id=row.rollout_id, correct=float(i % 2), format_ok=1.0, reward=float(i % 2), components={},
-                status="scored", reason="", scorer="drawn",
+                rollout_id=row.rollout_id,
+                correct=float(i % 2),
+                format_ok=1.0,
+                reward=float(i % 2),
+                components={},
+                status="scored",
+                reason="",
+                scorer="drawn",
             )
             for i, row in enumerate(rollouts.read())
         ]
-    )  # fmt: skip
+    )
     return {"batch": batch, "scores": scores}
 
 

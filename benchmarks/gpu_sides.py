@@ -67,9 +67,9 @@ def logprob_sides(m: int, h: int, v: int, trained: bool, device: str) -> dict[st
     leaves = [hidden, weight] if trained else [hidden]
 
     def ours(backend: logprob.Backend) -> Callable[[], Tensor]:
-        return lambda: -logprob.selected_logprob(
-            hidden, weight, None, targets, backend=backend, entropy_grad=False
-        )[0].mean()  # fmt: skip
+        return lambda: (
+            -logprob.selected_logprob(hidden, weight, None, targets, backend=backend, entropy_grad=False)[0].mean()
+        )
 
     losses: dict[str, Callable[[], Tensor]] = {
         "triton": ours("triton"),

@@ -45,11 +45,17 @@ def build(case: Case) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=case.vocab, hidden_size=case.hidden, intermediate_size=3 * case.hidden,
-        num_hidden_layers=case.layers, num_attention_heads=case.hidden // 32,
-        num_key_value_heads=case.hidden // 64, max_position_embeddings=256,
-        bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=case.vocab,
+        hidden_size=case.hidden,
+        intermediate_size=3 * case.hidden,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.hidden // 32,
+        num_key_value_heads=case.hidden // 64,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     model: Any = LlamaForCausalLM(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -33,9 +33,12 @@ from run import machine
 
 HERE = Path(__file__).parent
 SIDES = {
-    "both": ("instar", "trl"), "all": ("instar", "trl", "trl-bf16"), "instar": ("instar",), "trl": ("trl",),
+    "both": ("instar", "trl"),
+    "all": ("instar", "trl", "trl-bf16"),
+    "instar": ("instar",),
+    "trl": ("trl",),
     "trl-bf16": ("trl-bf16",),
-}  # fmt: skip
+}
 PARTS = ("rollout", "update", "whole")
 BAR = 2.0
 
@@ -47,9 +50,11 @@ class Side:
         scratch.mkdir(parents=True)
         threads = str(settings["threads"])
         env = os.environ | {
-            "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
-        }  # fmt: skip
+        }
         command = [sys.executable, str(HERE / "grpo_vs_trl_child.py"), name, str(scratch), json.dumps(settings)]
         self.name = name
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
@@ -168,9 +173,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "grpo_vs_trl.json")
     parser.add_argument("--scratch", help="folder for what the sides write")
     for name, value in (
-        ("iterations", 14), ("prompts", 8), ("group", 8), ("max-new-tokens", 6), ("threads", 1), ("seed", 0),
-        ("max-rows", 64), ("micro-batch-tokens", 4096),
-    ):  # fmt: skip
+        ("iterations", 14),
+        ("prompts", 8),
+        ("group", 8),
+        ("max-new-tokens", 6),
+        ("threads", 1),
+        ("seed", 0),
+        ("max-rows", 64),
+        ("micro-batch-tokens", 4096),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--engine-dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -187,9 +198,14 @@ def main() -> int:
     found = measure(SIDES[args.side], settings)
     settings["model"] = args.model.name
     result = {
-        "machine": machine(), "settings": settings, "rows": ratios(found), "summary": summary(found), "sides": found,
-        "trl": _version("trl"), "transformers": _version("transformers"),
-    }  # fmt: skip
+        "machine": machine(),
+        "settings": settings,
+        "rows": ratios(found),
+        "summary": summary(found),
+        "sides": found,
+        "trl": _version("trl"),
+        "transformers": _version("transformers"),
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({"rows": result["rows"], "summary": result["summary"]}, indent=1))

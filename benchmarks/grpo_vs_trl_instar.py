@@ -85,9 +85,13 @@ def side(
         state |= {"tasks": tasks, "batch": batch, "reference": None, "data": None, "generated": None}
         for stage, config in zip((ROLLOUT, REWARD, UPDATE), chosen, strict=True):
             ctx = Context(
-                evolution=f"grpo-vs-trl-{settings.seed}", step=step, stage=stage.name, scratch=_made(folder / "scratch"),
-                resident=resident, durable=step == len(drawn) - 1 or settings.files == "every",
-            )  # fmt: skip
+                evolution=f"grpo-vs-trl-{settings.seed}",
+                step=step,
+                stage=stage.name,
+                scratch=_made(folder / "scratch"),
+                resident=resident,
+                durable=step == len(drawn) - 1 or settings.files == "every",
+            )
             inputs = {port: state.get(port) for port in contract.ports(stage.ins)}
             result = turns.timed(stage.name, execute)(stage, inputs, config, ctx, folder / stage.name)
             state |= contract.artifacts(result.outs)

@@ -59,10 +59,19 @@ def _row(level: str, split: str, pair: tuple[int, int], sign: str, number: int) 
     prompt = "".join(lines) + f"{a} {sign} {b} ="
     reference = json.dumps({"answer": str(_answer(a, b, sign))})
     return TaskRow(
-        task_id=f"{level}/{split}/{number}", arm=level, domain="arithmetic", level=float(list(LEVELS).index(level)),
-        split=split, prompt=prompt, verifier="number", reference=reference, features="{}",
-        content_hash=hashlib.sha256((prompt + reference).encode()).hexdigest(), generator="grpo_vs_trl/1", seed=number,
-    )  # fmt: skip
+        task_id=f"{level}/{split}/{number}",
+        arm=level,
+        domain="arithmetic",
+        level=float(list(LEVELS).index(level)),
+        split=split,
+        prompt=prompt,
+        verifier="number",
+        reference=reference,
+        features="{}",
+        content_hash=hashlib.sha256((prompt + reference).encode()).hexdigest(),
+        generator="grpo_vs_trl/1",
+        seed=number,
+    )
 
 
 def _answer(a: int, b: int, sign: str) -> int:

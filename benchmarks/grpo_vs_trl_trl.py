@@ -81,14 +81,38 @@ def make(name: str, settings: argparse.Namespace, order: Sequence[TaskRow], rewa
     model.generation_config.eos_token_id = stop_ids(tokenizer, model.generation_config.eos_token_id)
     rollouts = settings.prompts * settings.group
     config = trl.GRPOConfig(
-        output_dir=str(scratch / "trl"), use_cpu=True, seed=settings.seed, report_to=[], disable_tqdm=True,
-        logging_strategy="no", save_strategy="no", max_steps=len(order) // settings.prompts, shuffle_dataset=False,
-        per_device_train_batch_size=rollouts, gradient_accumulation_steps=1, num_generations=settings.group,
-        max_completion_length=settings.max_new_tokens, temperature=1.0, top_p=1.0, top_k=0, beta=0.0, num_iterations=1,
-        loss_type="dapo", scale_rewards="group", epsilon=0.2, learning_rate=settings.lr, lr_scheduler_type="constant",
-        weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, max_grad_norm=1.0, optim="adamw_torch_fused",
-        activation_checkpointing=False, bf16=name == "trl" and settings.update_dtype == "bfloat16",
-    )  # fmt: skip
+        output_dir=str(scratch / "trl"),
+        use_cpu=True,
+        seed=settings.seed,
+        report_to=[],
+        disable_tqdm=True,
+        logging_strategy="no",
+        save_strategy="no",
+        max_steps=len(order) // settings.prompts,
+        shuffle_dataset=False,
+        per_device_train_batch_size=rollouts,
+        gradient_accumulation_steps=1,
+        num_generations=settings.group,
+        max_completion_length=settings.max_new_tokens,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        beta=0.0,
+        num_iterations=1,
+        loss_type="dapo",
+        scale_rewards="group",
+        epsilon=0.2,
+        learning_rate=settings.lr,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        activation_checkpointing=False,
+        bf16=name == "trl" and settings.update_dtype == "bfloat16",
+    )
     data = datasets.Dataset.from_dict({"prompt": [r.prompt for r in order], "task": [r.task_id for r in order]})
     return trl.GRPOTrainer(
         model=model, reward_funcs=reward, args=config, processing_class=tokenizer, train_dataset=data
@@ -101,9 +125,14 @@ def greedy(trainer: Any, prompts: list[str]) -> list[list[int]]:
     inputs = trainer.processing_class(prompts, return_tensors="pt", padding=True)
     with torch.no_grad():
         found = trainer.model.generate(
-            **inputs, do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=trainer.max_completion_length,
+            **inputs,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            max_new_tokens=trainer.max_completion_length,
             eos_token_id=trainer.eos_token_ids,
-        )  # fmt: skip
+        )
     answers = []
     for row in found[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((i + 1 for i, token in enumerate(row) if token in trainer.eos_token_ids), len(row))

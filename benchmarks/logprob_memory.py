@@ -50,8 +50,10 @@ def compare(tokens: int, vocabulary: int, hidden: int, dtype: str, trained: bool
                 done = subprocess.run(words, check=True, capture_output=True, text=True)
                 results.append(json.loads(done.stdout))
         error = difference(Path(folder) / "naive.npz", Path(folder) / "chunked.npz", TOLERANCE[dtype])
-    ratio = {k: statistics.median(c[k] / n[k] for c, n in zip(found["chunked"], found["naive"], strict=True))
-             for k in ("peak_bytes", "cpu_s", "wall_s")}  # fmt: skip
+    ratio = {
+        k: statistics.median(c[k] / n[k] for c, n in zip(found["chunked"], found["naive"], strict=True))
+        for k in ("peak_bytes", "cpu_s", "wall_s")
+    }
     return {
         "row": f"M {tokens}, V {vocabulary}, H {hidden}, {dtype}",
         "head_trained": trained,

@@ -60,13 +60,16 @@ ARMS: dict[str, Changes] = {
     "DM, no auxiliary heads": arch(auxiliary=False),
     "DM, shared gate": arch(fusion="shared_gate"),
     "DM, released grouping": arch(grouping="released"),
-    "DM, bandit": {**PLAIN, "curriculum": {"strategy": "sec", "mode": "fixed", "signal": "loss_change", "tau": 0.02, "q0": 0.1}},
+    "DM, bandit": {
+        **PLAIN,
+        "curriculum": {"strategy": "sec", "mode": "fixed", "signal": "loss_change", "tau": 0.02, "q0": 0.1},
+    },
     "DT": DT,
     "DT, linear encoders": LINEAR,
     "DT, more updates": {**DT, "curriculum": {"prompts": MORE * 6400}, "update": {"warmup_steps": 50}},
     "BC": BC,
     "BC, filtered": {**BC, "curriculum": {"strategy": "best", "share": 0.3}},
-}  # fmt: skip
+}
 MAIN = ("DM", "DM, no self-evolution", "DT", "DT, linear encoders", "BC")
 SWING: dict[str, Sequence[float]] = {"poor": (1.0, 0.8), "mixed": (1.0, 0.7, 0.4), "good": (0.4, 0.2)}
 NOISE = {"noise 30 %": (0.3, 1.0), "noise 60 %": (0.6, 1.0)}
@@ -119,9 +122,14 @@ def learn(hopper: str, job: Job) -> dict[str, Any]:
         updates = sum(e.body["metrics"].get("updates", 0.0) for e in workspace.ledger.of("stage"))
     score, probe = tested["splits"]["id"]["score"], tested["probes"]["probe"]["score"]
     return {
-        "condition": condition, "arm": arm, "seed": seed, "score": 100 * score, "probe": 100 * probe,
-        "cpu_s": sum(spent), "updates": updates,
-    }  # fmt: skip
+        "condition": condition,
+        "arm": arm,
+        "seed": seed,
+        "score": 100 * score,
+        "probe": 100 * probe,
+        "cpu_s": sum(spent),
+        "updates": updates,
+    }
 
 
 def jobs(hopper: str, seeds: int) -> Iterator[Job]:

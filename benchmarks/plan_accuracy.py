@@ -134,10 +134,14 @@ def update(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     from instar.pipelines.fit import probe, seconds
 
     config = PolicyGradientConfig(
-        mismatch=Mismatch(kind="off", alarm_mean=100.0, alarm_gap=100.0), micro_batch_tokens=case["budget"],
-        dtype=case.get("dtype", "float32"), gradient_checkpointing=case.get("checkpointing", "off"), lr=1e-6, packing="none",
+        mismatch=Mismatch(kind="off", alarm_mean=100.0, alarm_gap=100.0),
+        micro_batch_tokens=case["budget"],
+        dtype=case.get("dtype", "float32"),
+        gradient_checkpointing=case.get("checkpointing", "off"),
+        lr=1e-6,
+        packing="none",
         device="cpu",
-    )  # fmt: skip
+    )
     model, ctx = architecture(), context("update", folder)
     device = probe.cpu(model, config.dtype, 64, 1)
     ins, outs = artifacts(case, folder)
@@ -195,19 +199,36 @@ def artifacts(case: dict[str, Any], folder: Path) -> tuple[Any, Any]:
     names = [(f"{name}/{i}", name, ids, i) for name, ids in groups for i in range(case["size"])]
     rollouts.write(
         RolloutRow(
-            rollout_id=rollout, task_id=name, arm="a", kind="text", group_id=name, policy="base", truncated=True, seed=0,
-            token_ids=[*ids, *random.integers(100, 40_000, new_tokens).tolist()], behaviour_logprobs=[-1.0] * new_tokens,
-            steps=[Step(role="prompt", start=0, end=prompt), Step(role="action", start=prompt, end=prompt + new_tokens)],
+            rollout_id=rollout,
+            task_id=name,
+            arm="a",
+            kind="text",
+            group_id=name,
+            policy="base",
+            truncated=True,
+            seed=0,
+            token_ids=[*ids, *random.integers(100, 40_000, new_tokens).tolist()],
+            behaviour_logprobs=[-1.0] * new_tokens,
+            steps=[
+                Step(role="prompt", start=0, end=prompt),
+                Step(role="action", start=prompt, end=prompt + new_tokens),
+            ],
         )
         for rollout, name, ids, _ in names
-    )  # fmt: skip
+    )
     scores.write(
         ScoreRow(
-            rollout_id=rollout, correct=float(i % 2), format_ok=1.0, reward=float(i % 2), components={}, status="scored",
-            reason="", scorer="alternate",
+            rollout_id=rollout,
+            correct=float(i % 2),
+            format_ok=1.0,
+            reward=float(i % 2),
+            components={},
+            status="scored",
+            reason="",
+            scorer="alternate",
         )
         for rollout, _, _, i in names
-    )  # fmt: skip
+    )
     ins = Ins(policy=base(), trainer=None, batch=batch, rollouts=rollouts, scores=scores, reference=None)
     outs = Outs(policy=new(Policy, "policy"), trainer=new(TrainerState, "trainer"), stats=new(ArmStats, "stats"))
     return ins, outs

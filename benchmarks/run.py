@@ -21,9 +21,20 @@ from typing import Any
 from instar.code import code_version
 
 MODULES = (
-    "cli_start", "logprob_memory", "packing", "runner_overhead", "tracking_share", "group_sampling", "bandit_demos",
-    "selective_scan", "continuous_step", "continuous_episodes", "update_speed", "decoding", "plan_accuracy",
-)  # fmt: skip
+    "cli_start",
+    "logprob_memory",
+    "packing",
+    "runner_overhead",
+    "tracking_share",
+    "group_sampling",
+    "bandit_demos",
+    "selective_scan",
+    "continuous_step",
+    "continuous_episodes",
+    "update_speed",
+    "decoding",
+    "plan_accuracy",
+)
 
 
 def machine() -> dict[str, Any]:

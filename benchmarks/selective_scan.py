@@ -101,9 +101,12 @@ def sides(leaves: list[Tensor], up: Tensor) -> dict[str, Call]:
         return [y.detach(), *torch.autograd.grad(y, leaves, up)]
 
     return {
-        "transformers": transformers, "mambapy": mambapy, "step loop": ours(reference.selective_scan),
-        "sliced": ours(dispatch.selective_scan, backend="sliced"), "cpp": ours(dispatch.selective_scan, backend="cpp"),
-    }  # fmt: skip
+        "transformers": transformers,
+        "mambapy": mambapy,
+        "step loop": ours(reference.selective_scan),
+        "sliced": ours(dispatch.selective_scan, backend="sliced"),
+        "cpp": ours(dispatch.selective_scan, backend="cpp"),
+    }
 
 
 def difference(found: list[Tensor], true: list[Tensor]) -> float:

@@ -104,8 +104,15 @@ def learn(job: Job, steps: int, rows: str) -> dict[str, Any]:
             for state in (dataclasses.replace(outcome.state, policy=outcome.state.reference), outcome.state)
         )
         cpu = sum(float(e.time["perf/cpu_s"]) for e in fused)
-    return {"arm": arm, "seed": seed, "steps": recipe.inner_steps, "rollouts": rollouts, "cpu_s": cpu,
-            "before": before, "after": after}  # fmt: skip
+    return {
+        "arm": arm,
+        "seed": seed,
+        "steps": recipe.inner_steps,
+        "rollouts": rollouts,
+        "cpu_s": cpu,
+        "before": before,
+        "after": after,
+    }
 
 
 def tested(workspace: Workspace, recipe: Recipe, seed: int, policy: Policy, tasks: Tasks) -> dict[str, Any]:

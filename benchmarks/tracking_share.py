@@ -82,8 +82,10 @@ def run() -> list[dict[str, Any]]:
         meter.turn(-1)
     tracking, validation = meter.parts["tracking"], meter.parts["validation"]
     later = [k for k in sorted(meter.total) if k > 1]
-    share = {name: statistics.median(spent.get(k, 0.0) / meter.total[k] for k in later)
-             for name, spent in (("tracking", tracking), ("validation", validation))}  # fmt: skip
+    share = {
+        name: statistics.median(spent.get(k, 0.0) / meter.total[k] for k in later)
+        for name, spent in (("tracking", tracking), ("validation", validation))
+    }
     both = share["tracking"] + share["validation"]
     row = {
         "row": f"{recipe.inner_steps} inner steps",

@@ -203,8 +203,21 @@ def experience(
     at = (start[:-1, None] * width + prompt + np.arange(answer)).ravel()
     ones = np.ones(num, dtype=np.bool_)
     return UpdateBatch(
-        rollout_id=None, tokens=rows.ravel(), token_offset=start * width, action_at=at, action_offset=start * answer,
-        behaviour=np.zeros(len(at)), group=start[:-1] // answers, group_arm=np.zeros(prompts, dtype=np.int64), arms=("a",),
-        group_size=np.full(prompts, answers), kind=("text",) * num, policy=("p",) * num, scored=ones,
-        dropped=np.zeros(prompts, dtype=np.bool_), reward=np.zeros(num), correct=np.zeros(num), truncated=~ones,
-    )  # fmt: skip
+        rollout_id=None,
+        tokens=rows.ravel(),
+        token_offset=start * width,
+        action_at=at,
+        action_offset=start * answer,
+        behaviour=np.zeros(len(at)),
+        group=start[:-1] // answers,
+        group_arm=np.zeros(prompts, dtype=np.int64),
+        arms=("a",),
+        group_size=np.full(prompts, answers),
+        kind=("text",) * num,
+        policy=("p",) * num,
+        scored=ones,
+        dropped=np.zeros(prompts, dtype=np.bool_),
+        reward=np.zeros(num),
+        correct=np.zeros(num),
+        truncated=~ones,
+    )

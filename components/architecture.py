@@ -58,9 +58,16 @@ def _qwen(
     hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, vocab: int, tied: bool
 ) -> Architecture:
     return Architecture(
-        hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=hidden // heads, intermediate=intermediate,
-        vocab=vocab, tied=tied, biased=True,
-    )  # fmt: skip
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        intermediate=intermediate,
+        vocab=vocab,
+        tied=tied,
+        biased=True,
+    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -50,9 +50,11 @@ class Library:
         found = self.found()
         if found is None:
             raise MissingDependencyError(
-                expected=f"the built kernel {self.path()}", found="no such file", where=self.source.parent.name,
+                expected=f"the built kernel {self.path()}",
+                found="no such file",
+                where=self.source.parent.name,
                 action=f"run `{self.command}`",
-            )  # fmt: skip
+            )
         return _open(found[0], self.command)
 
     def build(self, compiler: str | None = None) -> Path:
@@ -88,9 +90,11 @@ class Library:
                     Path(folder, "made.json").replace(record)
         except OSError as error:
             raise StorageError(
-                expected="a folder for the built kernel", found=str(error), where=str(path.parent),
+                expected="a folder for the built kernel",
+                found=str(error),
+                where=str(path.parent),
                 action="name another folder in INSTAR_CACHE",
-            ) from error  # fmt: skip
+            ) from error
         cpp_paths.exists.cache_clear()
         _open.cache_clear()
         return path
@@ -123,10 +127,11 @@ class Library:
 
     def _no_build(self, found: str) -> MissingDependencyError:
         return MissingDependencyError(
-            expected="a C++17 compiler with vector extensions (g++ >= 9 or clang >= 11)", found=found,
+            expected="a C++17 compiler with vector extensions (g++ >= 9 or clang >= 11)",
+            found=found,
             where=self.source.parent.name,
             action=f"install one (Debian: `apt-get install g++`) or name it in CXX; without it {self.instead} runs",
-        )  # fmt: skip
+        )
 
 
 @cache
@@ -139,6 +144,8 @@ def _open(path: Path, command: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise ArtifactError(
-            expected="a library that this user built", found=str(error), where=str(path),
+            expected="a library that this user built",
+            found=str(error),
+            where=str(path),
             action=f"delete it and run `{command}`",
-        ) from error  # fmt: skip
+        ) from error

@@ -48,14 +48,19 @@ MODULES: Mapping[str, tuple[str, ...]] = {
 ROLES: Mapping[str, frozenset[Right]] = {
     # Upstream's part of every pod: the launcher reads its settings, the store's key and its own pod (`backend/src/v2`:
     # `config/env.go`, `objectstore/object_store.go`, `component/launcher_v2.go`); Argo's executor reports what was made.
-    "instar-stage": frozenset({
-        ("", "configmaps", "get"), ("", "secrets", "get"), ("", "pods", "get"),
-        ("argoproj.io", "workflowtaskresults", "create"), ("argoproj.io", "workflowtaskresults", "patch"),
-    }),
+    "instar-stage": frozenset(
+        {
+            ("", "configmaps", "get"),
+            ("", "secrets", "get"),
+            ("", "pods", "get"),
+            ("argoproj.io", "workflowtaskresults", "create"),
+            ("argoproj.io", "workflowtaskresults", "patch"),
+        }
+    ),
     "instar-chain": frozenset((PIPELINES, "runs", verb) for verb in ("create", "get", "list", "terminate")),
     "instar-submit": frozenset((PIPELINES, resource, verb) for resource, verb in CALLS.values()),
     "instar-launch": frozenset(right for rights in GANG.values() for right in rights),
-}  # fmt: skip
+}
 
 
 def granted(world: World) -> Iterator[Finding]:
@@ -73,5 +78,8 @@ def granted(world: World) -> Iterator[Finding]:
             found = "granted" if right in held else "missing"
             action = "take it away" if right in held else "grant it"
             yield Finding(
-                expected="the rights of manifests/rights.py", found=f"{' '.join(right)}: {found}", where=where(item), action=action
-            )  # fmt: skip
+                expected="the rights of manifests/rights.py",
+                found=f"{' '.join(right)}: {found}",
+                where=where(item),
+                action=action,
+            )

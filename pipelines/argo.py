@@ -45,12 +45,15 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
         service_account_name=profile.service_account,
         arguments=[hera.Parameter(name="store"), hera.Parameter(name="evolution")],
         security_context=models.PodSecurityContext(
-            run_as_non_root=True, run_as_user=USER, run_as_group=GROUP, fs_group=GROUP,
+            run_as_non_root=True,
+            run_as_user=USER,
+            run_as_group=GROUP,
+            fs_group=GROUP,
             seccomp_profile=models.SeccompProfile(type="RuntimeDefault"),
         ),
         pod_gc=models.PodGC(strategy="OnPodSuccess"),
         ttl_strategy=models.TTLStrategy(seconds_after_completion=7 * 86400),
-    ) as workflow:  # fmt: skip
+    ) as workflow:
         graphs = {kind: trace(recipe, kind) for kind in KINDS}
         for graph in graphs.values():
             _add_graph(graph, profile, images)

@@ -40,9 +40,13 @@ LABELS: dict[str, dict[str, Any]] = {
 }
 UPDATES: dict[str, dict[str, Any]] = {
     "GRPO (SEC)": {"strategy": "policy_gradient", "lr": 1e-4},
-    "GRPO with KL (SPARK)": {"strategy": "policy_gradient", "lr": 1e-4, "kl": {"place": "loss", "kind": "k3", "coef": 0.001}},
+    "GRPO with KL (SPARK)": {
+        "strategy": "policy_gradient",
+        "lr": 1e-4,
+        "kl": {"place": "loss", "kind": "k3", "coef": 0.001},
+    },
     "sequence model (Decision Mamba)": {"strategy": "sequence"},
-}  # fmt: skip
+}
 
 
 class Cell(NamedTuple):

@@ -18,9 +18,16 @@ from instar.contract import Stage
 from instar.errors import MissingDependencyError
 
 STAGE: dict[str, type] = {
-    "store": str, "evolution": str, "iteration": int, "plus_iteration": int, "step": int, "plus_step": int,
-    "config": str, "shard": int, "shards": int,
-}  # fmt: skip
+    "store": str,
+    "evolution": str,
+    "iteration": int,
+    "plus_iteration": int,
+    "step": int,
+    "plus_step": int,
+    "config": str,
+    "shard": int,
+    "shards": int,
+}
 _RUN: dict[str, type] = {"store": str, "evolution": str, "run_id": str}
 CONTROL: dict[str, dict[str, type]] = {
     "open": {**_RUN, "segment": int, "attempt": int},

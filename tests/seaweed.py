@@ -47,11 +47,25 @@ class Seaweed:
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         command = [
-            self._weed, "-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            "-filer", "-s3", f"-s3.port={s3}", f"-s3.config={self.folder / 's3.json'}", "-s3.iam=false",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", *LITTLE_SPACE,
-            f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-        ]  # fmt: skip
+            self._weed,
+            "-logtostderr=true",
+            "server",
+            f"-dir={data}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+            f"-s3.port={s3}",
+            f"-s3.config={self.folder / 's3.json'}",
+            "-s3.iam=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-master.telemetry=false",
+            *LITTLE_SPACE,
+            f"-master.port={master}",
+            f"-volume.port={volume}",
+            f"-filer.port={filer}",
+        ]
         with (self.folder / "weed.log").open("ab") as log:
             environment = {**os.environ, "GOMEMLIMIT": "1GiB"}
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment)

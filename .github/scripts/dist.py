@@ -101,25 +101,36 @@ def spdx(wheel: Path, metadata: email.message.Message, epoch: int) -> dict[str, 
         for p, extra in needed
     ]
     package = {
-        "SPDXID": me, "name": name, "versionInfo": version, "packageFileName": wheel.name,
-        "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseDeclared": metadata["License-Expression"],
-        "licenseConcluded": "NOASSERTION", "copyrightText": "NOASSERTION",
+        "SPDXID": me,
+        "name": name,
+        "versionInfo": version,
+        "packageFileName": wheel.name,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseDeclared": metadata["License-Expression"],
+        "licenseConcluded": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
         "checksums": [{"algorithm": "SHA256", "checksumValue": sha256(data)}],
         "externalRefs": [purl(f"pkg:pypi/{name}@{version}")],
-    }  # fmt: skip
+    }
     unique = {str(p["SPDXID"]): p for p, _ in needed}
     return {
-        "spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT", "name": wheel.name,
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": wheel.name,
         "documentNamespace": f"https://spdx.org/spdxdocs/{wheel.name}-{sha256(data)}",
         "creationInfo": {
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch)), "creators": [f"Tool: {name}-dist"],
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch)),
+            "creators": [f"Tool: {name}-dist"],
         },
-        "packages": [package, *unique.values()], "files": files,
+        "packages": [package, *unique.values()],
+        "files": files,
         "relationships": [
             {"spdxElementId": a, "relationshipType": kind, "relatedSpdxElement": b}
             for a, kind, b in sorted(set(relations))
         ],
-    }  # fmt: skip
+    }
 
 
 def requirement(line: str) -> tuple[dict[str, object], bool]:
@@ -128,10 +139,15 @@ def requirement(line: str) -> tuple[dict[str, object], bool]:
     require(found is not None, "a requirement", line)
     name = re.sub(r"[-_.]+", "-", found[1] if found else "").lower()
     package: dict[str, object] = {
-        "SPDXID": f"SPDXRef-needs-{name}", "name": name, "downloadLocation": "NOASSERTION", "filesAnalyzed": False,
-        "licenseConcluded": "NOASSERTION", "licenseDeclared": "NOASSERTION", "copyrightText": "NOASSERTION",
+        "SPDXID": f"SPDXRef-needs-{name}",
+        "name": name,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
         "externalRefs": [purl(f"pkg:pypi/{name}")],
-    }  # fmt: skip
+    }
     return package, "extra ==" in line
 
 
@@ -139,10 +155,12 @@ def file_entry(name: str, data: bytes) -> dict[str, object]:
     """Return the SPDX file of a member of the wheel; SPDX 2.3 demands SHA-1, SHA-256 is the one to trust."""
     sums = {"SHA1": hashlib.sha1(data, usedforsecurity=False).hexdigest(), "SHA256": sha256(data)}
     return {
-        "SPDXID": f"SPDXRef-file-{hashlib.sha256(name.encode()).hexdigest()[:16]}", "fileName": f"./{name}",
+        "SPDXID": f"SPDXRef-file-{hashlib.sha256(name.encode()).hexdigest()[:16]}",
+        "fileName": f"./{name}",
         "checksums": [{"algorithm": k, "checksumValue": v} for k, v in sums.items()],
-        "licenseConcluded": "NOASSERTION", "copyrightText": "NOASSERTION",
-    }  # fmt: skip
+        "licenseConcluded": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+    }
 
 
 def purl(locator: str) -> dict[str, str]:

@@ -37,9 +37,14 @@ class Footprint:
     def peak_bytes(self) -> int:
         """Everything at once."""
         return (
-            self.model_bytes + self.weights_bytes + self.cache_bytes + self.prefill_bytes + self.logits_bytes
-            + self.notes_bytes + self.fixed_bytes
-        )  # fmt: skip
+            self.model_bytes
+            + self.weights_bytes
+            + self.cache_bytes
+            + self.prefill_bytes
+            + self.logits_bytes
+            + self.notes_bytes
+            + self.fixed_bytes
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,10 +95,19 @@ class VllmEngine:
         self._server.wake()
         make = importlib.import_module("vllm").SamplingParams
         common: dict[str, Any] = {
-            "max_tokens": max_new_tokens, "temperature": temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logprobs": 0,
-            "ignore_eos": True, "stop_token_ids": sorted(self._tokenizer.eos_ids), "stop": list(stop),
-            "include_stop_str_in_output": bool(stop), "detokenize": bool(stop), "skip_special_tokens": True,
-        }  # fmt: skip
+            "max_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "logprobs": 0,
+            "ignore_eos": True,
+            "stop_token_ids": sorted(self._tokenizer.eos_ids),
+            "stop": list(stop),
+            "include_stop_str_in_output": bool(stop),
+            "detokenize": bool(stop),
+            "skip_special_tokens": True,
+        }
         found = self._server.llm.generate(
             [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in flat],
             [make(seed=seed, **common) for _, seed in flat],
@@ -140,9 +149,11 @@ class VllmEngine:
         logprobs = [float(place.logprob) for place in chosen if place is not None]
         if not all(map(math.isfinite, logprobs)):
             raise NumericsError(
-                expected="finite log-probabilities", found="NaN or infinity", where="rollout engine vllm",
+                expected="finite log-probabilities",
+                found="NaN or infinity",
+                where="rollout engine vllm",
                 action="check the last update for divergence",
-            )  # fmt: skip
+            )
         end = self._first_stop(ids, stop)
         ended = end < len(ids) or ids[-1] in self._tokenizer.eos_ids or holds(self._tokenizer.decode(ids), stop)
         return Sample(token_ids=ids[:end], logprobs=logprobs[:end], truncated=not ended)

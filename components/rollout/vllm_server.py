@@ -128,12 +128,20 @@ def start(folder: Path, config: EngineConfig, dtype: str) -> Any:
         ) from error
     try:
         llm = vllm.LLM(
-            model=str(folder), dtype=dtype, seed=0, trust_remote_code=False, max_model_len=-1,
+            model=str(folder),
+            dtype=dtype,
+            seed=0,
+            trust_remote_code=False,
+            max_model_len=-1,
             load_format="safetensors" if complete else "dummy",
-            max_num_seqs=config.max_rows, gpu_memory_utilization=config.memory_share, enable_sleep_mode=True,
-            enable_prefix_caching=True, logprobs_mode="processed_logprobs", generation_config="vllm",
+            max_num_seqs=config.max_rows,
+            gpu_memory_utilization=config.memory_share,
+            enable_sleep_mode=True,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
             **({"enable_lora": True, "max_lora_rank": config.lora_rank, "max_loras": 1} if config.lora_rank else {}),
-        )  # fmt: skip
+        )
     except (ValueError, RuntimeError, AssertionError) as error:
         action = "raise or lower rollout.engine.memory_share, or use rollout.engine.name=transformers"
         raise refuse("a vLLM engine on this device", str(error).splitlines()[0][:300], action) from error

@@ -159,9 +159,15 @@ class PolicyGradientConfig(Piece):
         {"rollouts.token_ids", "rollouts.behaviour_logprobs", "scores.correct", "scores.reward"}
     )
     PROVIDES: ClassVar[frozenset[str]] = frozenset(
-        {"stats.sum_correct", "stats.sum_reward", "stats.sum_abs_advantage", "stats.sum_abs_advantage_correct",
-         "stats.sum_abs_centred", "stats.sum_abs_centred_correct"}
-    )  # fmt: skip
+        {
+            "stats.sum_correct",
+            "stats.sum_reward",
+            "stats.sum_abs_advantage",
+            "stats.sum_abs_advantage_correct",
+            "stats.sum_abs_centred",
+            "stats.sum_abs_centred_correct",
+        }
+    )
 
     strategy: Literal["policy_gradient"] = "policy_gradient"
     preset: str = "default"

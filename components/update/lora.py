@@ -41,11 +41,15 @@ def attach(model: Any, config: LoraConfig, seed: int) -> Any:
         wrapped = peft.get_peft_model(
             model,
             peft.LoraConfig(
-                r=config.r, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, bias="none",
+                r=config.r,
+                lora_alpha=config.alpha,
+                lora_dropout=0.0,
+                target_modules=targets,
+                bias="none",
                 fan_in_fan_out=_transposed(model, targets),
             ),
             autocast_adapter_dtype=False,
-        )  # fmt: skip
+        )
     except ValueError as error:
         raise _refused(f"layers of {type(model).__name__} that peft adapts", targets, str(error)) from error
     for name, parameter in adapters(wrapped).items():

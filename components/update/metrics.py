@@ -85,8 +85,11 @@ def _trace_metrics(trace: Trace) -> Metrics:
         **trace.gap,
     }
     means: dict[str, list[float]] = {
-        "loss": trace.losses, "grad_norm": trace.grad_norms, "lr": trace.lrs, "normaliser": trace.normalisers
-    }  # fmt: skip
+        "loss": trace.losses,
+        "grad_norm": trace.grad_norms,
+        "lr": trace.lrs,
+        "normaliser": trace.normalisers,
+    }
     out |= {name: float(np.mean(values)) for name, values in means.items() if values}
     if trace.log_w:
         ratio = torch.cat(trace.log_w).double().clamp(max=MOST).exp()

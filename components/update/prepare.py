@@ -75,9 +75,14 @@ def compute(config: PolicyGradientConfig, data: UpdateBatch, prior: Prior | None
     else:
         reward = reward - np.add.reduceat(penalty, offsets[:-1]) if len(rows) else reward
         a = advantages(
-            reward, data.group[rows], data.num_groups,
-            baseline=config.baseline, scale=config.scale, eps=config.eps, lengths=lengths,
-        )  # fmt: skip
+            reward,
+            data.group[rows],
+            data.num_groups,
+            baseline=config.baseline,
+            scale=config.scale,
+            eps=config.eps,
+            lengths=lengths,
+        )
         token[at] = np.repeat(a, lengths)
     if len(rows):
         abs_mean[rows] = np.add.reduceat(np.abs(token[at]), offsets[:-1]) / lengths

@@ -17,9 +17,22 @@ from instar.components.update.config import Filter, Kl, Mismatch, Overlong, Poli
 from instar.errors import ConfigError, nearest
 
 AXES = (
-    "baseline", "scale", "ratio", "objective", "clip_low", "clip_high", "clip_dual", "cap", "aggregate", "max_length",
-    "kl", "filter", "overlong", "mismatch", "value_clip",
-)  # fmt: skip
+    "baseline",
+    "scale",
+    "ratio",
+    "objective",
+    "clip_low",
+    "clip_high",
+    "clip_dual",
+    "cap",
+    "aggregate",
+    "max_length",
+    "kl",
+    "filter",
+    "overlong",
+    "mismatch",
+    "value_clip",
+)
 """What a preset decides where it is put over another update: the objective. Rates, entropy bonus, arm weights and sizes stay."""
 
 _OFF = Mismatch(kind="off")

@@ -108,13 +108,24 @@ def join(batch: pa.Table, rollouts: pa.Table, scores: pa.Table, min_group: int) 
     scored, reward, correct = _verdicts(scores, order, ids)
     num_scored = np.bincount(group[scored], minlength=len(group_arm))
     return UpdateBatch(
-        rollout_id=ids, tokens=tokens, token_offset=token_offset, action_at=action_at, action_offset=action_offset,
-        behaviour=behaviour, group=group, group_arm=group_arm, arms=arms, group_size=group_size,
+        rollout_id=ids,
+        tokens=tokens,
+        token_offset=token_offset,
+        action_at=action_at,
+        action_offset=action_offset,
+        behaviour=behaviour,
+        group=group,
+        group_arm=group_arm,
+        arms=arms,
+        group_size=group_size,
         kind=tuple(_array(rollouts, "kind").to_pylist()),
         policy=tuple(_array(rollouts, "policy").to_pylist()),
-        scored=scored, dropped=num_scored < min_group, reward=reward, correct=correct,
+        scored=scored,
+        dropped=num_scored < min_group,
+        reward=reward,
+        correct=correct,
         truncated=_array(rollouts, "truncated").to_numpy(zero_copy_only=False),
-    )  # fmt: skip
+    )
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:

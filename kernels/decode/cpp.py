@@ -35,10 +35,21 @@ def attend(qkv: Tensor, keys: Tensor, values: Tensor, where: Where) -> Tensor:
     out = qkv.new_empty(rows, queries * width)
     work = rows * queries * width * where.columns
     _run(
-        f"attend_{TYPES[qkv.dtype]}", qkv.data_ptr(), where.cos.data_ptr(), where.sin.data_ptr(),
-        where.position.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(),
-        rows, queries, heads, width, columns, _threads(work),
-    )  # fmt: skip
+        f"attend_{TYPES[qkv.dtype]}",
+        qkv.data_ptr(),
+        where.cos.data_ptr(),
+        where.sin.data_ptr(),
+        where.position.data_ptr(),
+        keys.data_ptr(),
+        values.data_ptr(),
+        out.data_ptr(),
+        rows,
+        queries,
+        heads,
+        width,
+        columns,
+        _threads(work),
+    )
     return out
 
 
@@ -48,9 +59,16 @@ def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Ten
     rows, hidden = x.shape
     added = None if delta is None else delta.data_ptr()
     _run(
-        f"add_norm_{TYPES[x.dtype]}", x.data_ptr(), added, weight.data_ptr(), eps, out.data_ptr(),
-        rows, hidden, _threads(rows * hidden),
-    )  # fmt: skip
+        f"add_norm_{TYPES[x.dtype]}",
+        x.data_ptr(),
+        added,
+        weight.data_ptr(),
+        eps,
+        out.data_ptr(),
+        rows,
+        hidden,
+        _threads(rows * hidden),
+    )
     return out
 
 
@@ -80,9 +98,16 @@ def draw(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Te
     token, logprob = logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)
     heat, given = (1.0, None) if uniform is None else (1.0 / temperature, uniform.data_ptr())
     _run(
-        f"draw_{TYPES[logits.dtype]}", logits.data_ptr(), given, heat, token.data_ptr(), logprob.data_ptr(),
-        rows, size, _threads(4 * rows * size),
-    )  # fmt: skip
+        f"draw_{TYPES[logits.dtype]}",
+        logits.data_ptr(),
+        given,
+        heat,
+        token.data_ptr(),
+        logprob.data_ptr(),
+        rows,
+        size,
+        _threads(4 * rows * size),
+    )
     return token, logprob
 
 

@@ -91,9 +91,22 @@ def _statistics(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
     top, mass, mean, chosen = hidden.new_empty(4, count, num, dtype=torch.float32)
     with _on(hidden):
         _KERNELS.forward[(_ceil(num, settings["TILE_M"]), count)](
-            hidden, weight, bias, targets, top, mass, mean, chosen,
-            num, vocabulary, width, hidden.stride(0), weight.stride(0), each, **settings,
-        )  # fmt: skip
+            hidden,
+            weight,
+            bias,
+            targets,
+            top,
+            mass,
+            mean,
+            chosen,
+            num,
+            vocabulary,
+            width,
+            hidden.stride(0),
+            weight.stride(0),
+            each,
+            **settings,
+        )
     high = top.amax(dim=0)
     shrink = (top - high).exp_()
     total = (mass * shrink).sum(dim=0)
@@ -150,9 +163,23 @@ def _backward(
         if num:
             with _on(hidden):
                 _KERNELS.dlogits[(_ceil(num, settings["TILE_M"]), _ceil(size, settings["TILE_V"]))](
-                    hidden, weight, bias, targets, lse, entropy, *grads, slopes,
-                    num, vocabulary, width, hidden.stride(0), weight.stride(0), begin, size, **settings,
-                )  # fmt: skip
+                    hidden,
+                    weight,
+                    bias,
+                    targets,
+                    lse,
+                    entropy,
+                    *grads,
+                    slopes,
+                    num,
+                    vocabulary,
+                    width,
+                    hidden.stride(0),
+                    weight.stride(0),
+                    begin,
+                    size,
+                    **settings,
+                )
         if grad_hidden is not None:
             _add_product(grad_hidden, slopes, weight[part])
         if grad_weight is not None:

@@ -21,9 +21,21 @@ LEAST: tl.constexpr = tl.constexpr(-126.0)
 
 @triton.jit
 def _logits(
-    hidden, weight, bias, m, v, tokens, vocabulary, width, hidden_m, weight_v,
-    TILE_M: tl.constexpr, TILE_V: tl.constexpr, TILE_H: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    m,
+    v,
+    tokens,
+    vocabulary,
+    width,
+    hidden_m,
+    weight_v,
+    TILE_M: tl.constexpr,
+    TILE_V: tl.constexpr,
+    TILE_H: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Return the logits of tokens `m` and words `v` as float32, -inf outside the vocabulary."""
     total = tl.zeros([TILE_M, TILE_V], tl.float32)
     row = hidden + m.to(tl.int64)[:, None] * hidden_m
@@ -41,9 +53,25 @@ def _logits(
 
 @triton.jit
 def forward(
-    hidden, weight, bias, targets, top, mass, mean, chosen, tokens, vocabulary, width, hidden_m, weight_v, tiles,
-    TILE_M: tl.constexpr, TILE_V: tl.constexpr, TILE_H: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    targets,
+    top,
+    mass,
+    mean,
+    chosen,
+    tokens,
+    vocabulary,
+    width,
+    hidden_m,
+    weight_v,
+    tiles,
+    TILE_M: tl.constexpr,
+    TILE_V: tl.constexpr,
+    TILE_H: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Write four numbers per token and part of `tiles` tiles of the vocabulary, each [parts, tokens], float32.
 
     top: the largest logit; mass: sum of e = exp(logit - top); mean: sum of e (logit - top); chosen: the target's logit
@@ -53,15 +81,29 @@ def forward(
     target = tl.load(targets + m, mask=m < tokens, other=-1)
     high = tl.full([TILE_M], -1e38, tl.float32)
     sum_e, sum_el, picked = (
-        tl.zeros([TILE_M], tl.float32), tl.zeros([TILE_M], tl.float32), tl.zeros([TILE_M], tl.float32),
-    )  # fmt: skip
+        tl.zeros([TILE_M], tl.float32),
+        tl.zeros([TILE_M], tl.float32),
+        tl.zeros([TILE_M], tl.float32),
+    )
     first = tl.program_id(1) * tiles * TILE_V
     for start in range(first, tl.minimum(first + tiles * TILE_V, vocabulary), TILE_V):
         v = start + tl.arange(0, TILE_V)
         logits = _logits(
-            hidden, weight, bias, m, v, tokens, vocabulary, width, hidden_m, weight_v,
-            TILE_M, TILE_V, TILE_H, PRECISION,
-        )  # fmt: skip
+            hidden,
+            weight,
+            bias,
+            m,
+            v,
+            tokens,
+            vocabulary,
+            width,
+            hidden_m,
+            weight_v,
+            TILE_M,
+            TILE_V,
+            TILE_H,
+            PRECISION,
+        )
         higher = tl.maximum(high, tl.max(logits, axis=1))
         below = logits - higher[:, None]
         e, shrink = tl.exp(below), tl.exp(high - higher)
@@ -78,10 +120,27 @@ def forward(
 
 @triton.jit
 def dlogits(
-    hidden, weight, bias, targets, lse, entropy, grad_logp, grad_entropy, out,
-    tokens, vocabulary, width, hidden_m, weight_v, begin, columns,
-    TILE_M: tl.constexpr, TILE_V: tl.constexpr, TILE_H: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    targets,
+    lse,
+    entropy,
+    grad_logp,
+    grad_entropy,
+    out,
+    tokens,
+    vocabulary,
+    width,
+    hidden_m,
+    weight_v,
+    begin,
+    columns,
+    TILE_M: tl.constexpr,
+    TILE_V: tl.constexpr,
+    TILE_H: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Write the gradient of the logits of words begin .. begin + columns into `out` [tokens, columns].
 
     It is g (onehot - p) - k p (log p + E), with g and k the gradients of log-probability and entropy E; either may be

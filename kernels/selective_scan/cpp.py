@@ -37,9 +37,11 @@ def selective_scan(
     """
     if u.dtype == torch.float64 or u.device.type != "cpu":
         raise ConfigError(
-            expected="float32 or a half type on the CPU", found=f"{u.dtype} on {u.device}",
-            where="selective_scan:cpp", action="name another backend",
-        )  # fmt: skip
+            expected="float32 or a half type on the CPU",
+            found=f"{u.dtype} on {u.device}",
+            where="selective_scan:cpp",
+            action="name another backend",
+        )
     dense = [None if t is None else t.float().contiguous() for t in (u, delta, A.t(), B, C, D)]
     dense.append(None if h0 is None else h0.float().transpose(1, 2).contiguous())
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in dense):

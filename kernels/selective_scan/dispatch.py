@@ -47,15 +47,20 @@ def choose(
     )
     if named not in get_args(Backend):
         raise ConfigError(
-            expected="a backend of the selective scan", found=f"'{named}'", where=who, action=nearest(named, get_args(Backend))
-        )  # fmt: skip
+            expected="a backend of the selective scan",
+            found=f"'{named}'",
+            where=who,
+            action=nearest(named, get_args(Backend)),
+        )
     if named != "auto":
         found = _obstacle(named, device, dtype, carries_state)
         if found:
             raise ConfigError(
-                expected=f"a call that the backend {named} can run", found=found, where=f"selective_scan: named by {who}",
+                expected=f"a call that the backend {named} can run",
+                found=found,
+                where=f"selective_scan: named by {who}",
                 action="remove the obstacle, or let `auto` choose",
-            )  # fmt: skip
+            )
         return Choice(backend=named, reason=f"named by {who}")  # type: ignore[arg-type]
     passed: list[str] = []
     for name in ORDER.get(device.type, ("sliced",)):

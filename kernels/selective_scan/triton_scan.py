@@ -109,10 +109,29 @@ def _forward(inputs: Inputs, lengths: Tensor | None, borders: Tensor | None) -> 
     tile_e, tile_n = blocks(channels, states)
     with _on(u):
         _KERNELS.forward[(batch * _ceil(channels, tile_e),)](
-            u, delta, A.contiguous(), B, C, D, None if h0 is None else h0.contiguous(), lengths, y, last, borders,
-            length, channels, states, *u.stride()[:2], *delta.stride()[:2], *B.stride()[:2], *C.stride()[:2],
-            CHUNK=CHUNK, TILE_E=tile_e, TILE_N=tile_n, num_warps=1,
-        )  # fmt: skip
+            u,
+            delta,
+            A.contiguous(),
+            B,
+            C,
+            D,
+            None if h0 is None else h0.contiguous(),
+            lengths,
+            y,
+            last,
+            borders,
+            length,
+            channels,
+            states,
+            *u.stride()[:2],
+            *delta.stride()[:2],
+            *B.stride()[:2],
+            *C.stride()[:2],
+            CHUNK=CHUNK,
+            TILE_E=tile_e,
+            TILE_N=tile_n,
+            num_warps=1,
+        )
     return y, last
 
 
@@ -158,11 +177,30 @@ def _backward(
         rows = [_rows(x) for x in (u, delta, B, C, dy)]
         with _on(u):
             _KERNELS.backward[(batch * parts,)](
-                *rows[:2], A.contiguous(), *rows[2:], D, lengths, borders,
-                None if dlast is None else dlast.contiguous(), du, ddelta, dA, dB, dC, dD, dh0,
-                batch, length, channels, states, *(s for x in rows for s in x.stride()[:2]),
-                CHUNK=CHUNK, TILE_E=tile_e, TILE_N=tile_n, num_warps=1,
-            )  # fmt: skip
+                *rows[:2],
+                A.contiguous(),
+                *rows[2:],
+                D,
+                lengths,
+                borders,
+                None if dlast is None else dlast.contiguous(),
+                du,
+                ddelta,
+                dA,
+                dB,
+                dC,
+                dD,
+                dh0,
+                batch,
+                length,
+                channels,
+                states,
+                *(s for x in rows for s in x.stride()[:2]),
+                CHUNK=CHUNK,
+                TILE_E=tile_e,
+                TILE_N=tile_n,
+                num_warps=1,
+            )
     return (
         du,
         ddelta,

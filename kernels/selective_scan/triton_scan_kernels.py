@@ -46,10 +46,32 @@ def _row(base, offset, mask):
 
 @triton.jit
 def forward(
-    u, delta, A, B, C, D, h0, lengths, y, last, borders,
-    length, channels, states, u_b, u_t, delta_b, delta_t, B_b, B_t, C_b, C_t,
-    CHUNK: tl.constexpr, TILE_E: tl.constexpr, TILE_N: tl.constexpr,
-):  # fmt: skip
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    h0,
+    lengths,
+    y,
+    last,
+    borders,
+    length,
+    channels,
+    states,
+    u_b,
+    u_t,
+    delta_b,
+    delta_t,
+    B_b,
+    B_t,
+    C_b,
+    C_t,
+    CHUNK: tl.constexpr,
+    TILE_E: tl.constexpr,
+    TILE_N: tl.constexpr,
+):
     """Write y and the last state, and the state before every CHUNK-th step into `borders` unless it is None.
 
     Strides x_b and x_t are those of sequence and step; the last axis of every tensor is contiguous.
@@ -92,10 +114,41 @@ def forward(
 
 @triton.jit
 def backward(
-    u, delta, A, B, C, dy, D, lengths, borders, dlast, du, ddelta, dA, dB, dC, dD, dh0,
-    batch, length, channels, states, u_b, u_t, delta_b, delta_t, B_b, B_t, C_b, C_t, dy_b, dy_t,
-    CHUNK: tl.constexpr, TILE_E: tl.constexpr, TILE_N: tl.constexpr,
-):  # fmt: skip
+    u,
+    delta,
+    A,
+    B,
+    C,
+    dy,
+    D,
+    lengths,
+    borders,
+    dlast,
+    du,
+    ddelta,
+    dA,
+    dB,
+    dC,
+    dD,
+    dh0,
+    batch,
+    length,
+    channels,
+    states,
+    u_b,
+    u_t,
+    delta_b,
+    delta_t,
+    B_b,
+    B_t,
+    C_b,
+    C_t,
+    dy_b,
+    dy_t,
+    CHUNK: tl.constexpr,
+    TILE_E: tl.constexpr,
+    TILE_N: tl.constexpr,
+):
     """Write the gradients: dA, dD and dh0 per sequence, dB and dC per sequence and block of channels.
 
     `g` is the gradient of the state h_t from everything after it; entering a step it still lacks that step's own y_t.

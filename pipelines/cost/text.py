@@ -52,10 +52,19 @@ def _segments(plan: Plan) -> list[str]:
     ]
     runs = {"begin": 1, "iterate": -(-plan.case.recipe.iterations // plan.unroll), "finish": 1}
     rows = [
-        [name, runs[name], s.tasks, s.pods, len(s.chain), *(f"{s.fixed.get(c, 0.0):.0f}" for c in CAUSES),
-         f"{s.fixed_s:.0f}", f"{s.work_s:.0f}", f"{s.overhead:.1%}"]
+        [
+            name,
+            runs[name],
+            s.tasks,
+            s.pods,
+            len(s.chain),
+            *(f"{s.fixed.get(c, 0.0):.0f}" for c in CAUSES),
+            f"{s.fixed_s:.0f}",
+            f"{s.work_s:.0f}",
+            f"{s.overhead:.1%}",
+        ]
         for name, s in plan.segments.items()
-    ]  # fmt: skip
+    ]
     in_series = ", ".join(
         f"{n} {name}" if n > 1 else name for name, n in Counter(plan.segments["iterate"].chain).items()
     )

@@ -92,9 +92,14 @@ class Account:
             positions=positions, masked_width=masked, tokens=work.samples * work.new, count=self.batch.passes
         )
         return training.plan(
-            shape, model.parameters, self.update, passes, self.update.kl.place != "none", self.choice.checkpointing,
+            shape,
+            model.parameters,
+            self.update,
+            passes,
+            self.update.kl.place != "none",
+            self.choice.checkpointing,
             "cuda" if self.device.cuda else "cpu",
-        )  # fmt: skip
+        )
 
     @cached_property
     def _split(self) -> Parts:
@@ -122,9 +127,12 @@ class Account:
         """Bytes while training."""
         made, split = self.trained, self._split
         names = {
-            "masters": "trained weights", "gradients": "gradients", "moments": "moments", "reference": "reference",
+            "masters": "trained weights",
+            "gradients": "gradients",
+            "moments": "moments",
+            "reference": "reference",
             "copy": "copy that computes" if self.processes == 1 else "layers gathered from the others",
-        }  # fmt: skip
+        }
         tokens = max(self.work.longest, self.choice.micro_batch_tokens)
         kept = "checkpointed" if self.choice.checkpointing else "all kept"
         found = {names[key]: value for key, value in split.items() if value}
@@ -157,9 +165,13 @@ class Account:
         """Seconds of an inner step by part."""
         work, model, device = self.work, self.work.model, self.device
         asked = seconds.Answers(
-            samples=work.samples, groups=work.groups, prompt=work.mean_prompt, mean=work.mean, longest=work.new,
+            samples=work.samples,
+            groups=work.groups,
+            prompt=work.mean_prompt,
+            mean=work.mean,
+            longest=work.new,
             rows=self.choice.max_rows,
-        )  # fmt: skip
+        )
         share = self.trained.trained_bytes / (3 * training.master_bytes(self.update)) / model.parameters
         found = {
             "read prompts": seconds.read_s(model, device, asked),
@@ -191,9 +203,13 @@ class Account:
         work, config = self.work, self.work.text.evaluate
         per_task = max(1, config.samples + config.greedy)
         asked = seconds.Answers(
-            samples=work.evaluated, groups=math.ceil(work.evaluated / per_task), prompt=work.mean_prompt,
-            mean=config.max_new_tokens / 2, longest=config.max_new_tokens, rows=self.choice.max_rows,
-        )  # fmt: skip
+            samples=work.evaluated,
+            groups=math.ceil(work.evaluated / per_task),
+            prompt=work.mean_prompt,
+            mean=config.max_new_tokens / 2,
+            longest=config.max_new_tokens,
+            rows=self.choice.max_rows,
+        )
         decoded = seconds.decode_s(work.model, self.device, asked, self.word)
         return decoded + seconds.read_s(work.model, self.device, asked)
 

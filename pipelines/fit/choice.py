@@ -30,22 +30,30 @@ def choice_of(recipe: Recipe) -> Choice:
     pieces = text_pieces(recipe)
     engine, update = pieces.rollout.engine, pieces.update
     return Choice(
-        engine=engine.name, max_rows=engine.max_rows, memory_share=engine.memory_share,
-        micro_batch_tokens=update.micro_batch_tokens, checkpointing=update.gradient_checkpointing == "on",
+        engine=engine.name,
+        max_rows=engine.max_rows,
+        memory_share=engine.memory_share,
+        micro_batch_tokens=update.micro_batch_tokens,
+        checkpointing=update.gradient_checkpointing == "on",
         moments=update.moments,
-    )  # fmt: skip
+    )
 
 
 def placed(recipe: Recipe, choice: Choice, device: str, given: Mapping[str, Any]) -> Recipe:
     """Return the recipe with the choice written into rollout, evaluation, test and update, except into what was `given`."""
     pieces = text_pieces(recipe)
     engine: dict[str, Any] = {
-        "name": choice.engine, "max_rows": choice.max_rows, "memory_share": choice.memory_share, "device": "cuda"
-    }  # fmt: skip
+        "name": choice.engine,
+        "max_rows": choice.max_rows,
+        "memory_share": choice.memory_share,
+        "device": "cuda",
+    }
     trained: dict[str, Any] = {
-        "micro_batch_tokens": choice.micro_batch_tokens, "gradient_checkpointing": "on" if choice.checkpointing else "off",
-        "moments": choice.moments, "device": "cuda",
-    }  # fmt: skip
+        "micro_batch_tokens": choice.micro_batch_tokens,
+        "gradient_checkpointing": "on" if choice.checkpointing else "off",
+        "moments": choice.moments,
+        "device": "cuda",
+    }
     told = part(given, "update")
     update = dataclasses.replace(pieces.update, **{k: v for k, v in trained.items() if k not in told})
     test = recipe.test

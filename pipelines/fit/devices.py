@@ -60,20 +60,38 @@ READ, TRAIN, STREAM = 0.5, 0.35, 0.6
 
 def _gpu(name: str, title: str, gib: float, flops: float, bandwidth: float, link: float, source: str) -> Device:
     rates = Rates(
-        read=READ * flops, train=TRAIN * flops, decode=READ * flops, head=READ * flops, weights=STREAM * bandwidth,
-        copy=STREAM * bandwidth, link=STREAM * link, pass_s=0.03, step_s=0.004,
-    )  # fmt: skip
+        read=READ * flops,
+        train=TRAIN * flops,
+        decode=READ * flops,
+        head=READ * flops,
+        weights=STREAM * bandwidth,
+        copy=STREAM * bandwidth,
+        link=STREAM * link,
+        pass_s=0.03,
+        step_s=0.004,
+    )
     return Device(name=name, title=title, memory=gib * GIB, rates=rates, source=source)
 
 
 DEVICES: dict[str, Device] = {
     # memory: what CUDA reports, rounded down; FLOP/s: bfloat16, dense; link: PCIe of that generation, 16 lanes, one direction
-    "h200": _gpu("h200", "H200 SXM", 139.0, 989e12, 4.8e12, 64e9, "nvidia.com/en-us/data-center/h200: 141 GB, 4.8 TB/s"),
-    "h100-80g": _gpu("h100-80g", "H100 SXM", 79.0, 989e12, 3.35e12, 64e9, "nvidia.com/en-us/data-center/h100: 3.35 TB/s"),
+    "h200": _gpu(
+        "h200", "H200 SXM", 139.0, 989e12, 4.8e12, 64e9, "nvidia.com/en-us/data-center/h200: 141 GB, 4.8 TB/s"
+    ),
+    "h100-80g": _gpu(
+        "h100-80g", "H100 SXM", 79.0, 989e12, 3.35e12, 64e9, "nvidia.com/en-us/data-center/h100: 3.35 TB/s"
+    ),
     "a100-80g": _gpu("a100-80g", "A100 80GB SXM", 79.0, 312e12, 2.039e12, 32e9, "nvidia.com/en-us/data-center/a100"),
-    "24g": _gpu("24g", "24 GB, the slowest of L4, A10, RTX 3090 and 4090", 22.0, 121e12, 300e9, 32e9,
-                "nvidia.com/en-us/data-center/l4: 300 GB/s, 121 TFLOP/s"),
-}  # fmt: skip
+    "24g": _gpu(
+        "24g",
+        "24 GB, the slowest of L4, A10, RTX 3090 and 4090",
+        22.0,
+        121e12,
+        300e9,
+        32e9,
+        "nvidia.com/en-us/data-center/l4: 300 GB/s, 121 TFLOP/s",
+    ),
+}
 CPU = "cpu"
 """The machine that plans, probed (`probe`)."""
 

@@ -38,9 +38,14 @@ def cpu(model: Architecture, dtype: str, rows: int, threads: int) -> Device:
     finally:
         torch.set_num_threads(before)
     return Device(
-        name=CPU, title="this machine", memory=float(available_bytes(CPU)), rates=rates, cuda=False, workspace=0,
+        name=CPU,
+        title="this machine",
+        memory=float(available_bytes(CPU)),
+        rates=rates,
+        cuda=False,
+        workspace=0,
         source=f"measured now, {threads or before} threads",
-    )  # fmt: skip
+    )
 
 
 def _rates(model: Architecture, dtype: torch.dtype, rows: int) -> Rates:
@@ -61,10 +66,14 @@ def _rates(model: Architecture, dtype: torch.dtype, rows: int) -> Rates:
         stream = _copied()
     train = _fastest(lambda: _trained(layers[0]))
     return Rates(
-        read=flops * POSITIONS / read / REST_READ, train=3 * flops * POSITIONS / train / REST_TRAIN,
-        decode=flops * rows / decode / REST_DECODE, head=2 * model.head_parameters * rows / head_s,
-        weights=2 * stream, copy=2 * stream, link=stream,
-    )  # fmt: skip
+        read=flops * POSITIONS / read / REST_READ,
+        train=3 * flops * POSITIONS / train / REST_TRAIN,
+        decode=flops * rows / decode / REST_DECODE,
+        head=2 * model.head_parameters * rows / head_s,
+        weights=2 * stream,
+        copy=2 * stream,
+        link=stream,
+    )
 
 
 def _product(weight: Tensor, given: Tensor) -> Tensor:

@@ -100,9 +100,12 @@ def batch_of(work: Work, config: PolicyGradientConfig, budget: int) -> Batch:
     positions, width = min(choices[config.packing], key=lambda found: found[0] * (1 + found[1] / ATTENTION_WIDTH))
     rows = max(1, int(budget // width))
     return Batch(
-        positions=positions, width=width, tokens=work.samples * mean,
-        passes=config.epochs * math.ceil(positions / (rows * width)), steps=config.epochs * config.minibatches,
-    )  # fmt: skip
+        positions=positions,
+        width=width,
+        tokens=work.samples * mean,
+        passes=config.epochs * math.ceil(positions / (rows * width)),
+        steps=config.epochs * config.minibatches,
+    )
 
 
 def _processes(config: PolicyGradientConfig) -> int:

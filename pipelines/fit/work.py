@@ -16,8 +16,13 @@ from instar.pipelines.cost.sizes import answers
 from instar.pipelines.recipe import Recipe
 
 PROMPTS = {
-    "plain": (256, 64), "terse": (32, 16), "few_shot": (64, 56), "boxed": (1024, 256), "base_chat": (1024, 256), "chat": (1024, 256)
-}  # fmt: skip
+    "plain": (256, 64),
+    "terse": (32, 16),
+    "few_shot": (64, 56),
+    "boxed": (1024, 256),
+    "base_chat": (1024, 256),
+    "chat": (1024, 256),
+}
 """Longest and mean prompt of a template, in tokens. 1,024 is the limit of SEC's scripts, 256 assumed; `few_shot` was counted with
 SmolLM2's tokenizer. A longer prompt runs: the sampler then holds fewer rows, and the update is planned again with its batch."""
 SHOWN = 2
@@ -121,6 +126,12 @@ def work_of(recipe: Recipe) -> Work:
 def of_characters(sizes: CharModelConfig) -> Architecture:
     """Return the sizes of a character model; its vocabulary has two words beside the alphabet, and its head is its own."""
     return Architecture(
-        hidden=sizes.hidden, layers=sizes.layers, heads=sizes.heads, kv_heads=sizes.heads,
-        head_dim=sizes.hidden // sizes.heads, intermediate=sizes.intermediate, vocab=len(sizes.alphabet) + 2, tied=True,
-    )  # fmt: skip
+        hidden=sizes.hidden,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        kv_heads=sizes.heads,
+        head_dim=sizes.hidden // sizes.heads,
+        intermediate=sizes.intermediate,
+        vocab=len(sizes.alphabet) + 2,
+        tied=True,
+    )

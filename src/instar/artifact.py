@@ -184,6 +184,16 @@ class QualityReport(Artifact):
 CLASSES: dict[str, type[Artifact]] = {
     cls.__name__: cls
     for cls in (
-        Tasks, Batch, Rollouts, Scores, ArmStats, Evaluation, Policy, TrainerState, CurriculumState, History, QualityReport,
+        Tasks,
+        Batch,
+        Rollouts,
+        Scores,
+        ArmStats,
+        Evaluation,
+        Policy,
+        TrainerState,
+        CurriculumState,
+        History,
+        QualityReport,
     )
-}  # fmt: skip
+}

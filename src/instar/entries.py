@@ -56,24 +56,48 @@ def _shard(value: Any) -> bool:
 
 
 WORDS: dict[Check, str] = {
-    _count: "an integer from 0 to 2^53", _text: "a text", _number: "a finite number", _digest: "a digest 'sha256:...'",
-    _digest_or_none: "a digest 'sha256:...' or an empty text", _shard: "two integers [i, n] with i < n",
+    _count: "an integer from 0 to 2^53",
+    _text: "a text",
+    _number: "a finite number",
+    _digest: "a digest 'sha256:...'",
+    _digest_or_none: "a digest 'sha256:...' or an empty text",
+    _shard: "two integers [i, n] with i < n",
     _clock: "seconds since 1970, before the year 5138",
-}  # fmt: skip
+}
 _DIGESTS, _NUMBERS = _all(_digest), _all(_number)
 WORDS |= {_DIGESTS: "a table of digests", _NUMBERS: "a table of finite numbers"}
 
 BODIES: dict[str, dict[str, Check]] = {
-    "open": {"name": _text, "scale": _text, "seed": _count, "code": _text,
-             "recipe.iterations": _count, "recipe.inner_steps": _count},
-    "stage": {"stage": _text, "iteration": _count, "step": _count, "key": _text, "inputs": _DIGESTS, "outputs": _DIGESTS,
-              "metrics": _NUMBERS, "code": _text},
-    "gate": {"iteration": _count, "evaluation": _digest, "baseline": _digest_or_none, "decision.action": _text,
-             "decision.reason": _text, "decision.promote": lambda value: isinstance(value, bool)},
+    "open": {
+        "name": _text,
+        "scale": _text,
+        "seed": _count,
+        "code": _text,
+        "recipe.iterations": _count,
+        "recipe.inner_steps": _count,
+    },
+    "stage": {
+        "stage": _text,
+        "iteration": _count,
+        "step": _count,
+        "key": _text,
+        "inputs": _DIGESTS,
+        "outputs": _DIGESTS,
+        "metrics": _NUMBERS,
+        "code": _text,
+    },
+    "gate": {
+        "iteration": _count,
+        "evaluation": _digest,
+        "baseline": _digest_or_none,
+        "decision.action": _text,
+        "decision.reason": _text,
+        "decision.promote": lambda value: isinstance(value, bool),
+    },
     "promote": {"policy": _digest, "evaluation": _digest, "model": _text},
     "accept_code": {"code": _text},
     "close": {"reason": _text, "iterations": _count, "policy": _digest, "champion": _digest},
-}  # fmt: skip
+}
 """Kind of entry -> field of its body -> what it must be."""
 STAGES: dict[str, dict[str, Check]] = {
     "dataset_prep": {"outputs.tasks": _digest, "outputs.policy": _digest},

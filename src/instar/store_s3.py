@@ -250,9 +250,14 @@ class S3Store:
         e = self._endpoint
         http = Requests(self._shared_pool(), self._options, e.host, f"{where} at {e.host}")
         client = Minio(
-            e.host, access_key=e.access_key, secret_key=e.secret_key, session_token=e.session_token,
-            secure=e.secure, region=e.region, http_client=http,
-        )  # fmt: skip
+            e.host,
+            access_key=e.access_key,
+            secret_key=e.secret_key,
+            session_token=e.session_token,
+            secure=e.secure,
+            region=e.region,
+            http_client=http,
+        )
         try:
             self._require_bucket(client)
             yield client, http

@@ -8,9 +8,22 @@ import sys
 import pytest
 
 HEAVY = (
-    "torch", "transformers", "kfp", "mlflow", "kubernetes", "great_expectations", "pandas", "reasoning_gym", "peft",
-    "safetensors", "tokenizers", "sqlalchemy", "jinja2", "playwright", "scipy",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "kfp",
+    "mlflow",
+    "kubernetes",
+    "great_expectations",
+    "pandas",
+    "reasoning_gym",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "sqlalchemy",
+    "jinja2",
+    "playwright",
+    "scipy",
+)
 STATEMENTS = {
     "package": "import instar",
     "help": "import sys; sys.argv = ['instar', '--help']; from instar.cli.app import app; app(standalone_mode=False)",
@@ -32,7 +45,7 @@ STATEMENTS = {
         "for name in ('sec', 'decision_mamba'): explain(build(name, 'tiny'))"
     ),
     "stores": "import instar.store, instar.store_s3, instar.cas, instar.ledger",
-}  # fmt: skip
+}
 
 
 def loaded(statement: str) -> list[str]:

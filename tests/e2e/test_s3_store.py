@@ -135,9 +135,13 @@ def test_wrong_secret_is_permanent_and_stays_unprinted(
     wrong = open_store(store.uri)
     started = time.monotonic()
     for call in (
-        lambda: wrong.read("a"), lambda: wrong.put_bytes("a", b""), lambda: wrong.exists("a"), lambda: wrong.list(""),
-        lambda: wrong.create("a", b""), lambda: wrong.put_file("a", tmp_path / "f"),
-    ):  # fmt: skip
+        lambda: wrong.read("a"),
+        lambda: wrong.put_bytes("a", b""),
+        lambda: wrong.exists("a"),
+        lambda: wrong.list(""),
+        lambda: wrong.create("a", b""),
+        lambda: wrong.put_file("a", tmp_path / "f"),
+    ):
         with pytest.raises(StorageError, match="SignatureDoesNotMatch") as caught:
             call()
         assert "wrong-secret" not in caught.value.render() and not caught.value.transient
@@ -148,9 +152,12 @@ def test_wrong_secret_is_permanent_and_stays_unprinted(
 def test_missing_bucket_is_permanent_and_not_created() -> None:
     store = open_store("s3://instar-absent/x")
     for call in (
-        lambda: store.read("a"), lambda: store.put_bytes("a", b""), lambda: store.exists("a"), lambda: store.list(""),
+        lambda: store.read("a"),
+        lambda: store.put_bytes("a", b""),
+        lambda: store.exists("a"),
+        lambda: store.list(""),
         lambda: store.create("a", b""),
-    ):  # fmt: skip
+    ):
         with pytest.raises(StorageError, match="NoSuchBucket"):
             call()
 

@@ -18,9 +18,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (
-    "torch", "transformers", "kfp", "mlflow", "kubernetes", "great_expectations", "pandas", "reasoning_gym", "peft",
+    "torch",
+    "transformers",
+    "kfp",
+    "mlflow",
+    "kubernetes",
+    "great_expectations",
+    "pandas",
+    "reasoning_gym",
+    "peft",
     "scipy",
-)  # fmt: skip
+)
 PROBE = f"""
 import importlib, json, pkgutil, sys
 import instar, instar.cli.app, instar.cli.commands, instar.cli.explain, instar.cli.doctor, instar.pipelines.stage_command

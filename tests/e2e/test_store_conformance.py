@@ -107,8 +107,11 @@ def failed(store: ObjectStore) -> dict[str, str]:
 def doctor(uri: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "instar", "doctor", "--store", uri],
-        capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "160"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "160"},
+    )
 
 
 def test_seaweedfs_passes_again_and_again() -> None:

@@ -44,8 +44,15 @@ def one_gradient(device: str, use_y: bool) -> None:
 def by_hand(device: str) -> None:
     """One channel, one state entry that halves in a step: 8 -> 4 + 2 = 6 -> 3 + 4 = 7."""
     args = inputs(1, 2, 1, 1, device=device)
-    numbers = {"u": [2.0, 4.0], "delta": [1.0, 1.0], "A": [-0.6931471805599453], "B": [1.0, 1.0], "C": [1.0, 3.0],
-               "D": [10.0], "h0": [8.0]}  # fmt: skip
+    numbers = {
+        "u": [2.0, 4.0],
+        "delta": [1.0, 1.0],
+        "A": [-0.6931471805599453],
+        "B": [1.0, 1.0],
+        "C": [1.0, 3.0],
+        "D": [10.0],
+        "h0": [8.0],
+    }
     args = {k: torch.tensor(numbers[k], device=device).view(x.shape) for k, x in args.items()}
     y, last = selective_scan(**args)
     close(y.cpu().flatten(), torch.tensor([6.0 + 20.0, 21.0 + 40.0]), 1e-6, "y")
@@ -97,8 +104,10 @@ def split(device: str) -> None:
     args = inputs(2, 21, 6, 4, device=device)
     sides = []
     for cut in (0, 5):
-        parts = [{k: x[:, s] if k in ("u", "delta", "B", "C") else x for k, x in args.items()}
-                 for s in (slice(0, cut), slice(cut, None))]  # fmt: skip
+        parts = [
+            {k: x[:, s] if k in ("u", "delta", "B", "C") else x for k, x in args.items()}
+            for s in (slice(0, cut), slice(cut, None))
+        ]
         first, state = selective_scan(**parts[0])
         second, last = selective_scan(**{**parts[1], "h0": state})
         y = torch.cat([first, second], dim=1)
@@ -160,9 +169,13 @@ def kept_for_backward(device: str) -> None:
 
 def refused(device: str) -> None:
     args = inputs(2, 3, 4, 2, device=device)
-    wrong = ({**args, "u": args["u"].double()}, {**args, "lengths": torch.ones(3, dtype=torch.int64, device=device)},
-             {**args, "lengths": torch.ones(2, device=device)}, {**args, "delta": args["delta"][:, :2]},
-             {**args, "lengths": torch.ones(2, dtype=torch.int64, device="meta")})  # fmt: skip
+    wrong = (
+        {**args, "u": args["u"].double()},
+        {**args, "lengths": torch.ones(3, dtype=torch.int64, device=device)},
+        {**args, "lengths": torch.ones(2, device=device)},
+        {**args, "delta": args["delta"][:, :2]},
+        {**args, "lengths": torch.ones(2, dtype=torch.int64, device="meta")},
+    )
     for bad in wrong:
         try:
             selective_scan(**bad)

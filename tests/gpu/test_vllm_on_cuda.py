@@ -52,11 +52,19 @@ def write(folder: Path, digest: str, seed: int) -> Policy:
 
     model: Any = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=64, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1,
+            vocab_size=64,
+            hidden_size=128,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=1,
             pad_token_id=0,
         )
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.ndim > 1:

@@ -66,8 +66,12 @@ def test_the_environment_names_the_backend_of_auto_only(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("backend", "dtype", "why"),
-    [("cpp", torch.float64, "no float64"), ("triton", torch.float32, "needs CUDA"), ("mamba_ssm", torch.float32, "needs CUDA")],
-)  # fmt: skip
+    [
+        ("cpp", torch.float64, "no float64"),
+        ("triton", torch.float32, "needs CUDA"),
+        ("mamba_ssm", torch.float32, "needs CUDA"),
+    ],
+)
 def test_a_named_backend_runs_or_is_an_error(
     backend: dispatch.Backend, dtype: torch.dtype, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,8 +178,10 @@ def test_views_of_any_stride(name: str) -> None:
     assert not any(x.is_contiguous() for x in odd)
     for a, b in zip(SCANS[name](*odd), SCANS[name](*inputs), strict=True):
         assert torch.equal(a, b) and a.is_contiguous()
-    upstream = [torch.autograd.grad(SCANS[name](*x)[0].transpose(0, 2).exp().sum(), x) for x in
-                ([t.detach().requires_grad_() for t in odd], [t.detach().requires_grad_() for t in inputs])]  # fmt: skip
+    upstream = [
+        torch.autograd.grad(SCANS[name](*x)[0].transpose(0, 2).exp().sum(), x)
+        for x in ([t.detach().requires_grad_() for t in odd], [t.detach().requires_grad_() for t in inputs])
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*upstream, strict=True))
 
 
@@ -294,8 +296,9 @@ def test_no_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "shape"), [(0, (2, 15)), (1, (2, 3, 1)), (2, (3, 5)), (3, (2, 3, 1)), (4, (1, 3, 4)), (5, (1,)), (6, (2, 4, 5))]
-)  # fmt: skip
+    ("number", "shape"),
+    [(0, (2, 15)), (1, (2, 3, 1)), (2, (3, 5)), (3, (2, 3, 1)), (4, (1, 3, 4)), (5, (1,)), (6, (2, 4, 5))],
+)
 def test_nothing_is_broadcast(number: int, shape: tuple[int, ...]) -> None:
     inputs = case((2, 3, 5, 4))
     inputs[number] = torch.zeros(shape, dtype=torch.float64)

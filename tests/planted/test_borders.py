@@ -193,16 +193,32 @@ def test_any_store_uri(text: str, scheme: str) -> None:
 
 LONG = "x" * 300
 COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("evaluate", LONG, "--against", "y"), ("evaluate", "y", "--against", LONG), ("show", LONG), ("resume", LONG),
-    ("diff", LONG, "y"), ("report", LONG), ("promote", LONG), ("status", LONG), ("stop", LONG), ("show", "a\0b"),
-    ("explain", "sec", "--config", LONG), ("explain", "sec", "--config", "/"), ("run", "sec", "--out", LONG),
-    ("run", "sec", "--out", "/dev/null/x"), ("run", "sec", "--store", "s3://["),
-    ("evaluate", "x", "--against", "y", "--markdown", "missing/page.md"), ("evaluate", "x", "--against", "y", "--markdown", "."),
+    ("evaluate", LONG, "--against", "y"),
+    ("evaluate", "y", "--against", LONG),
+    ("show", LONG),
+    ("resume", LONG),
+    ("diff", LONG, "y"),
+    ("report", LONG),
+    ("promote", LONG),
+    ("status", LONG),
+    ("stop", LONG),
+    ("show", "a\0b"),
+    ("explain", "sec", "--config", LONG),
+    ("explain", "sec", "--config", "/"),
+    ("run", "sec", "--out", LONG),
+    ("run", "sec", "--out", "/dev/null/x"),
+    ("run", "sec", "--store", "s3://["),
+    ("evaluate", "x", "--against", "y", "--markdown", "missing/page.md"),
+    ("evaluate", "x", "--against", "y", "--markdown", "."),
     ("stage", "curriculum", "--store", "s", "--result", "missing/done.json"),
-    ("stage", "curriculum", "--store", "s", "--outputs", "/dev/null/x"), ("control", "open", "--outputs", "/dev/null/x"),
-    ("stage", "curriculum", "--store", "s3://["), ("control", "open", "--store", "s3://["),
-    ("stage", "curriculum", "--executor-input", "[" * 100_000), ("supervise",), ("supervise", "--retries", "x", "--", "true"),
-)  # fmt: skip
+    ("stage", "curriculum", "--store", "s", "--outputs", "/dev/null/x"),
+    ("control", "open", "--outputs", "/dev/null/x"),
+    ("stage", "curriculum", "--store", "s3://["),
+    ("control", "open", "--store", "s3://["),
+    ("stage", "curriculum", "--executor-input", "[" * 100_000),
+    ("supervise",),
+    ("supervise", "--retries", "x", "--", "true"),
+)
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda words: " ".join(words)[:50])

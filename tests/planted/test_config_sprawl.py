@@ -74,7 +74,11 @@ def test_an_error_says_what_to_write(assignment: str, where: str, action: str) -
     ("recipe", "assignments", "action"),
     [
         ("sec", ["update.kl.coef=0.1"], "leave it out, or set kl.place=loss or reward"),
-        ("sec", ["update.filter.high=0.9", "update.filter.kind=zero_variance"], "leave it out, or set filter.kind=band"),
+        (
+            "sec",
+            ["update.filter.high=0.9", "update.filter.kind=zero_variance"],
+            "leave it out, or set filter.kind=band",
+        ),
         ("sec", ["update.overlong.buffer=9"], "leave it out, or set overlong.kind=soft"),
         ("sec", ["update.mismatch.agg=sum"], "leave it out, or set mismatch.kind=seq_trunc or seq_mask"),
         ("sec", ["update.mismatch.high=3"], "leave it out, or set a mismatch.kind other than off"),
@@ -87,29 +91,59 @@ def test_an_error_says_what_to_write(assignment: str, where: str, action: str) -
         ("sec", ["gate.min_delta=0.1"], "leave it out, or set gate.patience"),
         ("sec", ["test.samples=0", "test.temperature=2", "test.greedy=true"], "leave it out, or set samples > 0"),
         ("spark", ["test.reflect.mode=published", "test.reflect.margin=0"], "leave it out, or set reflect.mode=gated"),
-        ("spark", ["curriculum.strategy=sec", "curriculum.epsilon=0.2"], "leave it out, or set curriculum.method=greedy"),
-        ("decision_mamba", ["reward.schedule=fixed", "reward.stages=3"], "leave it out, or set reward.schedule=progressive"),
+        (
+            "spark",
+            ["curriculum.strategy=sec", "curriculum.epsilon=0.2"],
+            "leave it out, or set curriculum.method=greedy",
+        ),
+        (
+            "decision_mamba",
+            ["reward.schedule=fixed", "reward.stages=3"],
+            "leave it out, or set reward.schedule=progressive",
+        ),
         ("decision_mamba", ["update.total_steps=9"], "leave it out, or set update.schedule=linear or cosine"),
         ("decision_mamba", ["dataset_prep.noise.std=0.5"], "leave it out, or set noise.share > 0"),
         ("decision_mamba", ["dataset_prep.noise.share=0.5"], "leave it out, or set noise.std > 0"),
-        ("decision_mamba", ["dataset_prep.probes=[]", "dataset_prep.probe_episodes=7"],
-         "leave it out, or set dataset_prep.probes with a return"),
-        ("decision_mamba", ["rollout.act=false", "reward.schedule=none", "rollout.max_windows=9"],
-         "leave it out, or set rollout.act=true"),
-        ("decision_mamba", ["dataset_prep.arch.strategy=bc", "update.weights=[1.0, 0.2, 0.2]"],
-         "leave it out, or set a policy with dataset_prep.arch.auxiliary=true"),
-        ("decision_mamba", ["dataset_prep.arch.auxiliary=false", "update={weights=[1.0, 0.2, 0.2]}"],
-         "leave it out, or set a policy with dataset_prep.arch.auxiliary=true"),
-        ("decision_mamba", ["dataset_prep.arch.strategy=decision_transformer", "update.decay_ssm_params=true"],
-         "leave it out, or set dataset_prep.arch.strategy=decision_mamba"),
-        ("spark", ["reward.recycle.rule.known_wrong_share=0.9"],
-         "leave it out, or set recycle.wording=words or few_shot"),
+        (
+            "decision_mamba",
+            ["dataset_prep.probes=[]", "dataset_prep.probe_episodes=7"],
+            "leave it out, or set dataset_prep.probes with a return",
+        ),
+        (
+            "decision_mamba",
+            ["rollout.act=false", "reward.schedule=none", "rollout.max_windows=9"],
+            "leave it out, or set rollout.act=true",
+        ),
+        (
+            "decision_mamba",
+            ["dataset_prep.arch.strategy=bc", "update.weights=[1.0, 0.2, 0.2]"],
+            "leave it out, or set a policy with dataset_prep.arch.auxiliary=true",
+        ),
+        (
+            "decision_mamba",
+            ["dataset_prep.arch.auxiliary=false", "update={weights=[1.0, 0.2, 0.2]}"],
+            "leave it out, or set a policy with dataset_prep.arch.auxiliary=true",
+        ),
+        (
+            "decision_mamba",
+            ["dataset_prep.arch.strategy=decision_transformer", "update.decay_ssm_params=true"],
+            "leave it out, or set dataset_prep.arch.strategy=decision_mamba",
+        ),
+        (
+            "spark",
+            ["reward.recycle.rule.known_wrong_share=0.9"],
+            "leave it out, or set recycle.wording=words or few_shot",
+        ),
         ("sec", ["rollout.engine.lora_rank=8"], "leave it out, or set engine.name=vllm"),
         ("sec", ["evaluate.engine.memory_share=0.9"], "leave it out, or set engine.name=vllm"),
-        ("sec", ["test.engine.name=vllm", "test.engine.forward=stock"], "leave it out, or set engine.name=transformers"),
+        (
+            "sec",
+            ["test.engine.name=vllm", "test.engine.forward=stock"],
+            "leave it out, or set engine.name=transformers",
+        ),
         ("sec", ["update.collective_timeout_s=5"], "leave it out, or set update.processes above 1"),
     ],
-)  # fmt: skip
+)
 def test_a_setting_that_nothing_reads_is_refused(recipe: str, assignments: list[str], action: str) -> None:
     with pytest.raises(ConfigError) as caught:
         configs.merge(build(recipe, "tiny"), configs.parse_set(assignments), where=recipe)

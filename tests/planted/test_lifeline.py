@@ -88,8 +88,11 @@ def test_a_held_command_is_the_command() -> None:
     text = "import os, signal, sys; print(sys.argv[1:], os.environ['A'], 'INSTAR_PARENT' in os.environ)"
     done = subprocess.run(
         lifeline.held([sys.executable, "-c", f"{text}; sys.exit(7)", "--x", "y z"]),
-        capture_output=True, text=True, env={**os.environ, "A": "b"}, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "A": "b"},
+        check=False,
+    )
     assert (done.stdout, done.returncode) == ("['--x', 'y z'] b False\n", 7)
     piped = subprocess.run(lifeline.held(["sh", "-c", "kill -PIPE $$"]), check=False)
     assert piped.returncode == -signal.SIGPIPE

@@ -25,10 +25,18 @@ def pendulums(lengths: list[int], box: float = 2.0) -> Episodes:
     """Return episodes of reward -1 a step, all of them truncated."""
     rng, total = np.random.default_rng(0), sum(lengths)
     return build(
-        "Pendulum-v1", action_low=[-box], action_high=[box], lengths=lengths, observations=rng.normal(size=(total, 3)),
-        actions=rng.uniform(-1, 1, (total, 1)), rewards=-np.ones(total), terminated=[False] * len(lengths),
-        truncated=[True] * len(lengths), tier="t", behaviour="b",
-    )  # fmt: skip
+        "Pendulum-v1",
+        action_low=[-box],
+        action_high=[box],
+        lengths=lengths,
+        observations=rng.normal(size=(total, 3)),
+        actions=rng.uniform(-1, 1, (total, 1)),
+        rewards=-np.ones(total),
+        terminated=[False] * len(lengths),
+        truncated=[True] * len(lengths),
+        tier="t",
+        behaviour="b",
+    )
 
 
 def d4rl(path: Path, lengths: list[int]) -> Path:

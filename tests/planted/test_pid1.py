@@ -43,8 +43,11 @@ class Supervised:
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
                 [*before, *SUPERVISE, *options, "--", *command],
-                stdout=out, stderr=err, env=environment, start_new_session=True,
-            )  # fmt: skip
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,
+            )
 
     def until(self, text: str, count: int = 1, *, err: bool = False) -> None:
         """Wait until the output holds `text` `count` times."""

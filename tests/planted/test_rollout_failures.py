@@ -37,9 +37,15 @@ MERGED = {"<eos>": 0, "a": 1, "b": 2, "ab": 3, "c": 4, "aa": 5}
 
 def model(seed: int = 0, **changes: Any) -> Any:
     config = LlamaConfig(
-        vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, eos_token_id=0,
-        max_position_embeddings=32, **changes,
-    )  # fmt: skip
+        vocab_size=8,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        eos_token_id=0,
+        max_position_embeddings=32,
+        **changes,
+    )
     made: Any = LlamaForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -64,9 +70,19 @@ def roll(path: Path, acting: Policy, resident: Resident | None = None) -> list[R
     for artifact in (tasks, batch):
         artifact.path.mkdir(exist_ok=True)
     row = TaskRow(
-        task_id="x/train/0", arm="x", domain="x", level=0.0, split="train", prompt="abc", verifier="v", reference="{}",
-        features="{}", content_hash="0" * 64, generator="g", seed=0,
-    )  # fmt: skip
+        task_id="x/train/0",
+        arm="x",
+        domain="x",
+        level=0.0,
+        split="train",
+        prompt="abc",
+        verifier="v",
+        reference="{}",
+        features="{}",
+        content_hash="0" * 64,
+        generator="g",
+        seed=0,
+    )
     tasks.write([row])
     batch.write([BatchRow(slot=0, task_id="x/train/0", arm="x", probability=1.0, group_id="g", group_size=8)])
     outs = Outs(rollouts=Rollouts(path / "rollouts"))
@@ -206,10 +222,18 @@ def test_row_8_a_row_rebuilt_from_text_breaks_the_prefix(tmp_path: Path) -> None
     rebuilt = [*tokenizer.encode("ab"), *action]
     assert tokenizer.decode(prompt) in ("ab", "a b")
     good = RolloutRow(
-        rollout_id="g/0", task_id="x", arm="x", kind="text", group_id="g", policy="a", token_ids=[*prompt, *action],
-        behaviour_logprobs=[-1.0, -1.0], truncated=False, seed=0,
+        rollout_id="g/0",
+        task_id="x",
+        arm="x",
+        kind="text",
+        group_id="g",
+        policy="a",
+        token_ids=[*prompt, *action],
+        behaviour_logprobs=[-1.0, -1.0],
+        truncated=False,
+        seed=0,
         steps=[Step(role="prompt", start=0, end=2), Step(role="action", start=2, end=4)],
-    )  # fmt: skip
+    )
     check_append_only(good, prompt)
     spans = [Step(role="prompt", start=0, end=1), Step(role="action", start=1, end=3)]
     with pytest.raises(ContractError, match="ids equal up to 0"):

@@ -97,7 +97,9 @@ TRAPS: dict[str, tuple[Callable[[Scene], None], type[InstarError], str]] = {
     "labels discounted": (_discounted, RewardError, "return-to-go"),
     "labels not scaled": (_unscaled, RewardError, "over 2"),
     "a label that is not there": (
-        _score(4, reward=None, status="failed", reason="no answer"), RewardError, "1 without: failed no answer"
+        _score(4, reward=None, status="failed", reason="no answer"),
+        RewardError,
+        "1 without: failed no answer",
     ),
     "beta not recorded": (_score(4, components={"shift": 0.1}), RewardError, "part 'beta'"),
     "beta above 1": (_score(4, components={"beta": 1.5}), RewardError, r"1\.5 in row 4"),
@@ -105,7 +107,7 @@ TRAPS: dict[str, tuple[Callable[[Scene], None], type[InstarError], str]] = {
     "a window lost": (_lost_rollout, ContractError, "12 slots; found 11 rollouts, 1 slots without one"),
     "a slot with two windows": (_two_rollouts, ContractError, "1 slots without one"),
     "data of another environment": (_another_dimension, ContractError, "2 numbers of state"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TRAPS)
@@ -240,11 +242,19 @@ def test_the_resident_model_of_an_update_that_failed_is_read_again(scene: Scene)
 @pytest.mark.parametrize(
     "changes",
     [
-        {"batch": 0}, {"probe": 0}, {"weights": (0.0, 0.5, 0.5)}, {"weights": (0.9, -0.1, 0.1)}, {"lr": 0.0},
-        {"max_grad_norm": 0.0}, {"warmup_steps": -1}, {"schedule": "cosine", "total_steps": 10, "warmup_steps": 10},
-        {"betas": (0.9, 1.0)}, {"adam_eps": 0.0}, {"weight_decay": -1.0},
+        {"batch": 0},
+        {"probe": 0},
+        {"weights": (0.0, 0.5, 0.5)},
+        {"weights": (0.9, -0.1, 0.1)},
+        {"lr": 0.0},
+        {"max_grad_norm": 0.0},
+        {"warmup_steps": -1},
+        {"schedule": "cosine", "total_steps": 10, "warmup_steps": 10},
+        {"betas": (0.9, 1.0)},
+        {"adam_eps": 0.0},
+        {"weight_decay": -1.0},
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_train(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         SequenceConfig(**changes)

@@ -52,9 +52,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def attempts(store: LocalStore, big: Path) -> list[Callable[[], object]]:
     data = big.read_bytes()
     return [
-        lambda: store.put_file("a", big), lambda: store.put_bytes("a", data),
-        lambda: store.put_bytes("new", data), lambda: store.create("new", data),
-    ]  # fmt: skip
+        lambda: store.put_file("a", big),
+        lambda: store.put_bytes("a", data),
+        lambda: store.put_bytes("new", data),
+        lambda: store.create("new", data),
+    ]
 
 
 def test_a_file_written_whole_on_a_full_disk_stays_as_it_was(small_disk: Path) -> None:

@@ -91,14 +91,73 @@ class Captured(io.TextIOWrapper):
 # --- settings
 
 VALUES = (
-    "best", "[1]", "{}", "{a=1}", "[]", "[[1]]", "true", "none", "1", "-1", "0", "1.5", "1e308", "1e999", "nan", "inf",
-    "''", "-0.0", "9" * 30, "9" * 400, "9" * 5000, "0x" + "f" * 6000, "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z",
-    "[1, 'a', {b=2}]", "[{a=1},{a=2}]", '{strategy="sec"}', "{strategy=[1]}", "{strategy={}}", "{strategy=1979-05-27}",
-    "{strategy=1}", "a\nb", "1\nx=2", "1\n[t]\nx=1", "[1,\n2]", "1 # c", '"\\u0000"', "\x00", "\udcff", "é", '"""', "a" * 10_000,
-    "[" * 5000 + "]" * 5000, "{a=" * 3000 + "1" + "}" * 3000, "{a" + ".a" * 5000 + "=1}", "\x1b[31m", "=", "a=b", " ",
-)  # fmt: skip
-PATHS = ("", ".", "a..b", "gate.", ".gate", "gate.strategy", "curriculum.strategy", "x" + ".x" * 20_000, '"a"', "é", "a\nb",
-         "update\x00", "gate.strategy.strategy", "name.a")  # fmt: skip
+    "best",
+    "[1]",
+    "{}",
+    "{a=1}",
+    "[]",
+    "[[1]]",
+    "true",
+    "none",
+    "1",
+    "-1",
+    "0",
+    "1.5",
+    "1e308",
+    "1e999",
+    "nan",
+    "inf",
+    "''",
+    "-0.0",
+    "9" * 30,
+    "9" * 400,
+    "9" * 5000,
+    "0x" + "f" * 6000,
+    "1979-05-27",
+    "07:32:00",
+    "1979-05-27T07:32:00Z",
+    "[1, 'a', {b=2}]",
+    "[{a=1},{a=2}]",
+    '{strategy="sec"}',
+    "{strategy=[1]}",
+    "{strategy={}}",
+    "{strategy=1979-05-27}",
+    "{strategy=1}",
+    "a\nb",
+    "1\nx=2",
+    "1\n[t]\nx=1",
+    "[1,\n2]",
+    "1 # c",
+    '"\\u0000"',
+    "\x00",
+    "\udcff",
+    "é",
+    '"""',
+    "a" * 10_000,
+    "[" * 5000 + "]" * 5000,
+    "{a=" * 3000 + "1" + "}" * 3000,
+    "{a" + ".a" * 5000 + "=1}",
+    "\x1b[31m",
+    "=",
+    "a=b",
+    " ",
+)
+PATHS = (
+    "",
+    ".",
+    "a..b",
+    "gate.",
+    ".gate",
+    "gate.strategy",
+    "curriculum.strategy",
+    "x" + ".x" * 20_000,
+    '"a"',
+    "é",
+    "a\nb",
+    "update\x00",
+    "gate.strategy.strategy",
+    "name.a",
+)
 
 
 def settings(count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
@@ -189,8 +248,13 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "binary": (200, {"ETag": '"e"'}, bytes(range(256))),
     "list without fields": (200, {}, LISTED.format("false", "<Contents/>").encode()),
     "list of no sizes": (200, {}, LISTED.format("false", "<Contents><Key>a</Key><Size>x</Size></Contents>").encode()),
-    "list of no date": (200, {}, LISTED.format(
-        "false", "<Contents><Key>a</Key><LastModified>soon</LastModified><Size>1</Size></Contents>").encode()),
+    "list of no date": (
+        200,
+        {},
+        LISTED.format(
+            "false", "<Contents><Key>a</Key><LastModified>soon</LastModified><Size>1</Size></Contents>"
+        ).encode(),
+    ),
     "list that goes on without a marker": (200, {}, LISTED.format("true", "").encode()),
     "list of bad names": (200, {}, LISTED.format("false", "<Contents><Key>%ff%00../x</Key></Contents>").encode()),
     "part without its range": (206, {"ETag": '"e"'}, b"x" * 100),
@@ -212,7 +276,7 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "an error without fields": (400, {"Content-Type": "application/xml"}, b"<Error/>"),
     "an error of control characters": (400, {"Content-Type": "application/xml"}, ERROR.format("&#27;[2J").encode()),
     "teapot": (418, {"Content-Type": "text/plain"}, b"short and stout"),
-}  # fmt: skip
+}
 HANG_S = 20
 HASTY = S3Options(connect_timeout_s=0.3, read_timeout_s=0.3, deadline_s=0.2, backoff_s=0.01, backoff_max_s=0.02)
 BIG = b"x" * (6 << 20)

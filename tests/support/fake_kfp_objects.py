@@ -171,8 +171,11 @@ class Objects:
         schedule_id = self._new("schedule")
         status = {"ENABLE": "ENABLED", "DISABLE": "DISABLED"}[body.pop("mode")]
         self.schedules[schedule_id] = {
-            **body, "recurring_run_id": schedule_id, "status": status, "created_at": self._at()
-        }  # fmt: skip
+            **body,
+            "recurring_run_id": schedule_id,
+            "status": status,
+            "created_at": self._at(),
+        }
         return self.schedules[schedule_id]
 
     def _check(self, body: dict[str, Any], failed: str) -> None:
@@ -239,9 +242,14 @@ class Objects:
         parameters = documents[0]["root"].get("inputDefinitions", {}).get("parameters", {})
         version_id = self._new("version")
         self.versions[version_id] = {
-            "pipeline_id": query["pipelineid"], "pipeline_version_id": version_id, "display_name": query["name"],
-            "name": query["name"], "parameters": parameters, "documents": documents, "created_at": self._at(),
-        }  # fmt: skip
+            "pipeline_id": query["pipelineid"],
+            "pipeline_version_id": version_id,
+            "display_name": query["name"],
+            "name": query["name"],
+            "parameters": parameters,
+            "documents": documents,
+            "created_at": self._at(),
+        }
         return {k: v for k, v in self.versions[version_id].items() if k != "documents"}
 
     def _one(self, operation: str, item_id: str) -> dict[str, Any]:

@@ -59,33 +59,70 @@ def closed(required: dict[str, Any], optional: dict[str, Any] | None = None) -> 
 OWNER = closed(
     {"apiVersion": {"const": "argoproj.io/v1alpha1"}, "kind": {"const": "Workflow"}, "name": _TEXT, "uid": _TEXT}
 )
-META = closed({"name": _TEXT, "namespace": _TEXT, "labels": _OPEN, "annotations": _OPEN,
-               "ownerReferences": {"type": "array", "items": OWNER, "minItems": 1}})  # fmt: skip
-JOBSET = closed({
-    "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"}, "kind": {"const": "JobSet"}, "metadata": META,
-    "spec": closed({
-        "network": closed({"enableDNSHostnames": {"type": "boolean"}}),
-        "failurePolicy": closed({"maxRestarts": _COUNT}),
-        "ttlSecondsAfterFinished": _COUNT,
-        "replicatedJobs": {"type": "array", "items": closed({
-            "name": _TEXT, "replicas": _COUNT, "template": closed({"spec": _OPEN}),
-        })},
-    }, {"suspend": {"type": "boolean"}}),
-})  # fmt: skip
-PATCH = closed({"template": closed({"spec": closed({"replicatedJobs": {"type": "array", "items": closed({
-    "name": _TEXT, "template": closed({"spec": closed({"template": closed({"spec": closed(
-        {"nodeSelector": _OPEN, "tolerations": {"type": "array", "items": _OPEN}})})})}),
-})}})})})  # fmt: skip
-TRAINJOB = closed({
-    "apiVersion": {"const": "trainer.kubeflow.org/v1alpha1"}, "kind": {"const": "TrainJob"}, "metadata": META,
-    "spec": closed({
-        "runtimeRef": closed({"apiGroup": _TEXT, "kind": {"enum": ["TrainingRuntime", "ClusterTrainingRuntime"]}, "name": _TEXT}),
-        "activeDeadlineSeconds": {"type": "integer", "minimum": 1},
-        "trainer": closed({
-            "numNodes": {"type": "integer", "minimum": 1}, "resourcesPerNode": _OPEN, "image": _TEXT,
-            "command": {"type": "array", "items": _TEXT}, "args": {"type": "array", "items": _TEXT},
-            "env": {"type": "array", "items": _OPEN},
-        }),
-        "runtimePatches": {"type": "array", "items": closed({"manager": _TEXT, "trainingRuntimeSpec": PATCH})},
-    }, {"suspend": {"type": "boolean"}}),
-})  # fmt: skip
+META = closed(
+    {
+        "name": _TEXT,
+        "namespace": _TEXT,
+        "labels": _OPEN,
+        "annotations": _OPEN,
+        "ownerReferences": {"type": "array", "items": OWNER, "minItems": 1},
+    }
+)
+JOBSET = closed(
+    {
+        "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"},
+        "kind": {"const": "JobSet"},
+        "metadata": META,
+        "spec": closed(
+            {
+                "network": closed({"enableDNSHostnames": {"type": "boolean"}}),
+                "failurePolicy": closed({"maxRestarts": _COUNT}),
+                "ttlSecondsAfterFinished": _COUNT,
+                "replicatedJobs": {
+                    "type": "array",
+                    "items": closed(
+                        {
+                            "name": _TEXT,
+                            "replicas": _COUNT,
+                            "template": closed({"spec": _OPEN}),
+                        }
+                    ),
+                },
+            },
+            {"suspend": {"type": "boolean"}},
+        ),
+    }
+)
+POD = closed({"nodeSelector": _OPEN, "tolerations": {"type": "array", "items": _OPEN}})
+JOB = closed({"template": closed({"spec": POD})})
+REPLICATED = closed({"name": _TEXT, "template": closed({"spec": JOB})})
+JOBS = closed({"replicatedJobs": {"type": "array", "items": REPLICATED}})
+PATCH = closed({"template": closed({"spec": JOBS})})
+"""What a runtime patch may change: where the pods of the job set run, and nothing else."""
+TRAINJOB = closed(
+    {
+        "apiVersion": {"const": "trainer.kubeflow.org/v1alpha1"},
+        "kind": {"const": "TrainJob"},
+        "metadata": META,
+        "spec": closed(
+            {
+                "runtimeRef": closed(
+                    {"apiGroup": _TEXT, "kind": {"enum": ["TrainingRuntime", "ClusterTrainingRuntime"]}, "name": _TEXT}
+                ),
+                "activeDeadlineSeconds": {"type": "integer", "minimum": 1},
+                "trainer": closed(
+                    {
+                        "numNodes": {"type": "integer", "minimum": 1},
+                        "resourcesPerNode": _OPEN,
+                        "image": _TEXT,
+                        "command": {"type": "array", "items": _TEXT},
+                        "args": {"type": "array", "items": _TEXT},
+                        "env": {"type": "array", "items": _OPEN},
+                    }
+                ),
+                "runtimePatches": {"type": "array", "items": closed({"manager": _TEXT, "trainingRuntimeSpec": PATCH})},
+            },
+            {"suspend": {"type": "boolean"}},
+        ),
+    }
+)

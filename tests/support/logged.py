@@ -15,9 +15,15 @@ from instar.contract import WHOLE, Context, Shard
 from instar.rows import BatchRow, RolloutRow, TaskRow
 
 PENDULUM = ContinuousTask(
-    env="Pendulum-v1", state_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,),
-    state_mean=(0.0, 0.0, 0.0), state_std=(0.7, 0.7, 3.0), return_scale=200.0,
-)  # fmt: skip
+    env="Pendulum-v1",
+    state_dim=3,
+    action_dim=1,
+    action_low=(-2.0,),
+    action_high=(2.0,),
+    state_mean=(0.0, 0.0, 0.0),
+    state_std=(0.7, 0.7, 3.0),
+    return_scale=200.0,
+)
 SMALL = DecisionMambaArch(width=16, layers=2, state_size=4, window=4)
 
 
@@ -42,9 +48,18 @@ def episode(
         "offset": 0,
     } | changes
     return RolloutRow(
-        rollout_id=name, task_id=name, arm=arm, group_id=name, policy="script", token_ids=[],
-        behaviour_logprobs=[], steps=[], truncated=True, seed=0, **columns,  # type: ignore[arg-type]
-    )  # fmt: skip
+        rollout_id=name,
+        task_id=name,
+        arm=arm,
+        group_id=name,
+        policy="script",
+        token_ids=[],
+        behaviour_logprobs=[],
+        steps=[],
+        truncated=True,
+        seed=0,
+        **columns,  # type: ignore[arg-type]
+    )
 
 
 def data(folder: Path, rows: Sequence[RolloutRow], digest: str = "data") -> Rollouts:
@@ -58,9 +73,19 @@ def data(folder: Path, rows: Sequence[RolloutRow], digest: str = "data") -> Roll
 def task_row(name: str, split: str, features: object, arm: str = "mixed", reference: object = ("none",)) -> TaskRow:
     """Return a task whose features are JSON of `features`."""
     return TaskRow(
-        task_id=name, arm=arm, domain="Pendulum-v1", level=0.0, split=split, prompt="continuous", verifier="return",
-        reference=json.dumps(reference), features=json.dumps(features), content_hash="0" * 64, generator="test", seed=0,
-    )  # fmt: skip
+        task_id=name,
+        arm=arm,
+        domain="Pendulum-v1",
+        level=0.0,
+        split=split,
+        prompt="continuous",
+        verifier="return",
+        reference=json.dumps(reference),
+        features=json.dumps(features),
+        content_hash="0" * 64,
+        generator="test",
+        seed=0,
+    )
 
 
 def segment(name: str, episode: str, start: int, end: int, arm: str = "mixed") -> TaskRow:
@@ -79,11 +104,9 @@ def tasks(folder: Path, rows: Sequence[TaskRow], digest: str = "tasks") -> Tasks
 def slots(names: Sequence[str], arm: str = "mixed", group_size: int = 1) -> list[BatchRow]:
     """Return a slot per task name."""
     return [
-        BatchRow(
-            slot=i, task_id=name, arm=arm, probability=1.0, group_id=f"000000-{i:04d}", group_size=group_size
-        )
+        BatchRow(slot=i, task_id=name, arm=arm, probability=1.0, group_id=f"000000-{i:04d}", group_size=group_size)
         for i, name in enumerate(names)
-    ]  # fmt: skip
+    ]
 
 
 def policy(

@@ -103,9 +103,13 @@ def job(made: World, config: PolicyGradientConfig, folder: Path, device: str = "
     context = {"evolution": "test", "step": made.step, "stage": "update"}
     config = dataclasses.replace(config, processes=2)
     return {
-        **bundles, "config": configs.to_dict(config), "context": context, "scratch": str(folder), "device": device,
+        **bundles,
+        "config": configs.to_dict(config),
+        "context": context,
+        "scratch": str(folder),
+        "device": device,
         "last": True,
-    }  # fmt: skip
+    }
 
 
 def segment(root: Path, case: Case, device: str = "cpu") -> dict[str, list[dict[str, Any]]]:

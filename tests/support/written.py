@@ -23,7 +23,7 @@ from instar.artifact import (
     Scores,
     Tasks,
     TrainerState,
-)  # fmt: skip
+)
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.stage import summarise
 from instar.rows import ArmStatsRow, BatchRow, EvalRow, RolloutRow, ScoreRow, Step, TaskRow
@@ -47,12 +47,18 @@ class Writer:
         self.workspace = create_workspace(path, evolution)
         self.clock, self.now = clock, START
         self.recipe = recipe or {
-            "name": "sec", "scale": "tiny", "paper": "arXiv 2505.14970", "clock": clock, "iterations": ITERATIONS,
-            "inner_steps": INNER, "curriculum": {"strategy": "sec", "tau": 0.2},
+            "name": "sec",
+            "scale": "tiny",
+            "paper": "arXiv 2505.14970",
+            "clock": clock,
+            "iterations": ITERATIONS,
+            "inner_steps": INNER,
+            "curriculum": {"strategy": "sec", "tau": 0.2},
             "update": {"lr": 5e-4, "betas": [0.9, 0.98]},
-            "evaluate": {"splits": ["val"], "samples": 0}, "test": {"splits": ["id"], "samples": 0},
+            "evaluate": {"splits": ["val"], "samples": 0},
+            "test": {"splits": ["id"], "samples": 0},
             "dataset_prep": {"arms": [{"name": a, "domain": "sorting"} for a in ARMS]},
-        }  # fmt: skip
+        }
         opened = {"name": self.recipe["name"], "scale": self.recipe["scale"], "seed": 7, "code": "c0de"}
         self.workspace.ledger.append("open", {"recipe": self.recipe, **opened}, {"at": self.now})
 
@@ -65,15 +71,27 @@ class Writer:
         return kind(self.workspace.fresh_scratch(name))
 
     def stage(
-        self, stage: str, iteration: int, step: int, inputs: dict[str, str], outputs: dict[str, str],
-        metrics: Mapping[str, float], perf: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        stage: str,
+        iteration: int,
+        step: int,
+        inputs: dict[str, str],
+        outputs: dict[str, str],
+        metrics: Mapping[str, float],
+        perf: Mapping[str, float] | None = None,
+    ) -> None:
         """Append a stage entry."""
         ledger = self.workspace.ledger
         body = {
-            "stage": stage, "iteration": iteration, "step": step, "key": f"{len(ledger.entries):064d}",
-            "inputs": inputs, "outputs": outputs, "metrics": dict(metrics), "code": "c0de",
-        }  # fmt: skip
+            "stage": stage,
+            "iteration": iteration,
+            "step": step,
+            "key": f"{len(ledger.entries):064d}",
+            "inputs": inputs,
+            "outputs": outputs,
+            "metrics": dict(metrics),
+            "code": "c0de",
+        }
         time = {"started": self.now, "ended": self.now + 2.5, "perf/wall_s": 2.0, "perf/cpu_s": 3.0, **(perf or {})}
         self.now += 3.0
         ledger.append("stage", body, time)
@@ -115,11 +133,19 @@ def write_evolution(
 def task(arm: str, split: str, index: int) -> TaskRow:
     """Return one sorting task."""
     return TaskRow(
-        task_id=f"{arm}/{split}/{index:03d}", arm=arm, domain="sorting", level=float(arm[-2:]), split=split,
-        prompt=f"sort & order <b>{index}</b> of {arm}", verifier="exact",
-        reference=json.dumps({"answer": f"right {index}"}), features="{}",
-        content_hash=f"{arm}{split}{index}".ljust(64, "0"), generator="test/1", seed=index,
-    )  # fmt: skip
+        task_id=f"{arm}/{split}/{index:03d}",
+        arm=arm,
+        domain="sorting",
+        level=float(arm[-2:]),
+        split=split,
+        prompt=f"sort & order <b>{index}</b> of {arm}",
+        verifier="exact",
+        reference=json.dumps({"answer": f"right {index}"}),
+        features="{}",
+        content_hash=f"{arm}{split}{index}".ljust(64, "0"),
+        generator="test/1",
+        seed=index,
+    )
 
 
 def policy(w: Writer, number: int) -> str:
@@ -139,10 +165,18 @@ def evaluate(
         index = int(t.task_id[-3:])
         right = index < CORRECT[t.arm][solved or k]
         answer = f"right {index}" if right else f"wrong {EVIL}"
-        rows.append(EvalRow(
-            task_id=t.task_id, arm=t.arm, split=split, sample=-1, score=float(right), length=4,
-            truncated=False, answer=answer,
-        ))  # fmt: skip
+        rows.append(
+            EvalRow(
+                task_id=t.task_id,
+                arm=t.arm,
+                split=split,
+                sample=-1,
+                score=float(right),
+                length=4,
+                truncated=False,
+                answer=answer,
+            )
+        )
     made = w.make(Evaluation, "evaluation")
     made.write(rows)
     config = AnswerConfig(splits=(split,), samples=0, greedy=True, max_new_tokens=8)
@@ -185,11 +219,22 @@ def metrics_of(step: int) -> dict[str, dict[str, float]]:
 
 
 UPDATE = {
-    "updates": 1.0, "zero_variance_share": 0.5, "all_right_share": 0.25, "all_wrong_share": 0.25, "kept_share": 0.5,
-    "entropy": 0.75, "ratio/q01": 0.9, "ratio/q50": 1.0, "ratio/q99": 1.1, "clip_share_low": 0.01,
-    "clip_share_high": 0.02, "kl/k3": 0.003, "mismatch/abs_mean": 0.001, "mismatch/kl": 0.0001,
+    "updates": 1.0,
+    "zero_variance_share": 0.5,
+    "all_right_share": 0.25,
+    "all_wrong_share": 0.25,
+    "kept_share": 0.5,
+    "entropy": 0.75,
+    "ratio/q01": 0.9,
+    "ratio/q50": 1.0,
+    "ratio/q99": 1.1,
+    "clip_share_low": 0.01,
+    "clip_share_high": 0.02,
+    "kl/k3": 0.003,
+    "mismatch/abs_mean": 0.001,
+    "mismatch/kl": 0.0001,
     "arm/sort-03/reward_mean": 0.5,
-}  # fmt: skip
+}
 
 
 def rounds(w: Writer, k: int, tasks: str, state: dict[str, str]) -> dict[str, str]:
@@ -242,15 +287,37 @@ def learning_outputs(w: Writer, step: int, policy_digest: str) -> dict[str, str]
     )
     batch.write([BatchRow(slot=0, task_id=task_id, arm=ARMS[0], probability=0.5, group_id=group, group_size=1)])
     state.write_json("state.json", {"step": step})
-    acted.write([RolloutRow(
-        rollout_id=f"{group}/0", task_id=task_id, arm=ARMS[0], kind="text", group_id=group, policy=policy_digest,
-        token_ids=[1, 2], behaviour_logprobs=[-0.5], truncated=False, seed=step,
-        steps=[Step(role="prompt", start=0, end=1), Step(role="action", start=1, end=2)],
-    )])  # fmt: skip
-    scores.write([ScoreRow(
-        rollout_id=f"{group}/0", correct=1.0, format_ok=1.0, reward=1.0, components={}, status="scored", reason="",
-        scorer="exact/1",
-    )])  # fmt: skip
+    acted.write(
+        [
+            RolloutRow(
+                rollout_id=f"{group}/0",
+                task_id=task_id,
+                arm=ARMS[0],
+                kind="text",
+                group_id=group,
+                policy=policy_digest,
+                token_ids=[1, 2],
+                behaviour_logprobs=[-0.5],
+                truncated=False,
+                seed=step,
+                steps=[Step(role="prompt", start=0, end=1), Step(role="action", start=1, end=2)],
+            )
+        ]
+    )
+    scores.write(
+        [
+            ScoreRow(
+                rollout_id=f"{group}/0",
+                correct=1.0,
+                format_ok=1.0,
+                reward=1.0,
+                components={},
+                status="scored",
+                reason="",
+                scorer="exact/1",
+            )
+        ]
+    )
     stats, trainer = w.make(ArmStats, "a"), w.make(TrainerState, "t")
     zero = {n: 0 for n in ArmStatsRow.__dataclass_fields__ if n.startswith("num")}
     total = {n: 0.0 for n in ArmStatsRow.__dataclass_fields__ if n.startswith("sum") and n != "sum_tokens"}

@@ -57,23 +57,37 @@ def write_continuous(path: Path, iterations: int = ITERATIONS, *, closed: bool =
 def recipe() -> dict[str, Any]:
     """Return what the ledger stores of the recipe, as far as anything reads it."""
     return {
-        "name": "decision_mamba", "scale": "tiny", "paper": "arXiv 2406.05427", "clock": "rounds",
-        "iterations": ITERATIONS, "inner_steps": 1, "curriculum": {"strategy": "uniform"},
-        "rollout": {"strategy": "propose"}, "update": {"strategy": "sequence", "lr": 1e-3},
-        "evaluate": {"strategy": "simulate", "splits": ["val"]}, "test": {"strategy": "simulate", "splits": ["id"]},
+        "name": "decision_mamba",
+        "scale": "tiny",
+        "paper": "arXiv 2406.05427",
+        "clock": "rounds",
+        "iterations": ITERATIONS,
+        "inner_steps": 1,
+        "curriculum": {"strategy": "uniform"},
+        "rollout": {"strategy": "propose"},
+        "update": {"strategy": "sequence", "lr": 1e-3},
+        "evaluate": {"strategy": "simulate", "splits": ["val"]},
+        "test": {"strategy": "simulate", "splits": ["id"]},
         "dataset_prep": {"strategy": "offline"},
-    }  # fmt: skip
+    }
 
 
 def segments() -> list[TaskRow]:
     """Return two segments per logged episode; the level of a segment is the return of its episode."""
     return [
-        _task(f"{arm}/train/{number}{half}", arm, "train", value,
-              {"episode": f"{arm}/{number}", "start": half * 10, "end": half * 10 + 10}, {}, 0)
+        _task(
+            f"{arm}/train/{number}{half}",
+            arm,
+            "train",
+            value,
+            {"episode": f"{arm}/{number}", "start": half * 10, "end": half * 10 + 10},
+            {},
+            0,
+        )
         for arm, values in RETURNS.items()
         for number, value in enumerate(values)
         for half in (0, 1)
-    ]  # fmt: skip
+    ]
 
 
 def starts(split: str, asked: float) -> list[TaskRow]:
@@ -81,20 +95,36 @@ def starts(split: str, asked: float) -> list[TaskRow]:
     reference = {"random": RANDOM, "expert": EXPERT, "source": "Pendulum-v1, <i>measured</i>"}
     arm = f"target {asked:g}"
     return [
-        _task(f"{arm}/{split}/{i}", arm, split, asked,
-              {"env": "Pendulum-v1", "target_return": asked, "reset_seed": 100 + i}, reference, 100 + i)
+        _task(
+            f"{arm}/{split}/{i}",
+            arm,
+            split,
+            asked,
+            {"env": "Pendulum-v1", "target_return": asked, "reset_seed": 100 + i},
+            reference,
+            100 + i,
+        )
         for i in range(STARTS)
-    ]  # fmt: skip
+    ]
 
 
 def _task(
     name: str, arm: str, split: str, level: float, features: dict[str, Any], reference: dict[str, Any], seed: int
 ) -> TaskRow:
     return TaskRow(
-        task_id=name, arm=arm, domain="Pendulum-v1", level=level, split=split, prompt="Pendulum-v1", verifier="simulator",
-        reference=json.dumps(reference), features=json.dumps(features), content_hash=name.ljust(64, "0"),
-        generator="test/1", seed=seed,
-    )  # fmt: skip
+        task_id=name,
+        arm=arm,
+        domain="Pendulum-v1",
+        level=level,
+        split=split,
+        prompt="Pendulum-v1",
+        verifier="simulator",
+        reference=json.dumps(reference),
+        features=json.dumps(features),
+        content_hash=name.ljust(64, "0"),
+        generator="test/1",
+        seed=seed,
+    )
 
 
 def evaluate(w: Writer, tasks: list[TaskRow], split: str, k: int, policy_digest: str, against: str) -> str:
@@ -121,9 +151,15 @@ def _row(task: TaskRow, mean: float) -> EvalRow:
     score = mean + SPREAD[task.seed - 100]
     reached = RANDOM + score * (EXPERT - RANDOM)
     return EvalRow(
-        task_id=task.task_id, arm=task.arm, split=task.split, sample=-1, score=score, length=200, truncated=True,
+        task_id=task.task_id,
+        arm=task.arm,
+        split=task.split,
+        sample=-1,
+        score=score,
+        length=200,
+        truncated=True,
         answer=json.dumps({"return": reached, "target": task.level}),
-    )  # fmt: skip
+    )
 
 
 def learn(w: Writer, k: int, tasks: str, policy_digest: str) -> str:
@@ -153,10 +189,20 @@ def metrics_of(k: int) -> dict[str, dict[str, float]]:
         "rollout": {"num_rollouts": 640.0, "num_steps": 6400.0, "shift_mean": 0.4 / k},
         "reward": {"num_rollouts": 640.0, "beta": beta, "shift_mean": 0.4 / k, "return_mean": -400.0 - k},
         "update": {
-            "updates": 10.0, "num_windows": 640.0, "beta": beta, "target_shift": beta * 0.4 / k, "grad_norm": 1.0 / k,
-            "lr": 1e-3, "loss": loss, "loss/action": 0.9 * loss, "loss/state": 0.5 * loss, "loss/return": 0.3 * loss,
-            "loss_before": loss, "loss_after": 0.8 * loss, "cosine_pser": 1.0 - beta / 2,
+            "updates": 10.0,
+            "num_windows": 640.0,
+            "beta": beta,
+            "target_shift": beta * 0.4 / k,
+            "grad_norm": 1.0 / k,
+            "lr": 1e-3,
+            "loss": loss,
+            "loss/action": 0.9 * loss,
+            "loss/state": 0.5 * loss,
+            "loss/return": 0.3 * loss,
+            "loss_before": loss,
+            "loss_after": 0.8 * loss,
+            "cosine_pser": 1.0 - beta / 2,
             **{f"arm/{a}/loss_before": loss * (1 + i) for i, a in enumerate(arms)},
             **{f"arm/{a}/loss_change": 0.2 * loss for a in arms},
         },
-    }  # fmt: skip
+    }

@@ -12,8 +12,18 @@ from instar.errors import ConfigError, LedgerError, MissingDependencyError, Stor
 from instar.workspace import create_workspace
 
 COMMANDS = {
-    "run", "resume", "show", "diff", "report", "recipes", "explain", "evaluate", "promote", "doctor", "stage",
-}  # fmt: skip
+    "run",
+    "resume",
+    "show",
+    "diff",
+    "report",
+    "recipes",
+    "explain",
+    "evaluate",
+    "promote",
+    "doctor",
+    "stage",
+}
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -99,9 +109,15 @@ def test_explain_states_the_resolved_values(
 def machine(**changes: object) -> doctor.Machine:
     """Return a machine that can run everything, with changes."""
     fields: dict[str, object] = {
-        "python": "3.11.0", "cores": 64, "memory": 2**40, "disk": 2**42, "torch": "2.13.0", "cpu": "AVX512",
-        "gpus": (doctor.Gpu(name="big", memory=80 * 2**30),), "extras": dict.fromkeys(doctor.TINY_EXTRAS, ()),
-    }  # fmt: skip
+        "python": "3.11.0",
+        "cores": 64,
+        "memory": 2**40,
+        "disk": 2**42,
+        "torch": "2.13.0",
+        "cpu": "AVX512",
+        "gpus": (doctor.Gpu(name="big", memory=80 * 2**30),),
+        "extras": dict.fromkeys(doctor.TINY_EXTRAS, ()),
+    }
     return doctor.Machine(**{**fields, **changes})  # type: ignore[arg-type]
 
 

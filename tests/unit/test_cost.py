@@ -44,9 +44,16 @@ ROUNDS = recipe(clock="rounds", inner_steps=1)
     ],
 )
 def test_five_designs(
-    tasks: int, cold: int, warm: int, trainers: int, copies: int | None, fixed_s: int, work_min: int, half_hour: int,
+    tasks: int,
+    cold: int,
+    warm: int,
+    trainers: int,
+    copies: int | None,
+    fixed_s: int,
+    work_min: int,
+    half_hour: int,
     two_hours: int,
-) -> None:  # fmt: skip
+) -> None:
     """An 8B policy in bfloat16 (16 GB). A's four copies go through one stream of 0.3 GB/s."""
     c = IDEAL
     copied = 4 * 16 / 0.3 if copies is None else copies * 16 / c.node_gb_s

@@ -82,11 +82,18 @@ def api() -> Iterator[Api]:
 def script(api: Api, folder: Path, verb: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run evaluation.py with only the variables that the workflow gives it."""
     base = {
-        "GITHUB_API_URL": f"http://127.0.0.1:{api.server_port}", "GITHUB_REPOSITORY": "o/r", "GITHUB_TOKEN": "t0ken",
-        "GITHUB_SERVER_URL": "https://forge.example", "GITHUB_RUN_ID": "99", "GITHUB_SHA": OTHER,
-        "GITHUB_OUTPUT": str(folder / "output"), "GITHUB_STEP_SUMMARY": str(folder / "summary"),
-        "GITHUB_EVENT_PATH": str(folder / "event.json"), "PAGE": str(folder / "page.md"), "SHA": SHA,
-    }  # fmt: skip
+        "GITHUB_API_URL": f"http://127.0.0.1:{api.server_port}",
+        "GITHUB_REPOSITORY": "o/r",
+        "GITHUB_TOKEN": "t0ken",
+        "GITHUB_SERVER_URL": "https://forge.example",
+        "GITHUB_RUN_ID": "99",
+        "GITHUB_SHA": OTHER,
+        "GITHUB_OUTPUT": str(folder / "output"),
+        "GITHUB_STEP_SUMMARY": str(folder / "summary"),
+        "GITHUB_EVENT_PATH": str(folder / "event.json"),
+        "PAGE": str(folder / "page.md"),
+        "SHA": SHA,
+    }
     command = [sys.executable, "-I", str(SCRIPTS / "evaluation.py"), verb]
     return subprocess.run(command, env={**base, **env}, capture_output=True, text=True, check=False, timeout=60)
 

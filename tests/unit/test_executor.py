@@ -75,9 +75,27 @@ def test_counts_as_kubeflow_sends_them(value: Any, number: int) -> None:
 
 
 JUNK_COUNTS: list[Any] = [
-    None, True, -1, -1.0, 0.5, float("inf"), float("nan"), 1e300, 2**53 + 1, "", "-1", "+1", "1.0", " 1", "1_0", "\u00b2",
-    "\u0663", "9" * 5000, [], {},
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    -1.0,
+    0.5,
+    float("inf"),
+    float("nan"),
+    1e300,
+    2**53 + 1,
+    "",
+    "-1",
+    "+1",
+    "1.0",
+    " 1",
+    "1_0",
+    "\u00b2",
+    "\u0663",
+    "9" * 5000,
+    [],
+    {},
+]
 
 
 @pytest.mark.parametrize("value", JUNK_COUNTS, ids=lambda v: repr(v)[:12])

@@ -37,9 +37,14 @@ def account(recipe: Recipe) -> fit.Account:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("qwen2.5-0.5b", 494_032_768), ("qwen2.5-1.5b", 1_543_714_304), ("qwen2.5-3b", 3_085_938_688),
-     ("qwen2.5-7b", 7_615_616_512), ("smollm2-135m", 134_515_008)],
-)  # fmt: skip
+    [
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-3b", 3_085_938_688),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("smollm2-135m", 134_515_008),
+    ],
+)
 def test_sizes_of_the_table_give_the_published_numbers_of_parameters(name: str, parameters: int) -> None:
     assert ARCHITECTURES[name].parameters == parameters
 
@@ -151,8 +156,15 @@ def test_a_model_is_known_by_its_name_or_by_its_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a folder with a config\.json") as caught:
         build("sec", "single", "owner/Qwen2.5-4B")
     assert caught.value.where == "dataset_prep.initial.path" and "qwen2.5" in caught.value.action
-    record = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-              "intermediate_size": 128, "vocab_size": 100, "tie_word_embeddings": False}  # fmt: skip
+    record = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 100,
+        "tie_word_embeddings": False,
+    }
     (tmp_path / "config.json").write_text(json.dumps(record))
     layer = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
     assert of_model(str(tmp_path)).parameters == 2 * 100 * 64 + 2 * layer + 64
@@ -222,9 +234,16 @@ def test_a_machine_without_the_gpu_of_the_plan_is_refused(monkeypatch: pytest.Mo
 
 
 MODELS = st.builds(
-    Architecture, hidden=st.sampled_from([64, 896]), layers=st.integers(1, 40), heads=st.just(8), kv_heads=st.sampled_from([2, 8]),
-    head_dim=st.sampled_from([64, 128]), intermediate=st.integers(64, 4096), vocab=st.integers(100, 150_000), tied=st.booleans(),
-)  # fmt: skip
+    Architecture,
+    hidden=st.sampled_from([64, 896]),
+    layers=st.integers(1, 40),
+    heads=st.just(8),
+    kv_heads=st.sampled_from([2, 8]),
+    head_dim=st.sampled_from([64, 128]),
+    intermediate=st.integers(64, 4096),
+    vocab=st.integers(100, 150_000),
+    tied=st.booleans(),
+)
 
 
 @settings(max_examples=40, deadline=None)

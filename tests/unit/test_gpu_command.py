@@ -48,8 +48,12 @@ def test_every_outcome_is_kept_with_what_was_said(load: Any, tmp_path: Path) -> 
     found = load("gpu_run").test_part(tmp_path)
     outcomes = {row["test"].rpartition("test_")[2]: row for row in found["tests"]}
     assert {name: row["outcome"] for name, row in outcomes.items()} == {
-        "good": "passed", "bad": "failed", "absent": "skipped", "broken": "failed", "other.py": "skipped"
-    }  # fmt: skip
+        "good": "passed",
+        "bad": "failed",
+        "absent": "skipped",
+        "broken": "failed",
+        "other.py": "skipped",
+    }
     assert "assert 1 == 2" in outcomes["bad"]["message"] and "no set-up" in outcomes["broken"]["message"]
     assert "two devices" in outcomes["absent"]["message"] and "needs vllm" in outcomes["other.py"]["message"]
 
@@ -92,9 +96,18 @@ def test_the_loop_that_is_measured_runs_on_a_cpu(
         monkeypatch.setitem(sys.modules, module, made)
     loop = load("gpu_loop")
     small = loop.Sizes(
-        hidden=32, layers=2, intermediate=48, heads=2, kv_heads=1, vocabulary=64, prompts=2, group=2, new_tokens=4,
-        budget=2048, steps=2,
-    )  # fmt: skip
+        hidden=32,
+        layers=2,
+        intermediate=48,
+        heads=2,
+        kv_heads=1,
+        vocabulary=64,
+        prompts=2,
+        group=2,
+        new_tokens=4,
+        budget=2048,
+        steps=2,
+    )
     row = loop.measure(name, small, tmp_path)
     assert row["update_s"] > 0 and row["tokens_per_s"] > 0 and row["update_predicted_gib"] > 0
     if name == "vllm":

@@ -73,8 +73,12 @@ def test_objects_are_canonical_json_below_the_evolution(store: LocalStore) -> No
     raw = store.read("evolutions/evo/head.json")
     assert raw == json.dumps(json.loads(raw), sort_keys=True, separators=(",", ":")).encode()
     assert json.loads(store.read("evolutions/evo/claims/000000-001.json")) == {
-        "segment": 0, "attempt": 1, "owner": "me", "at": 5.0, "run_name": "evo-000000-1",
-    }  # fmt: skip
+        "segment": 0,
+        "attempt": 1,
+        "owner": "me",
+        "at": 5.0,
+        "run_name": "evo-000000-1",
+    }
 
 
 def test_the_first_head_is_written_once_and_absence_is_none(store: LocalStore) -> None:

@@ -34,9 +34,12 @@ from support import hostile
 
 EXAMPLES = int(os.environ.get("INSTAR_FUZZ_EXAMPLES", "60"))
 FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 MOST_CPU_S = 20.0
 """Far above what any of them takes; work that grows with a number in a file would take hours."""
 
@@ -146,8 +149,26 @@ def test_every_fault_at_every_door(name: str, read: Callable[[Path], object], go
 
 
 VALUES: list[Any] = [
-    None, True, -1, 0, 1, 3, 1 << 31, 1 << 62, 10**30, 1e308, float("nan"), "", "x", "../x", "\udcff", [], [[]], {}, {"a": 1}
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    1 << 31,
+    1 << 62,
+    10**30,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "../x",
+    "\udcff",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+]
 JSONS = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -220,9 +241,41 @@ def test_any_length_of_a_header_is_read_or_refused(length: int, good: Path, tmp_
     assert outcome(load, folder) is not None
 
 
-PIECES = ["{{", "}}", "{%", "%}", " for ", "m in messages", "if", "endif", "endfor", "macro f(x)", "endmacro", "set a =",
-    "messages[0].content", "| upper", "| tojson", "range(10**6)", "'x' * 10**9", "**", "9", "(", ")", "[", "]", "'", "self",
-    ".__class__", "namespace()", "include 'x'", "import 'x' as y", "extends", "raise_exception('x')", "break", "f(1)"]  # fmt: skip
+PIECES = [
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    " for ",
+    "m in messages",
+    "if",
+    "endif",
+    "endfor",
+    "macro f(x)",
+    "endmacro",
+    "set a =",
+    "messages[0].content",
+    "| upper",
+    "| tojson",
+    "range(10**6)",
+    "'x' * 10**9",
+    "**",
+    "9",
+    "(",
+    ")",
+    "[",
+    "]",
+    "'",
+    "self",
+    ".__class__",
+    "namespace()",
+    "include 'x'",
+    "import 'x' as y",
+    "extends",
+    "raise_exception('x')",
+    "break",
+    "f(1)",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans())
@@ -255,9 +308,19 @@ BROKEN: list[Any] = [{"answer": 5}, {}, [], None, "x", {"numbers": [0, 0], "targ
 def test_any_answer_has_a_verdict(text: str, verifier: str, broken: Any) -> None:
     reference = SOUND[verifier] if broken is None else broken
     task = TaskRow(
-        task_id="t", arm="a", domain="d", level=1.0, split="train", prompt="p", verifier=verifier,
-        reference=json.dumps(reference), features="{}", content_hash="0" * 64, generator="g", seed=0,
-    )  # fmt: skip
+        task_id="t",
+        arm="a",
+        domain="d",
+        level=1.0,
+        split="train",
+        prompt="p",
+        verifier=verifier,
+        reference=json.dumps(reference),
+        features="{}",
+        content_hash="0" * 64,
+        generator="g",
+        seed=0,
+    )
     for style in STYLES:
         verdict = verify(task, text, style)
         assert isinstance(verdict, Score | Abstain | Failed)

@@ -150,17 +150,36 @@ def node(name: str, phase: str, message: str, at: str, kind: str = "Pod") -> dic
 @pytest.mark.parametrize(
     ("status", "run", "reason"),
     [
-        ({"nodes": {"a": node("root.update.executor", "Failed", "exit code 11", "2"),
+        (
+            {
+                "nodes": {
+                    "a": node("root.update.executor", "Failed", "exit code 11", "2"),
                     "b": node("root.evaluate.executor", "Error", "evicted", "1"),
-                    "c": node("root", "Failed", "child failed", "0", "DAG")}}, {}, "root.evaluate.executor: evicted"),
+                    "c": node("root", "Failed", "child failed", "0", "DAG"),
+                }
+            },
+            {},
+            "root.evaluate.executor: evicted",
+        ),
         ({"message": "workflow shutdown"}, {}, "workflow shutdown"),
         ({}, {"state_history": [{"state": "RUNNING"}, {"state": "FAILED", "error": {"message": "quota"}}]}, "quota"),
         ({}, {"error": {"message": "cannot convert"}}, "cannot convert"),
-        ({}, {"run_details": {"task_details": [{"display_name": "update", "state": "FAILED"}, {"state": "FAILED"},
-                                               {"display_name": "open", "state": "SUCCEEDED"}]}}, "failed: update"),
+        (
+            {},
+            {
+                "run_details": {
+                    "task_details": [
+                        {"display_name": "update", "state": "FAILED"},
+                        {"state": "FAILED"},
+                        {"display_name": "open", "state": "SUCCEEDED"},
+                    ]
+                }
+            },
+            "failed: update",
+        ),
         ({}, {}, ""),
     ],
-)  # fmt: skip
+)
 def test_the_reason_is_that_of_the_first_pod_that_failed(
     status: dict[str, object], run: dict[str, object], reason: str
 ) -> None:
@@ -175,8 +194,13 @@ def test_an_answer_without_a_workflow_is_an_empty_one(manifest: str) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "ended"),
-    [({}, False), ({"activeDeadlineSeconds": 0}, True), ({"activeDeadlineSeconds": 3600}, False), ({"shutdown": "Stop"}, True)],
-)  # fmt: skip
+    [
+        ({}, False),
+        ({"activeDeadlineSeconds": 0}, True),
+        ({"activeDeadlineSeconds": 3600}, False),
+        ({"shutdown": "Stop"}, True),
+    ],
+)
 def test_what_marks_a_workflow_that_a_person_ended(spec: dict[str, object], ended: bool) -> None:
     assert workflow.was_ended({"spec": spec}) is ended
 
@@ -436,23 +460,57 @@ def test_a_cron_that_is_not_six_fields_is_refused_before_any_call(
 
 @pytest.mark.parametrize(
     "cron",
-    ["0 0 3 * * *", "0 */30 * * * ?", "59 59 23 31 12 6", "0 0 1,13 1-15/2 JAN-mar,Dec SUN-SAT", "5/10 * * ? * mon",
-     "@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly",
-     "@every 30m", "@every 1h30m", "@every 1.5h", "@every .5h10s"],
-)  # fmt: skip
+    [
+        "0 0 3 * * *",
+        "0 */30 * * * ?",
+        "59 59 23 31 12 6",
+        "0 0 1,13 1-15/2 JAN-mar,Dec SUN-SAT",
+        "5/10 * * ? * mon",
+        "@yearly",
+        "@annually",
+        "@monthly",
+        "@weekly",
+        "@daily",
+        "@midnight",
+        "@hourly",
+        "@every 30m",
+        "@every 1h30m",
+        "@every 1.5h",
+        "@every .5h10s",
+    ],
+)
 def test_a_cron_that_the_server_reads_is_accepted(cron: str) -> None:
     check_cron(cron)
 
 
 @pytest.mark.parametrize(
     ("cron", "field"),
-    [("60 0 3 * * *", "seconds"), ("0 60 3 * * *", "minutes"), ("0 0 24 * * *", "hours"), ("0 0 3 0 * *", "day"),
-     ("0 0 3 32 * *", "day"), ("0 0 3 * 13 *", "month"), ("0 0 3 * 0 *", "month"), ("0 0 3 * * 7", "weekday"),
-     ("0 0 3 * JAM *", "month"), ("0 0 3 * SUN *", "month"), ("0 0 3 * * JAN", "weekday"), ("0 0 JAN * * *", "hours"),
-     ("0 0 5-3 * * *", "hours"), ("0 0 1-2-3 * * *", "hours"), ("0 */0 * * * *", "minutes"), ("0 0 3, * * *", "hours"),
-     ("0 0 *-5 * * *", "hours"), ("0 0 -1 * * *", "hours"), ("0 0 x * * *", "hours"), ("0 0 3 L * *", "day"),
-     ("0 0 \u0663 * * *", "hours"), ("0 0 3 * * FRI-MON", "weekday"), ("0 1/2/3 * * * *", "minutes")],
-)  # fmt: skip
+    [
+        ("60 0 3 * * *", "seconds"),
+        ("0 60 3 * * *", "minutes"),
+        ("0 0 24 * * *", "hours"),
+        ("0 0 3 0 * *", "day"),
+        ("0 0 3 32 * *", "day"),
+        ("0 0 3 * 13 *", "month"),
+        ("0 0 3 * 0 *", "month"),
+        ("0 0 3 * * 7", "weekday"),
+        ("0 0 3 * JAM *", "month"),
+        ("0 0 3 * SUN *", "month"),
+        ("0 0 3 * * JAN", "weekday"),
+        ("0 0 JAN * * *", "hours"),
+        ("0 0 5-3 * * *", "hours"),
+        ("0 0 1-2-3 * * *", "hours"),
+        ("0 */0 * * * *", "minutes"),
+        ("0 0 3, * * *", "hours"),
+        ("0 0 *-5 * * *", "hours"),
+        ("0 0 -1 * * *", "hours"),
+        ("0 0 x * * *", "hours"),
+        ("0 0 3 L * *", "day"),
+        ("0 0 \u0663 * * *", "hours"),
+        ("0 0 3 * * FRI-MON", "weekday"),
+        ("0 1/2/3 * * * *", "minutes"),
+    ],
+)
 def test_a_cron_field_out_of_range_is_named(cron: str, field: str) -> None:
     with pytest.raises(ConfigError, match=f"expected {field} from") as refused:
         check_cron(cron, "--tick")

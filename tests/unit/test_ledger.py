@@ -23,19 +23,32 @@ VALUES = st.recursive(
 D1 = "sha256:" + "1" * 64
 VALID: dict[str, dict[str, Any]] = {
     "open": {
-        "name": "sec", "scale": "tiny", "seed": 0, "code": "c", "recipe": {"iterations": 1, "inner_steps": 1},
+        "name": "sec",
+        "scale": "tiny",
+        "seed": 0,
+        "code": "c",
+        "recipe": {"iterations": 1, "inner_steps": 1},
     },
     "stage": {
-        "stage": "update", "iteration": 1, "step": 0, "key": "k1", "inputs": {}, "outputs": {"policy": D1},
-        "metrics": {"loss": 0.25}, "code": "c",
+        "stage": "update",
+        "iteration": 1,
+        "step": 0,
+        "key": "k1",
+        "inputs": {},
+        "outputs": {"policy": D1},
+        "metrics": {"loss": 0.25},
+        "code": "c",
     },
     "gate": {
-        "iteration": 0, "evaluation": D1, "baseline": "", "decision": {"action": "continue", "reason": "", "promote": True},
+        "iteration": 0,
+        "evaluation": D1,
+        "baseline": "",
+        "decision": {"action": "continue", "reason": "", "promote": True},
     },
     "promote": {"policy": D1, "evaluation": D1, "model": "m"},
     "accept_code": {"code": "c"},
     "close": {"reason": "done", "iterations": 1, "policy": D1, "champion": D1},
-}  # fmt: skip
+}
 """What an entry must hold; it may hold more."""
 MORE = st.dictionaries(st.text(max_size=5).map("x".__add__), VALUES, max_size=4)
 TIMES = st.dictionaries(st.text(max_size=5).map("perf/".__add__), NUMBERS, max_size=4)

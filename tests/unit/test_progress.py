@@ -63,8 +63,10 @@ def iteration(k: int) -> list[Event]:
     for step in (2 * k - 2, 2 * k - 1):
         for stage, metrics in (
             ("curriculum", {"curriculum/sort-03/p": 0.25, "curriculum/sort-04/p": 0.75, "curriculum/entropy": 0.5}),
-            ("rollout", {"num_rollouts": 100.0}), ("reward", {"accuracy": 0.5}), ("update", {"grad_norm": 1.0}),
-        ):  # fmt: skip
+            ("rollout", {"num_rollouts": 100.0}),
+            ("reward", {"accuracy": 0.5}),
+            ("update", {"grad_norm": 1.0}),
+        ):
             events += [StageStarted(stage, k, step), Unit("half", {}), done(stage, k, step, metrics)]
     events += [
         StageStarted("evaluate", k, 0),

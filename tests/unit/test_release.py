@@ -120,10 +120,15 @@ def push(folder: Path, digests: str) -> tuple[subprocess.CompletedProcess[str], 
     (out / "images.lock").write_text(json.dumps({"instar-cpu": {"image": "instar-cpu", "digest": LOCAL}}))
     (out / "instar-cpu.spdx.json").write_text("{}")
     env = {
-        "PATH": f"{folder / 'bin'}:/usr/bin:/bin", "RECORD": str(folder / "record"), "DIGESTS": digests, "TAG": "v1.2.3",
-        "GITHUB_OUTPUT": str(folder / "output"), "REGISTRY": "registry.test:5000/team", "REGISTRY_USER": "pusher",
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+        "RECORD": str(folder / "record"),
+        "DIGESTS": digests,
+        "TAG": "v1.2.3",
+        "GITHUB_OUTPUT": str(folder / "output"),
+        "REGISTRY": "registry.test:5000/team",
+        "REGISTRY_USER": "pusher",
         "REGISTRY_PASSWORD": "hunter2-of-the-test",
-    }  # fmt: skip
+    }
     command = ["bash", str(SCRIPTS / "push_images.sh"), str(out)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
     return done, (folder / "record").read_text().splitlines()

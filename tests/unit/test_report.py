@@ -43,8 +43,12 @@ def test_champion_gates_and_tests(workspace: Workspace) -> None:
     data = gather(workspace)
     assert data.champion == 3
     assert [(g.iteration, g.action, g.promoted) for g in data.gates] == [
-        (0, "continue", True), (1, "continue", True), (2, "hold", False), (3, "continue", True), (4, "rollback", False),
-    ]  # fmt: skip
+        (0, "continue", True),
+        (1, "continue", True),
+        (2, "hold", False),
+        (3, "continue", True),
+        (4, "rollback", False),
+    ]
     close = next(workspace.ledger.of("close")).body
     assert (data.gates[3].policy, data.gates[4].policy) == (close["champion"], close["policy"])
     ((base, best, comparison),) = data.tests

@@ -65,8 +65,9 @@ def test_scores_champion_and_the_best_beside_it(data: Data) -> None:
 def test_targets_come_first_and_returns_follow_from_scores(data: Data) -> None:
     found = continuous(data)
     assert [(t.asked, t.probe, t.random, t.expert) for t in found.targets] == [
-        (TARGET, False, RANDOM, EXPERT), (PROBE, True, RANDOM, EXPERT),
-    ]  # fmt: skip
+        (TARGET, False, RANDOM, EXPERT),
+        (PROBE, True, RANDOM, EXPERT),
+    ]
     target, probe = found.targets
     assert [target.reached(s.value) for s in found.of(target)] == pytest.approx([-1200, -900, -600, -400, -500])
     assert [s.value for s in found.of(probe)] == pytest.approx(AT_PROBE)
@@ -85,8 +86,9 @@ def test_logged_data_by_arm(data: Data) -> None:
     assert (worst.arm, worst.steps, worst.returns) == ("random 100%", 60, sorted(RETURNS["random 100%"]))
     assert (best.arm, best.steps, best.mean) == ("random 40%", 60, pytest.approx(-400.0))
     assert [(a.name, a.level) for a in data.arms if a.trained] == [
-        ("random 100%", pytest.approx(-1100.0)), ("random 40%", pytest.approx(-400.0)),
-    ]  # fmt: skip
+        ("random 100%", pytest.approx(-1100.0)),
+        ("random 40%", pytest.approx(-400.0)),
+    ]
 
 
 def test_episodes_are_paired_by_start_state(data: Data) -> None:
@@ -188,10 +190,20 @@ def test_page_is_whole_escaped_and_has_no_empty_section(workspace: Workspace, tm
     assert not re.search(r"accura|answer|prompt", outside, re.IGNORECASE)
     titles = re.findall(r"<h2>(.*?)</h2>", outside)
     assert titles == [
-        "Normalised score", "Asked for and reached", "Return by target", "The logged data", "What the curriculum chose",
-        "The same start states, before and after", "Training signal", "Health of the update", "Gate decisions", "Lineage",
-        "Seconds per stage", "Cost", "Configuration",
-    ]  # fmt: skip
+        "Normalised score",
+        "Asked for and reached",
+        "Return by target",
+        "The logged data",
+        "What the curriculum chose",
+        "The same start states, before and after",
+        "Training signal",
+        "Health of the update",
+        "Gate decisions",
+        "Lineage",
+        "Seconds per stage",
+        "Cost",
+        "Configuration",
+    ]
     assert outside.count("<td><code>10") == STARTS
 
 

@@ -39,10 +39,16 @@ def judged(found: dict[str, Any], split: str, k: int) -> dict[str, Any]:
     kinds = {"judge-point": {**number, "balanced_accuracy": value - 0.05}, "judge-pair": {**number}}
     gain = {"difference": AFTER[k] - PLAIN[k], "low": AFTER[k] - PLAIN[k] - 0.02, "high": AFTER[k] - PLAIN[k] + 0.02}
     reflected = {
-        "score": AFTER[k], "low": AFTER[k] - 0.05, "high": AFTER[k] + 0.05, "plain": PLAIN[k], "gain": gain,
-        "calls_mean": 2.5 if OPEN[k] else 1.0, "wrong_to_right": 4, "right_to_wrong": 1,
+        "score": AFTER[k],
+        "low": AFTER[k] - 0.05,
+        "high": AFTER[k] + 0.05,
+        "plain": PLAIN[k],
+        "gain": gain,
+        "calls_mean": 2.5 if OPEN[k] else 1.0,
+        "wrong_to_right": 4,
+        "right_to_wrong": 1,
         "gate": {"open": OPEN[k], "reason": f"gate {k}"},
-    }  # fmt: skip
+    }
     own = {"precision": 0.8, "recall": None, "f1": 0.875, "balanced_accuracy": 0.7, "parse_rate": 1.0}
     found["splits"][split] |= {"reflected": reflected, "own": own}
     return found | {"judge": {**number, "kinds": kinds}, "alarms": [{"reason": ALARM}] if k == 4 else []}
@@ -62,9 +68,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     def metrics_of(step: int) -> dict[str, dict[str, float]]:
         found = metrics(step)
         found["reward"] |= {
-            "recycle_p_right": 0.5, "recycle_cache_size": 10.0 + step, "recycle_age_mean": 1.0, "recycle_age_max": 2.0,
+            "recycle_p_right": 0.5,
+            "recycle_cache_size": 10.0 + step,
+            "recycle_age_mean": 1.0,
+            "recycle_age_max": 2.0,
             "judge-point/accuracy": 0.5 + 0.05 * step,
-        }  # fmt: skip
+        }
         return found
 
     with pytest.MonkeyPatch.context() as patch:

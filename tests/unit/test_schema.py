@@ -16,31 +16,65 @@ from instar.errors import ArtifactError, ContractError
 SHA = "0" * 64
 GOOD: dict[type[Any], dict[str, Any]] = {
     rows.TaskRow: {
-        "task_id": "a/train/0", "arm": "a", "domain": "d", "level": 1.0, "split": "train", "prompt": "1+1=",
-        "verifier": "v", "reference": "{}", "features": "{}", "content_hash": SHA, "generator": "g1", "seed": 0,
+        "task_id": "a/train/0",
+        "arm": "a",
+        "domain": "d",
+        "level": 1.0,
+        "split": "train",
+        "prompt": "1+1=",
+        "verifier": "v",
+        "reference": "{}",
+        "features": "{}",
+        "content_hash": SHA,
+        "generator": "g1",
+        "seed": 0,
     },
     rows.BatchRow: {
-        "slot": 0, "task_id": "a/train/0", "arm": "a", "probability": 0.5, "group_id": "g", "group_size": 8,
+        "slot": 0,
+        "task_id": "a/train/0",
+        "arm": "a",
+        "probability": 0.5,
+        "group_id": "g",
+        "group_size": 8,
     },
     rows.RolloutRow: {
-        "rollout_id": "g/0", "task_id": "a/train/0", "arm": "a", "kind": "text", "group_id": "g", "policy": "sha256:aa",
-        "token_ids": [1, 2, 3], "behaviour_logprobs": [-0.5],
+        "rollout_id": "g/0",
+        "task_id": "a/train/0",
+        "arm": "a",
+        "kind": "text",
+        "group_id": "g",
+        "policy": "sha256:aa",
+        "token_ids": [1, 2, 3],
+        "behaviour_logprobs": [-0.5],
         "steps": [rows.Step(role="prompt", start=0, end=2), rows.Step(role="action", start=2, end=3)],
-        "truncated": False, "seed": 7,
+        "truncated": False,
+        "seed": 7,
     },
     rows.ScoreRow: {
-        "rollout_id": "g/0", "correct": 1.0, "format_ok": None, "reward": 1.0, "components": {"correct": 1.0},
-        "status": "scored", "reason": "", "scorer": "exact/1",
+        "rollout_id": "g/0",
+        "correct": 1.0,
+        "format_ok": None,
+        "reward": 1.0,
+        "components": {"correct": 1.0},
+        "status": "scored",
+        "reason": "",
+        "scorer": "exact/1",
     },
     rows.ArmStatsRow: {
         f.name: "a" if f.name == "arm" else 1.0 if f.arrow == pa.float64() else 1
         for f in schema.fields(rows.ArmStatsRow)
     },
     rows.EvalRow: {
-        "task_id": "a/val/0", "arm": "a", "split": "val", "sample": -1, "score": None, "length": 3,
-        "truncated": False, "answer": "2",
+        "task_id": "a/val/0",
+        "arm": "a",
+        "split": "val",
+        "sample": -1,
+        "score": None,
+        "length": 3,
+        "truncated": False,
+        "answer": "2",
     },
-}  # fmt: skip
+}
 
 
 def planted(field: schema.Field) -> list[tuple[str, Any]]:

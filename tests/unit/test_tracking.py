@@ -153,9 +153,16 @@ class Counter:
 
         self.calls, self.last = 0, last
         writers = (
-            "create_experiment", "create_run", "log_batch", "log_dict", "set_terminated", "update_run",
-            "create_registered_model", "create_model_version", "set_registered_model_alias",
-        )  # fmt: skip
+            "create_experiment",
+            "create_run",
+            "log_batch",
+            "log_dict",
+            "set_terminated",
+            "update_run",
+            "create_registered_model",
+            "create_model_version",
+            "set_registered_model_alias",
+        )
         for name in writers:
             monkeypatch.setattr(MlflowClient, name, self._wrap(getattr(MlflowClient, name)))
 

@@ -141,12 +141,18 @@ def training_tasks(episodes: Episodes, config: OfflineConfig) -> list[TaskRow]:
     ids, returns = episodes.ids, episodes.returns.tolist()
     return [
         _task(
-            found.task_id, found.tier, "train", episodes.env, returns[found.episode],
+            found.task_id,
+            found.tier,
+            "train",
+            episodes.env,
+            returns[found.episode],
             f"steps {found.start} to {found.end} of episode {ids[found.episode]}",
-            {"episode": ids[found.episode], "start": found.start, "end": found.end}, {}, 0,
+            {"episode": ids[found.episode], "start": found.start, "end": found.end},
+            {},
+            0,
         )
         for found in segments(episodes, config.arch.window)
-    ]  # fmt: skip
+    ]
 
 
 def evaluation_tasks(environment: Environment, config: OfflineConfig, ctx: Context) -> list[TaskRow]:
@@ -204,9 +210,16 @@ def _fitting(arch: Arch, environment: Environment) -> Arch:
 
 
 def _task(
-    task_id: str, arm: str, split: str, domain: str, level: float, prompt: str,
-    features: dict[str, Any], reference: dict[str, Any], seed: int,
-) -> TaskRow:  # fmt: skip
+    task_id: str,
+    arm: str,
+    split: str,
+    domain: str,
+    level: float,
+    prompt: str,
+    features: dict[str, Any],
+    reference: dict[str, Any],
+    seed: int,
+) -> TaskRow:
     texts = [json.dumps(value, sort_keys=True) for value in (features, reference)]
     return TaskRow(
         task_id=task_id,

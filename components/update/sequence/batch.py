@@ -81,9 +81,16 @@ def join(
         )
     arms, arm = np.unique(np.asarray(names), return_inverse=True)
     return Labelled(
-        rows=rows, windows=windows, arms=tuple(arms.tolist()), arm=arm.astype(np.int64),
-        label=label, beta=beta, delayed=delayed, proposed=proposed, first=first,
-    )  # fmt: skip
+        rows=rows,
+        windows=windows,
+        arms=tuple(arms.tolist()),
+        arm=arm.astype(np.int64),
+        label=label,
+        beta=beta,
+        delayed=delayed,
+        proposed=proposed,
+        first=first,
+    )
 
 
 def _slots(batch: Batch, table: pa.Table) -> tuple[Integers, list[str]]:

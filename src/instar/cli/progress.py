@@ -25,13 +25,36 @@ BARS = " ▁▂▃▄▅▆▇█"
 SHOWN = ("val", "probe")
 """Pools whose arms are shown one by one."""
 SALIENT = (
-    "val/accuracy", "val/reflected_accuracy", "judge/balanced_accuracy", "judge/drift_alarm", "id/accuracy",
-    "ood/accuracy", "val/normalised_score", "id/normalised_score",
-    "probe/normalised_score", "num_tasks", "num_episodes", "return_mean", "num_rollouts", "rollout/num_rollouts",
-    "accuracy", "reward_mean", "reward/accuracy", "reward/reward_mean", "update/zero_variance_share",
-    "zero_variance_share", "loss", "update/loss", "beta", "reward/beta", "target_shift", "update/target_shift",
-    "grad_norm", "update/grad_norm", "curriculum/entropy",
-)  # fmt: skip
+    "val/accuracy",
+    "val/reflected_accuracy",
+    "judge/balanced_accuracy",
+    "judge/drift_alarm",
+    "id/accuracy",
+    "ood/accuracy",
+    "val/normalised_score",
+    "id/normalised_score",
+    "probe/normalised_score",
+    "num_tasks",
+    "num_episodes",
+    "return_mean",
+    "num_rollouts",
+    "rollout/num_rollouts",
+    "accuracy",
+    "reward_mean",
+    "reward/accuracy",
+    "reward/reward_mean",
+    "update/zero_variance_share",
+    "zero_variance_share",
+    "loss",
+    "update/loss",
+    "beta",
+    "reward/beta",
+    "target_shift",
+    "update/target_shift",
+    "grad_norm",
+    "update/grad_norm",
+    "curriculum/entropy",
+)
 MEASURES = {"accuracy": "accuracy", "normalised_score": "score", "return": "return"}
 """Last part of an evaluation's metric of an arm -> what the panel calls it."""
 UNITS = {"sample": "rollouts", "propose": "windows"}

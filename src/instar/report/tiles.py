@@ -38,11 +38,17 @@ def _accuracy(data: Data) -> list[Tile]:
         return []
     arms = sum(a.split == SPLIT and a.iteration == 0 and bool(a.arm) for a in data.curve)
     return [
-        _tile("mean accuracy, base to champion", f"{percent(base.value)} → {percent(best.value)}",
-              f"validation; champion between {percent(best.low)} and {percent(best.high)}"),
-        _tile("levels mastered", f"{data.mastered(0)} → {data.mastered(data.champion)} of {arms}",
-              f"{percent(MASTERED)} or more right"),
-    ]  # fmt: skip
+        _tile(
+            "mean accuracy, base to champion",
+            f"{percent(base.value)} → {percent(best.value)}",
+            f"validation; champion between {percent(best.low)} and {percent(best.high)}",
+        ),
+        _tile(
+            "levels mastered",
+            f"{data.mastered(0)} → {data.mastered(data.champion)} of {arms}",
+            f"{percent(MASTERED)} or more right",
+        ),
+    ]
 
 
 def _judge(data: Data) -> list[Tile]:

@@ -23,13 +23,17 @@ def dependence(arch: Arch, steps: int) -> tuple[torch.Tensor, torch.Tensor, torc
 
 
 CAUSAL = {
-    **{f"{fusion}-{layers}-{steps}": mamba(steps, layers, fusion=fusion)
-       for fusion in ("two_mixers", "shared_gate") for layers in (2, 3) for steps in (1, 2, 5, 20)},
+    **{
+        f"{fusion}-{layers}-{steps}": mamba(steps, layers, fusion=fusion)
+        for fusion in ("two_mixers", "shared_gate")
+        for layers in (2, 3)
+        for steps in (1, 2, 5, 20)
+    },
     "coarse": mamba(7, fine=False),
     "coarse_shared": mamba(7, fine=False, fusion="shared_gate"),
     "one_tap": mamba(7, conv=1),
     "transformer": transformer(7),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -15,9 +15,14 @@ from instar.components.generated.anchors import AnchorConfig, build
 
 Reply = Callable[[str, int, float], str]
 CONFIG = AnswerConfig(
-    splits=("val",), samples=0, greedy=True, max_new_tokens=4, style="line",
-    judge=JudgeConfig(wording="terse"), reflect=ReflectConfig(),
-)  # fmt: skip
+    splits=("val",),
+    samples=0,
+    greedy=True,
+    max_new_tokens=4,
+    style="line",
+    judge=JudgeConfig(wording="terse"),
+    reflect=ReflectConfig(),
+)
 _PROMPT = re.compile(r"(\w+ (\d+)\?)(.*)")
 
 

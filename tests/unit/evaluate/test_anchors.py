@@ -166,9 +166,19 @@ def test_changes_by_hand() -> None:
 
 def task(answer: str, verifier: str = "exact") -> TaskRow:
     return TaskRow(
-        task_id="a/val/0", arm="a", domain="d", level=1.0, split="val", prompt="q?", verifier=verifier,
-        reference=json.dumps({"answer": answer}), features="{}", content_hash="0" * 64, generator="g/1", seed=0,
-    )  # fmt: skip
+        task_id="a/val/0",
+        arm="a",
+        domain="d",
+        level=1.0,
+        split="val",
+        prompt="q?",
+        verifier=verifier,
+        reference=json.dumps({"answer": answer}),
+        features="{}",
+        content_hash="0" * 64,
+        generator="g/1",
+        seed=0,
+    )
 
 
 def test_an_answer_that_nothing_contradicts_is_a_named_error() -> None:

@@ -128,8 +128,15 @@ def control_summary(score: float, probe: float, verdict: str | None) -> dict[str
     def arm(value: float) -> dict[str, Any]:
         return {"score": value, "low": value - 0.05, "high": value + 0.05, "num_tasks": 32}
 
-    pair = {"verdict": verdict, "reason": "because", "difference": 0.1, "low": 0.05, "high": 0.15,
-            "num_tasks": 32, "num_unpaired": 0}  # fmt: skip
+    pair = {
+        "verdict": verdict,
+        "reason": "because",
+        "difference": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "num_tasks": 32,
+        "num_unpaired": 0,
+    }
     split = {**arm(score), "arms": {"target -150": arm(score)}, "comparison": pair if verdict else None}
     probes = {"score": probe, "arms": {"target -900": arm(probe)}}
     return {"measure": "normalised_score", "splits": {"id": split}, "probes": {"probe": probes}}

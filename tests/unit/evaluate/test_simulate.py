@@ -31,9 +31,15 @@ from support import logged
 from support.logged import PENDULUM, SMALL, context, policy, task_row
 
 COUNT = ContinuousTask(
-    env="Count-v0", state_dim=2, action_dim=1, action_low=(-1.0,), action_high=(1.0,),
-    state_mean=(0.0, 0.0), state_std=(1.0, 1.0), return_scale=2.0,
-)  # fmt: skip
+    env="Count-v0",
+    state_dim=2,
+    action_dim=1,
+    action_low=(-1.0,),
+    action_high=(1.0,),
+    state_mean=(0.0, 0.0),
+    state_std=(1.0, 1.0),
+    return_scale=2.0,
+)
 SHORT = dataclasses.replace(PENDULUM, env="ShortPendulum-v0")
 REFERENCE = {"random": -1000.0, "expert": -200.0, "source": "chosen"}
 
@@ -127,8 +133,9 @@ def test_every_condition_gets_its_episode_in_order(lanes: int) -> None:
 
 def test_actions_are_clipped_to_the_box() -> None:
     assert play(constant(7.0), COUNT, [0, 2], 2) == [
-        Episode(total=2.0, length=1, truncated=False), Episode(total=6.0, length=3, truncated=False)
-    ]  # fmt: skip
+        Episode(total=2.0, length=1, truncated=False),
+        Episode(total=6.0, length=3, truncated=False),
+    ]
 
 
 def test_the_return_to_go_loses_reward_over_scale() -> None:
@@ -340,7 +347,10 @@ BAD: dict[str, tuple[Callable[[World], None], str]] = {
         other(env="Pendulum-v1"),
         "environment Pendulum-v1, in which the policy acts; found ShortPendulum-v0",
     ),
-    "no condition": (retasked(lambda row: dataclasses.replace(row, features='{"start": 1}')), "features .*target_return"),
+    "no condition": (
+        retasked(lambda row: dataclasses.replace(row, features='{"start": 1}')),
+        "features .*target_return",
+    ),
     "no reference": (retasked(lambda row: dataclasses.replace(row, reference="{}")), "reference .*random"),
     "equal references": (
         retasked(lambda row: dataclasses.replace(row, reference='{"random": 1, "expert": 1}')),
@@ -348,7 +358,7 @@ BAD: dict[str, tuple[Callable[[World], None], str]] = {
     ),
     "table": (short_table, "at most 23 steps, the policy's max_timestep; found 24 limit"),
     "text": (text_policy, "a continuous-control policy; found GPT2LMHeadModel"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", BAD)
@@ -371,9 +381,15 @@ def test_simulators_keep_their_warnings_to_themselves(tmp_path: Path) -> None:
     """Hopper-v5 ends by falling over, sees in double precision, and its package warns of deprecations."""
     pytest.importorskip("mujoco")
     hopper = ContinuousTask(
-        env="Hopper-v5", state_dim=11, action_dim=3, action_low=(-1.0,) * 3, action_high=(1.0,) * 3,
-        state_mean=(0.0,) * 11, state_std=(1.0,) * 11, return_scale=1000.0,
-    )  # fmt: skip
+        env="Hopper-v5",
+        state_dim=11,
+        action_dim=3,
+        action_low=(-1.0,) * 3,
+        action_high=(1.0,) * 3,
+        state_mean=(0.0,) * 11,
+        state_std=(1.0,) * 11,
+        return_scale=1000.0,
+    )
     world = World(tmp_path, BcArch(width=16, window=4), hopper)
     rows = [world.condition(f"val/{seed}", "val", 3600.0, seed, "Hopper-v5") for seed in range(4)]
     with warnings.catch_warnings():

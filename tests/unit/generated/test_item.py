@@ -16,9 +16,16 @@ from instar.rows import TaskRow
 from support.attempts import attempts, rollout, task, text_of
 
 ABOUT = Origin(
-    kind="judge-point", wording="words", template="P2/3", label="wrong", parent="sort/train/00007", group="g",
-    policy="p", step=4, key="k",
-)  # fmt: skip
+    kind="judge-point",
+    wording="words",
+    template="P2/3",
+    label="wrong",
+    parent="sort/train/00007",
+    group="g",
+    policy="p",
+    step=4,
+    key="k",
+)
 
 
 def row(about: Origin = ABOUT, parent: TaskRow | None = None) -> TaskRow:

@@ -111,8 +111,9 @@ def test_whatever_a_pod_of_a_run_mounts_is_in_its_namespace(overlay: Callable[[s
     assert {(RUNS, secret) for _, secret in tasks if secret} == {(RUNS, "instar-store")} <= set(SECRETS)
     assert {key for key, _ in tasks if key} == {"accesskey", "secretkey"} == set(SECRETS[RUNS, "instar-store"])
     assert [archive["s3"][f"{k}KeySecret"] for k in ("access", "secret")] == [
-        {"name": "instar-store", "key": "accesskey"}, {"name": "instar-store", "key": "secretkey"},
-    ]  # fmt: skip
+        {"name": "instar-store", "key": "accesskey"},
+        {"name": "instar-store", "key": "secretkey"},
+    ]
     assert list(reference.values()) == ["instar-store", "accesskey", "secretkey"]
     scheme = "http" if archive["s3"]["insecure"] else "https"
     assert (
@@ -166,6 +167,6 @@ def container(args: list[str], **fields: Any) -> Object:
         (container([], env=[{"name": "A", "value": "$(B)"}]), ["none"]),
         ({"kind": "Service", "metadata": {"name": "$(B)"}}, ["$(B)"]),
     ],
-)  # fmt: skip
+)
 def test_variables_stand_where_a_container_expands_them(item: Object, found: list[str]) -> None:
     assert [f.found for f in expanded(World(objects=[item], images={}))] == found

@@ -41,24 +41,49 @@ PEERS = {
     "store outside": Peer(address="192.0.2.10"),
 }
 SERVED = [
-    ("dns", 53, "UDP"), ("dns", 53, "TCP"), ("pipelines", 8888, "TCP"), ("pipelines", 8887, "TCP"), ("pipelines", 22, "TCP"),
-    ("metadata", 8080, "TCP"), ("mlflow", 5000, "TCP"), ("postgres", 5432, "TCP"), ("seaweedfs", 8333, "TCP"),
-    ("seaweedfs", 9327, "TCP"), ("seaweedfs", 8888, "TCP"), ("stage", 8080, "TCP"), ("gang", 29500, "TCP"),
-    ("sandbox", 80, "TCP"), ("cluster", 443, "TCP"), ("cluster", 6443, "TCP"), ("cluster", 22, "TCP"),
-    ("cloud metadata", 80, "TCP"), ("cloud metadata", 443, "TCP"), ("internet", 443, "TCP"), ("store outside", 443, "TCP"),
-]  # fmt: skip
+    ("dns", 53, "UDP"),
+    ("dns", 53, "TCP"),
+    ("pipelines", 8888, "TCP"),
+    ("pipelines", 8887, "TCP"),
+    ("pipelines", 22, "TCP"),
+    ("metadata", 8080, "TCP"),
+    ("mlflow", 5000, "TCP"),
+    ("postgres", 5432, "TCP"),
+    ("seaweedfs", 8333, "TCP"),
+    ("seaweedfs", 9327, "TCP"),
+    ("seaweedfs", 8888, "TCP"),
+    ("stage", 8080, "TCP"),
+    ("gang", 29500, "TCP"),
+    ("sandbox", 80, "TCP"),
+    ("cluster", 443, "TCP"),
+    ("cluster", 6443, "TCP"),
+    ("cluster", 22, "TCP"),
+    ("cloud metadata", 80, "TCP"),
+    ("cloud metadata", 443, "TCP"),
+    ("internet", 443, "TCP"),
+    ("store outside", 443, "TCP"),
+]
 OURS = ("stage", "driver", "gang", "sandbox", "schedule", "mlflow", "postgres", "seaweedfs", "buckets", "stranger")
 RUNS = ("stage", "driver", "gang", "schedule")
 BASE = {
-    *((run, target, port) for run in RUNS for target, port in (
-        ("dns", 53), ("pipelines", 8888), ("pipelines", 8887), ("metadata", 8080), ("mlflow", 5000),
-        ("cluster", 443), ("cluster", 6443),
-    )),
+    *(
+        (run, target, port)
+        for run in RUNS
+        for target, port in (
+            ("dns", 53),
+            ("pipelines", 8888),
+            ("pipelines", 8887),
+            ("metadata", 8080),
+            ("mlflow", 5000),
+            ("cluster", 443),
+            ("cluster", 6443),
+        )
+    ),
     *((service, "dns", 53) for service in ("mlflow", "postgres", "seaweedfs", "buckets", "stranger")),
     ("gang", "gang", 29500),
     ("mlflow", "postgres", 5432),
     ("pipelines", "mlflow", 5000),
-}  # fmt: skip
+}
 INSIDE = {(source, "seaweedfs", 8333) for source in (*RUNS, "mlflow", "buckets")}
 OUTSIDE = {(source, "store outside", 443) for source in (*RUNS, "mlflow")}
 WATCHED = {("prometheus", "mlflow", 5000), ("grafana", "postgres", 5432)}
@@ -85,9 +110,13 @@ def test_reachability(overlay: Callable[[str], World], name: str) -> None:
 def test_the_peers_are_the_pods_of_the_overlays(overlay: Callable[[str], World]) -> None:
     made = {(p.namespace, p.labels.get(NAME) or p.labels.get(ROLE)) for p in pods(overlay("airgap").objects)}
     assert made == {
-        ("instar-system", "mlflow"), ("instar-system", "postgres"), ("instar-system", "seaweedfs"),
-        ("instar-system", "seaweedfs-buckets"), ("instar", "update"), ("instar", "schedule"),
-    }  # fmt: skip
+        ("instar-system", "mlflow"),
+        ("instar-system", "postgres"),
+        ("instar-system", "seaweedfs"),
+        ("instar-system", "seaweedfs-buckets"),
+        ("instar", "update"),
+        ("instar", "schedule"),
+    }
 
 
 def test_one_allow_rule_is_not_enough(overlay: Callable[[str], World]) -> None:

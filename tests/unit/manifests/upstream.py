@@ -51,12 +51,17 @@ def objects() -> list[Object]:
     deleted = [d for name in ("mesh", "credentials") for d in _patches(f"delete-{name}.yaml")]
     password = {"name": "MYSQL_ALLOW_EMPTY_PASSWORD", "value": "true"}
     return [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pipeline-install-config"}, "data": {"dbType": "mysql"}},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "pipeline-install-config"},
+            "data": {"dbType": "mysql"},
+        },
         deployment("mysql", "mysql", [password]),
         deployment("ml-pipeline", "ml-pipeline-api-server", []),
         *(agent(name) for name in AGENTS),
         *({k: v for k, v in item.items() if k != "$patch"} for item in deleted),
-    ]  # fmt: skip
+    ]
 
 
 def deployment(name: str, box: str, env: list[Any], **spec: Any) -> Object:
@@ -66,9 +71,11 @@ def deployment(name: str, box: str, env: list[Any], **spec: Any) -> Object:
         "spec": {"containers": [{"name": box, "image": "x", "env": env}], **spec},
     }
     return {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
         "spec": {"selector": {"matchLabels": labels}, "template": template},
-    }  # fmt: skip
+    }
 
 
 def agent(name: str) -> Object:

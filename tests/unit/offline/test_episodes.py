@@ -83,9 +83,18 @@ def test_columns_that_do_not_fit_are_refused() -> None:
 def test_a_terminal_state_outweighs_a_time_out() -> None:
     zeros = np.zeros((1, 1))
     both = build(
-        "e", action_low=[-1], action_high=[1], lengths=[1], observations=zeros, actions=zeros, rewards=[0.0],
-        terminated=[True], truncated=[True], tier="t", behaviour="b",
-    )  # fmt: skip
+        "e",
+        action_low=[-1],
+        action_high=[1],
+        lengths=[1],
+        observations=zeros,
+        actions=zeros,
+        rewards=[0.0],
+        terminated=[True],
+        truncated=[True],
+        tier="t",
+        behaviour="b",
+    )
     assert both.terminated.tolist() == [True] and both.truncated.tolist() == [False]
 
 

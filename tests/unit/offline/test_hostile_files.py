@@ -25,9 +25,12 @@ from unit.offline.cases import hopper_like
 h5py = pytest.importorskip("h5py")
 EXAMPLES = int(os.environ.get("INSTAR_FUZZ_EXAMPLES", "60"))
 FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 STEPS = 12
 
 
@@ -89,8 +92,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ends = np.isin(np.arange(STEPS), [4, 11])
     with h5py.File(made / "good.hdf5", "w") as file:
         file["observations"], file["actions"], file["rewards"] = (
-            episodes.observations, episodes.actions, episodes.rewards,
-        )  # fmt: skip
+            episodes.observations,
+            episodes.actions,
+            episodes.rewards,
+        )
         file["terminals"], file["timeouts"] = ends, np.zeros(STEPS, bool)
     write_minari(episodes, made, "good-v0")
     write_parquet(episodes, made / "good.parquet")
@@ -133,19 +138,41 @@ def test_no_other_file_is_read(kind: str, folder: Path, tmp_path: Path) -> None:
 
 
 FIELDS: dict[str, list[Any]] = {
-    "env_spec": [None, "", "{", "[]", [], 7, {}, {"id": 3}, {"id": "x:Hopper-v5"}, {"id": "Hopper-v5", "kwargs": [1]},
-                 {"id": "Hopper-v5", "additional_wrappers": [1]}, {"id": "Hopper-v5", "additional_wrappers": 1},
-                 {"id": "Hopper-v5", "max_episode_steps": "many"}, "[" * 100_000],
-    "action_space": ["{", "[]", [1], 7, {"type": "Box"}, {"type": "Discrete", "n": 3}, {"type": "Box", "shape": 3},
-                     {"type": "Box", "shape": [3], "low": -1, "high": 1}, {"type": "Box", "shape": [3], "low": [0], "high": [1]},
-                     {"type": "Box", "shape": [3], "low": ["a"] * 3, "high": [1] * 3},
-                     {"type": "Box", "shape": [3], "low": [float("nan")] * 3, "high": [1] * 3},
-                     {"type": "Box", "shape": [3], "low": [10**400] * 3, "high": [1] * 3}],
+    "env_spec": [
+        None,
+        "",
+        "{",
+        "[]",
+        [],
+        7,
+        {},
+        {"id": 3},
+        {"id": "x:Hopper-v5"},
+        {"id": "Hopper-v5", "kwargs": [1]},
+        {"id": "Hopper-v5", "additional_wrappers": [1]},
+        {"id": "Hopper-v5", "additional_wrappers": 1},
+        {"id": "Hopper-v5", "max_episode_steps": "many"},
+        "[" * 100_000,
+    ],
+    "action_space": [
+        "{",
+        "[]",
+        [1],
+        7,
+        {"type": "Box"},
+        {"type": "Discrete", "n": 3},
+        {"type": "Box", "shape": 3},
+        {"type": "Box", "shape": [3], "low": -1, "high": 1},
+        {"type": "Box", "shape": [3], "low": [0], "high": [1]},
+        {"type": "Box", "shape": [3], "low": ["a"] * 3, "high": [1] * 3},
+        {"type": "Box", "shape": [3], "low": [float("nan")] * 3, "high": [1] * 3},
+        {"type": "Box", "shape": [3], "low": [10**400] * 3, "high": [1] * 3},
+    ],
     "total_episodes": ["2", -1, 2.5, True, [2], 10**100],
     "data_format": ["arrow", 3, []],
     "dataset_id": [3, [], {}],
     "algorithm_name": [3, ["a"]],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -193,8 +220,11 @@ def test_a_parquet_column_of_another_type_is_named(column: str, folder: Path, tm
 
 @pytest.mark.parametrize("path", ["a" * 300, "no\0name", "", "."])
 def test_paths_that_name_no_file_are_named(path: str) -> None:
-    for read in (lambda: read_d4rl(Path(path), "Hopper-v5", "m"), lambda: read_minari(Path(path)),
-                 lambda: read_parquet(Path(path))):  # fmt: skip
+    for read in (
+        lambda: read_d4rl(Path(path), "Hopper-v5", "m"),
+        lambda: read_minari(Path(path)),
+        lambda: read_parquet(Path(path)),
+    ):
         refused(read)
 
 

@@ -64,8 +64,11 @@ def test_pendulum_tiers_become_arms_segments_and_start_states(tmp_path: Path) ->
     assert len(set(starts)) == len(starts), "pools share a start state"
     verdict = made.outs.quality.read_json("quality.json")
     assert verdict["success"] and {e["column"] for e in verdict["episodes"]["expectations"]} >= {
-        "non_finite", "action_excess", "ends", "return_gap",
-    }  # fmt: skip
+        "non_finite",
+        "action_excess",
+        "ends",
+        "return_gap",
+    }
     task = stored(made.outs.policy)["task"]
     states = from_table(data.table()).observations.astype(np.float64)
     assert task["state_mean"] == pytest.approx(states.mean(axis=0)) and task["return_scale"] == 200.0

@@ -153,9 +153,15 @@ def test_what_cannot_be_simulated_is_named() -> None:
 def test_a_small_job_leaves_valid_data_of_every_tier(tmp_path: Path) -> None:
     lines: list[str] = []
     job = Job(
-        env="Pendulum-v1", steps=600, tier_steps=200, evaluate_every=200, evaluate_episodes=1, medium_return=-1e9,
-        expert_return=1e9, sac=TINY,
-    )  # fmt: skip
+        env="Pendulum-v1",
+        steps=600,
+        tier_steps=200,
+        evaluate_every=200,
+        evaluate_episodes=1,
+        medium_return=-1e9,
+        expert_return=1e9,
+        sac=TINY,
+    )
     content = make_data(job, tmp_path / "a", lines.append)
     assert json.loads((tmp_path / "a" / "data.json").read_text()) == json.loads(json.dumps(content))
     assert len(lines) == 3 and lines[0].startswith("Pendulum-v1 step 200/600, 1 episodes, return -")
@@ -180,9 +186,14 @@ def test_a_small_job_leaves_valid_data_of_every_tier(tmp_path: Path) -> None:
 
 def test_a_job_that_never_gets_good_keeps_the_best_policy_as_medium(tmp_path: Path) -> None:
     job = Job(
-        env="Pendulum-v1", steps=600, tier_steps=200, evaluate_every=200, evaluate_episodes=1, medium_return=1e9,
+        env="Pendulum-v1",
+        steps=600,
+        tier_steps=200,
+        evaluate_every=200,
+        evaluate_episodes=1,
+        medium_return=1e9,
         sac=TINY,
-    )  # fmt: skip
+    )
     content = make_data(job, tmp_path, lambda _: None)
     assert set(content["tiers"]) == {"random", "medium-replay", "medium"}
     assert content["tiers"]["medium-replay"]["steps"] == 600

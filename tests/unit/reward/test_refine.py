@@ -74,9 +74,11 @@ def test_labels_by_hand(world: World) -> None:
     assert all(s.correct is None and s.format_ok is None and s.reason == "" for s in scores)
     assert {(s.status, s.scorer) for s in scores} == {("scored", "return-to-go/1")}
     assert metrics == {
-        "num_rollouts": 3.0, "beta": 0.0, "return_mean": pytest.approx(6.0),
+        "num_rollouts": 3.0,
+        "beta": 0.0,
+        "return_mean": pytest.approx(6.0),
         "shift_mean": pytest.approx((1.5 + 2.0 + 0.0) / 8),
-    }  # fmt: skip
+    }
 
 
 def test_delayed_pays_the_whole_return_at_every_step(world: World) -> None:

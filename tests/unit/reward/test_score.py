@@ -113,10 +113,17 @@ def test_truncated_rollouts_are_scored_and_counted() -> None:
     assert scores[0].reward == 1.0
     assert metrics == pytest.approx(
         {
-            "num_rollouts": 2, "failed_share": 0, "abstained_share": 0, "truncated_share": 0.5, "length_mean": 2.5,
-            "accuracy": 0.5, "format_rate": 1.0, "reward_mean": 0.55, "chance_mean": 0.25,
+            "num_rollouts": 2,
+            "failed_share": 0,
+            "abstained_share": 0,
+            "truncated_share": 0.5,
+            "length_mean": 2.5,
+            "accuracy": 0.5,
+            "format_rate": 1.0,
+            "reward_mean": 0.55,
+            "chance_mean": 0.25,
         }
-    )  # fmt: skip
+    )
 
 
 def test_abstained_rollouts_have_no_numbers_and_do_not_enter_the_means() -> None:

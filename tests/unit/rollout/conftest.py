@@ -36,9 +36,15 @@ def build(kind: str, seed: int = 0) -> Any:
 
     ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "tie_word_embeddings": False}
     shape: dict[str, Any] = {
-        "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 8,
-    } | ids  # fmt: skip
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "head_dim": 8,
+    } | ids
     if kind == "gpt2":
         model: Any = GPT2LMHeadModel(
             GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, **ids)
@@ -49,9 +55,13 @@ def build(kind: str, seed: int = 0) -> Any:
         model = Qwen2ForCausalLM(Qwen2Config(**shape))
     elif kind == "llama-wide":  # wide enough for packed weights and the C++ kernel; three queries share a key
         wide: dict[str, Any] = shape | {
-            "hidden_size": 192, "intermediate_size": 384, "head_dim": 32, "num_attention_heads": 6, "vocab_size": 1003,
+            "hidden_size": 192,
+            "intermediate_size": 384,
+            "head_dim": 32,
+            "num_attention_heads": 6,
+            "vocab_size": 1003,
             "tie_word_embeddings": True,
-        }  # fmt: skip
+        }
         model = LlamaForCausalLM(LlamaConfig(**wide))
     else:
         attention = "eager" if kind == "llama-eager" else "sdpa"

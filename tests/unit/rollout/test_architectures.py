@@ -20,13 +20,24 @@ from instar.resident import Resident
 
 VOCAB = 40
 SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "eos_token_id": 0, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "eos_token_id": 0,
+    "max_position_embeddings": 64,
+}
 GPT_NEO: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 16,
-    "attention_types": [[["global", "local"], 1]], "eos_token_id": 0, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "window_size": 16,
+    "attention_types": [[["global", "local"], 1]],
+    "eos_token_id": 0,
+    "max_position_embeddings": 64,
+}
 
 
 def opened(kind: str, shape: dict[str, Any], tmp_path: Path) -> tuple[Any, Any]:

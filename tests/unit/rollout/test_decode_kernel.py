@@ -29,9 +29,13 @@ def angles(rows: int, width: int, dtype: torch.dtype, generator: torch.Generator
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(1, 9), st.sampled_from([(1, 1), (3, 1), (4, 2), (9, 3), (14, 2), (5, 5)]), st.sampled_from(cpp.WIDTHS),
-    st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 1000),
-)  # fmt: skip
+    st.integers(1, 9),
+    st.sampled_from([(1, 1), (3, 1), (4, 2), (9, 3), (14, 2), (5, 5)]),
+    st.sampled_from(cpp.WIDTHS),
+    st.integers(1, 70),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(0, 1000),
+)
 def test_attention_equals_the_reference(
     rows: int, heads: tuple[int, int], width: int, columns: int, dtype: torch.dtype, seed: int
 ) -> None:
@@ -80,9 +84,13 @@ def test_norm_and_gate_equal_the_reference(dtype: torch.dtype) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(1, 3000), st.integers(0, 2**32), st.floats(0, 1), st.floats(0.1, 20), st.sampled_from([1.0, 0.6, 1.7]),
+    st.integers(1, 3000),
+    st.integers(0, 2**32),
+    st.floats(0, 1),
+    st.floats(0.1, 20),
+    st.sampled_from([1.0, 0.6, 1.7]),
     st.sampled_from([torch.float32, torch.bfloat16]),
-)  # fmt: skip
+)
 def test_the_drawn_token_brackets_the_quantile(
     vocab: int, seed: int, quantile: float, spread: float, temperature: float, dtype: torch.dtype
 ) -> None:

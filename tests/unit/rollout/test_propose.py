@@ -26,8 +26,12 @@ from support import logged
 from support.logged import PENDULUM, SMALL, context, episode, policy, segment, slots
 
 REWARDS = {"a": [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], "b": [-10.0, -20.0, -30.0], "c": [-7.0]}
-SEGMENTS = [segment("mixed/train/0", "a", 0, 3), segment("mixed/train/1", "a", 3, 6), segment("mixed/train/2", "b", 0, 3),
-            segment("mixed/train/3", "c", 0, 1)]  # fmt: skip
+SEGMENTS = [
+    segment("mixed/train/0", "a", 0, 3),
+    segment("mixed/train/1", "a", 3, 6),
+    segment("mixed/train/2", "b", 0, 3),
+    segment("mixed/train/3", "c", 0, 1),
+]
 DRAWN = [f"mixed/train/{i}" for i in (2, 0, 1, 3, 1, 1, 0, 2, 0, 1, 3, 2)]
 
 
@@ -118,8 +122,12 @@ def test_a_delayed_return_is_the_same_at_every_step(world: World) -> None:
     """The policy is shown -21 / 200 all along episode a, so it acts as on rewards of 0 that end with -21."""
     delayed = {row.group_id: row for row in world.run(slots(DRAWN), ProposeConfig(delayed=True))[0]}
     plain = world.run(slots(DRAWN), name="plain")[0]
-    paid = [dataclasses.replace(r, rewards=[0.0] * (len(r.rewards) - 1) + [sum(r.rewards)],
-                                returns_to_go=[sum(r.rewards)] * len(r.rewards)) for r in world.rows]  # fmt: skip
+    paid = [
+        dataclasses.replace(
+            r, rewards=[0.0] * (len(r.rewards) - 1) + [sum(r.rewards)], returns_to_go=[sum(r.rewards)] * len(r.rewards)
+        )
+        for r in world.rows
+    ]
     world.data = logged.data(world.folder / "late", paid, "late")
     late = world.run(slots(DRAWN), name="late-out")[0]
     assert [row.actions for row in late] == [delayed[row.group_id].actions for row in late]

@@ -26,9 +26,19 @@ CONFIG = SampleConfig(max_new_tokens=6, engine=EngineConfig(max_rows=5))
 
 def task(task_id: str, prompt: str) -> TaskRow:
     return TaskRow(
-        task_id=task_id, arm=task_id.split("/")[0], domain="sum", level=1.0, split="train", prompt=prompt, verifier="v",
-        reference='"3"', features="{}", content_hash=prompt.rjust(64, "0"), generator="g1", seed=1,
-    )  # fmt: skip
+        task_id=task_id,
+        arm=task_id.split("/")[0],
+        domain="sum",
+        level=1.0,
+        split="train",
+        prompt=prompt,
+        verifier="v",
+        reference='"3"',
+        features="{}",
+        content_hash=prompt.rjust(64, "0"),
+        generator="g1",
+        seed=1,
+    )
 
 
 def slot(i: int, task_id: str, size: int = 4, arm: str = "") -> BatchRow:

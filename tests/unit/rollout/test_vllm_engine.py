@@ -262,10 +262,16 @@ def test_experts_in_one_tensor_are_taken_apart_as_their_files_have_them(tmp_path
 
     model: Any = MixtralForCausalLM(
         MixtralConfig(
-            vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=1, num_local_experts=3, max_position_embeddings=32,
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=3,
+            max_position_embeddings=32,
         )
-    )  # fmt: skip
+    )
     model.save_pretrained(tmp_path)
     files, held = load_file(tmp_path / "model.safetensors"), vllm_weights.checkpoint(model)
     assert held.keys() == files.keys() and all(torch.equal(held[name], files[name]) for name in files)
@@ -354,9 +360,19 @@ def test_the_stage_puts_the_engine_to_sleep_when_it_is_done(tiny: Any, fused: An
 
     fake()
     task = TaskRow(
-        task_id="t", arm="a", domain="d", level=1.0, split="train", prompt="12+3=", verifier="number", reference="{}",
-        features="{}", content_hash="0" * 64, generator="g", seed=0,
-    )  # fmt: skip
+        task_id="t",
+        arm="a",
+        domain="d",
+        level=1.0,
+        split="train",
+        prompt="12+3=",
+        verifier="number",
+        reference="{}",
+        features="{}",
+        content_hash="0" * 64,
+        generator="g",
+        seed=0,
+    )
     slot = BatchRow(slot=0, task_id="t", arm="a", probability=1.0, group_id="g", group_size=3)
     tasks, resident = Tasks(tmp_path / "tasks", "tasks"), Resident()
     tasks.path.mkdir()

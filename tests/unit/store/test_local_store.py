@@ -114,9 +114,13 @@ def test_list_is_the_sorted_set_of_names_with_the_prefix(
 def test_bad_names_are_refused_by_every_method(store: LocalStore, tmp_path: Path, name: str) -> None:
     (tmp_path / "f").write_bytes(b"")
     calls = [
-        lambda: store.put_bytes(name, b""), lambda: store.put_file(name, tmp_path / "f"), lambda: store.read(name),
-        lambda: store.get_file(name, tmp_path / "g"), lambda: store.exists(name), lambda: store.create(name, b""),
-    ]  # fmt: skip
+        lambda: store.put_bytes(name, b""),
+        lambda: store.put_file(name, tmp_path / "f"),
+        lambda: store.read(name),
+        lambda: store.get_file(name, tmp_path / "g"),
+        lambda: store.exists(name),
+        lambda: store.create(name, b""),
+    ]
     for call in calls:
         with pytest.raises(ConfigError, match="object name"):
             call()

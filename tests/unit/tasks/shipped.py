@@ -37,12 +37,16 @@ def tensors(seed: int = 0) -> dict[str, Any]:
     }
     for n in range(LAYERS):
         shapes |= {
-            f"blk.{n}.attn_norm.weight": (HIDDEN,), f"blk.{n}.ffn_norm.weight": (HIDDEN,),
-            f"blk.{n}.attn_q.weight": (HIDDEN, HIDDEN), f"blk.{n}.attn_output.weight": (HIDDEN, HIDDEN),
-            f"blk.{n}.attn_k.weight": (KV_HEADS * head, HIDDEN), f"blk.{n}.attn_v.weight": (KV_HEADS * head, HIDDEN),
-            f"blk.{n}.ffn_gate.weight": (WIDE, HIDDEN), f"blk.{n}.ffn_up.weight": (WIDE, HIDDEN),
+            f"blk.{n}.attn_norm.weight": (HIDDEN,),
+            f"blk.{n}.ffn_norm.weight": (HIDDEN,),
+            f"blk.{n}.attn_q.weight": (HIDDEN, HIDDEN),
+            f"blk.{n}.attn_output.weight": (HIDDEN, HIDDEN),
+            f"blk.{n}.attn_k.weight": (KV_HEADS * head, HIDDEN),
+            f"blk.{n}.attn_v.weight": (KV_HEADS * head, HIDDEN),
+            f"blk.{n}.ffn_gate.weight": (WIDE, HIDDEN),
+            f"blk.{n}.ffn_up.weight": (WIDE, HIDDEN),
             f"blk.{n}.ffn_down.weight": (HIDDEN, WIDE),
-        }  # fmt: skip
+        }
     return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
 
 

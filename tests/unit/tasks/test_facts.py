@@ -65,9 +65,11 @@ def test_the_ladder() -> None:
     arms = ladder((20, 8, 14), (500, 32, 64)).arms
     sizes = {arm.name: (arm.train, arm.val, arm.test, arm.ood) for arm in arms}
     assert sizes == {
-        "add-1-1": (20, 8, 14, False), "times-1-1": (20, 8, 14, False),
-        "add-2-1": (500, 32, 64, False), "add-2-2": (0, 0, 64, True),
-    }  # fmt: skip
+        "add-1-1": (20, 8, 14, False),
+        "times-1-1": (20, 8, 14, False),
+        "add-2-1": (500, 32, 64, False),
+        "add-2-2": (0, 0, 64, True),
+    }
 
 
 @pytest.mark.parametrize("evolution", ["sec-small-seed0", "sec-small-seed1", "another"])

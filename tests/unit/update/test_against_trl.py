@@ -50,10 +50,19 @@ def trl_loss(logp: Tensor, rows: dict[str, Tensor], **options: Any) -> Tensor:
     """Return the loss of TRL's `GRPOTrainer._compute_loss` when the model's log-probabilities are `logp` [B, T]."""
     GRPOTrainer: Any = importlib.import_module("trl.trainer.grpo_trainer").GRPOTrainer
     chosen: dict[str, Any] = {
-        "loss_type": "grpo", "importance_sampling_level": "token", "epsilon_low": 0.2, "epsilon_high": 0.2, "beta": 0.0,
-        "max_completion_length": 16, "top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "use_vllm": False,
-        "aux_loss_enabled": False, "_entropy_bonus_enabled": False, "current_gradient_accumulation_steps": 1,
-    }  # fmt: skip
+        "loss_type": "grpo",
+        "importance_sampling_level": "token",
+        "epsilon_low": 0.2,
+        "epsilon_high": 0.2,
+        "beta": 0.0,
+        "max_completion_length": 16,
+        "top_entropy_quantile": 1.0,
+        "off_policy_mask_threshold": None,
+        "use_vllm": False,
+        "aux_loss_enabled": False,
+        "_entropy_bonus_enabled": False,
+        "current_gradient_accumulation_steps": 1,
+    }
     arguments = {"delta": None, "use_bias_correction_kl": True, "steps_per_generation": 1}
     for name, value in options.items():
         (arguments if name in arguments else chosen)[name] = value
@@ -207,13 +216,23 @@ def make_trainer(kind: str, folder: Path, rewards: Callable[..., list[float | No
     model = tiny_llama()
     model.generation_config.eos_token_id = VOCABULARY - 1
     arguments = config(
-        output_dir=str(folder), per_device_train_batch_size=2 * GROUP, num_generations=GROUP, max_completion_length=7,
-        report_to=[], use_cpu=True, bf16=False, activation_checkpointing=False, **options,
-    )  # fmt: skip
+        output_dir=str(folder),
+        per_device_train_batch_size=2 * GROUP,
+        num_generations=GROUP,
+        max_completion_length=7,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        **options,
+    )
     return trainer(
-        model=model, reward_funcs=rewards, args=arguments, processing_class=tokenizer(folder),
+        model=model,
+        reward_funcs=rewards,
+        args=arguments,
+        processing_class=tokenizer(folder),
         train_dataset=datasets.Dataset.from_dict({"prompt": ["a b"] * 8}),
-    )  # fmt: skip
+    )
 
 
 def trl_advantages(kind: str, folder: Path, rewards: list[float | None], **options: Any) -> list[float]:
@@ -298,10 +317,13 @@ def trl_inputs(rollouts: list[RolloutRow], advantage: list[float]) -> dict[str, 
 
     mask = padded(answers, c, False, True)
     return {
-        "prompt_ids": padded(prompts, p, True, False), "prompt_mask": padded(prompts, p, True, True),
-        "completion_ids": padded(answers, c, False, False), "completion_mask": mask,
-        "advantages": torch.tensor(advantage), "num_items_in_batch": mask.sum(),
-    }  # fmt: skip
+        "prompt_ids": padded(prompts, p, True, False),
+        "prompt_mask": padded(prompts, p, True, True),
+        "completion_ids": padded(answers, c, False, False),
+        "completion_mask": mask,
+        "advantages": torch.tensor(advantage),
+        "num_items_in_batch": mask.sum(),
+    }
 
 
 STEP: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -334,9 +356,16 @@ def test_one_update_moves_the_weights_alike(case: str, packing: str, tmp_path: P
     world.scores[0] = dataclasses.replace(world.scores[0], reward=0.7)
     adam: dict[str, Any] = {"lr": 0.5, "eps": 1.0, "weight_decay": 0.0}
     config = PolicyGradientConfig(
-        **{"clip_high": 0.2, "mismatch": OFF, "lr": adam["lr"], "adam_eps": adam["eps"], "max_grad_norm": 0.5,
-           "packing": packing} | ours
-    )  # fmt: skip
+        **{
+            "clip_high": 0.2,
+            "mismatch": OFF,
+            "lr": adam["lr"],
+            "adam_eps": adam["eps"],
+            "max_grad_norm": 0.5,
+            "packing": packing,
+        }
+        | ours
+    )
     outs, _ = world.update(config)
 
     rewards = [score.reward for score in world.scores]
@@ -352,10 +381,16 @@ def test_one_rloo_update_moves_the_weights_alike(tmp_path: Path) -> None:
     adam: dict[str, Any] = {"lr": 0.5, "eps": 1.0, "weight_decay": 0.0}
     outs, _ = world.update(
         PolicyGradientConfig(
-            baseline="loo", scale="none", aggregate="seq_token_sum", clip_high=0.2, mismatch=OFF, lr=0.5, adam_eps=1.0,
+            baseline="loo",
+            scale="none",
+            aggregate="seq_token_sum",
+            clip_high=0.2,
+            mismatch=OFF,
+            lr=0.5,
+            adam_eps=1.0,
             max_grad_norm=0.5,
         )
-    )  # fmt: skip
+    )
     rewards = [score.reward for score in world.scores]
     inputs = trl_inputs(world.rollouts, trl_advantages("rloo", tmp_path, rewards, beta=0.0))
     trainer = make_trainer("rloo", tmp_path, lambda **_: rewards, beta=0.0)

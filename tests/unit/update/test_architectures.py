@@ -18,22 +18,38 @@ from instar.components.update.memory import sizes
 from instar.errors import ArtifactError, ConfigError
 
 SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64, "head_dim": 8,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "head_dim": 8,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
     "gpt_neo": {
-        "vocab_size": VOCABULARY, "hidden_size": 16, "num_layers": 2, "num_heads": 2,
-        "attention_types": [[["global", "local"], 1]], "window_size": 32,
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 32,
     },
     "opt": {
-        "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24,
-        "word_embed_proj_dim": 16, "max_position_embeddings": 64, "dropout": 0.5,
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "ffn_dim": 24,
+        "word_embed_proj_dim": 16,
+        "max_position_embeddings": 64,
+        "dropout": 0.5,
     },
     "phi": SHAPE,
     "gemma3_text": SHAPE | {"sliding_window": 32},
-}  # fmt: skip
+}
 
 
 def family(kind: str, scale: float = 0.3, **changes: Any) -> Any:
@@ -181,8 +197,11 @@ def test_a_checkpoint_without_one_of_its_weights_is_refused(tmp_path: Path) -> N
 
 def test_an_unknown_family_has_a_memory_plan_or_a_named_error() -> None:
     assert sizes({"model_type": "gpt_neo", "hidden_size": 8, "num_layers": 3, "vocab_size": 5}) == {
-        "hidden_size": 8, "num_hidden_layers": 3, "intermediate_size": 32, "vocab_size": 5,
-    }  # fmt: skip
+        "hidden_size": 8,
+        "num_hidden_layers": 3,
+        "intermediate_size": 32,
+        "vocab_size": 5,
+    }
     assert sizes({"model_type": "mpt", "d_model": 8, "n_layers": 3, "vocab_size": 5})["hidden_size"] == 8
     with pytest.raises(ConfigError, match="no hidden_size"):
         sizes({"model_type": "nobody's", "vocab_size": 5})

@@ -32,12 +32,24 @@ def _data(lengths: list[tuple[int, int, int]]) -> UpdateBatch:
     n = len(lengths)
     zeros = np.zeros(n)
     return UpdateBatch(
-        rollout_id=None, tokens=np.array(tokens, dtype=np.int64), token_offset=np.array(offsets),
-        action_at=np.array(at, dtype=np.int64), action_offset=np.array(action_offset), behaviour=np.zeros(len(at)),
-        group=np.arange(n), group_arm=np.zeros(n, dtype=np.int64), arms=("a",), group_size=np.ones(n, dtype=np.int64),
-        kind=("text",) * n, policy=("p",) * n, scored=np.ones(n, dtype=np.bool_), dropped=np.zeros(n, dtype=np.bool_),
-        reward=zeros, correct=zeros, truncated=np.zeros(n, dtype=np.bool_),
-    )  # fmt: skip
+        rollout_id=None,
+        tokens=np.array(tokens, dtype=np.int64),
+        token_offset=np.array(offsets),
+        action_at=np.array(at, dtype=np.int64),
+        action_offset=np.array(action_offset),
+        behaviour=np.zeros(len(at)),
+        group=np.arange(n),
+        group_arm=np.zeros(n, dtype=np.int64),
+        arms=("a",),
+        group_size=np.ones(n, dtype=np.int64),
+        kind=("text",) * n,
+        policy=("p",) * n,
+        scored=np.ones(n, dtype=np.bool_),
+        dropped=np.zeros(n, dtype=np.bool_),
+        reward=zeros,
+        correct=zeros,
+        truncated=np.zeros(n, dtype=np.bool_),
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -41,11 +41,19 @@ def bandit(world: World) -> World:
         for i, token in enumerate((GOOD, BAD, BAD, GOOD)):
             world.rollouts.append(
                 RolloutRow(
-                    rollout_id=f"g{slot}/{i}", task_id="t", arm="a", kind="text", group_id=f"g{slot}", policy="digest0",
-                    token_ids=[*PROMPT, token], behaviour_logprobs=[float(logp[token])], truncated=False, seed=0,
+                    rollout_id=f"g{slot}/{i}",
+                    task_id="t",
+                    arm="a",
+                    kind="text",
+                    group_id=f"g{slot}",
+                    policy="digest0",
+                    token_ids=[*PROMPT, token],
+                    behaviour_logprobs=[float(logp[token])],
+                    truncated=False,
+                    seed=0,
                     steps=[Step(role="prompt", start=0, end=3), Step(role="action", start=3, end=4)],
                 )
-            )  # fmt: skip
+            )
             world.scores.append(score_row(f"g{slot}/{i}", float(token == GOOD), float(token == GOOD)))
     return world
 
@@ -82,9 +90,15 @@ def test_the_direction_holds_off_policy(bandit: World, name: str) -> None:
 def test_the_first_ratio_is_exactly_1(world: World, packing: Any, checkpointing: Any) -> None:
     """Two minibatches, so old log-probabilities come from a pass of their own; the step moves no weight."""
     config = preset(
-        "default", minibatches=2, epochs=2, lr=1e-30, packing=packing, micro_batch_tokens=40,
-        gradient_checkpointing=checkpointing, entropy_coef=1e-3,
-    )  # fmt: skip
+        "default",
+        minibatches=2,
+        epochs=2,
+        lr=1e-30,
+        packing=packing,
+        micro_batch_tokens=40,
+        gradient_checkpointing=checkpointing,
+        entropy_coef=1e-3,
+    )
     _, metrics = world.update(config)
     assert metrics["updates"] == 4
     assert metrics["ratio/min"] == metrics["ratio/max"] == 1.0

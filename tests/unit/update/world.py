@@ -45,9 +45,14 @@ class World:
         scratch.mkdir(exist_ok=True)
         kept = Resident() if resident is None else resident
         return Context(
-            evolution="test", step=self.step, stage="update", scratch=scratch, resident=kept,
-            durable=self.durable, heartbeat=self.heartbeat,
-        )  # fmt: skip
+            evolution="test",
+            step=self.step,
+            stage="update",
+            scratch=scratch,
+            resident=kept,
+            durable=self.durable,
+            heartbeat=self.heartbeat,
+        )
 
     def update(self, config: PolicyGradientConfig, resident: Resident | None = None) -> tuple[Outs, dict[str, float]]:
         self.runs += 1
@@ -59,9 +64,13 @@ class World:
         rollouts.write(self.rollouts)
         scores.write(self.scores)
         ins = Ins(
-            policy=self.policy, trainer=self.trainer, batch=batch, rollouts=rollouts, scores=scores,
+            policy=self.policy,
+            trainer=self.trainer,
+            batch=batch,
+            rollouts=rollouts,
+            scores=scores,
             reference=self.reference,
-        )  # fmt: skip
+        )
         outs = Outs(
             policy=Policy(folder / "policy"), trainer=TrainerState(folder / "trainer"), stats=ArmStats(folder / "stats")
         )
@@ -100,9 +109,15 @@ def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
     from transformers import LlamaConfig, LlamaForCausalLM
 
     options: dict[str, Any] = {
-        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
-        "intermediate_size": 32, "vocab_size": VOCABULARY, "max_position_embeddings": 128, "tie_word_embeddings": True,
-    }  # fmt: skip
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+    }
     model: Any = LlamaForCausalLM(LlamaConfig(**options | changes))
     model = model.to(dtype).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -140,10 +155,19 @@ def sample_rollouts(
             ]
             rollouts.append(
                 RolloutRow(
-                    rollout_id=f"{group}/{i}", task_id=f"t{slot}", arm=arm, kind="text", group_id=group, policy=digest,
-                    token_ids=ids, behaviour_logprobs=chosen, steps=steps, truncated=False, seed=0,
+                    rollout_id=f"{group}/{i}",
+                    task_id=f"t{slot}",
+                    arm=arm,
+                    kind="text",
+                    group_id=group,
+                    policy=digest,
+                    token_ids=ids,
+                    behaviour_logprobs=chosen,
+                    steps=steps,
+                    truncated=False,
+                    seed=0,
                 )
-            )  # fmt: skip
+            )
             right = float(action[0] % 2 == 0)
             scores.append(score_row(f"{group}/{i}", right, right))
     return batch, rollouts, scores
@@ -151,9 +175,15 @@ def sample_rollouts(
 
 def score_row(rollout_id: str, correct: float | None, reward: float | None, status: str = "scored") -> ScoreRow:
     return ScoreRow(
-        rollout_id=rollout_id, correct=correct, format_ok=correct, reward=reward, components={}, status=status,
-        reason="" if status == "scored" else "because", scorer="test",
-    )  # fmt: skip
+        rollout_id=rollout_id,
+        correct=correct,
+        format_ok=correct,
+        reward=reward,
+        components={},
+        status=status,
+        reason="" if status == "scored" else "because",
+        scorer="test",
+    )
 
 
 def weights(policy: Policy) -> dict[str, Any]:

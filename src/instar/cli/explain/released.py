@@ -31,13 +31,19 @@ def released(recipe: Recipe, u: SequenceConfig) -> list[tuple[str, str]]:
         ]
     schedule = "" if u.schedule == "constant" else f" ({u.schedule} decay: {NONE})"
     rows += [
-        ("optimiser", f"--learning_rate {u.lr:g} --weight_decay {u.weight_decay:g} --warmup_steps {u.warmup_steps}{schedule}"),
+        (
+            "optimiser",
+            f"--learning_rate {u.lr:g} --weight_decay {u.weight_decay:g} --warmup_steps {u.warmup_steps}{schedule}",
+        ),
         ("clip", "0.25, fixed in the trainer" if u.max_grad_norm == 0.25 else "- (0.25, fixed in the trainer)"),
-        ("loop", f"--max_iters {recipe.iterations} --batch_size {u.batch} "
-                 f"--num_steps_per_iter {-(-recipe.curriculum.prompts // u.batch) * recipe.inner_steps}"),
+        (
+            "loop",
+            f"--max_iters {recipe.iterations} --batch_size {u.batch} "
+            f"--num_steps_per_iter {-(-recipe.curriculum.prompts // u.batch) * recipe.inner_steps}",
+        ),
         ("curriculum", _curriculum(recipe)),
         ("evaluation", _evaluation(recipe)),
-    ]  # fmt: skip
+    ]
     return rows
 
 

@@ -84,10 +84,14 @@ def obtained(data: Data) -> Chart | None:
     line = alt.Chart(values(diagonal)).mark_line(strokeDash=[7, 4], color=ASKED, strokeWidth=1.4)
     base = alt.Chart(values(rows)).encode(
         x=alt.X("asked:Q", title="return asked for", scale=alt.Scale(domain=list(span), zero=False)),
-        color=alt.Color("policy:N", title=None, scale=alt.Scale(domain=used, range=[REFERENCE, PALETTE[0]][-len(used):]),
-                        legend=legend()),
+        color=alt.Color(
+            "policy:N",
+            title=None,
+            scale=alt.Scale(domain=used, range=[REFERENCE, PALETTE[0]][-len(used) :]),
+            legend=legend(),
+        ),
         tooltip=["policy:N", *(alt.Tooltip(f"{n}:Q", format=".0f") for n in ("asked", "value", "low", "high"))],
-    )  # fmt: skip
+    )
     scale = alt.Scale(domain=[low, high], zero=False)
     y = alt.Y("value:Q", title="mean return reached", scale=scale, axis=alt.Axis(format=".0f"))
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", scale=scale, title=None), y2="high:Q")
@@ -123,11 +127,18 @@ def tiers(data: Data) -> Chart | None:
         }
         for (arm, n), count in sorted(counts.items())
     ]
-    bars = alt.Chart(values(rows)).mark_bar().encode(
-        x=alt.X("from:Q", bin="binned", title="return of a logged episode", scale=alt.Scale(zero=False)), x2="to:Q",
-        y=alt.Y("episodes:Q", stack=True, title="episodes"), color=arm_colors(names), order=alt.Order("rank:Q"),
-        tooltip=["arm:N", "from:Q", "to:Q", "episodes:Q"],
-    )  # fmt: skip
+    bars = (
+        alt.Chart(values(rows))
+        .mark_bar()
+        .encode(
+            x=alt.X("from:Q", bin="binned", title="return of a logged episode", scale=alt.Scale(zero=False)),
+            x2="to:Q",
+            y=alt.Y("episodes:Q", stack=True, title="episodes"),
+            color=arm_colors(names),
+            order=alt.Order("rank:Q"),
+            tooltip=["arm:N", "from:Q", "to:Q", "episodes:Q"],
+        )
+    )
     wanted = [t.asked for t in continuous.targets if not t.probe]
     marks = [m for v in wanted for m in upright(v, f"asked for {signed(v)}", dash=(7, 4), color=ASKED)]
     best = max(everything)
@@ -148,12 +159,25 @@ def episodes(data: Data) -> Chart | None:
     y = alt.Y("start:N", sort=names, title=None, axis=alt.Axis(labels=False, ticks=False))
     line = alt.Chart(values(rows)).mark_rule(color=REFERENCE, opacity=0.6)
     line = line.encode(y=y, x=alt.X("before:Q", scale=alt.Scale(zero=False)), x2="after:Q")
-    dots = alt.Chart(values(points)).mark_point(filled=True, size=46, opacity=1).encode(
-        y=y, x=alt.X("value:Q", title="return of the episode", scale=alt.Scale(zero=False)),
-        color=alt.Color("policy:N", title=None, legend=legend(),
-                        scale=alt.Scale(domain=["base", "last"], range=[REFERENCE, PALETTE[0]])),
-        tooltip=[alt.Tooltip("start:N", title="seed of the start"), "policy:N", alt.Tooltip("value:Q", format=".1f")],
-    )  # fmt: skip
+    dots = (
+        alt.Chart(values(points))
+        .mark_point(filled=True, size=46, opacity=1)
+        .encode(
+            y=y,
+            x=alt.X("value:Q", title="return of the episode", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "policy:N",
+                title=None,
+                legend=legend(),
+                scale=alt.Scale(domain=["base", "last"], range=[REFERENCE, PALETTE[0]]),
+            ),
+            tooltip=[
+                alt.Tooltip("start:N", title="seed of the start"),
+                "policy:N",
+                alt.Tooltip("value:Q", format=".1f"),
+            ],
+        )
+    )
     marks = upright(found[0].asked, "asked for", dash=(7, 4), color=ASKED)
     better = sum(e.after > e.before for e in continuous.episodes)
     says = (
@@ -161,8 +185,9 @@ def episodes(data: Data) -> Chart | None:
     )
     chart = alt.layer(line, *marks, dots)
     height = max(140, 11 * len(found))
-    return Chart(key="episodes", title="The same start states, before and after", says=says,
-                 spec=specification(chart, height))  # fmt: skip
+    return Chart(
+        key="episodes", title="The same start states, before and after", says=says, spec=specification(chart, height)
+    )
 
 
 def bin_width(low: float, high: float) -> float:

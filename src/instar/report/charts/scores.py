@@ -10,9 +10,12 @@ from instar.report.charts.style import Chart, Level, band, ends, legend, levels,
 from instar.report.data import MASTERED, Data
 
 GATE_MARKS = {
-    "promoted": ("#009E73", "circle"), "continue": ("#999999", "circle"), "hold": ("#E69F00", "square"),
-    "rollback": ("#D55E00", "triangle-down"), "stop": ("#0072B2", "diamond"),
-}  # fmt: skip
+    "promoted": ("#009E73", "circle"),
+    "continue": ("#999999", "circle"),
+    "hold": ("#E69F00", "square"),
+    "rollback": ("#D55E00", "triangle-down"),
+    "stop": ("#0072B2", "diamond"),
+}
 MOST_ARMS = 30
 """Arms drawn one by one; the rest stay in the heat strip."""
 
@@ -34,9 +37,11 @@ def climb(data: Data) -> Chart | None:
         color=alt.Color("value:Q", title="accuracy", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=bar),
         tooltip=tooltip("arm:N", "iteration:Q", "value:Q", "low:Q", "high:Q"),
     )
-    done = alt.Chart(values([r for r in rows if r["value"] >= MASTERED])).mark_point(
-        shape="circle", filled=True, size=14, color="#222222", opacity=0.8
-    ).encode(x="iteration:O", y=alt.Y("arm:N", sort=order))  # fmt: skip
+    done = (
+        alt.Chart(values([r for r in rows if r["value"] >= MASTERED]))
+        .mark_point(shape="circle", filled=True, size=14, color="#222222", opacity=0.8)
+        .encode(x="iteration:O", y=alt.Y("arm:N", sort=order))
+    )
     says = f"Heat strip of {len(order)} arms over {last} iterations. "
     says += f"Mastered: {data.mastered(0)} at the start, {data.mastered(last)} at the end."
     return Chart(key="climb", title="The climb", says=says, spec=specification(alt.layer(cells, done), height))
@@ -80,14 +85,23 @@ def _gates(data: Data, at: dict[int, float]) -> alt.Chart:
         alt.Chart(values(marks))
         .mark_point(filled=True, size=70, opacity=1)
         .encode(
-            x="iteration:Q", y="value:Q",
-            color=alt.Color("decision:N", title=None, legend=legend(),
-                            scale=alt.Scale(domain=kinds, range=[GATE_MARKS[k][0] for k in kinds])),
-            shape=alt.Shape("decision:N", title=None, legend=legend(),
-                            scale=alt.Scale(domain=kinds, range=[GATE_MARKS[k][1] for k in kinds])),
+            x="iteration:Q",
+            y="value:Q",
+            color=alt.Color(
+                "decision:N",
+                title=None,
+                legend=legend(),
+                scale=alt.Scale(domain=kinds, range=[GATE_MARKS[k][0] for k in kinds]),
+            ),
+            shape=alt.Shape(
+                "decision:N",
+                title=None,
+                legend=legend(),
+                scale=alt.Scale(domain=kinds, range=[GATE_MARKS[k][1] for k in kinds]),
+            ),
             tooltip=["iteration:Q", "decision:N", "reason:N", alt.Tooltip("value:Q", format=".3f")],
         )
-    )  # fmt: skip
+    )
     return made
 
 

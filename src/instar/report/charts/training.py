@@ -16,51 +16,85 @@ BOTH: Lines = {
     "bandit": ("Entropy of the curriculum, nats", (("entropy", ("curriculum/entropy",)),)),
 }
 LINES: Lines = {
-    "reward": ("Reward and accuracy while training", (
-        ("reward", ("reward/reward_mean", "update/reward_mean")),
-        ("correct", ("reward/accuracy", "update/correct_mean")),
-        ("readable answer", ("reward/format_rate",)),
-    )),
-    "length": ("Answer length, tokens", (
-        ("mean", ("reward/length_mean", "update/length_mean", "rollout/mean_length_tokens")),
-        ("right answers", ("update/length_right",)),
-        ("wrong answers", ("update/length_wrong",)),
-    )),
-    "truncated": ("Answers cut by the length limit", (
-        ("share", ("rollout/truncated_share", "update/truncated_share")),
-    )),
-    "variance": ("Groups that teach nothing (all answers alike)", (
-        ("all right", ("update/all_right_share",)), ("all wrong", ("update/all_wrong_share",)),
-        ("any equal reward", ("update/zero_variance_share",)),
-    )),
-    "ratio": ("Probability ratio of the update", (
-        ("1 %", ("update/ratio/q01",)), ("median", ("update/ratio/q50",)), ("99 %", ("update/ratio/q99",)),
-    )),
+    "reward": (
+        "Reward and accuracy while training",
+        (
+            ("reward", ("reward/reward_mean", "update/reward_mean")),
+            ("correct", ("reward/accuracy", "update/correct_mean")),
+            ("readable answer", ("reward/format_rate",)),
+        ),
+    ),
+    "length": (
+        "Answer length, tokens",
+        (
+            ("mean", ("reward/length_mean", "update/length_mean", "rollout/mean_length_tokens")),
+            ("right answers", ("update/length_right",)),
+            ("wrong answers", ("update/length_wrong",)),
+        ),
+    ),
+    "truncated": (
+        "Answers cut by the length limit",
+        (("share", ("rollout/truncated_share", "update/truncated_share")),),
+    ),
+    "variance": (
+        "Groups that teach nothing (all answers alike)",
+        (
+            ("all right", ("update/all_right_share",)),
+            ("all wrong", ("update/all_wrong_share",)),
+            ("any equal reward", ("update/zero_variance_share",)),
+        ),
+    ),
+    "ratio": (
+        "Probability ratio of the update",
+        (
+            ("1 %", ("update/ratio/q01",)),
+            ("median", ("update/ratio/q50",)),
+            ("99 %", ("update/ratio/q99",)),
+        ),
+    ),
     "clip": ("Tokens clipped", (("low side", ("update/clip_share_low",)), ("high side", ("update/clip_share_high",)))),
-    "mismatch": ("Trainer against sampler, nats per token", (
-        ("mean |difference|", ("update/mismatch/abs_mean",)), ("KL", ("update/mismatch/kl",)),
-    )),
+    "mismatch": (
+        "Trainer against sampler, nats per token",
+        (
+            ("mean |difference|", ("update/mismatch/abs_mean",)),
+            ("KL", ("update/mismatch/kl",)),
+        ),
+    ),
     "kl": ("KL to the reference, nats per token", (("k3", ("update/kl/k3",)), ("k1", ("update/kl/k1",)))),
     "entropy": ("Entropy of the policy, nats per token", (("entropy", ("update/entropy",)),)),
     **BOTH,
-}  # fmt: skip
+}
 CONTINUOUS_LINES: Lines = {
-    "loss": ("Loss, and its parts before their weights", (
-        ("whole", ("update/loss",)), ("action", ("update/loss/action",)), ("next state", ("update/loss/state",)),
-        ("next return", ("update/loss/return",)), ("action, as logged", ("update/loss/logged",)),
-    )),
-    "fall": ("Loss of the same windows over an update", (
-        ("before", ("update/loss_before",)), ("after", ("update/loss_after",)),
-    )),
+    "loss": (
+        "Loss, and its parts before their weights",
+        (
+            ("whole", ("update/loss",)),
+            ("action", ("update/loss/action",)),
+            ("next state", ("update/loss/state",)),
+            ("next return", ("update/loss/return",)),
+            ("action, as logged", ("update/loss/logged",)),
+        ),
+    ),
+    "fall": (
+        "Loss of the same windows over an update",
+        (
+            ("before", ("update/loss_before",)),
+            ("after", ("update/loss_after",)),
+        ),
+    ),
     "beta": ("Weight of the past policy in the target", (("beta", ("reward/beta", "update/beta")),)),
-    "shift": ("Distance from the logged action, mean of |difference|", (
-        ("past policy", ("reward/shift_mean", "rollout/shift_mean")), ("target", ("update/target_shift",)),
-    )),
+    "shift": (
+        "Distance from the logged action, mean of |difference|",
+        (
+            ("past policy", ("reward/shift_mean", "rollout/shift_mean")),
+            ("target", ("update/target_shift",)),
+        ),
+    ),
     "label": ("Return-to-go of the drawn windows", (("mean", ("reward/return_mean",)),)),
     "cosine": ("Gradient with and without the past policy, cosine", (("cosine", ("update/cosine_pser",)),)),
     "rate": ("Learning rate, mean of the optimiser steps", (("rate", ("update/lr",)),)),
     **BOTH,
-}  # fmt: skip
+}
 PER_ARM = {
     # key: (title, (metric names with {arm}, in order of preference))
     "arm_loss": ("Loss by arm, before the update", ("update/arm/{arm}/loss_before", "curriculum/{arm}/loss")),
@@ -121,9 +155,13 @@ def lines(data: Data, key: str) -> Chart | None:
     used = [label for label, _ in curves if label in present]
     if not used or len({r["step"] for r in rows}) < 2:
         return None
-    color = alt.Color("curve:N", sort=used, title=None,
-                      scale=alt.Scale(domain=used, range=list(PALETTE[: len(used)])),
-                      legend=legend() if len(used) > 1 else None)  # fmt: skip
+    color = alt.Color(
+        "curve:N",
+        sort=used,
+        title=None,
+        scale=alt.Scale(domain=used, range=list(PALETTE[: len(used)])),
+        legend=legend() if len(used) > 1 else None,
+    )
     dash = alt.StrokeDash("curve:N", sort=used, title=None, legend=None)
     chart = _curves(data, rows, "curve", key).encode(color=color, strokeDash=dash)
     found = "; ".join(f"{u} {ends([r['value'] for r in rows if r['curve'] == u])}" for u in used)
@@ -174,11 +212,12 @@ def cost(data: Data) -> Chart | None:
         .encode(
             x=alt.X("iteration:O", title="iteration", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("sum(wall):Q", title="seconds"),
-            color=alt.Color("stage:N", title=None, legend=legend(),
-                            scale=alt.Scale(domain=used, range=[colours[s] for s in used])),
+            color=alt.Color(
+                "stage:N", title=None, legend=legend(), scale=alt.Scale(domain=used, range=[colours[s] for s in used])
+            ),
             tooltip=["iteration:O", "stage:N", *(alt.Tooltip(f"sum({n}):Q", format=".2f") for n in ("wall", "cpu"))],
         )
-    )  # fmt: skip
+    )
     total = sum(r["wall"] for r in rows)
     says = f"Stacked bars of wall seconds by stage, {total:.0f} seconds in all."
     return Chart(key="cost", title="Seconds per stage", says=says, spec=specification(chart, 260))

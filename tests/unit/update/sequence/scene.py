@@ -36,9 +36,15 @@ DM = DecisionMambaArch(width=8, layers=2, state_size=4, window=STEPS, max_timest
 DT = DecisionTransformerArch(width=8, layers=1, window=STEPS, max_timestep=50)
 BC = BcArch(width=8, layers=1, window=STEPS)
 TASK = ContinuousTask(
-    env="Scene-v0", state_dim=2, action_dim=1, action_low=(-2.0,), action_high=(2.0,),
-    state_mean=(0.5, -0.5), state_std=(2.0, 0.5), return_scale=SCALE,
-)  # fmt: skip
+    env="Scene-v0",
+    state_dim=2,
+    action_dim=1,
+    action_low=(-2.0,),
+    action_high=(2.0,),
+    state_mean=(0.5, -0.5),
+    state_std=(2.0, 0.5),
+    return_scale=SCALE,
+)
 CONFIG = SequenceConfig(batch=4, lr=1e-2, warmup_steps=3, probe=6)
 
 
@@ -87,24 +93,44 @@ class Scene:
             rtg = float(np.sum(episode.rewards[0 if delayed else start :])) / SCALE
             self.slots.append(
                 BatchRow(
-                    slot=slot, task_id=f"{episode.arm}/train/{slot}", arm=episode.arm, probability=1.0,
-                    group_id=group, group_size=1,
+                    slot=slot,
+                    task_id=f"{episode.arm}/train/{slot}",
+                    arm=episode.arm,
+                    probability=1.0,
+                    group_id=group,
+                    group_size=1,
                 )
-            )  # fmt: skip
+            )
             self.rollouts.append(
                 RolloutRow(
-                    rollout_id=f"{group}/0", task_id=episode.name, arm=episode.arm, kind="continuous", group_id=group,
-                    policy=row_name(self.policy), token_ids=[], behaviour_logprobs=[], steps=[], truncated=False, seed=0,
-                    offset=start, actions=acted,
+                    rollout_id=f"{group}/0",
+                    task_id=episode.name,
+                    arm=episode.arm,
+                    kind="continuous",
+                    group_id=group,
+                    policy=row_name(self.policy),
+                    token_ids=[],
+                    behaviour_logprobs=[],
+                    steps=[],
+                    truncated=False,
+                    seed=0,
+                    offset=start,
+                    actions=acted,
                 )
-            )  # fmt: skip
+            )
             parts = {"beta": beta, "shift": 0.1, "delayed": float(delayed)}
             self.scores.append(
                 ScoreRow(
-                    rollout_id=f"{group}/0", correct=None, format_ok=None, reward=rtg, components=parts,
-                    status="scored", reason="", scorer="test",
+                    rollout_id=f"{group}/0",
+                    correct=None,
+                    format_ok=None,
+                    reward=rtg,
+                    components=parts,
+                    status="scored",
+                    reason="",
+                    scorer="test",
                 )
-            )  # fmt: skip
+            )
         return self
 
     def ins(self, folder: Path) -> Ins:
@@ -168,11 +194,22 @@ def make_scene(root: Path, arch: Arch = DM, lengths: Sequence[int] = (6, 5, 1), 
 def logged_row(episode: Episode) -> RolloutRow:
     """Return the episode as a row of the data."""
     return RolloutRow(
-        rollout_id=episode.name, task_id=episode.name, arm=episode.arm, kind="continuous", group_id=episode.name,
-        policy="logger", token_ids=[], behaviour_logprobs=[], steps=[], truncated=True, seed=0,
-        observations=np.ravel(episode.states).tolist(), actions=np.ravel(episode.actions).tolist(),
-        rewards=np.ravel(episode.rewards).tolist(), returns_to_go=np.cumsum(episode.rewards[::-1])[::-1].tolist(),
-    )  # fmt: skip
+        rollout_id=episode.name,
+        task_id=episode.name,
+        arm=episode.arm,
+        kind="continuous",
+        group_id=episode.name,
+        policy="logger",
+        token_ids=[],
+        behaviour_logprobs=[],
+        steps=[],
+        truncated=True,
+        seed=0,
+        observations=np.ravel(episode.states).tolist(),
+        actions=np.ravel(episode.actions).tolist(),
+        rewards=np.ravel(episode.rewards).tolist(),
+        returns_to_go=np.cumsum(episode.rewards[::-1])[::-1].tolist(),
+    )
 
 
 def propose(model: Any, episode: Episode, start: int) -> list[float]:

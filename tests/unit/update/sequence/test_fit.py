@@ -166,9 +166,12 @@ def _window_losses(scene: Scene, policy: Policy) -> Any:
         mask = torch.ones(1, end - start, dtype=torch.bool)
         with torch.no_grad():
             got = model(
-                states[None, start:end], actions[None, start:end], rtg[None, start:end],
-                torch.arange(start, end)[None], mask,
-            )  # fmt: skip
+                states[None, start:end],
+                actions[None, start:end],
+                rtg[None, start:end],
+                torch.arange(start, end)[None],
+                mask,
+            )
         loss = 0.9 * F.mse_loss(got.actions[0], actions[start:end] / 2)
         nexts = min(end + 1, total)
         if nexts > start + 1:

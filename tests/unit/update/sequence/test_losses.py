@@ -18,20 +18,28 @@ WEIGHTS = (0.9, 0.05, 0.05)
 def _sample(mask: list[list[int]], follows: list[list[int]], target: Tensor, states: Tensor, returns: Tensor) -> Sample:
     b, k = len(mask), len(mask[0])
     return Sample(
-        states=torch.zeros(b, k, states.shape[-1]), actions=target, returns_to_go=torch.zeros(b, k),
-        timesteps=torch.zeros(b, k, dtype=torch.long), mask=torch.tensor(mask, dtype=torch.bool), logged=target,
-        target=target, next_states=states, next_returns=returns, follows=torch.tensor(follows, dtype=torch.bool),
-    )  # fmt: skip
+        states=torch.zeros(b, k, states.shape[-1]),
+        actions=target,
+        returns_to_go=torch.zeros(b, k),
+        timesteps=torch.zeros(b, k, dtype=torch.long),
+        mask=torch.tensor(mask, dtype=torch.bool),
+        logged=target,
+        target=target,
+        next_states=states,
+        next_returns=returns,
+        follows=torch.tensor(follows, dtype=torch.bool),
+    )
 
 
 def _two_steps(junk: float = 7.0) -> tuple[ContinuousOutput, Sample]:
     """One padded slot full of `junk`, then two steps; the episode ends with the second."""
     sample = _sample(
-        [[0, 1, 1]], [[0, 1, 0]],
+        [[0, 1, 1]],
+        [[0, 1, 0]],
         target=torch.tensor([[[junk], [0.25], [0.0]]]),
         states=torch.tensor([[[junk, junk], [1.0, -1.0], [junk, junk]]]),
         returns=torch.tensor([[junk, 0.5, junk]]),
-    )  # fmt: skip
+    )
     out = ContinuousOutput(
         actions=torch.tensor([[[0.0], [0.5], [-0.5]]]),
         next_states=torch.tensor([[[0.0, 0.0], [1.5, 2.0], [0.0, 0.0]]]),
