@@ -1,4 +1,4 @@
-"""The first and the last entry of a ledger: opening an evolution, the recipe it was opened with, closing it."""
+"""The first and the last entry of a ledger: open an evolution, read the recipe that it was opened with, close it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stored_recipe(workspace: Workspace) -> Recipe:
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
         raise LedgerError(
-            expected="an `open` entry",
+            expected="an evolution that was started, with an `open` entry",
             found="an empty ledger",
             where=workspace.ledger.prefix,
             action="start with `instar run`",
@@ -34,7 +34,7 @@ def stored_recipe(workspace: Workspace) -> Recipe:
 def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
     """Write the ledger's first entry, or check that it holds this recipe and this code.
 
-    It also notes what this process computes with (`instar.pipelines.versions`).
+    The entry also notes the versions that this process computes with, for example of torch (`instar.pipelines.versions`).
     """
     body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
     opened = next(workspace.ledger.of("open"), None)
@@ -44,13 +44,13 @@ def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
     elif opened.body["seed"] != seed:
         raise ConfigError(
             expected=f"seed {opened.body['seed']}, with which this evolution was opened",
-            found=f"{seed}",
+            found=f"seed {seed}",
             where=str(workspace.path),
-            action="give another --out or --name for another seed",
+            action="start the other seed with another --out or --name",
         )
     elif configs.dumps(opened.body["recipe"]) != configs.dumps(body["recipe"]):
         raise ConfigError(
-            expected="the recipe this evolution was opened with",
+            expected="the recipe that this evolution was opened with",
             found=f"a change in {', '.join(changed(opened.body['recipe'], body['recipe'])[:4])}",
             where=str(workspace.path),
             action="choose another --out for the new configuration, or `instar resume` for the stored one",
@@ -59,7 +59,10 @@ def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
 
 
 def check_code(workspace: Workspace, accept: bool) -> None:
-    """Raise `LedgerError` when the evolution ran with other code, or record that it goes on with this one."""
+    """Check that the evolution ran with this version of the code.
+
+    If it did not: with `accept`, record that it continues with this version; without, raise `LedgerError`.
+    """
     accepted = [e.body["code"] for kind in ("open", "accept_code") for e in workspace.ledger.of(kind)]
     if code_version() in accepted:
         return
@@ -68,7 +71,7 @@ def check_code(workspace: Workspace, accept: bool) -> None:
             expected=f"code {accepted[-1]}",
             found=code_version(),
             where=str(workspace.path),
-            action="check out that version, or `instar resume DIR --accept-code` to go on with this one (recorded in the ledger)",
+            action="check out that version, or continue with this one by `instar resume DIR --accept-code` (the ledger records it)",
         )
     workspace.ledger.append("accept_code", {"code": code_version()}, {"at": time.time()})
 

@@ -1,6 +1,6 @@
 """Self-evolving training as a pipeline: a policy acts, is scored, learns, and chooses what to try next.
 
-Importing this package loads nothing heavy; torch, transformers, mlflow and the rest are imported where they are used.
+Importing this package loads nothing heavy. Torch, transformers, mlflow and kfp are imported where they are used.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,7 @@
-"""The `instar` command. `instar supervise` is the first process of a container: it starts before anything is imported."""
+"""The `instar` command.
+
+`instar supervise` is the first process of a container. It has to start at once, so it does not import the command line.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or the supervisor without it."""
+    """Run the supervisor for `instar supervise`, and the command line for everything else."""
     if sys.argv[1:2] == ["supervise"]:
         from instar.border import ended
         from instar.pipelines.supervise import pid1

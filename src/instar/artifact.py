@@ -1,7 +1,8 @@
-"""Artifact classes: what a stage reads and writes, each with a file layout, a KFP base type and, for tables, a row type.
+"""Artifact classes: what a stage reads and writes.
 
-An artifact in hand is a folder on local disk. Between stages travels only its digest, the SHA-256 of a manifest that lists
-the digests of its files (`instar.cas`).
+Each class has a file layout and a KFP base type. A table also has a row type.
+A stage works with an artifact as a folder on local disk. Only the digest of the artifact travels between stages. It is the
+SHA-256 of a manifest, and the manifest lists the digests of the files (`instar.cas`).
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ class Artifact:
         """Raise `ArtifactError` unless every file of the layout is present."""
         missing = [name for name in self.files if not (self.path / name).exists()]
         if missing:
-            found = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else "no folder"
+            names = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else "no folder"
             raise ArtifactError(
                 expected=f"{type(self).__name__} with {list(self.files)}",
-                found=f"{found}",
+                found=f"{names}",
                 where=self.digest or str(self.path),
                 action="run the stage that writes it again, or restore the store",
             )
 
     def read_json(self, name: str) -> Any:
-        """Return the parsed JSON file `name`; `ArtifactError` when it is none."""
+        """Return the parsed JSON file `name`. Raise `ArtifactError` when the file is not JSON."""
         try:
             return plain.loads((self.path / name).read_bytes())
         except ValueError as error:
@@ -63,21 +64,21 @@ class Artifact:
 
 
 class Table(Artifact, Generic[R]):
-    """An artifact whose record is one Parquet file of rows."""
+    """An artifact that holds its rows in one Parquet file."""
 
     kfp_type = "Dataset"
     files: ClassVar[tuple[str, ...]] = ("rows.parquet",)
     row: ClassVar[type[Any]]
 
     def write(self, items: Iterable[R]) -> None:
-        """Write checked rows. The bytes depend on the rows alone."""
+        """Check the rows and write them. Equal rows give equal bytes."""
         self._write(schema.to_table(self.row, items))
 
     def write_table(self, table: pa.Table) -> None:
-        """Write a table that was built by columns, checked like rows. The bytes depend on its values and metadata alone."""
+        """Check a table that was built column by column and write it. Equal values and metadata give equal bytes."""
         schema.check(self.row, table, where=self.row.__name__)
         declared = schema.arrow_schema(self.row)
-        if table.schema.metadata:  # none at all is stored as other bytes than an empty one
+        if table.schema.metadata:  # Parquet stores an empty mapping as other bytes than no mapping
             declared = declared.with_metadata(table.schema.metadata)
         self._write(pa.Table.from_arrays([column.combine_chunks() for column in table.columns], schema=declared))
 
@@ -89,7 +90,7 @@ class Table(Artifact, Generic[R]):
         self.require()
         try:
             file = pq.ParquetFile(self.path / "rows.parquet", memory_map=True, pre_buffer=False)
-            table = file.read(use_threads=False)  # in this thread: a wait for Arrow's pools may never end
+            table = file.read(use_threads=False)  # a wait for Arrow's thread pools may never end
         except (pa.ArrowException, OSError) as error:
             if named := refusal(error, self.path):
                 raise named from error
@@ -136,7 +137,7 @@ class Scores(Table[rows.ScoreRow]):
 
 
 class ArmStats(Table[rows.ArmStatsRow]):
-    """What one update saw of each arm; the curriculum's only view of learning."""
+    """Statistics of one update for each arm. The curriculum sees learning only through them."""
 
     row = rows.ArmStatsRow
 
@@ -149,21 +150,24 @@ class Evaluation(Table[rows.EvalRow]):
 
 
 class Policy(Artifact):
-    """A transformers checkpoint: `config.json`, safetensors weights, of a language model the tokenizer files."""
+    """A transformers checkpoint: `config.json` and safetensors weights; a language model also has its tokenizer files."""
 
     kfp_type = "Model"
     files = ("config.json",)
 
 
 class TrainerState(Artifact):
-    """What an update goes on from: `optimizer.safetensors`, `trainer.json`; float32 weights where the policy is rounded."""
+    """What the next update continues from: `optimizer.safetensors` and `trainer.json`.
+
+    If the policy is rounded, for example to bfloat16, the trainer state also holds the float32 weights.
+    """
 
     kfp_type = "Artifact"
     files = ("optimizer.safetensors", "trainer.json")
 
 
 class CurriculumState(Artifact):
-    """The curriculum's whole memory: `state.json` (values, cursors, permutations by seed, counters)."""
+    """Everything that the curriculum remembers, in `state.json`: for example values of arms, cursors and counters."""
 
     files = ("state.json",)
 

@@ -1,8 +1,11 @@
-"""The outermost border: however a command ends, it is an exit code of docs/errors.md and, if not well, four lines.
+"""The outermost layer of every command: it turns each way to end into an exit code of docs/errors.md.
 
-A named error is printed. A refusal of the file system that no store named is a `StorageError` here. What is left is a fault of
-instar itself: an `InternalError`, whose traceback is kept in a file, and printed too where INSTAR_TRACEBACK is set (containers,
-whose files go away with them, set it).
+A command that fails also prints one error with its four fields.
+1. An error of `instar.errors` is printed as it is.
+2. The file system refused something outside of a store, for example because the disk is full: this becomes a `StorageError`.
+3. Any other exception is a fault of instar itself: it becomes an `InternalError`, and its traceback is written to a file.
+
+If INSTAR_TRACEBACK is set, the traceback is printed too. Containers set it, because their files disappear with them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from instar.errors import InstarError, InternalError, StorageError
 REPORT = "https://github.com/instar-ml/instar/issues"
 SHOW = "INSTAR_TRACEBACK"
 PIPE_CLOSED, INTERRUPTED = 128 + 13, 128 + 2
-"""Exit codes when nobody reads standard output any more, and after Ctrl-C: those of the signals, as a shell knows them."""
+"""Exit codes of a command whose standard output was closed, and of one that Ctrl-C ended: 128 + the signal, as in a shell."""
 
 
 def ended(command: Callable[[], Any]) -> int:
@@ -40,7 +43,7 @@ def ended(command: Callable[[], Any]) -> int:
 
 
 def named(error: Exception) -> InstarError:
-    """Return the named error of any exception: itself, a refusal of the file system, or a fault of instar."""
+    """Return the named error for any exception: the error itself, a `StorageError` or an `InternalError`."""
     from instar.store_files import refusal
 
     return error if isinstance(error, InstarError) else refusal(error, missing=True) or _internal(error)
@@ -63,29 +66,29 @@ def _told(error: InstarError) -> int:
 
 def _output(error: terminal.OutputError) -> StorageError:
     return StorageError(
-        expected="standard output that takes what is printed",
+        expected="to write to standard output",
         found=str(error),
         where="standard output",
-        action="free space where it goes, or send it elsewhere; what was committed before stays",
+        action="free space where the output goes, or send it elsewhere; everything that was committed before is kept",
     )
 
 
 def _internal(error: Exception) -> InternalError:
     """Return the error of a fault in instar, and keep its traceback."""
     text = "".join(traceback.format_exception(error))
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     if os.environ.get(SHOW):
         terminal.warn(text)
     return InternalError(
-        expected="instar to foresee this",
-        found=f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})",
-        where=_kept(text),
-        action=f"report it with that traceback at {REPORT}",
+        expected="instar to handle this situation",
+        found=f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})",
+        where=_traceback_file(text),
+        action=f"report this error with its traceback at {REPORT}",
     )
 
 
-def _kept(text: str) -> str:
-    """Write a traceback to a file of its own and return where; print it when no file can be written."""
+def _traceback_file(text: str) -> str:
+    """Write a traceback to a new file and return its path. Print the traceback if no file can be written."""
     try:
         descriptor, path = tempfile.mkstemp(prefix="instar-", suffix=".traceback")
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:

@@ -1,7 +1,7 @@
-"""Content-addressed artifacts: `put` a folder and get its digest, `get` a digest and find its folder.
+"""Content-addressed artifacts: `put` stores a folder and returns its digest, `get` takes a digest and returns a folder.
 
-Blobs are stored at `blobs/ab/<sha256>` and manifests at `manifests/ab/<sha256>.json`. The manifest is written last, so
-an artifact whose manifest is in the store has all its blobs. Bytes are hashed whenever they leave the store.
+Blobs are stored at `blobs/ab/<sha256>` and manifests at `manifests/ab/<sha256>.json`. The manifest is written last. So if
+the manifest of an artifact is in the store, all its blobs are there too. Bytes are hashed whenever they leave the store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _NUM_THREADS = 4
 class Cas:
     """Artifacts in a store, with a cache of folders on local disk. Threads and processes may share both.
 
-    `put` trusts a stored blob of the right size unless this process has seen it corrupt; then it stores the blob again.
+    `put` does not upload a blob that is already in the store with the right size. If this process has seen that the stored
+    blob is corrupt, `put` uploads it again.
     """
 
     def __init__(self, store: ObjectStore, cache: Path) -> None:
@@ -36,7 +37,7 @@ class Cas:
         self._corrupt: set[str] = set()
 
     def put(self, folder: Path, type: str, metadata: Mapping[str, Any] | None = None) -> str:
-        """Store a folder and return its digest. Files must not change meanwhile: that is an `ArtifactError`."""
+        """Store a folder and return its digest. Raise `ArtifactError` if a file changes while it is stored."""
         if not folder.is_dir():
             raise ArtifactError(expected="a folder", found="nothing", where=str(folder), action="check the path")
         with storage_errors(folder):
@@ -50,7 +51,7 @@ class Cas:
                 expected="metadata of finite JSON values",
                 found=str(error),
                 where=f"{type}.metadata",
-                action="give text, true or false, finite numbers, lists and tables of them, or nothing",
+                action="use only text, true, false, null, finite numbers, and lists or tables of these",
             ) from error
         self._put_object(manifest_name(manifest.digest), data)
         return manifest.digest
@@ -60,17 +61,17 @@ class Cas:
         name = manifest_name(digest)
         for seen in _twice():
             data = self.store.read(name)
-            found = "sha256:" + hashlib.sha256(data).hexdigest()
-            if found == digest:
+            actual = "sha256:" + hashlib.sha256(data).hexdigest()
+            if actual == digest:
                 return Manifest.from_json(data, f"{self.store.uri}/{name}")
-            self._refuse(name, "its manifest", digest, digest, found, seen)
+            self._refuse(name, "its manifest", digest, digest, actual, seen)
         raise AssertionError
 
     def get(self, digest: str) -> Path:
         """Return the artifact as a folder of read-only files in the cache.
 
-        The files are hashed when they come from the store and once per process when they come from the cache. A damaged
-        cache folder is fetched again once; damage in the store is an `ArtifactError`.
+        Files from the store are always hashed. Files from the cache are hashed once per process. A damaged folder in the
+        cache is fetched again, once. Damage in the store raises `ArtifactError`.
         """
         folder = self.cache / digest_hex(digest)
         with storage_errors(folder):
@@ -84,13 +85,16 @@ class Cas:
         return folder
 
     def verify(self, digest: str) -> None:
-        """Read every byte of an artifact from the store, past the cache, and raise `ArtifactError` at a wrong one."""
+        """Read every byte of an artifact from the store, without the cache. Raise `ArtifactError` if a byte is wrong."""
         manifest = self.manifest(digest)
         with storage_errors(self.cache), _Scratch(self.cache) as scratch:
             self._fetch_all(digest, manifest, scratch, link=False)
 
     def has(self, digest: str) -> bool:
-        """Return whether the store holds an artifact: its manifest, and every file in its size. Nothing is downloaded."""
+        """Return whether the store has the manifest of an artifact and every file in the right size.
+
+        Only the manifest is downloaded; the files are not.
+        """
         if not self.store.exists(manifest_name(digest)):
             return False
         files = self.manifest(digest).files.values()
@@ -106,8 +110,8 @@ class Cas:
         after = path.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise ArtifactError(
-                expected="a file that no longer changes",
-                found="a file that was written while it was stored",
+                expected="a file that does not change while it is stored",
+                found="a file that was written in the meantime",
                 where=str(path),
                 action="finish writing before the artifact is committed",
             )
@@ -119,21 +123,21 @@ class Cas:
             self._corrupt.discard(name)
 
     def _is_intact(self, folder: Path, manifest: Manifest) -> bool:
-        found = tree(folder)
-        if {p: f.stat().st_size for p, f in found.items()} != {p: e.size for p, e in manifest.files.items()}:
+        files = tree(folder)
+        if {p: f.stat().st_size for p, f in files.items()} != {p: e.size for p, e in manifest.files.items()}:
             return False
-        hashes = _parallel(file_sha256, found.values())
-        return all(h == manifest.files[p].sha256 for p, h in zip(found, hashes, strict=True))
+        hashes = _parallel(file_sha256, files.values())
+        return all(h == manifest.files[p].sha256 for p, h in zip(files, hashes, strict=True))
 
     def _materialise(self, digest: str, manifest: Manifest, folder: Path) -> None:
-        """Fill a scratch folder and rename it into place, moving a damaged one out of the way."""
+        """Fill a scratch folder and rename it into place. A damaged folder at that place is moved away first."""
         with _Scratch(self.cache) as scratch:
             fresh = scratch / "fresh"
             fresh.mkdir()
             self._fetch_all(digest, manifest, fresh, link=True)
             for _ in range(3):
                 try:
-                    fresh.rename(folder)  # fails when another process was first, and for a damaged folder
+                    fresh.rename(folder)  # fails if another process was first, or if a damaged folder is there
                     return
                 except OSError:
                     if not folder.is_dir():
@@ -157,13 +161,13 @@ class Cas:
         name = blob_name(entry.sha256)
         for seen in _twice():
             self._take(digest, path, name, target, link)
-            found = file_sha256(target)
-            if found == entry.sha256:
+            actual = file_sha256(target)
+            if actual == entry.sha256:
                 return
             size = target.stat().st_size
             target.unlink()
             expected = f"{entry.sha256} ({entry.size} bytes)"
-            self._refuse(name, path, digest, expected, f"{found} ({size} bytes)", seen)
+            self._refuse(name, path, digest, expected, f"{actual} ({size} bytes)", seen)
 
     def _take(self, digest: str, path: str, name: str, target: Path, link: bool) -> None:
         try:
@@ -177,9 +181,10 @@ class Cas:
             ) from error
 
     def _refuse(self, name: str, file: str, artifact: str, expected: str, found: str, seen: list[str]) -> None:
-        """Raise at the second wrong reading: the store is damaged if it is the first once more, otherwise the way to it is.
+        """Remember the first wrong reading in `seen`; raise at the second.
 
-        The first is only remembered, in `seen`: bytes can be falsified on the way, and then nothing in the store is to be deleted.
+        Two equal wrong readings mean that the store is damaged. Two different ones mean that the bytes change on the way, for
+        example in faulty memory. The store may be right in that case, so the error does not ask to delete anything.
         """
         seen.append(found)
         if len(seen) == 1:
@@ -190,7 +195,7 @@ class Cas:
                 expected=f"digest {expected}",
                 found=f"{seen[0]}, then {seen[1]}",
                 where=where,
-                action="look at the memory of this machine and at what is between it and the store, then run again",
+                action="check the memory of this machine and the network between it and the store, then run again",
             )
         self._corrupt.add(name)
         raise ArtifactError(
@@ -199,7 +204,7 @@ class Cas:
 
 
 def _twice() -> Iterator[list[str]]:
-    """Yield one list two times: what was read before."""
+    """Yield the same list for two attempts. It holds what earlier attempts have read."""
     seen: list[str] = []
     yield seen
     yield seen
@@ -234,7 +239,7 @@ def _parallel(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
 
 
 def _stats(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and modification time of every file: cheap evidence that verified files were left alone."""
+    """Return size and modification time of every file. If they are unchanged, the verified files were not written since."""
     if not folder.is_dir():
         return {"": (-1, -1)}
     return {path: (s.st_size, s.st_mtime_ns) for path, file in tree(folder).items() for s in [file.stat()]}

@@ -1,8 +1,8 @@
-"""Configuration: frozen dataclasses, TOML files of differences, and `--set a.b=c`, with every unknown key named.
+"""Configuration: frozen dataclasses, TOML files of differences, and `--set a.b=c`. An unknown key is an error that names it.
 
-A field whose type is a union of dataclasses is a choice between strategies. Each alternative carries a `strategy: Literal[...]`
-field; writing that field (`curriculum.strategy=thompson`) swaps in the alternative with its own defaults, and keeps the values of
-the fields that every alternative has.
+A field whose type is a union of dataclasses is a choice between strategies. Each alternative has a `strategy: Literal[...]`
+field. To set that field, for example with `curriculum.strategy=thompson`, chooses the alternative with its own defaults.
+Fields that all alternatives have in common keep their values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WORDS = {
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a plain JSON-ready dict; tuples become lists."""
+    """Return a dict that JSON can hold. Tuples become lists."""
     value = _plain(config)
     assert isinstance(value, dict)
     return value
@@ -58,7 +58,7 @@ def digest(config: Any) -> str:
 
 
 def from_dict(kind: Any, data: Any, where: str = "config") -> Any:
-    """Build a value of type `kind` from plain data. Unknown keys and wrong types are `ConfigError`."""
+    """Build a value of type `kind` from plain data. Unknown keys and wrong types raise `ConfigError`."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _from_union(kind, data, where)
@@ -66,7 +66,7 @@ def from_dict(kind: Any, data: Any, where: str = "config") -> Any:
         return _from_mapping(kind, data, where)
     if origin is Literal:
         if data is None and "none" in get_args(kind):
-            return "none"  # `--set a.b=none` says null where a field can be null, and this word where it is a choice
+            return "none"  # `--set a.b=none` was read as null, but this field has the word "none" as a choice
         if data not in get_args(kind):
             options = ", ".join(map(str, get_args(kind)))
             raise _wrong(f"one of {options}", data, where, nearest(word(data), map(str, get_args(kind))))
@@ -98,7 +98,7 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
 
 
 def _check_finite(data: Any, where: str) -> None:
-    """Refuse inf and nan, which canonical JSON cannot hold, and integers that no float holds."""
+    """Refuse inf and nan, because canonical JSON cannot hold them, and integers that are too large for a float."""
     try:
         finite = not isinstance(data, int | float) or math.isfinite(data)
     except OverflowError:
@@ -116,7 +116,7 @@ def _from_mapping(kind: Any, data: Any, where: str) -> Any:
     if missing := [name for name in needed if name not in data]:
         raise ConfigError(
             expected=f"all required keys of {kind.__qualname__}",
-            found=f"no {', '.join(missing)}",
+            found=f"no value for {', '.join(missing)}",
             where=f"{where}.{missing[0]}",
             action=f"set {' and '.join(missing)} as well",
         )
@@ -124,7 +124,7 @@ def _from_mapping(kind: Any, data: Any, where: str) -> Any:
 
 
 def _check_keys(kind: Any, data: Mapping[Any, Any], where: str) -> None:
-    """Refuse a key that is no field. Constants of the class are no fields."""
+    """Refuse a key that is not a field. A constant of the class is not a field."""
     names = [f.name for f in dataclasses.fields(kind)]
     for key in data:
         if key not in names:
@@ -168,7 +168,10 @@ def _wrong(expected: str, found: Any, where: str, action: str = "") -> ConfigErr
 
 
 def out_of_range(key: str, expected: str, found: Any, more: str = "") -> ConfigError:
-    """Return the error of a value that a class refuses. Its action says what to set; `more` adds a reason or another way."""
+    """Return the error for a value that a configuration class refuses.
+
+    Its action says which value to set. `more` adds a reason or another remedy to the action.
+    """
     value = f"a value {expected}" if expected.startswith(("<", ">", "in ")) else expected
     action = f"set {key} to {value}" + (f"; {more}" if more else "")
     return ConfigError(expected=expected, found=str(found), where=key, action=action)
@@ -177,7 +180,7 @@ def out_of_range(key: str, expected: str, found: Any, more: str = "") -> ConfigE
 def merge(config: T, changes: Mapping[str, Any], where: str = "config", given: Mapping[str, Any] | None = None) -> T:
     """Return a copy of a config dataclass with a nested mapping of differences applied.
 
-    `given` are those differences of which each has to have an effect; None takes them all.
+    Each of the differences in `given` must have an effect, otherwise `ConfigError` is raised. None stands for all `changes`.
     """
     merged: T = _merge(type(config), config, changes, where)
     check_read(merged, changes if given is None else given, where)
@@ -201,9 +204,10 @@ def _merge(kind: Any, config: Any, changes: Any, where: str) -> Any:
 
 
 def check_read(config: Any, given: Any, where: str) -> None:
-    """Raise for a given field that has no effect beside the others.
+    """Raise `ConfigError` if a field was given that has no effect with the other settings.
 
-    `ineffective_fields` of its class, or of one that holds it, maps such a field (`a.b` for one of a part) to what would read it.
+    `ineffective_fields` of a configuration maps each field without effect to the setting that would read it. For example, it
+    maps `max_windows` to `rollout.act=true`. A field of a part is written `part.field`.
     """
     if not (dataclasses.is_dataclass(config) and isinstance(given, Mapping)):
         return
@@ -215,10 +219,10 @@ def check_read(config: Any, given: Any, where: str) -> None:
             below = told.get(part)
             holder, told = getattr(holder, part), below if isinstance(below, Mapping) else {}
         default = next(f.default for f in dataclasses.fields(holder) if f.name == name)
-        if name in told and (found := getattr(holder, name)) != default:
+        if name in told and (value := getattr(holder, name)) != default:
             raise ConfigError(
-                expected=f"{_shown(default)}, because only {reader} reads it",
-                found=_shown(found),
+                expected=f"the default {_shown(default)}, because this setting has an effect only with {reader}",
+                found=_shown(value),
                 where=f"{where}.{path}",
                 action=f"leave it out, or set {reader}",
             )
@@ -227,7 +231,10 @@ def check_read(config: Any, given: Any, where: str) -> None:
 
 
 def _at_home(error: ConfigError, config: Any, keys: Sequence[str]) -> ConfigError:
-    """Return the error of one of `keys` with the name its stage has in the recipe, and with the value it has if left alone."""
+    """Return the error with the key's full name in the recipe, and with the value that the recipe has without the change.
+
+    A check of a class knows a field only by a name such as `update.lr`. In the recipe, the same part may have another name.
+    """
     root, _, rest = error.where.partition(".")
     key = next((k for k in keys if rest and k.endswith(f".{rest}")), None)
     if key is None:
@@ -258,7 +265,7 @@ def _shared(kind: Any, config: Any) -> dict[str, Any]:
 
 
 def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
-    """Turn `a.b=c` texts into a nested dict. Values are TOML; what is not TOML is taken as a string."""
+    """Turn texts such as `a.b=c` into a nested dict. Values are TOML. A value that is not TOML is taken as a string."""
     out: dict[str, Any] = {}
     for text in assignments:
         path, sign, raw = text.partition("=")
@@ -283,6 +290,6 @@ def load_toml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise _wrong("a TOML file that can be read", error.strerror, str(path), "check the path") from error
-    except ValueError as error:  # not UTF-8, or a path that no file can have
-        raise _wrong("a file in UTF-8", str(error), str(path), "mend the file, or check the path") from error
+    except ValueError as error:  # the file is not UTF-8, or no file can have this path
+        raise _wrong("a file in UTF-8", str(error), str(path), "correct the file, or check the path") from error
     return plain.toml(text, str(path))

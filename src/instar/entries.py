@@ -1,8 +1,8 @@
-"""The border of the ledger: what an entry must hold before anything reads it.
+"""The checks of ledger entries: which fields an entry must have before anything reads it.
 
-A digest says that an entry is the one that was written, not that instar wrote it. Whoever can write to a store can forge a chain
-of entries with valid digests; every field that instar reads is therefore checked here once, when a ledger is loaded. Fields
-that are not named here may be there too.
+A digest proves that an entry was not changed since it was written. It does not prove that instar wrote it: whoever can write
+to a store can forge entries with valid digests. So when a ledger is loaded, every field that instar reads is checked here.
+An entry may have more fields than those.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from instar.plain import brief
 Check: TypeAlias = Callable[[Any], bool]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CLOCK_MAX = 1e11
-"""Seconds since 1970 up to the year 5138: what calendars can show."""
+"""Seconds since 1970 up to the year 5138. Functions for calendar dates can show times until then."""
 
 
 def _count(value: Any) -> bool:
@@ -104,7 +104,7 @@ STAGES: dict[str, dict[str, Check]] = {
     "evaluate": {"inputs.policy": _digest, "outputs.evaluation": _digest},
     "fused": {"metrics.inner_steps": _number},
 }
-"""Stage -> what an entry of it must hold besides."""
+"""Stage -> what an entry of this stage must hold in addition."""
 CLOCKS = ("at", "started", "ended")
 
 
@@ -128,15 +128,15 @@ def check(kind: Any, body: Any, time: Any, where: str) -> None:
 
 
 def _field(body: Any, path: str, wanted: Check, where: str) -> None:
-    found, parts = body, path.split(".")
+    value, parts = body, path.split(".")
     for depth, part in enumerate(parts):
-        if not isinstance(found, Mapping):
-            raise _wrong("a table", found, ".".join([f"{where}:body", *parts[:depth]]))
-        if part not in found:
+        if not isinstance(value, Mapping):
+            raise _wrong("a table", value, ".".join([f"{where}:body", *parts[:depth]]))
+        if part not in value:
             raise _wrong(WORDS.get(wanted, "true or false"), "nothing", f"{where}:body.{path}", shown=True)
-        found = found[part]
-    if not wanted(found):
-        raise _wrong(WORDS.get(wanted, "true or false"), found, f"{where}:body.{path}")
+        value = value[part]
+    if not wanted(value):
+        raise _wrong(WORDS.get(wanted, "true or false"), value, f"{where}:body.{path}")
 
 
 def _wrong(expected: str, found: Any, where: str, *, shown: bool = False) -> LedgerError:

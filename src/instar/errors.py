@@ -1,7 +1,8 @@
-"""Every error instar raises on purpose: what was expected, what was found, where, and what to do next.
+"""Every error that instar raises on purpose: what was expected, what was found, where, and what to do next.
 
-The class decides two things a supervisor needs: the process exit code and whether trying again can help.
-Codes 0, 2 and 3 are kept for `instar evaluate` (better or equal, could not tell, worse); 1 for `instar diff`.
+The class of an error decides two things that a supervisor needs: the exit code of the process, and whether it can help to try
+again. Four codes are reserved for answers. `instar evaluate` ends with 0 (better or equal), 3 (worse) or 2 (could not tell).
+`instar diff` ends with 1 if it has found a difference.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 from instar.terminal import printable
 
 FIELD_CHARS = 2000
-"""How much of one field a terminal is shown."""
+"""How many characters of one field are printed to a terminal."""
 
 
 class InstarError(Exception):
@@ -28,18 +29,22 @@ class InstarError(Exception):
         super().__init__(f"expected {expected}; found {found}; at {where}; {action}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross a process border whole: the fields are keyword-only, which the default cannot call."""
+        """Let an error travel between processes. The default would pass the message alone, but the fields are keyword-only."""
         fields = {"expected": self.expected, "found": self.found, "where": self.where, "action": self.action}
         return partial(type(self), **fields), ()
 
     def render(self) -> str:
-        """Return the message on four labelled lines for a terminal. Nothing in a field can look like a label or command it."""
+        """Return the class and the four fields, one labelled line each, for a terminal.
+
+        A field cannot forge a label, because its further lines are indented. It cannot control the terminal either, because
+        control characters are escaped.
+        """
         fields = {"expected": self.expected, "found": self.found, "where": self.where, "do": self.action}
         return "\n".join([type(self).__name__, *(f"  {name + ':':<9} {_field(text)}" for name, text in fields.items())])
 
 
 def _field(text: str) -> str:
-    """Return a field for a terminal: of bounded length, further lines of it indented below the first."""
+    """Return a field for a terminal: cut to `FIELD_CHARS`, with every further line indented below the first."""
     cut = text if len(text) <= FIELD_CHARS else f"{text[:FIELD_CHARS]}... ({len(text):,} characters)"
     return printable("\n            ".join(cut.splitlines()))
 
@@ -111,13 +116,13 @@ class NoProgressError(InstarError):
 
 
 class ProcessError(InstarError):
-    """A process that was started ended with an exit code that says nothing more."""
+    """A process that instar started has failed, and its exit code is none of instar's."""
 
     exit_code = 21
 
 
 class InternalError(InstarError):
-    """A fault of instar itself, which nobody foresaw. The traceback is kept; please report it."""
+    """A fault of instar itself. The traceback is written to a file; please report it."""
 
     exit_code = 70
 

@@ -1,4 +1,4 @@
-"""What a runner tells whoever listens: progress displays, trackers, tests."""
+"""Events that a runner sends to its listener, for example to a progress display or a tracker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from instar.ledger import Entry
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage is about to run or to be found in the ledger."""
+    """A stage is about to start. It may turn out that the ledger has its result already."""
 
     stage: str
     iteration: int

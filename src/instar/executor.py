@@ -1,8 +1,8 @@
-"""Kubeflow's executor input and output: how a container learns its parameters and says what it made.
+"""Kubeflow's executor input and output: how a container learns its parameters and how it reports its outputs.
 
-Artifacts that KFP moves are pointer files, one small JSON object with a digest; the bytes stay in the store. An empty digest is
-an optional input that is absent. A pointer with `stopped` says that the gate ended the evolution earlier in this run: a stage
-that receives one passes it on and does nothing.
+KFP moves only pointer files. A pointer file is a small JSON object with a digest; the bytes of the artifact stay in the store.
+An empty digest stands for an optional input that is absent. A pointer with `stopped` says that the gate has ended the
+evolution earlier in this run. A stage that receives such a pointer passes it on and does nothing else.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from instar import plain
 from instar.errors import ConfigError, ContractError
 
 DIGEST = re.compile(r"(sha256:[0-9a-f]{64})?")
-"""What a pointer may name: an artifact, or nothing."""
+"""The digest in a pointer: that of an artifact, or an empty text."""
 MOUNTS = {"s3": "s3", "minio": "minio", "gs": "gcs"}
-"""Where KFP's launcher mounts remote artifacts."""
+"""Scheme of an artifact's URI -> folder in the container where KFP's launcher mounts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """What an artifact file says."""
+    """The content of a pointer file."""
 
     digest: str
     type: str
@@ -39,7 +39,10 @@ class Pointer:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorInput:
-    """Parsed executor input: parameters, and for each input port its pointers (several for a collected one)."""
+    """Parsed executor input: the parameters, and the pointers of each input port.
+
+    A port has several pointers if KFP collected them from a parallel loop, for example from the shards of a rollout.
+    """
 
     parameters: dict[str, Any]
     pointers: dict[str, list[Pointer]]
@@ -49,12 +52,12 @@ class ExecutorInput:
     parameter_files: dict[str, Path] = field(default_factory=dict)
 
     def digests(self) -> dict[str, str]:
-        """Return member name -> digest of the inputs that are present."""
-        found: dict[str, str] = {}
+        """Return name -> digest of the inputs that are present. Several pointers of port `p` have the names `p.0`, `p.1`, ..."""
+        digests: dict[str, str] = {}
         for port, pointers in self.pointers.items():
             many = len(pointers) > 1
-            found |= {f"{port}.{i}" if many else port: p.digest for i, p in enumerate(pointers) if p.digest}
-        return found
+            digests |= {f"{port}.{i}" if many else port: p.digest for i, p in enumerate(pointers) if p.digest}
+        return digests
 
     @property
     def stopped(self) -> str:
@@ -62,10 +65,10 @@ class ExecutorInput:
         return next((p.stopped for pointers in self.pointers.values() for p in pointers if p.stopped), "")
 
 
-def parse(given: str) -> ExecutorInput:
-    """Parse executor input; anything else is a `ContractError`."""
+def parse(argument: str) -> ExecutorInput:
+    """Parse executor input. Raise `ContractError` for any other text."""
     try:
-        raw = plain.loads(given)
+        raw = plain.loads(argument)
         inputs, outputs = raw.get("inputs", {}), raw["outputs"]
         parameters = inputs.get("parameterValues", {})
         if not isinstance(parameters, dict):
@@ -85,19 +88,22 @@ def parse(given: str) -> ExecutorInput:
             expected="KFP executor input in JSON",
             found=f"{type(error).__name__}: {error}",
             where="--executor-input",
-            action="pass the placeholder {{$}} as one argument",
+            action="pass KFP's placeholder {{$}} as one argument",
         ) from error
 
 
 def integer(values: Mapping[str, Any], key: str) -> int:
-    """Return a count: an integer, an integral float (what KFP sends) or digits, from 0 to 2^53; else `ConfigError`."""
+    """Return a parameter that is an integer from 0 to 2^53; `ConfigError` for anything else.
+
+    It may be an integer, a float such as 3.0 (KFP sends numbers this way) or a text of digits.
+    """
     value = values.get(key)
     whole = isinstance(value, int) and not isinstance(value, bool)
     whole = whole or (isinstance(value, float) and value.is_integer())
     whole = whole or (isinstance(value, str) and re.fullmatch(r"[0-9]{1,16}", value) is not None)
     number = int(value) if whole and value is not None else -1
     if not 0 <= number <= 2**53:
-        raise _wrong("an integer of at least 0, which JSON holds exactly", value, key)
+        raise _wrong("an integer from 0 to 2^53", value, key)
     return number
 
 
@@ -118,7 +124,7 @@ def flag(values: Mapping[str, Any], key: str) -> bool:
 
 
 def document(values: Mapping[str, Any], key: str) -> Any:
-    """Return what a text parameter says in JSON; `ConfigError` when it is not JSON."""
+    """Return the value of a text parameter that holds JSON; `ConfigError` when it is not JSON."""
     try:
         return plain.loads(text(values, key))
     except (ValueError, RecursionError) as error:
@@ -126,8 +132,8 @@ def document(values: Mapping[str, Any], key: str) -> Any:
 
 
 def _wrong(expected: str, value: Any, key: str) -> ConfigError:
-    found = "nothing" if value is None else repr(value)[:200]
-    return ConfigError(expected=expected, found=found, where=f"parameter {key}", action="correct the parameter")
+    shown = "nothing" if value is None else repr(value)[:200]
+    return ConfigError(expected=expected, found=shown, where=f"parameter {key}", action="correct the parameter")
 
 
 def _pointer(uri: str) -> Pointer:
@@ -140,7 +146,7 @@ def _pointer(uri: str) -> Pointer:
             or not isinstance(pointer.type, str)
             or not isinstance(pointer.stopped, str)
         ):
-            raise ValueError("not a digest")
+            raise ValueError("not a pointer")
         return pointer
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ContractError(
@@ -152,7 +158,7 @@ def _pointer(uri: str) -> Pointer:
 
 
 def write(
-    given: ExecutorInput,
+    executor_input: ExecutorInput,
     pointers: Mapping[str, Pointer],
     metadata: Mapping[str, Any],
     files: Mapping[str, tuple[str, Mapping[str, Any]]],
@@ -160,11 +166,11 @@ def write(
 ) -> None:
     """Write every declared output and then `executor_output.json`.
 
-    `files` maps an output that is not a pointer (metrics, a report) to its text and its metadata. `metadata` goes to every
-    pointer artifact, as `instar.<key>`.
+    `files` maps each output that is not a pointer, such as metrics or a report, to its text and its metadata. Every pointer
+    artifact gets `metadata`, with `instar.` in front of each key.
     """
     artifacts: dict[str, Any] = {}
-    for name, declared in given.outputs.items():
+    for name, declared in executor_input.outputs.items():
         if name in pointers:
             pointer = pointers[name]
             content, extra = pointer.dump(), {"instar.type": pointer.type, "instar.digest": pointer.digest}
@@ -176,15 +182,15 @@ def write(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content)
         artifacts[name] = {"artifacts": [{**declared, "metadata": extra}]}
-    values = {name: value for name, value in (parameters or {}).items() if name in given.parameter_files}
+    values = {name: value for name, value in (parameters or {}).items() if name in executor_input.parameter_files}
     for name, value in values.items():
-        given.parameter_files[name].parent.mkdir(parents=True, exist_ok=True)
-        given.parameter_files[name].write_text(str(value))
-    given.output_file.parent.mkdir(parents=True, exist_ok=True)
-    given.output_file.write_text(json.dumps({"artifacts": artifacts, "parameterValues": values}))
+        executor_input.parameter_files[name].parent.mkdir(parents=True, exist_ok=True)
+        executor_input.parameter_files[name].write_text(str(value))
+    executor_input.output_file.parent.mkdir(parents=True, exist_ok=True)
+    executor_input.output_file.write_text(json.dumps({"artifacts": artifacts, "parameterValues": values}))
 
 
 def local_path(uri: str) -> str:
-    """Return where the bytes of an artifact URI are inside a container."""
+    """Return the path of an artifact URI inside a container."""
     scheme, separator, rest = uri.partition("://")
     return f"/{MOUNTS[scheme]}/{rest}" if separator and scheme in MOUNTS else uri

@@ -1,7 +1,7 @@
-"""The fence: at one time one run may work on an evolution, and only that one can move the head.
+"""The fence: only one run at a time may work on an evolution, and only this run can move the head.
 
-A duplicate run, or one whose creation was executed late, fails here in its first task and does no work. A run that lost
-the fence to a newer attempt finds out when it commits.
+A Kubeflow server may create a run twice, or create it late. Such a run fails here in its first task and does no work.
+A run can also lose the fence to a newer attempt while it works. It is refused when it commits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from instar.store import ObjectStore
 
 
 def hold(store: ObjectStore, evolution: str, segment: int, attempt: int, run_id: str) -> Head:
-    """Take the fence for a run: its first task calls this, and no other task runs before it has returned.
+    """Take the fence for a run. The first task of a run calls this before any other task of the run starts.
 
-    Granted to a run of the next segment whose attempt is newer than the holder's, and again to the holder itself.
-    `LockedError` for everybody else: a duplicate, an older attempt, or any run of an evolution that is not running.
+    A run gets the fence if it is a run of the next segment and its attempt is newer than that of the holder. The holder itself
+    may take it again. Every other run gets a `LockedError`: a duplicate, an older attempt, or any run of an evolution that is
+    not running.
     """
     if not store.exists(claim_path(evolution, segment, attempt)):
-        raise _locked(f"a claim of attempt {attempt} at segment {segment}", "none", evolution)
+        raise _locked(f"a claim for attempt {attempt} at segment {segment}", "none", evolution)
 
     def decide(head: Head) -> Head | None:
         if head.status != "running" or head.segment != segment:
@@ -35,7 +36,10 @@ def hold(store: ObjectStore, evolution: str, segment: int, attempt: int, run_id:
 
 
 def check_held(store: ObjectStore, evolution: str, run_id: str) -> Head:
-    """Return the head when this run holds its fence or has moved it; otherwise `LockedError`. Call before a commit."""
+    """Return the head if this run holds the fence or has already moved the head; otherwise raise `LockedError`.
+
+    Call this before a commit.
+    """
 
     def decide(head: Head) -> None:
         _refuse_unless_held(head, run_id)
@@ -44,10 +48,10 @@ def check_held(store: ObjectStore, evolution: str, run_id: str) -> Head:
 
 
 def advance_head(store: ObjectStore, evolution: str, run_id: str, following: Head) -> bool:
-    """Move the head past the segment that `run_id` holds. True now, False when this run had moved it before.
+    """Move the head past the segment that `run_id` holds. Return True if this call moved it, False if an earlier one did.
 
-    `following` carries segment, kind, iteration, step, status, reason and ledger of the new head.
-    `LockedError` when the run does not hold the fence, or when the evolution was stopped.
+    `following` has the segment, kind, iteration, step, status, reason and ledger of the new head.
+    Raise `LockedError` when the run does not hold the fence, or when the evolution was stopped.
     """
     moved = False
 
@@ -62,7 +66,7 @@ def advance_head(store: ObjectStore, evolution: str, run_id: str, following: Hea
                 expected=f"the head of '{evolution}' after segment {head.segment}",
                 found=f"'{following.evolution}', segment {following.segment}",
                 where=path(evolution, "head"),
-                action="report this: a segment moves the head by one",
+                action="report this as a fault of instar: a segment moves the head by exactly one",
             )
         return replace(following, run="", attempt=0, base=0, by=run_id)
 
@@ -88,5 +92,5 @@ def _locked(expected: str, found: str, evolution: str) -> LockedError:
         expected=expected,
         found=found,
         where=path(evolution, "head"),
-        action="nothing: this run has no part in the evolution now; `instar status` shows which one has",
+        action="do nothing: this run may not work on the evolution now; `instar status` shows which run may",
     )

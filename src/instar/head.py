@@ -1,8 +1,11 @@
 """The head of an evolution on Kubeflow: one small object that says which segment is next and which run may work on it.
 
-Everything below `evolutions/<name>/` that the chain of runs agrees on is here: `chain.json` (how the chain runs,
-written once), `head.json` (moved by compare-and-swap only) and `claims/` (who may create the run of a segment, one
-create-only object per attempt). A run works only while the head names it: see `instar.fence`.
+The runs of a chain agree through three kinds of objects below `evolutions/<name>/`:
+- `chain.json` says how the chain runs. It is written once.
+- `head.json` is the head. It is changed by compare-and-swap only.
+- `claims/` has one create-only object per attempt. It says which process may create the run of this attempt.
+
+A run works only while the head names it (`instar.fence`).
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ _COUNTS = ("segment", "iteration", "step", "attempt", "base", "revision")
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The state of the chain. `segment` is the number of committed segments, so also the one that is next.
+    """The state of the chain. `segment` counts the committed segments, so it is also the number of the next one.
 
-    `run` and `attempt` name the run that holds the segment ("" and `base` when none does). Attempts up to `base` were
-    voided by a resume. `by` is the run that moved the head here. `revision` counts every change, so no two are equal.
+    `run` and `attempt` name the run that holds the next segment. If none holds it, they are "" and `base`.
+    `base` is the last attempt before the latest resume: attempts up to it no longer count.
+    `by` is the run that moved the head to this segment.
+    `revision` counts every change of the head. So two versions never have the same bytes.
     """
 
     evolution: str
@@ -49,7 +54,7 @@ class Head:
         for name in _COUNTS:
             if getattr(self, name) < 0:
                 raise LedgerError(
-                    expected=f"'{name}' to be 0 or more",
+                    expected=f"'{name}' to be at least 0",
                     found=str(getattr(self, name)),
                     where=path(self.evolution, "head"),
                     action="restore the object from a copy",
@@ -58,10 +63,11 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainConfig:
-    """How the chain runs. `experiment` is the id; `pipelines` maps a segment's kind to the version that runs it.
+    """How the chain runs. `experiment` is an id; `pipelines` maps the kind of a segment to the pipeline version that runs it.
 
-    `grace_s`: how long a claim without a run is given. `max_attempts`: runs of one segment between two resumes.
-    `max_segments`: the highest segment that is ever started.
+    `grace_s`: how many seconds a claim may stand without a run before the attempt counts as lost.
+    `max_attempts`: how many runs of one segment may be started between two resumes.
+    `max_segments`: no segment above this number is started.
     """
 
     experiment: str
@@ -76,7 +82,7 @@ class ChainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right to create the run of one attempt. `at` is in seconds since the epoch, by the claimer's clock."""
+    """The right to create the run of one attempt. `at` is in seconds since 1970, by the clock of the owner."""
 
     segment: int
     attempt: int
@@ -91,14 +97,14 @@ def run_name(evolution: str, segment: int, attempt: int) -> str:
 
 
 def create_chain(store: ObjectStore, evolution: str, chain: ChainConfig) -> bool:
-    """Write `chain.json` once. False when an equal one is there; `ConfigError` when it differs."""
+    """Write `chain.json` once. Return False if an equal one is there. Raise `ConfigError` if a different one is there."""
     if store.create(path(evolution, "chain"), configs.dumps(chain).encode()):
         return True
     if read_chain(store, evolution) == chain:
         return False
     raise ConfigError(
         expected="the settings that this evolution was started with",
-        found="others",
+        found="other settings",
         where=path(evolution, "chain"),
         action="use another name for an evolution with other settings, or resume this one",
     )
@@ -112,46 +118,47 @@ def read_chain(store: ObjectStore, evolution: str) -> ChainConfig:
 
 
 def create_head(store: ObjectStore, head: Head) -> bool:
-    """Write the first head. False when the evolution has one already."""
+    """Write the first head. Return False if the evolution has one already."""
     return store.create(path(head.evolution, "head"), configs.dumps(head).encode())
 
 
 def read_head(store: ObjectStore, evolution: str) -> tuple[Head, str] | None:
-    """Return the head and the tag that `move` needs, or None when the evolution was never started.
+    """Return the head and the tag that `move` needs, or None if the evolution was never started.
 
-    `LedgerError` when the head is another evolution's: a copy below this name must not be worked on.
+    Raise `LedgerError` if the head belongs to another evolution. This happens when somebody copies a folder of the store.
     """
     name = path(evolution, "head")
-    found = store.read_tagged(name)
-    if found is None:
+    stored = store.read_tagged(name)
+    if stored is None:
         return None
-    head: Head = _parse(Head, found.data, name)
+    head: Head = _parse(Head, stored.data, name)
     _refuse_foreign(f"the head of evolution '{evolution}'", head.evolution, evolution, name)
-    return head, found.tag
+    return head, stored.tag
 
 
 def move(store: ObjectStore, evolution: str, tag: str, new: Head) -> bool:
-    """Replace the head that was read with `tag`. False when somebody else has changed it since."""
+    """Replace the head that was read with `tag`. Return False if somebody else has changed it since."""
     name = path(evolution, "head")
     _refuse_foreign(f"a head of evolution '{evolution}' to write", new.evolution, evolution, name)
     return store.swap(name, configs.dumps(new).encode(), tag)
 
 
 def change(store: ObjectStore, evolution: str, decide: Callable[[Head], Head | None]) -> Head:
-    """Apply `decide` to the head until the swap succeeds; None from it means that nothing is to change.
+    """Change the head to what `decide` returns for it, and return the head that is now stored.
 
-    Returns the head that is now stored. `LedgerError` when there is no head.
+    If somebody else changes the head in between, the new head is read and `decide` is called again. `decide` returns None to
+    leave the head as it is. Raise `LedgerError` if there is no head.
     """
     for _ in range(_TRIES):
-        found = read_head(store, evolution)
-        if found is None:
+        current = read_head(store, evolution)
+        if current is None:
             raise LedgerError(
                 expected=f"the head of evolution '{evolution}'",
                 found="nothing",
                 where=path(evolution, "head"),
                 action="start the evolution with `instar submit`, or check the store's URI",
             )
-        head, tag = found
+        head, tag = current
         wanted = decide(head)
         if wanted is None:
             return head
@@ -160,30 +167,34 @@ def change(store: ObjectStore, evolution: str, decide: Callable[[Head], Head | N
             return new
     raise UnavailableError(
         expected="to change the head",
-        found=f"{_TRIES} changes by others in between",
+        found=f"that others changed it first, {_TRIES} times in a row",
         where=path(evolution, "head"),
         action="run the same command again",
     )
 
 
 def claim(store: ObjectStore, evolution: str, segment: int, attempt: int, owner: str, at: float) -> Claim | None:
-    """Return the claim when this caller is the one that may create the run of this attempt, otherwise None."""
+    """Return the claim if this caller may create the run of this attempt. Return None if another process has the claim."""
     name = run_name(evolution, segment, attempt)
-    made = Claim(segment=segment, attempt=attempt, owner=owner, at=at, run_name=name)
-    return made if store.create(claim_path(evolution, segment, attempt), configs.dumps(made).encode()) else None
+    new_claim = Claim(segment=segment, attempt=attempt, owner=owner, at=at, run_name=name)
+    return (
+        new_claim if store.create(claim_path(evolution, segment, attempt), configs.dumps(new_claim).encode()) else None
+    )
 
 
 def latest_claim(store: ObjectStore, evolution: str, segment: int) -> Claim | None:
-    """Return the claim of the highest attempt at a segment. `LedgerError` when it is the copy of another claim."""
+    """Return the claim of the highest attempt at a segment. Raise `LedgerError` if it is a copy of another claim."""
     names = store.list(f"evolutions/{evolution}/claims/{segment:06d}-")
     if not names:
         return None
     newest = max(names, key=lambda name: (len(name), name))
-    found: Claim = _parse(Claim, store.read(newest), newest)
-    _refuse_foreign("the claim of its file name", claim_path(evolution, found.segment, found.attempt), newest, newest)
-    wanted = run_name(evolution, found.segment, found.attempt)
-    _refuse_foreign(f"the claim of run '{wanted}'", found.run_name, wanted, newest)
-    return found
+    newest_claim: Claim = _parse(Claim, store.read(newest), newest)
+    _refuse_foreign(
+        "the claim of its file name", claim_path(evolution, newest_claim.segment, newest_claim.attempt), newest, newest
+    )
+    wanted = run_name(evolution, newest_claim.segment, newest_claim.attempt)
+    _refuse_foreign(f"the claim of run '{wanted}'", newest_claim.run_name, wanted, newest)
+    return newest_claim
 
 
 def path(evolution: str, what: str) -> str:
@@ -202,7 +213,7 @@ def _refuse_foreign(expected: str, found: str, wanted: str, name: str) -> None:
             expected=expected,
             found=f"that of '{found}'",
             where=name,
-            action="remove what was copied here, or restore the object from a copy of this evolution",
+            action="remove the copied object, or restore the right one from a copy of this evolution",
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Heartbeat:
-    """Writes the last completed unit to a file, at most five times a second, and passes it on."""
+    """Passes every completed unit on, and writes the last one to a file, at most five times a second."""
 
     def __init__(self, path: Path, stage: str, pass_on: Callable[[str, Mapping[str, float]], None]) -> None:
         self.path, self.stage, self.pass_on, self._last = path, stage, pass_on, 0.0

@@ -1,9 +1,11 @@
 """The ledger: an append-only, hash-chained record of one evolution.
 
-Entry `n` is the object `evolutions/<name>/ledger/<n>.json`, written by conditional create, so that two writers can never both
-append. Each entry carries the digest of the one before it. `time` (clock readings and `perf/` metrics) stays outside of the
-digest: two runs that did the same work have the same head. A second digest, the `seal`, covers `time`, so that no byte of an
-entry can change unseen; it enters nothing else, and an entry that was written before there were seals is read without one.
+Entry `n` is the object `evolutions/<name>/ledger/<n>.json`. It is written by a conditional create, so two writers can never
+both append it. Each entry has the digest of the entry before it.
+
+The digest does not cover `time`, which holds clock readings and `perf/` metrics. So two runs that did the same work have the
+same head. A second digest, the `seal`, covers `time`, so that a change of any byte is noticed. Nothing else depends on the
+seal. Entries of early versions have no seal; they are read without it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ GENESIS = "0" * 64
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the ledger. `body` depends on `kind`; stage entries hold key, inputs, outputs and metrics."""
+    """One entry of the ledger. `body` depends on `kind`. A stage entry, for example, holds key, inputs, outputs and metrics."""
 
     seq: int
     prev: str
@@ -71,7 +73,7 @@ def _parse(data: bytes, name: str) -> Entry:
 
 
 def _read(store: ObjectStore, name: str) -> Entry:
-    """Return an entry; what is wrong with it is read once more, because bytes can be falsified on the way."""
+    """Return an entry. If it is not valid it is read once more, because its bytes may have changed on the way."""
     try:
         return _parse(store.read(name), name)
     except LedgerError:
@@ -87,8 +89,8 @@ def _broken(expected: str, found: str, where: str) -> LedgerError:
 class Ledger:
     """The entries of one evolution, verified when loaded.
 
-    `adopt` says that other processes may write the same entries at the same time, from the same records: an equal entry
-    that is there first is taken over. Otherwise any entry by another process is an error.
+    `adopt` is True where several processes may append the same entries from the same records (`instar.records`). If another
+    process was first with an equal entry, that entry is used. With `adopt` False, an entry of another process is an error.
     """
 
     adopt = False
@@ -114,7 +116,7 @@ class Ledger:
         return self.entries[-1].digest if self.entries else GENESIS
 
     def append(self, kind: Kind, body: Mapping[str, Any], time: Mapping[str, Any]) -> Entry:
-        """Write the next entry. `LockedError` when another process wrote it first."""
+        """Write the next entry. Raise `LockedError` if another process wrote it first."""
         entry = Entry(seq=len(self.entries), prev=self.head, kind=kind, body=body, time=time)
         name = f"{self.prefix}{entry.seq:08d}.json"
         if not self.store.create(name, entry.dump()):
@@ -155,7 +157,10 @@ def memo_key(
     step: int,
     shard: tuple[int, int] = (0, 1),
 ) -> str:
-    """Return H(stage, config, input digests, seed keys, shard): equal keys promise equal outputs."""
+    """Return the hash of everything that a stage's result depends on: stage, version, config, inputs, seed keys and shard.
+
+    Equal keys promise equal outputs.
+    """
     fields = {"stage": stage, "version": version, "config": config, "inputs": dict(inputs), "seed": [evolution, step]}
     part = {"shard": list(shard)} if shard != (0, 1) else {}
     return hashlib.sha256(_canonical({**fields, **part})).hexdigest()

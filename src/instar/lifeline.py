@@ -1,8 +1,9 @@
-"""Processes that end with the one that started them, however that one ends. Standard library only; on Linux alone.
+"""Processes that end when their parent ends, however the parent ends. Linux only; standard library only.
 
-The kernel kills a process that holds the line when its parent dies (PR_SET_PDEATHSIG), also by kill -9. It asks for that itself,
-after it was started, so a parent that is gone by then is looked for once: a process with another parent than it was told ends.
-A fork does not inherit the line, an exec keeps it. So `held` puts this file as a program in front of any command.
+A process asks the kernel to kill it when its parent dies (PR_SET_PDEATHSIG). This works even if the parent dies by kill -9.
+The parent may die before the process has asked. So the process then compares its parent with the process id that it was told,
+and exits if they differ.
+A fork does not inherit this request, but an exec keeps it. So `held` runs this file as a program that then becomes the command.
 """
 
 from __future__ import annotations
@@ -13,36 +14,36 @@ import signal
 import sys
 
 PARENT = "INSTAR_PARENT"
-"""Environment variable: process id of whoever started this process."""
+"""Environment variable: the id of the process that started this one."""
 _PR_SET_PDEATHSIG = 1
 
 
 def held(command: list[str]) -> list[str]:
-    """Return the command line that runs `command` in a process that ends with this one.
+    """Return the command line that runs `command` in a process that ends when this process ends.
 
-    A command that cannot be started ends with 127, or 126 where it is no program, as in a shell.
+    The exit code of a command that cannot be started is 127, or 126 if the permission is missing, as in a shell.
     """
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def hold(parent: str | None = None) -> None:
-    """Have the kernel kill this process when its parent ends, and name this process as the parent of those it starts.
+    """Have the kernel kill this process when its parent ends, and set `PARENT` for the processes that this one starts.
 
-    `parent` is the process id of who started this process; by default the environment says it.
+    `parent` is the id of the process that started this one. By default it is read from `PARENT`.
     """
     expected = os.environ.get(PARENT, "") if parent is None else parent
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if expected and os.getppid() != int(expected):  # it ended before the line above
+        if expected and os.getppid() != int(expected):  # the parent ended before the line above
             os._exit(1)
     os.environ[PARENT] = str(os.getpid())
 
 
 def main(parent: str, command: list[str]) -> int:
-    """Become `command`; return the exit code where that is not possible."""
+    """Replace this process by `command`. Return an exit code if the command cannot be started."""
     hold(parent)
     os.environ.pop(PARENT)
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and a command would inherit that
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and the command would inherit that
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)

@@ -1,6 +1,6 @@
-"""How long a stage may run and be silent. Standard library only: PID 1 of every stage container imports this.
+"""How long a stage may run, and how long it may be silent. Standard library only: PID 1 of every container imports this.
 
-Time is the monotonic clock's, so that a corrected wall clock or a suspended machine ends no stage.
+Time is taken from the monotonic clock. So no stage is stopped because the wall clock was set or the machine was suspended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from instar.errors import StalledError
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """A stage may run for `stage_s` in all and be silent for `stall_s`."""
+    """A stage may run for `stage_s` seconds in all. It may be without a heartbeat for `stall_s` seconds."""
 
     stage_s: float = 6 * 3600.0
     stall_s: float = 1800.0
@@ -23,7 +23,7 @@ class Limits:
 
 
 class Watch:
-    """Holds a running stage against its limits. A beat is any change of the heartbeat file since the last look."""
+    """Compares a running stage with its limits. Any change of the heartbeat file counts as a heartbeat."""
 
     def __init__(self, heartbeat: Path, limits: Limits, where: str) -> None:
         self.heartbeat, self.limits, self.where = heartbeat, limits, where
@@ -42,15 +42,15 @@ class Watch:
             expected=f"a heartbeat every {self.limits.stall_s:g} s and an end within {self.limits.stage_s:g} s",
             found=f"{silent:.0f} s of silence after {running:.0f} s; last unit: {self._unit()}",
             where=self.where,
-            action="resume; if it stalls again, read the stacks",
+            action="resume; if it stalls again, read the stacks in its output",
         )
 
     def _look(self) -> tuple[int, int] | None:
         try:
-            found = self.heartbeat.stat()
+            status = self.heartbeat.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino
+        return status.st_mtime_ns, status.st_ino
 
     def _unit(self) -> str:
         try:

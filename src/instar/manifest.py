@@ -1,7 +1,8 @@
 """Manifests: the files of an artifact by digest, and the names under which a store keeps them.
 
-The digest of an artifact is `"sha256:"` + SHA-256 of the manifest's canonical JSON, so equal folders (names and bytes),
-types and metadata have equal digests anywhere. File modes, times and empty folders are not part of an artifact.
+The digest of an artifact is `"sha256:"` and the SHA-256 of the manifest's canonical JSON. It depends on the type, the
+metadata, and the names and bytes of the files, and on nothing else. For example, file modes, times and empty folders do not
+change it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What an artifact is made of. `files` maps relative POSIX paths to digests and sizes."""
+    """The content of an artifact. `files` maps relative POSIX paths to digests and sizes."""
 
     type: str
     files: Mapping[str, FileEntry]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Return canonical JSON: sorted keys, no blanks, ASCII. NaN in metadata is a `ValueError`."""
+        """Return canonical JSON: sorted keys, no blanks, ASCII. NaN in metadata raises `ValueError`."""
         return dumps({"type": self.type, "files": dict(self.files), "metadata": dict(self.metadata)}).encode("ascii")
 
     @property
@@ -53,7 +54,10 @@ class Manifest:
 
     @staticmethod
     def from_json(data: bytes, where: str) -> Manifest:
-        """Parse a manifest; anything but the exact layout, or a path that leaves its folder, is an `ArtifactError`."""
+        """Parse a manifest.
+
+        Raise `ArtifactError` unless the bytes are exactly those that `to_json` writes and every path stays inside its folder.
+        """
         try:
             value = plain.loads(data)
             files = {str(path): FileEntry(sha256=e["sha256"], size=e["size"]) for path, e in value["files"].items()}
@@ -64,7 +68,7 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _bad_manifest(f"{type(error).__name__}: {error}", where) from error
         if not valid:
-            raise _bad_manifest("other bytes or paths", where)
+            raise _bad_manifest("bytes that are not canonical, or a path that is not safe", where)
         return manifest
 
 
@@ -86,8 +90,8 @@ def file_sha256(path: Path) -> str:
 
 
 def tree(folder: Path) -> dict[str, Path]:
-    """Return relative POSIX path -> file, sorted. Links to files are followed; other things are refused."""
-    found: dict[str, Path] = {}
+    """Return relative POSIX path -> file, sorted. Links to files are followed. Anything else, such as a pipe, is refused."""
+    paths: dict[str, Path] = {}
     for parent, folders, files in os.walk(folder, onerror=_raise):
         for name in [*files, *(f for f in folders if (Path(parent) / f).is_symlink())]:
             path = Path(parent) / name
@@ -98,8 +102,8 @@ def tree(folder: Path) -> dict[str, Path]:
                     where=str(path),
                     action="remove it",
                 )
-            found[path.relative_to(folder).as_posix()] = path
-    return dict(sorted(found.items()))
+            paths[path.relative_to(folder).as_posix()] = path
+    return dict(sorted(paths.items()))
 
 
 def _raise(error: OSError) -> None:

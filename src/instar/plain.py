@@ -1,7 +1,8 @@
-"""The border of plain data: TOML and JSON that somebody else wrote become text, numbers, lists and tables, or a named error.
+"""Parsing of TOML and JSON that somebody else wrote. The result is text, numbers, lists and tables, or a named error.
 
-A parser of the standard library can end in other errors than its own: nesting deeper than Python's stack, integers of more
-digits than Python converts, a dotted key that takes it minutes. Here each of these is refused, before it costs anything.
+The parsers of the standard library fail in unexpected ways for some inputs. Nesting can be deeper than Python's stack, an
+integer can have more digits than Python converts, and a long dotted key can take minutes. Such inputs are refused here
+before they cost anything.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from instar.errors import ConfigError
 from instar.terminal import printable
 
 DEPTH = 32
-"""How deep values may nest, and how many parts a dotted key may have. No configuration comes near it."""
+"""How deep values may nest, and how many parts a dotted key may have. Real configurations stay far below it."""
 SHOWN = 200
 """How many characters of a value an error shows."""
 _OPAQUE = re.compile(
     r'"""(?:\\.|[^\\])*?(?:"""|\Z)' + r"|'''.*?(?:'''|\Z)" + r'|"(?:\\.|[^"\\\n])*"?' + r"|'[^'\n]*'?" + r"|#[^\n]*",
     re.DOTALL,
 )
-"""Strings and comments of TOML. One without an end reaches to the end, so that the search stays linear."""
+"""Strings and comments of TOML. A string that is not closed reaches to the end of the text, so the search takes linear time."""
 _HALF = re.compile("[\ud800-\udfff\x00]")
 
 
@@ -32,60 +33,66 @@ def brief(value: Any) -> str:
     """Return `repr` of a value for an error: on one line, in at most `SHOWN` characters, without control characters."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError) as error:  # more digits than Python converts, more levels than its stack
+    except (ValueError, RecursionError) as error:  # an integer with too many digits, or a value that nests too deep
         text = f"a value that cannot be shown ({error})"
     return printable(text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)")
 
 
 def word(value: Any) -> str:
-    """Return text as it is and anything else as `brief` shows it: what a near name is looked for with."""
+    """Return text as it is and any other value as `brief` shows it, for a search for the nearest valid name."""
     return value[:SHOWN] if isinstance(value, str) else brief(value)
 
 
 def toml(text: str, where: str) -> dict[str, Any]:
-    """Return what a TOML document says; `ConfigError` for anything that is none, or that no configuration can hold."""
-    found = _parsed(text, where)
-    _check(found, where)
-    return found
+    """Return the content of a TOML document. Raise `ConfigError` if it is not TOML or if no configuration can hold it."""
+    table = _parsed(text, where)
+    _check(table, where)
+    return table
 
 
 def toml_value(raw: str, where: str) -> Any:
-    """Return one TOML value. What is not TOML is a string, and `none` is nothing; neither may hold a control character."""
+    """Return one TOML value. A text that is not TOML is taken as a string, and the word `none` as None.
+
+    Such a string may not have control characters.
+    """
     try:
-        found = _parsed(f"v = {raw}", where)
+        table = _parsed(f"v = {raw}", where)
     except ConfigError as error:
         if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
             raise
         if printable(raw) != raw or "\n" in raw or "\t" in raw:
             _refuse("one TOML value, or text on one line without control characters", brief(raw), where)
         return None if raw == "none" else raw
-    if set(found) != {"v"} or any(part[0] == "#" for part in _OPAQUE.findall(raw)):
+    if set(table) != {"v"} or any(part[0] == "#" for part in _OPAQUE.findall(raw)):
         _refuse("one TOML value", f"{brief(raw)}, of which only the beginning would count", where)
-    _check(found["v"], where)
-    return found["v"]
+    _check(table["v"], where)
+    return table["v"]
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
-    bare = _OPAQUE.sub(lambda found: "" if found[0][0] == "#" else "s", text)
+    bare = _OPAQUE.sub(lambda match: "" if match[0][0] == "#" else "s", text)
     if _depth(bare) > DEPTH:
-        _refuse(f"tables, lists and dotted keys of at most {DEPTH} levels", "more", where)
+        _refuse(f"tables, lists and dotted keys of at most {DEPTH} levels", "more levels", where)
     try:
         return tomllib.loads(text)
-    except ValueError as error:  # not TOML, or an integer of more digits than Python converts
+    except ValueError as error:  # the text is not TOML, or has an integer with too many digits
         raise ConfigError(
-            expected="valid TOML", found=brief(str(error)), where=where, action="mend it where `found` says"
+            expected="valid TOML", found=brief(str(error)), where=where, action="correct it where `found` says"
         ) from error
 
 
 def checked_path(keys: Sequence[str], where: str) -> Sequence[str]:
-    """Return the parts of a dotted key if they are not too many."""
+    """Return the parts of a dotted key. Raise `ConfigError` if they are too many."""
     if len(keys) > DEPTH:
-        _refuse(f"a key of at most {DEPTH} parts", f"one of {len(keys):,}", where)
+        _refuse(f"a key of at most {DEPTH} parts", f"a key of {len(keys):,} parts", where)
     return keys
 
 
 def loads(data: str | bytes) -> Any:
-    """Return what JSON says. `ValueError` for all that is none: other bytes, NaN, numbers beyond a float, nested too deep."""
+    """Return the value of a JSON text. Raise `ValueError` for anything that is not JSON.
+
+    That includes NaN, numbers that are too large for a float, and nesting that is too deep.
+    """
     try:
         return json.loads(
             data if isinstance(data, str) else data.decode(), parse_constant=_constant, parse_float=_float
@@ -95,7 +102,7 @@ def loads(data: str | bytes) -> Any:
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name}, which is no JSON")
+    raise ValueError(f"{name}, which is not JSON")
 
 
 def _float(text: str) -> float:
@@ -104,7 +111,7 @@ def _float(text: str) -> float:
 
 
 def _depth(bare: str) -> int:
-    """Return how deep TOML without its strings and comments nests, or the parts of its longest key if that is more."""
+    """Return the deepest nesting of TOML without strings and comments, or the number of dots of its longest key if larger."""
     depth = deepest = 0
     for mark in re.findall(r"[\[\]{}]", bare):
         depth += 1 if mark in "[{" else -1
@@ -113,7 +120,7 @@ def _depth(bare: str) -> int:
 
 
 def _check(value: Any, where: str) -> None:
-    """Refuse what canonical JSON cannot hold: dates, half characters, NUL, integers that no float holds."""
+    """Refuse what canonical JSON cannot hold: dates, halves of surrogate pairs, NUL, and integers too large for a float."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _check(key, where)
@@ -126,7 +133,9 @@ def _check(value: Any, where: str) -> None:
             _refuse("text in UTF-8 without NUL", brief(value), where)
     elif not isinstance(value, bool | int | float):
         _refuse("text, a number, true, false, a list or a table", f"the date or time {value}", where)
-    elif isinstance(value, int) and value.bit_length() > 10_000:  # hexadecimal can write what Python does not print
+    elif (
+        isinstance(value, int) and value.bit_length() > 10_000
+    ):  # TOML can have it in hexadecimal; Python cannot print it
         _refuse("a finite number", f"an integer of {value.bit_length():,} bits", where)
 
 

@@ -1,8 +1,8 @@
-"""Data gates: a Great Expectations suite generated from a row type and run over a table; a fault is a named error.
+"""Data gates: a Great Expectations suite is generated from a row type and run over a table. A fault is a named error.
 
-The suite holds what `instar.schema.Column` declares: order of columns, no nulls, uniqueness, allowed values, ranges,
-text lengths. Lists and maps enter the suite by their length. Pandas cannot tell NaN from null, so values that are not
-finite are counted in Arrow beforehand and travel as the column `<name>.non_finite`, which has to be 0.
+The suite checks what `instar.schema.Column` declares: order of columns, no nulls, uniqueness, allowed values, ranges and text
+lengths. The suite gets only the lengths of lists and maps. Pandas cannot tell NaN from null. So values that are not finite
+are counted in Arrow before, and the suite checks that the counts in the column `<name>.non_finite` are 0.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ def expectation_suite(row_type: type[Row]) -> Any:
 def run_gate(row_type: type[Row], table: pa.Table) -> dict[str, Any]:
     """Validate a table against the suite of its row type and return `{success, row_type, rows, expectations: [...]}`.
 
-    Raises `ContractError` that names the columns and expectations that failed; wrong columns or types fail before the
-    suite runs.
+    Raise `ContractError` with the columns and expectations that failed. Wrong columns or types fail before the suite runs.
     """
     _check_columns(row_type, table)
     gx, suite = _great_expectations(), expectation_suite(row_type)
@@ -86,7 +85,7 @@ def _frame_columns(field: Field) -> list[str]:
 
 
 def _column_expectations(expectations: Any, field: Field) -> list[Any]:
-    """Return the expectations that one declared column stands for."""
+    """Return the expectations for one declared column."""
     name, column, out = field.name, field.column, []
     if not field.nullable:
         out.append(expectations.ExpectColumnValuesToNotBeNull(column=name))
@@ -106,19 +105,19 @@ def _column_expectations(expectations: Any, field: Field) -> list[Any]:
 def _check_columns(row_type: type[Row], table: pa.Table) -> None:
     """Raise `ContractError` when a column is missing, unknown or of another Arrow type."""
     declared = {field.name: field.arrow for field in fields(row_type)}
-    found = {name: table.schema.field(name).type for name in table.schema.names}
-    wrong = sorted(name for name in declared | found if declared.get(name) != found.get(name))
+    actual = {name: table.schema.field(name).type for name in table.schema.names}
+    wrong = sorted(name for name in declared | actual if declared.get(name) != actual.get(name))
     if wrong or len(table.schema.names) != len(declared):
         raise ContractError(
             expected=f"columns {', '.join(f'{n}: {declared[n]}' for n in wrong if n in declared) or list(declared)}",
-            found=", ".join(f"{n}: {found.get(n, 'missing')}" for n in wrong) or f"{table.schema.names}",
+            found=", ".join(f"{n}: {actual.get(n, 'missing')}" for n in wrong) or f"{table.schema.names}",
             where=f"{row_type.__name__}:{wrong[0] if wrong else 'columns'}",
-            action="write the table from its row type",
+            action=f"write the table from {row_type.__name__} rows",
         )
 
 
 def _frame(row_type: type[Row], table: pa.Table) -> pd.DataFrame:
-    """Return the table as pandas: scalars as they are, nested columns by length, and counts of non-finite values."""
+    """Return the table in pandas: scalars as they are, the lengths of nested columns, and counts of non-finite values."""
     import pandas as pd
 
     data: dict[str, Any] = {}

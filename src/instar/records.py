@@ -1,8 +1,8 @@
-"""What stages in containers made: one record per memo key, written once, read by whoever commits it to the ledger.
+"""Results of stages that ran in containers: one record per memo key, written once.
 
-A stage pod cannot append to the ledger, which has one writer. It stores its outputs, then creates the object
-`evolutions/<name>/records/<key>.json`. A repeated pod finds the record and does nothing; of two that race, the first one's
-result stands.
+The ledger has one writer, so the pod of a stage cannot append to it. The pod stores its outputs and then creates the object
+`evolutions/<name>/records/<key>.json`. The writer of the ledger reads this record. A pod that is started again finds the
+record and does nothing. If two pods run the same stage at once, the record of the first one is used.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Records:
         self.store, self.prefix = store, f"evolutions/{evolution}/records/"
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the record of a memo key: `outputs` (digests), `metrics`, `code`, `time`; None when there is none.
+        """Return the record of a memo key: `outputs` (digests), `metrics`, `code` and `time`. Return None if there is none.
 
-        `LedgerError` for anything that `put` would not have written.
+        Raise `LedgerError` for anything that `put` would not have written.
         """
         name = f"{self.prefix}{key}.json"
         if not self.store.exists(name):
@@ -48,7 +48,7 @@ class Records:
         return record
 
     def put(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a record unless there is one; return the one that stands."""
+        """Write a record unless there is one already. Return the one that is stored."""
         if self.store.create(f"{self.prefix}{key}.json", dumps(dict(record)).encode()):
             return dict(record)
         standing = self.get(key)
@@ -75,7 +75,7 @@ def _is_finite(value: Any) -> bool:
 
 def _broken(found: str, where: str) -> LedgerError:
     return LedgerError(
-        expected="a record with outputs (port to digest), metrics (name to finite number), time (the same, and notes as text) "
+        expected="a record with outputs (digests), metrics (finite numbers), time (finite numbers, and notes as text) "
         "and code (text)",
         found=found,
         where=where,

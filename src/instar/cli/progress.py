@@ -1,7 +1,7 @@
-"""Progress of an evolution: a live panel on a terminal, one plain line per finished stage anywhere else.
+"""Progress of an evolution: a live panel on a terminal, and one plain line per finished stage anywhere else.
 
-The listener also drives the tracker: it syncs when an iteration is over, and marks the run as failed when the loop
-raises.
+The listener also calls the tracker. When an iteration is over, the tracker sends what is new. When the loop raises, the
+tracker marks the run as failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BARS = " ▁▂▃▄▅▆▇█"
 SHOWN = ("val", "probe")
-"""Pools whose arms are shown one by one."""
+"""Pools of tasks for which each arm is shown."""
 SALIENT = (
     "val/accuracy",
     "val/reflected_accuracy",
@@ -56,21 +56,21 @@ SALIENT = (
     "curriculum/entropy",
 )
 MEASURES = {"accuracy": "accuracy", "normalised_score": "score", "return": "return"}
-"""Last part of an evaluation's metric of an arm -> what the panel calls it."""
+"""Last part of a metric's name -> title in the panel. `val/countdown/accuracy`, for example, is shown under `accuracy`."""
 UNITS = {"sample": "rollouts", "propose": "windows"}
-"""Strategy of the rollout stage -> what it makes."""
+"""Strategy of the rollout stage -> name of the items that it produces."""
 _INNER = re.compile(r"step (\d+) (\w+)")
 
 
 class Strategy(Protocol):
-    """What is shown of a piece of a recipe."""
+    """The part of a strategy's configuration that is shown."""
 
     @property
     def strategy(self) -> str: ...
 
 
 class Loop(Protocol):
-    """What is shown of a recipe."""
+    """The part of a recipe that is shown."""
 
     @property
     def name(self) -> str: ...
@@ -85,7 +85,7 @@ class Loop(Protocol):
 
 
 class Syncs(Protocol):
-    """What is driven of a tracker."""
+    """The methods of a tracker that the listener calls."""
 
     warn: Callable[[str], None]
 
@@ -95,7 +95,7 @@ class Syncs(Protocol):
 
 
 class State:
-    """Where the loop stands, as the events tell it. `clock` is a monotonic clock in seconds."""
+    """How far the loop is, according to its events. `clock` is a monotonic clock in seconds."""
 
     def __init__(self, recipe: Loop, clock: Callable[[], float] = time.monotonic) -> None:
         self.recipe, self.clock = recipe, clock
@@ -123,7 +123,7 @@ class State:
             self._learned(event.stage, event.step, event.entry.body["metrics"], run=not event.cached)
 
     def _segment(self, event: StageDone) -> None:
-        """Take in a fused segment. Its units were counted one by one unless it was cached or ran in another process."""
+        """Take in a fused segment. Its inner steps were counted already, unless it was cached or ran in another process."""
         metrics = event.entry.body["metrics"]
         end, units_seen = event.step + int(metrics["inner_steps"]), self.steps_done > event.step
         self._measured(
@@ -166,7 +166,10 @@ class State:
         return min(1.0, self.steps_done / total) if total else 1.0
 
     def rate(self) -> str:
-        """Return rollouts or windows per second of what this process ran, or inner steps per minute, or nothing yet."""
+        """Return the rate of this process: rollouts or windows per second, or inner steps per minute if there are none.
+
+        The text is empty until the first step is done.
+        """
         seconds = self.clock() - self._first_run if self._first_run is not None else 0.0
         if seconds <= 0 or not self.steps_run:
             return ""
@@ -177,7 +180,7 @@ class State:
         )
 
     def left(self) -> float | None:
-        """Return the seconds that the rest should take, from the steps this process ran."""
+        """Return how many seconds the rest should take, estimated from the steps that this process ran."""
         if not self.steps_run or self._first_run is None:
             return None
         total = self.recipe.iterations * self.recipe.inner_steps
@@ -186,7 +189,7 @@ class State:
 
 @contextmanager
 def make_listener(recipe: Loop, tracker: Syncs | None = None, console: Console | None = None) -> Iterator[Listener]:
-    """Yield the listener of a run: progress goes to `console` (default: standard output), the ledger to `tracker`."""
+    """Yield the listener of a run. It shows progress on `console` (default: standard output) and calls `tracker`."""
     from rich.console import Console
 
     screen = console or Console()
@@ -242,7 +245,7 @@ def line(state: State, event: StageDone) -> str:
 
 
 def panel(state: State) -> RenderableType:
-    """Return the live panel: position and time, stage and rate, scores and returns per arm, share per arm."""
+    """Return the live panel: position and time, stage and rate, then scores, returns and curriculum shares per arm."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -274,17 +277,17 @@ def panel(state: State) -> RenderableType:
 
 
 def numbers(values: Mapping[str, float]) -> str:
-    """Return `arm -123` for every arm in order of name: returns have no bar, because nothing says what a full one is."""
+    """Return `arm -123` for every arm in order of name. Returns have no bar, because they have no known maximum."""
     return "  ".join(f"{name} {value:,.0f}" for name, value in sorted(values.items()))
 
 
 def bars(values: Mapping[str, float]) -> str:
-    """Return `arm ▅ .54` for every arm in order of name; one bar character is an eighth."""
+    """Return for example `arm ▅ 0.54` for every arm in order of name. The bar has eight heights."""
     return "  ".join(f"{name} {bar(value)} {value:.2f}" for name, value in sorted(values.items()))
 
 
 def bar(value: float) -> str:
-    """Return the bar of a score: blank at 0 and below, full from 1 on; anything above 0 shows."""
+    """Return the bar of a score. It is blank at 0 and below and full from 1 on. Any score above 0 has a visible bar."""
     return BARS[0] if value <= 0 else BARS[max(1, min(8, round(8 * value)))]
 
 
