@@ -42,7 +42,7 @@ class Watch:
             expected=f"a heartbeat every {self.limits.stall_s:g} s and an end within {self.limits.stage_s:g} s",
             found=f"{silent:.0f} s of silence after {running:.0f} s; last unit: {self._unit()}",
             where=self.where,
-            action="resume; if it stalls again, read the stacks in its output",
+            action="resume; if it stalls again, read the stacks of its threads",
         )
 
     def _look(self) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
-"""The row types that travel between stages, one frozen dataclass per table.
+"""The row types of the tables that travel between stages, one frozen dataclass per table.
 
-Each column is annotated with a `Column`: its documentation and its constraints. `instar.schema` turns a row type into an
-Arrow schema, a fast check, a Great Expectations suite and a documentation table, so a constraint is written once, here.
+Each column is annotated with a `Column`, which holds its documentation and its constraints. A constraint is written only
+here. `instar.schema` derives an Arrow schema, a fast check, a Great Expectations suite and a documentation table from it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from typing import Annotated
 from instar.schema import Column
 
 SPLITS = ("train", "val", "id", "ood", "probe", "anchor")
-"""Pools: learn from `train`, choose on `val`, report on `id` and `ood`; `probe` asks for less or more than can be had, `anchor`
-for a verdict on given answers, which measures a judge."""
+"""Pools of tasks. The policy learns from `train`, the gate chooses on `val`, and reports use `id` and `ood`.
+
+`probe` asks for returns below and above those in the data. `anchor` asks for verdicts on given answers, to measure a judge.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRow:
-    """One task: a prompt with what is needed to verify an answer, a segment to learn from, or a condition to act under."""
+    """One task. It is a prompt with what a verifier needs, a slice of an episode to learn from, or a condition to act under.
+
+    For example, a prompt may be a countdown puzzle, and a condition may be the return that the policy is to reach.
+    """
 
     task_id: Annotated[str, Column("stable name, `<arm>/<split>/<index>`", unique=True, min_length=1)]
     arm: Annotated[str, Column("curriculum arm the task belongs to", min_length=1)]
@@ -53,7 +58,7 @@ class BatchRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """A span of `token_ids`: `prompt` and `observation` tokens were given, `action` tokens were sampled."""
+    """A span of `token_ids`. The policy was given `prompt` and `observation` tokens; it sampled `action` tokens."""
 
     role: Annotated[str, Column("who wrote the span", one_of=("prompt", "action", "observation"))]
     start: Annotated[int, Column("first token", ge=0)]
@@ -62,8 +67,11 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutRow:
-    """One trajectory, sampled or logged. Of text, token ids are the record and text is a view of them; of continuous control
-    (`kind` `continuous`), the four flat columns at the end, one step after the other, which are empty in every other kind."""
+    """One trajectory, sampled or logged.
+
+    A trajectory of text is stored as token ids; text is only a view of them. A trajectory of kind `continuous` is stored in
+    the four flat columns at the end, one step after the other. These columns are empty in all other kinds.
+    """
 
     rollout_id: Annotated[str, Column("`<group_id>/<sample>`", unique=True, min_length=1)]
     task_id: Annotated[str, Column("task that was attempted; of a logged window, its episode", min_length=1)]
@@ -106,9 +114,9 @@ class ScoreRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmStatsRow:
-    """What one update saw of one arm, before the zero-variance filter unless the name says otherwise.
+    """Statistics of one update for one arm. They are taken before the zero-variance filter unless the name says otherwise.
 
-    A sum that an update has no notion of is empty, never 0: each update says which columns it provides.
+    Each update says which columns it provides. A sum that it does not provide is empty, never 0.
     """
 
     arm: Annotated[str, Column("arm", unique=True, min_length=1)]
@@ -141,7 +149,7 @@ class ArmStatsRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRow:
-    """One evaluation attempt: `sample` -1 is the greedy answer, -2 what reflection made of it, 0 and up are samples."""
+    """One evaluation attempt. `sample` is -1 for the greedy answer, -2 for the answer after reflection, 0, 1, ... for samples."""
 
     task_id: Annotated[str, Column("evaluated task", min_length=1)]
     arm: Annotated[str, Column("arm of the task", min_length=1)]

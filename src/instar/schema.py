@@ -1,6 +1,6 @@
-"""From a row dataclass to an Arrow schema, a fast check and a documentation table.
+"""Derives an Arrow schema, a fast check and a documentation table from a row dataclass.
 
-The Great Expectations suite that the data gates run is generated from the same declaration in `instar.quality`.
+`instar.quality` generates the Great Expectations suite of the data gates from the same declaration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from instar.errors import ContractError
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Documentation and constraints of one column; they ignore nulls. Nullability is the annotation's `| None`."""
+    """Documentation and constraints of one column. Constraints ignore nulls. A column may be null if its type has `| None`."""
 
     doc: str
     ge: float | None = None
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A resolved column: name, Arrow type, nullability, constraints; `inner` are the columns of a list of rows."""
+    """A resolved column: name, Arrow type, nullability and constraints. A list of rows has its columns in `inner`."""
 
     name: str
     arrow: pa.DataType
@@ -109,7 +109,7 @@ def to_table(row: type[R], rows: Iterable[R]) -> pa.Table:
 
 
 def from_table(row: type[R], table: pa.Table) -> Iterator[R]:
-    """Yield row instances; struct lists become lists of their dataclass, maps become dicts."""
+    """Yield row instances. Lists of structs become lists of their dataclass, and maps become dicts."""
     hints = get_type_hints(row)
     converted = []
     for field in fields(row):
@@ -126,14 +126,14 @@ def from_table(row: type[R], table: pa.Table) -> Iterator[R]:
 
 
 def check(row: type[Row], table: pa.Table, where: str) -> None:
-    """Raise `ContractError` naming the first column that breaks the declaration of `row`."""
+    """Raise `ContractError` with the first column that breaks the declaration of `row`."""
     expected = arrow_schema(row)
     if table.schema.names != expected.names:
         missing = [n for n in expected.names if n not in table.schema.names]
         extra = [n for n in table.schema.names if n not in expected.names]
         raise ContractError(
             expected=f"columns {expected.names}",
-            found=f"missing {missing}, unknown {extra}",
+            found=f"missing columns {missing}, unknown columns {extra}",
             where=where,
             action=f"write the table from {row.__name__} rows",
         )
@@ -171,7 +171,10 @@ def _problem(field: Field, values: pa.Array) -> str | None:
 
 
 def _nested_problem(field: Field, present: pa.Array) -> str | None:
-    """Check the items of lists and the values of maps: no nulls, numbers finite, rows inside lists as declared."""
+    """Check the items of lists and the values of maps.
+
+    They may not be null, numbers must be finite, and rows inside lists must be as declared.
+    """
     items = present.items if pa.types.is_map(present.type) else present.flatten()
     if items.null_count:
         return f"{items.null_count} nulls among the items"

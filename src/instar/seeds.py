@@ -1,7 +1,7 @@
 """Keyed randomness: every random number of a run comes from `seed(evolution, iteration, stage, item)`.
 
-A seed is a hash of names, not a position in a stream, so a stage that runs again, runs elsewhere or runs in another
-order draws the same numbers. Nothing in instar seeds a global generator.
+A seed is a hash of names, not a position in a stream. So a stage draws the same numbers when it runs again, on another
+machine or in another order. Nothing in instar seeds a global generator.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def seed(evolution: str, iteration: int, stage: str, item: int | str = 0) -> int:
-    """Return a 63-bit seed, a pure function of its four keys."""
+    """Return a 63-bit seed. It depends on the four keys alone."""
     text = "\x1f".join([evolution, str(int(iteration)), stage, str(item)])
     digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"instar-seed").digest()
     return int.from_bytes(digest, "big") >> 1
@@ -28,7 +28,7 @@ def rng(evolution: str, iteration: int, stage: str, item: int | str = 0) -> np.r
 
 
 def torch_generator(value: int, device: str = "cpu") -> torch.Generator:
-    """Return a torch generator started at `value` (a result of `seed`)."""
+    """Return a torch generator that starts at `value`, a result of `seed`."""
     import torch
 
     return torch.Generator(device=device).manual_seed(value)

@@ -3,9 +3,11 @@
 Invariants of every store:
 1. A reader never sees a half-written object. Overwriting is allowed and atomic.
 2. `create` succeeds for exactly one of many racing callers, across threads, processes and machines.
-3. Of many racing `swap` calls with one tag exactly one succeeds, unless the bytes it wrote are those it replaced.
-4. What a call returned for is durable (`LocalStore(durable=False)` gives that up for speed).
-Names are relative POSIX paths of a narrow alphabet, so that one name means the same thing on a disk and in a bucket.
+3. If many callers race with `swap` and the same tag, exactly one succeeds. The exception is a `swap` that writes the bytes
+   that it replaces: it leaves the tag as it was.
+4. When a call returns, its effect is durable. `LocalStore(durable=False)` gives that up for speed.
+
+Names are relative POSIX paths of few characters, so that a name means the same on a disk and in a bucket.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ __all__ = ["LocalStore", "ObjectStore", "Tagged", "open_store"]
 
 
 class ObjectStore(Protocol):
-    """Atomic named objects. Methods raise `ConfigError` for a bad name, `ArtifactError` for a missing object,
-    `StorageError` for what trying again cannot cure and `UnavailableError` for what it can."""
+    """Atomic named objects.
+
+    Methods raise `ConfigError` for a bad name and `ArtifactError` for a missing object. They raise `UnavailableError` if it
+    can help to try again, and `StorageError` if it cannot.
+    """
 
     uri: str
 
@@ -54,32 +59,34 @@ class ObjectStore(Protocol):
         ...
 
     def create(self, name: str, data: bytes) -> bool:
-        """Store `data` unless the name is taken. True for the one caller whose bytes are stored, otherwise False."""
+        """Store `data` unless the name is taken. Return True for the one caller whose bytes are stored, otherwise False."""
         ...
 
     def read_tagged(self, name: str) -> Tagged | None:
-        """Return the bytes of an object with the tag of that version, or None when there is no such object."""
+        """Return the bytes of an object and the tag of that version, or None when there is no such object."""
         ...
 
     def swap(self, name: str, data: bytes, tag: str) -> bool:
-        """Replace an object with `data` if it still has `tag`. False when it has another one or is gone.
+        """Replace an object with `data` if it still has `tag`. Return False if it has another tag or is gone.
 
-        A tag belongs to the bytes, so the objects moved this way carry a counter and never repeat their bytes; and
-        whoever moves an object by `swap` never moves it by `put_*`, which ask nobody. False can also mean that this call
-        won, its answer was lost and a later `swap` has replaced its bytes: read again before concluding anything.
+        Callers follow three rules.
+        1. A tag depends on the bytes. So objects that are changed by `swap` hold a counter and never repeat their bytes.
+        2. An object that is changed by `swap` is never changed by `put_*`, because `put_*` does not look at the tag.
+        3. After False, read the object again before you conclude anything. This call may have won and its answer was lost,
+           and then a later `swap` replaced its bytes.
         """
         ...
 
     def list(self, prefix: str) -> list[str]:
-        """Return the sorted names that begin with `prefix`, relative to the store, not to the prefix."""
+        """Return the sorted names that begin with `prefix`. The names are whole: they include the prefix."""
         ...
 
 
 def open_store(uri: str) -> ObjectStore:
     """Open `PATH`, `file:///PATH` or `s3://BUCKET/PREFIX`.
 
-    S3 reads its endpoint and credentials from the environment (`INSTAR_S3_ENDPOINT`, `AWS_ACCESS_KEY_ID`,
-    `AWS_SECRET_ACCESS_KEY`, optional `AWS_SESSION_TOKEN` and `AWS_REGION`), never from the URI.
+    The endpoint and the credentials of S3 come from the environment, never from the URI: `INSTAR_S3_ENDPOINT`,
+    `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and optionally `AWS_SESSION_TOKEN` and `AWS_REGION`.
     """
     scheme, separator, _ = uri.partition("://")
     if not uri or CONTROL.search(urllib.parse.unquote(uri)):
@@ -89,9 +96,9 @@ def open_store(uri: str) -> ObjectStore:
     try:
         parts = urllib.parse.urlsplit(uri)
     except ValueError as error:
-        raise _bad_uri(f"a host that is none ({error})") from error
+        raise _bad_uri(f"a host that is not valid ({error})") from error
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise _bad_uri(f"a {scheme}:// URI that carries credentials, a query or a fragment")
+        raise _bad_uri(f"a {scheme}:// URI with credentials, a query or a fragment")
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise _bad_uri(f"host '{parts.netloc}' in a file URI")

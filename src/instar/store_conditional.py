@@ -1,8 +1,8 @@
 """The conditional PUT of an S3-compatible service, which the `minio` client cannot send.
 
-It is a presigned PUT with `If-None-Match` or `If-Match` beside the signature. The request is repeated when its answer is
-lost, and then meets the bytes that its first attempt stored: a nonce in the object's content type tells a writer that
-the bytes are its own.
+It is a presigned PUT with the header `If-None-Match` or `If-Match`. If its answer is lost, the request is sent again. The
+second request may fail because the first one has stored its bytes. So every writer puts a nonce into the content type of the
+object. By this nonce it knows that the stored bytes are its own.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ def new_nonce() -> str:
 
 
 def conditional_put(http: Requests, url: str, data: bytes, headers: dict[str, str], pause_s: float) -> bool | None:
-    """Send the PUT; return True when it was done, False when there is no object to match, None when the condition fails.
+    """Send the PUT. Return True if it was done, False if `If-Match` met no object, None if the condition failed.
 
-    None needs a look at the object's content type: the condition also fails for a writer that has already won. Status 409
-    (another conditional PUT is in flight) is asked again after `pause_s` seconds. Any other answer is the client's error.
+    After None, the caller looks at the content type of the object, because the condition also fails for a writer that has
+    already won. Status 409 means that another conditional PUT is in flight; the request is sent again after `pause_s` seconds.
+    Any other status raises the error of the `minio` client.
     """
     headers = {**headers, "Content-Length": str(len(data))}
     response = http.urlopen("PUT", url, body=data, headers=headers)
@@ -43,7 +44,7 @@ def conditional_put(http: Requests, url: str, data: bytes, headers: dict[str, st
         return None
     if response.status == 409:
         raise UnavailableError(
-            expected="the service to settle conditional writes to one object",
+            expected="an answer other than 409 (another conditional write is in flight)",
             found=f"{_CONFLICTS + 1} answers of 409 in a row",
             where=url.partition("?")[0],
             action="run the same command again",

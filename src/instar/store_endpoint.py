@@ -1,4 +1,4 @@
-"""Where an S3-compatible service is and who asks: read from the environment, never from a store's URI."""
+"""Address and credentials of an S3-compatible service. They come from the environment, never from the URI of a store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from instar.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """Where the service is and who asks. The secrets stay out of `repr`."""
+    """Address and credentials of the service. `repr` does not show the secrets."""
 
     host: str
     secure: bool
@@ -22,7 +22,7 @@ class Endpoint:
 
 
 def endpoint_from_environment() -> Endpoint:
-    """Return the endpoint named by `INSTAR_S3_ENDPOINT` and the `AWS_*` variables; a missing one is a `ConfigError`."""
+    """Return the endpoint of `INSTAR_S3_ENDPOINT` and the `AWS_*` variables. Raise `ConfigError` if one is missing."""
     values = {
         key: os.environ.get(key, "") for key in ("INSTAR_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     }
@@ -31,7 +31,7 @@ def endpoint_from_environment() -> Endpoint:
         raise _environment_error(f"no value for {', '.join(absent)}")
     given = {**values, **{key: os.environ.get(key, "") for key in ("AWS_SESSION_TOKEN", "AWS_REGION")}}
     unclean = [key for key, value in given.items() if not (value.isascii() and value.isprintable())]
-    if unclean:  # a header cannot carry it; the value itself is not shown
+    if unclean:  # an HTTP header cannot hold such a value; the error does not show the value, because it is a secret
         raise _environment_error(f"control characters, line ends or non-ASCII text in {', '.join(unclean)}")
     parts = _split(values["INSTAR_S3_ENDPOINT"])
     return Endpoint(
@@ -52,7 +52,7 @@ def _split(text: str) -> urllib.parse.SplitResult:
         raise _environment_error("an INSTAR_S3_ENDPOINT whose host or port is not valid") from error
     bare = not ("@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment)
     if parts.scheme not in ("http", "https") or not parts.hostname or not bare or port == 0:
-        raise _environment_error("an INSTAR_S3_ENDPOINT that is not just scheme, host and port")
+        raise _environment_error("an INSTAR_S3_ENDPOINT with more than scheme, host and port")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""What every store shares: valid object names, and file-system calls whose failures name the path and the cure."""
+"""What every store shares: the check of object names, and file-system calls whose errors name the path and the remedy."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ _TOLD = re.compile(r"\(os error (\d+)\)|\berrno = (\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Tagged:
-    """The bytes of an object and the tag of that version: opaque, on S3 the ETag."""
+    """The bytes of an object and the tag of that version. A tag is an opaque text; on S3 it is the ETag."""
 
     data: bytes
     tag: str
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it is a valid object name: segments of `A-Za-z0-9._=-` that do not begin with a dot."""
+    """Return `name` if it is a valid object name: parts of `A-Za-z0-9._=-`, joined by `/`, that do not begin with a dot."""
     if len(name) > 800 or not all(_SEGMENT.fullmatch(part) for part in name.split("/")):
         raise ConfigError(
-            expected="an object name: segments of A-Z a-z 0-9 . _ = - joined by '/', none beginning with a dot",
+            expected="an object name: parts of A-Z a-z 0-9 . _ = - joined by '/', none of which begins with a dot",
             found=repr(name[:200]),
             where="object store",
             action="correct the name",
@@ -76,13 +76,16 @@ def missing(name: str, uri: str) -> ArtifactError:
         expected=f"object '{name}'",
         found="nothing",
         where=f"{uri}/{name}",
-        action="check that the store is the one the evolution was started with, or restore it from a copy",
+        action="check that this is the store that the evolution was started with, or restore it from a copy",
     )
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn every `OSError` of the block, and a path that no file can have, into a `StorageError` that names `path` and the cure."""
+    """Turn every `OSError` of the block into a `StorageError` that names `path` and the remedy.
+
+    A path with a null byte raises `ValueError` in Python. It becomes a `StorageError` too.
+    """
     try:
         yield
     except OSError as error:
@@ -95,7 +98,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def refusals(folder: Path) -> Iterator[None]:
-    """Raise `StorageError` where the file system of `folder` refused, which each library that writes a file says in its own way."""
+    """Raise `StorageError` if the file system refused a file in `folder`.
+
+    Libraries that write files have different exceptions for this; all of them are recognised.
+    """
     try:
         yield
     except Exception as error:
@@ -106,17 +112,16 @@ def refusals(folder: Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException, folder: Path | None = None, *, missing: bool = False) -> StorageError | None:
-    """Return the `StorageError` of an exception by which the file system refused; None for any other.
+    """Return the `StorageError` for an exception that means that the file system refused. Return None for any other exception.
 
-    It names the file of the exception, or `folder`. With `missing` a file that is absent, or that is in the way, counts too.
+    The error names the file of the exception, or `folder` if the exception has no file. With `missing`, a file that is absent
+    or that already exists counts as refused too.
     """
     code = error.errno if isinstance(error, OSError) else None
     if isinstance(error, ValueError) and "null byte" in str(error):
         return _refused(errno.EINVAL, "a path with a null byte", str(folder or "a path that was given"))
-    if code is None and (found := _TOLD.search(str(error))):
-        code = int(
-            found[1] or found[2]
-        )  # safetensors and HDF5 have exceptions of their own, with the number in the text
+    if code is None and (match := _TOLD.search(str(error))):
+        code = int(match[1] or match[2])  # safetensors and HDF5 have their own exceptions, with the number in the text
     if code is None or not (code in _REFUSED or (missing and code in _ABSENT)):
         return None
     where = getattr(error, "filename", None) or folder or "a file of this process"
@@ -125,7 +130,7 @@ def refusal(error: BaseException, folder: Path | None = None, *, missing: bool =
 
 def _refused(code: int, found: str, where: str) -> StorageError:
     return StorageError(
-        expected="to read and write files there",
+        expected="to read and write files at this path",
         found=f"{errno.errorcode.get(code, code)}: {found}",
         where=where,
         action=_ADVICE.get(code, "check the path and its file system"),
@@ -133,20 +138,20 @@ def _refused(code: int, found: str, where: str) -> StorageError:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Raise `StorageError` unless the file `path` can be written: asked before the work whose result it is to hold."""
+    """Raise `StorageError` unless the file `path` can be written. Call this before long work whose result goes to the file."""
     with storage_errors(path):
         folder = path.parent
         if path.is_dir() or not folder.is_dir():
-            found = errno.EISDIR if path.is_dir() else errno.ENOTDIR if folder.exists() else errno.ENOENT
-            raise OSError(found, f"{os.strerror(found)} ({option})")
+            code = errno.EISDIR if path.is_dir() else errno.ENOTDIR if folder.exists() else errno.ENOENT
+            raise OSError(code, f"{os.strerror(code)} ({option})")
         target = path if path.exists() else folder
         if not os.access(target, os.W_OK):
-            found = errno.EROFS if os.statvfs(target).f_flag & os.ST_RDONLY else errno.EACCES
-            raise OSError(found, f"{os.strerror(found)} ({option})")
+            code = errno.EROFS if os.statvfs(target).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, f"{os.strerror(code)} ({option})")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all. A `StorageError` leaves the old one, and nothing beside it."""
+    """Write a file that appears whole or not at all. After a `StorageError` the old file is unchanged."""
     temporary = path.with_name(f".{path.name}.tmp")
     with storage_errors(path):
         try:
@@ -158,7 +163,7 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` alone among all threads and processes; it is made when absent and never removed."""
+    """Hold the lock file `path`. Only one thread of one process holds it at a time. The file is never removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -177,7 +182,7 @@ def fsync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path, durable: bool = True) -> None:
-    """Create a folder and its parents; with `durable`, the new names survive a power failure."""
+    """Create a folder and its parents. With `durable`, the new names survive a power failure."""
     if path.is_dir():
         return
     make_folder(path.parent, durable)
@@ -187,9 +192,10 @@ def make_folder(path: Path, durable: bool = True) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what a killed process left in a folder of temporary files more than `STALE_S` seconds ago.
+    """Remove files that killed processes left in a folder of temporary files more than `STALE_S` seconds ago.
 
-    Age is counted from a file made now, by the clock of the file system: that of this process can be a day off.
+    The age is measured against a file that is created now. Both times then come from the clock of the file system. The clock
+    of this process may differ from it, for example by a day.
     """
     fresh = folder / f"clock-{secrets.token_hex(8)}"
     fresh.touch()

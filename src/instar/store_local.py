@@ -90,7 +90,7 @@ class LocalStore:
             return path.stat().st_size if path.is_file() else None
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a temporary file and hard-link it to the name: linking fails when the name exists."""
+        """Write a temporary file and hard-link it to the name. The link fails if the name exists."""
         target = self._path(name)
         with storage_errors(target):
             if target.exists():
@@ -102,12 +102,12 @@ class LocalStore:
                     os.link(temp, target)
                     won = True
                 except FileExistsError:
-                    won = temp.stat().st_nlink == 2  # a network file system may repeat a link that worked
+                    won = temp.stat().st_nlink == 2  # a network file system may have sent a successful link twice
                 self._sync_folder(target.parent)
             return won
 
     def read_tagged(self, name: str) -> Tagged | None:
-        """Return the bytes of an object with their digest as the tag, or None when there is no such object."""
+        """Return the bytes of an object, with their digest as the tag, or None when there is no such object."""
         path = self._path(name)
         with storage_errors(path):
             try:
@@ -117,17 +117,17 @@ class LocalStore:
         return Tagged(data=data, tag=hashlib.sha256(data).hexdigest())
 
     def swap(self, name: str, data: bytes, tag: str) -> bool:
-        """Compare and replace under the store's lock file, which the kernel frees when its holder dies.
+        """Compare and replace while holding the lock file of the store. The kernel frees the lock when its holder dies.
 
-        The lock is `root/.lock` and stays: a file in `.tmp` could be swept away from under its holder.
+        The lock is `root/.lock` and is never removed. It is not in `.tmp`, because files there may be removed as stale.
         """
         target = self._path(name)
         with storage_errors(target):
             if not target.is_file():
                 return False
             with locked(self.root / _LOCK), self._temporary() as temp:
-                found = self.read_tagged(name)
-                if found is None or found.tag != tag:
+                current = self.read_tagged(name)
+                if current is None or current.tag != tag:
                     return False
                 self._fill(temp, data)
                 self._publish(temp, target)
@@ -137,16 +137,16 @@ class LocalStore:
         """Return the sorted names that begin with `prefix`."""
         check_prefix(prefix)
         folder = self.root / prefix.rpartition("/")[0]
-        found: list[str] = []
+        names: list[str] = []
         with storage_errors(folder):
             for parent, folders, files in os.walk(folder, onerror=_unless_gone):
                 folders[:] = [f for f in folders if not f.startswith(".")]
                 inside = Path(parent).relative_to(self.root)
-                found += [(inside / f).as_posix() for f in files if not f.startswith(".")]
-        return sorted(name for name in found if name.startswith(prefix))
+                names += [(inside / f).as_posix() for f in files if not f.startswith(".")]
+        return sorted(name for name in names if name.startswith(prefix))
 
     def link_file(self, name: str, path: Path) -> bool:
-        """Hard-link the object to `path`. False when that file system cannot; then copy with `get_file`."""
+        """Hard-link the object to `path`. Return False if the file system cannot; then copy it with `get_file`."""
         source = self._existing(name)
         try:
             os.link(source, path)
@@ -169,7 +169,7 @@ class LocalStore:
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
-        """Yield a fresh path in the store's temporary folder; whatever is still there afterwards is removed."""
+        """Yield a new path in the temporary folder of the store. A file that is there afterwards is removed."""
         if not self._swept:
             make_folder(self._temp, self.durable)
             remove_stale(self._temp)

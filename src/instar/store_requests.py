@@ -1,7 +1,7 @@
-"""The HTTP client of an S3 operation: it retries what can heal, bounds every wait, and gives up with a named error.
+"""The HTTP client of an S3 operation. It retries failures that can pass, limits every wait, and gives up with a named error.
 
-No request, retries included, lasts longer than `S3Options.deadline_s`. Bodies are sent in small blocks because a socket
-timeout covers one whole send: a part on a slow link must not count as a stall.
+A request with all its retries takes at most `S3Options.deadline_s`. Bodies are sent in small blocks, because the timeout of a
+socket applies to each send. With one large block, a slow link would look like a stalled one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from instar.errors import UnavailableError
 
 _BLOCK_BYTES = 1 << 18
 _RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-_REQUEST_TIMEOUT = b"<Code>RequestTimeout</Code>"  # comes with status 400
+_REQUEST_TIMEOUT = b"<Code>RequestTimeout</Code>"  # in an answer of status 400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +38,9 @@ class S3Options:
 
 
 class Requests(urllib3.PoolManager):
-    """The client of one operation: retries inside `urlopen`, connections from a pool that operations share.
+    """The client of one operation. It retries inside `urlopen` and takes connections from a pool that operations share.
 
-    When one request has used up its deadline the operation is over: every further request of it fails at once.
+    If one request has used up its deadline, every further request of the operation fails at once.
     """
 
     def __init__(self, pool: urllib3.PoolManager, options: S3Options, host: str, operation: str) -> None:
@@ -50,12 +50,12 @@ class Requests(urllib3.PoolManager):
         self._listed: set[str] = set()
 
     def urlopen(self, method: str, url: str, redirect: bool = False, **kw: Any) -> urllib3.HTTPResponse:  # type: ignore[override]
-        """Send one request until it is answered, refused for good, or its deadline has passed."""
+        """Send one request. Repeat it until it is answered or refused for good, or until its deadline has passed."""
         del redirect
         if "list-type=" in url:
             self._check_page(url)
         started, attempt = time.monotonic(), 0
-        seen: dict[str, str] = {}  # the last failure of each kind: the one at the deadline need not be the cause
+        seen: dict[str, str] = {}  # the last failure of each kind; the failure at the deadline may not be the cause
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -80,13 +80,16 @@ class Requests(urllib3.PoolManager):
             time.sleep(pause)
 
     def _check_page(self, url: str) -> None:
-        """Refuse a page of a listing that this operation has asked for: the service says "go on" and not where."""
+        """Refuse a page of a listing that this operation has asked for before, because the listing would never end.
+
+        A faulty service says that there are more pages, but gives no new position.
+        """
         if url in self._listed:
-            raise HTTPError("a listing that goes on where it began")
+            raise HTTPError("a listing that sends the same page again")
         self._listed.add(url)
 
     def _once(self, method: str, url: str, remaining: float, body: Any, headers: Any) -> urllib3.HTTPResponse:
-        """Send once and read the whole answer, so that a connection lost in mid-body is a failed attempt too."""
+        """Send once and read the whole answer. So a connection that is lost inside the body counts as a failed attempt."""
         stop = time.monotonic() + remaining
         read = max(0.01, min(self._options.read_timeout_s, remaining))
         timeout = urllib3.Timeout(connect=max(0.01, min(self._options.connect_timeout_s, remaining)), read=read)
@@ -103,12 +106,10 @@ class Requests(urllib3.PoolManager):
         )
         content = bytearray()
         try:
-            while chunk := response.read1(
-                _BLOCK_BYTES, decode_content=False
-            ):  # what is there, without waiting for more
+            while chunk := response.read1(_BLOCK_BYTES, decode_content=False):  # returns what is there, without a wait
                 content += chunk
                 if time.monotonic() > stop:
-                    raise urllib3.exceptions.TimeoutError(f"the answer still trickled in after {len(content)} bytes")
+                    raise urllib3.exceptions.TimeoutError(f"the answer was incomplete after {len(content)} bytes")
         except BaseException:
             response.close()
             raise
@@ -118,7 +119,10 @@ class Requests(urllib3.PoolManager):
         )
 
     def _pause(self, attempt: int, url: str) -> float:
-        """Return the backoff in seconds: doubling, capped, times a factor in [0.5, 1) hashed from URL and attempt."""
+        """Return the backoff in seconds. It doubles with each attempt up to a maximum.
+
+        It is multiplied by a factor in [0.5, 1), a hash of URL and attempt, so that callers do not retry at the same moment.
+        """
         base = min(self._options.backoff_max_s, self._options.backoff_s * 2.0 ** min(attempt - 1, 30))
         digest = hashlib.blake2b(f"{os.getpid()}\x1f{url}\x1f{attempt}".encode(), digest_size=4).digest()
         return base * (0.5 + int.from_bytes(digest, "big") / 2**33)
@@ -133,7 +137,7 @@ class Requests(urllib3.PoolManager):
 
 
 class _Body(io.BytesIO):
-    """A request body that stops being readable at its deadline."""
+    """A request body that cannot be read after its deadline."""
 
     def __init__(self, data: bytes, stop: float) -> None:
         super().__init__(data)
@@ -156,7 +160,7 @@ def _is_certificate(error: BaseException) -> bool:
 
 
 def without_query(text: str) -> str:
-    """Drop what follows a '?': presigned URLs carry signatures there."""
+    """Remove the part of each URL after '?', because presigned URLs have their signature there."""
     return text.partition("?")[0]
 
 

@@ -1,8 +1,8 @@
 """`S3Store`: an object store in an S3-compatible service, over the `minio` client.
 
-Objects larger than one part are moved as several requests at a time. What can heal (no connection, a dropped or stalled
-one, 429, 5xx) is retried by `instar.store_requests` and becomes `UnavailableError` at the deadline; what cannot heal is
-raised at once.
+Objects larger than one part are moved by several requests at a time. `instar.store_requests` retries failures that can pass:
+a refused, dropped or stalled connection, and the statuses 429 and 5xx. They become `UnavailableError` at the deadline. Other
+failures are raised at once.
 
 `create` and `swap` are conditional PUTs (`instar.store_conditional`).
 """
@@ -36,11 +36,11 @@ from instar.store_requests import Requests, S3Options, connection_pool, without_
 MIN_UPLOAD_PART_BYTES = 5 << 20
 PROBE = "instar-probe"
 CONTRADICTIONS = 4
-"""How often a service may say that an object is there and that it is not."""
+"""How often a service may contradict itself: it refuses a write because the object exists, and then denies that it exists."""
 
 
 class S3Store:
-    """Objects in `s3://bucket/prefix`. Safe to share between threads; a forked child opens its own connections."""
+    """Objects in `s3://bucket/prefix`. Threads may share a store. A forked child opens its own connections."""
 
     def __init__(self, bucket: str, prefix: str, *, endpoint: Endpoint, options: S3Options | None = None) -> None:
         self.bucket = check_name(bucket)
@@ -110,7 +110,7 @@ class S3Store:
         tag = response.headers.get("ETag", "")
         if not tag:
             raise self._refused("an object without an ETag", f"GET {self.uri}/{name}")
-        return Tagged(data=response.data or b"", tag=tag)  # urllib3: None for no bytes
+        return Tagged(data=response.data or b"", tag=tag)  # urllib3 has None for an empty body
 
     def swap(self, name: str, data: bytes, tag: str) -> bool:
         """Replace the object if its ETag is still `tag`, by a conditional PUT."""
@@ -123,24 +123,24 @@ class S3Store:
             for item in client.list_objects(self.bucket, prefix=self.prefix + prefix, recursive=True):
                 if item.is_dir:
                     continue
-                found = str(item.object_name)
-                if not found.startswith(self.prefix + prefix) or found in names:
+                object_name = str(item.object_name)
+                if not object_name.startswith(self.prefix + prefix) or object_name in names:
                     raise self._refused(
-                        f"a listing with {found[:200]!r}, again or out of place", f"LIST {self.uri}/{prefix}"
+                        f"a listing with {object_name[:200]!r} twice or without the prefix", f"LIST {self.uri}/{prefix}"
                     )
-                names[found] = None
+                names[object_name] = None
         return sorted(name[len(self.prefix) :] for name in names)
 
     def with_wrong_key(self) -> S3Store:
-        """Return the same store with a wrong secret key: what it still can do, everybody can."""
+        """Return the same store with a wrong secret key. A check uses it: if it can do something, everybody can."""
         endpoint = replace(self._endpoint, secret_key="0" * 40)
         return S3Store(self.bucket, self.prefix.rstrip("/"), endpoint=endpoint, options=self._options)
 
     def _put_if(self, name: str, data: bytes, condition: dict[str, str]) -> bool:
-        """Send a conditional PUT; return whether this call's bytes are the object, or were until somebody replaced them.
+        """Send a conditional PUT. Return True if this call's bytes were stored, even if somebody has replaced them since.
 
-        A condition that fails says that there is an object. Whose, its content type tells. An answer that there is none then
-        contradicts, and is asked again; a `create` sends its PUT again as well, because the object may be gone for good.
+        If the condition fails, there must be an object, and its content type tells who wrote it. The service may contradict
+        itself and answer that there is no object. Then the PUT is sent again, because the object may really be gone.
         """
         with self._client("conditional PUT", name) as (client, http):
             url = client.get_presigned_url("PUT", self.bucket, self._key(name), expires=timedelta(hours=1))
@@ -149,15 +149,15 @@ class S3Store:
                 answer = conditional_put(http, url, data, {**condition, "Content-Type": nonce}, self._options.backoff_s)
                 if answer is not None:
                     return answer
-                found = self._content_type(client, name)
-                if found is not None:
-                    return found == nonce
+                content_type = self._content_type(client, name)
+                if content_type is not None:
+                    return content_type == nonce
                 time.sleep(self._options.backoff_s)
         if "If-Match" in condition:
-            return False  # there is nothing that could have the tag
+            return False  # there is no object that could have the tag
         raise UnavailableError(
-            expected="an object where the service says that there is one",
-            found=f"none, {CONTRADICTIONS} times in turn",
+            expected="an object, because the service refused to create one",
+            found=f"no object, {CONTRADICTIONS} times in a row",
             where=f"{self.uri}/{name} at {self._endpoint.host}",
             action="run the same command again",
         )
@@ -174,7 +174,7 @@ class S3Store:
     def _upload(self, name: str, stream: Any, length: int) -> None:
         part = max(self._options.part_bytes, MIN_UPLOAD_PART_BYTES)
         threads = self._options.num_threads
-        for last in (False, True):
+        for final in (False, True):
             stream.seek(0)
             try:
                 with self._client("PUT", name) as (client, _):
@@ -184,18 +184,18 @@ class S3Store:
                 if done.etag:
                     return
             except StorageError as error:
-                # The answer to "complete" was lost, or a restarted service forgot the upload: start over once.
-                if last or "NoSuchUpload" not in error.found:
+                # Start the upload again, once. The answer to "complete" was lost, or a restarted service forgot the upload.
+                if final or "NoSuchUpload" not in error.found:
                     raise
         raise UnavailableError(
             expected="an ETag for the completed upload",
-            found="an answer without one (a service may report a failed completion with status 200)",
+            found="an answer without an ETag (a service may report a failed completion with status 200)",
             where=f"PUT {self.uri}/{name} at {self._endpoint.host}",
             action="run the same command again",
         )
 
     def _parts(self, name: str) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) in order; at most `num_threads` parts are in flight. All parts are of one version."""
+        """Yield (offset, bytes) in order, with at most `num_threads` parts in flight. All parts are of the same version."""
         with self._client("GET", name) as (client, _):
             first, total, version = self._range(client, name, 0)
             yield 0, first
@@ -205,9 +205,9 @@ class S3Store:
                 waiting = [(o, pool.submit(self._range, client, name, o)) for o in ahead]
                 while waiting:
                     offset, future = waiting.pop(0)
-                    data, size, found = future.result()
+                    data, size, tag = future.result()
                     expected = min(self._options.part_bytes, total - offset)
-                    if (size, found) != (total, version) or len(data) != expected:
+                    if (size, tag) != (total, version) or len(data) != expected:
                         raise self._changed(name)
                     following = next(offsets, None)
                     if following is not None:
@@ -238,14 +238,17 @@ class S3Store:
         return self.prefix + check_name(name)
 
     def _require_bucket(self, client: Minio) -> None:
-        """List once: HEAD does not tell what is wrong, and SeaweedFS creates a missing bucket on writing."""
+        """List once, because a listing fails clearly if the bucket is missing. HEAD does not tell the cause of a failure.
+
+        A write does not fail on every service: SeaweedFS creates a missing bucket.
+        """
         if not self._bucket_seen:
             next(iter(client.list_objects(self.bucket, prefix=self.prefix + PROBE)), None)
             self._bucket_seen = True
 
     @contextmanager
     def _client(self, operation: str, name: str) -> Iterator[tuple[Minio, Requests]]:
-        """Yield the client of one operation and its HTTP side, and turn its errors into named ones."""
+        """Yield the `minio` client of one operation and its HTTP client. Turn their errors into named ones."""
         where = f"{operation} {self.uri}/{name}"
         e = self._endpoint
         http = Requests(self._shared_pool(), self._options, e.host, f"{where} at {e.host}")
@@ -261,13 +264,13 @@ class S3Store:
         try:
             self._require_bucket(client)
             yield client, http
-        except (InstarError, OSError):  # OSError: of a file on this machine that is sent
+        except (InstarError, OSError):  # an OSError comes from the file on this machine that is sent
             raise
         except S3Error as error:
             if error.code in ABSENT:
                 raise missing(name, self.uri) from error
             raise self._refused(f"{error.code}: {error.message}", where) from error
-        except Exception as error:  # an answer that is none can end the client's parser in any way
+        except Exception as error:  # an invalid answer can raise any exception in the parser of the client
             raise self._refused(f"{type(error).__name__}: {without_query(str(error))[:300]}", where) from error
 
     def _refused(self, found: str, where: str) -> StorageError:

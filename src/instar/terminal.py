@@ -1,7 +1,7 @@
-"""What instar prints: the one way of text to the terminal. Standard library only.
+"""Output of text: everything that instar prints to a terminal goes through this module. Standard library only.
 
 Names of arms, reasons and metrics can come from a ledger or a table that somebody else wrote. A terminal obeys control
-sequences in what it shows, so `printable` writes them as escapes, and `say` is how every line gets out.
+sequences in the text that it shows. So `printable` replaces them by escapes, and every line is printed by `say`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import sys
 from collections.abc import Iterator
 
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Control characters but line end and tab, marks that turn the direction of writing, and halves of surrogate pairs."""
+"""Control characters except line end and tab, marks that change the direction of writing, and halves of surrogate pairs."""
 
 
 class OutputError(Exception):
-    """Standard output takes no more. No `OSError`, which libraries on the way would take for one of their own."""
+    """Standard output takes no more text.
+
+    This is not an `OSError`, because a library between could catch an `OSError` and treat it as its own.
+    """
 
     def __init__(self, error: OSError) -> None:
         self.errno = error.errno or errno.EIO
@@ -27,7 +30,7 @@ class OutputError(Exception):
 
 
 class Output(io.TextIOWrapper):
-    """Standard output that ends the command when it takes no more, and writes what its encoding lacks as escapes."""
+    """Standard output. It raises `OutputError` when it takes no more text. Characters that it cannot encode become escapes."""
 
     def write(self, text: str, /) -> int:
         """Write text."""
@@ -60,19 +63,23 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Write text to standard error. When nobody reads it any more the exit code still tells."""
+    """Write text to standard error. A failure is ignored, because the exit code still reports the error."""
     with contextlib.suppress(OSError, AttributeError):
         sys.stderr.write(printable(text))
         sys.stderr.flush()
 
 
 def prepare() -> None:
-    """Make the standard streams safe. A closed descriptor is taken, so that no file of a run becomes standard output."""
+    """Make the standard streams safe.
+
+    If a standard descriptor is closed, it is opened on the null device. Otherwise the next file that is opened would get the
+    number of, for example, standard output.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # the lowest free descriptor, which is this one; writing to it is refused
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number, which is `number`; it cannot be written
     if sys.stdout is sys.__stdout__:
         settle()
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -90,6 +97,6 @@ def settle() -> None:
 
 
 def give_up() -> None:
-    """Let the rest of standard output go nowhere, so that the interpreter does not fail with it once more."""
+    """Discard the rest of standard output, so that the interpreter does not fail with it again when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,8 @@
-"""The ledger as measurements over time: one point per stage and inner step, with the same names under both clocks.
+"""The measurements of a ledger over time: one point per stage and inner step, with the same names under both clocks.
 
-Under `rounds` a stage entry is one point. Under `fused` a segment's entry holds means, and its `history`, which is read
-here, a line per inner step. Names are `<stage>/<metric>`, measurements of the machine `perf/<stage>/<metric>`. `elapsed` says how
-much of an iteration's wall time was work.
+Under `rounds` each stage entry is one point. Under `fused` the entry of a segment holds means; its artifact `history` holds one
+line per inner step, and is read here. Metrics are named `<stage>/<metric>`. Measurements of the machine are named
+`perf/<stage>/<metric>`. `elapsed` says how much of the wall time of an iteration was work.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from instar.ledger import Entry, Ledger
 from instar.workspace import Workspace
 
 IDLE_S = 600.0
-"""A longer gap without any stage is idle: stopped and resumed later, or queued. Shorter ones count as overhead."""
+"""A gap of more seconds without any stage counts as idle: the run was stopped or queued. A shorter gap counts as overhead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Elapsed:
-    """Wall time of an iteration: from the gate before it to its own, in seconds."""
+    """Wall time of an iteration in seconds, from the gate of the iteration before to its own gate."""
 
     iteration: int
     at: float
     elapsed_s: float
     work_s: float
-    """In which at least one stage worked."""
+    """Seconds in which at least one stage worked."""
     idle_s: float
 
     @property
     def overhead_share(self) -> float:
-        """Share of the time that was not idle in which no stage worked; goodput is the rest."""
+        """Share of the time, without idle time, in which no stage worked. The rest is the goodput."""
         busy = self.elapsed_s - self.idle_s
         return 1.0 - self.work_s / busy if busy > 0 else 0.0
 
@@ -46,7 +46,7 @@ class Elapsed:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Metrics of one inner step, or of one stage of it. `at` is the clock of the ledger entry, in seconds."""
+    """Metrics of one inner step, or of one stage in it. `at` is the time of the ledger entry, in seconds since 1970."""
 
     iteration: int
     step: int
@@ -55,27 +55,27 @@ class Point:
 
 
 def qualified(stage: str, name: str) -> str:
-    """Return `<stage>/<name>`, or `perf/<stage>/<name>`; a stage name that is already there is not repeated."""
+    """Return `<stage>/<name>`, or `perf/<stage>/<name>`. If `name` begins with the stage already, it is not repeated."""
     if name.startswith(PERF):
         return f"{PERF}{qualified(stage, name.removeprefix(PERF))}"
     return f"{stage}/{name.removeprefix(f'{stage}/')}"
 
 
 def points(workspace: Workspace, entry: Entry) -> list[Point]:
-    """Return the points of one stage entry in order of steps. The machine's measurements come with the last."""
+    """Return the points of one stage entry in order of steps. The last point also has the measurements of the machine."""
     whole = summary(workspace.ledger, entry)
     if "history" not in entry.body["outputs"]:
         return [whole]
     lines = _history(workspace, entry.body["outputs"]["history"])
-    found = [Point(iteration=whole.iteration, step=step, at=whole.at, metrics=metrics) for step, metrics in lines]
-    found[-1].metrics.update({k: v for k, v in whole.metrics.items() if k.startswith(PERF)})
-    return found
+    step_points = [Point(iteration=whole.iteration, step=step, at=whole.at, metrics=metrics) for step, metrics in lines]
+    step_points[-1].metrics.update({k: v for k, v in whole.metrics.items() if k.startswith(PERF)})
+    return step_points
 
 
 def summary(ledger: Ledger, entry: Entry) -> Point:
-    """Return what a stage entry itself says: means over the segment under `fused`.
+    """Return the metrics in a stage entry as one point. Under `fused` they are means over the segment.
 
-    The step is the last inner step covered; for an evaluation it is the number of inner steps before it.
+    The step of the point is the last inner step of the entry. For an evaluation it is the number of inner steps before it.
     """
     stage, fused = entry.body["stage"], entry.body["stage"] == "fused"
     metrics = {}
@@ -103,12 +103,12 @@ def clock(entry: Entry) -> float:
 
 
 def elapsed(entries: Sequence[Entry]) -> list[Elapsed]:
-    """Return the wall time of every iteration that has a gate, in order. The first counts from the opening of the ledger.
+    """Return the wall time of every iteration that has a gate, in order. The first one begins when the ledger is opened.
 
-    What comes after the last gate (the test of the champion) belongs to no iteration. Stages that overlap, such as shards,
-    count once: their intervals are united.
+    Stages after the last gate (the test of the champion) belong to no iteration. If stages overlap, as shards do, the time
+    counts once.
     """
-    found: list[Elapsed] = []
+    iterations: list[Elapsed] = []
     start: float | None = None
     stages: list[Entry] = []
     for entry in entries:
@@ -117,15 +117,18 @@ def elapsed(entries: Sequence[Entry]) -> list[Elapsed]:
         elif entry.kind == "gate":
             end = max(clock(entry), *map(clock, stages)) if stages else clock(entry)
             begin = end if start is None else start
-            found.append(_elapsed(int(entry.body["iteration"]), clock(entry), begin, end, stages))
+            iterations.append(_elapsed(int(entry.body["iteration"]), clock(entry), begin, end, stages))
             start, stages = end, []
         elif start is None:
             start = clock(entry)
-    return found
+    return iterations
 
 
 def _elapsed(iteration: int, at: float, begin: float, end: float, stages: Sequence[Entry]) -> Elapsed:
-    """A stage occupies `started` to `ended`, and works for the length of its function from `started` on."""
+    """Return the times of one iteration.
+
+    A stage occupies the time from `started` to `ended`. It works from `started` on for as long as its function takes.
+    """
     occupied = union([(_started(e), clock(e)) for e in stages], begin, end)
     edges = [begin, *(edge for interval in occupied for edge in interval), end]
     gaps = [after - before for before, after in zip(edges[::2], edges[1::2], strict=True)]
@@ -140,16 +143,16 @@ def _elapsed(iteration: int, at: float, begin: float, end: float, stages: Sequen
 
 
 def union(intervals: Iterable[tuple[float, float]], begin: float, end: float) -> list[tuple[float, float]]:
-    """Return disjoint intervals in order that cover the same times between `begin` and `end`."""
-    found: list[tuple[float, float]] = []
+    """Return the union of the intervals, cut to `begin` and `end`, as disjoint intervals in order."""
+    merged: list[tuple[float, float]] = []
     for start, stop in sorted((max(begin, start), min(end, stop)) for start, stop in intervals):
         if start >= stop:
             continue
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], stop)
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], stop)
         else:
-            found.append((start, stop))
-    return found
+            merged.append((start, stop))
+    return merged
 
 
 def _started(entry: Entry) -> float:
@@ -157,7 +160,7 @@ def _started(entry: Entry) -> float:
 
 
 def _worked(entry: Entry) -> float:
-    """Return the seconds of a stage's function; of a fused segment, those of the stages inside, which follow each other."""
+    """Return the seconds that the function of a stage took. For a fused segment, add up the stages inside it."""
     inner = [v for k, v in _perf(entry).items() if k.count("/") == 2 and k.endswith("/wall_s")]
     return sum(inner) if entry.body["stage"] == "fused" and inner else _perf(entry).get(f"{PERF}wall_s", 0.0)
 
@@ -171,17 +174,17 @@ def _history(workspace: Workspace, digest: str) -> list[tuple[int, dict[str, flo
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     if not lines:
         raise ArtifactError(
-            expected="a line per inner step",
+            expected="one line per inner step",
             found="an empty file",
             where=f"{digest}/metrics.jsonl",
             action="restore the store",
         )
-    found = []
+    steps = []
     for line in lines:
         metrics = {}
         for name, value in line.items():
             stage, _, rest = name.partition("/")
             if rest:
                 metrics[qualified(stage, rest)] = float(value)
-        found.append((int(line["step"]), metrics))
-    return found
+        steps.append((int(line["step"]), metrics))
+    return steps

@@ -1,9 +1,11 @@
 """MLflow as a view of the ledger: a run per evolution, a child per iteration, a model version per promoted policy.
 
-`Tracker.sync` sends every entry newer than the last one sent. How far it came is a tag of the parent run, written after
-the metrics; names, steps and clocks are the ledger's, and MLflow keeps one copy of equal metrics. So a kill between
-two calls loses nothing, and sending again duplicates nothing. A server that is down costs bounded time and a warning;
-the next sync catches up. Only `promote` moves the `champion` alias.
+`Tracker.sync` sends every entry that is newer than the last one that was sent. A tag of the parent run says which one that
+was; it is written after the metrics. So nothing is lost if the process is killed between two calls. Some entries are then sent
+twice. This does no harm: names, steps and times come from the ledger, and MLflow stores equal metrics once.
+
+If a server is down, a sync takes bounded time and ends with a warning. The next sync sends what is missing.
+Only `promote` moves the `champion` alias.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ T = TypeVar("T")
 EVOLUTION, OPENED, ROLE = "instar.evolution", "instar.opened", "instar.role"
 ITERATION, SEQ, HEAD = "instar.iteration", "instar.ledger_seq", "instar.ledger_head"
 PAUSE_S = 60.0
-"""After a failure, syncs that are not forced do nothing for this long."""
+"""For this many seconds after a failure, a sync does nothing unless it is forced."""
 
 
 def _stderr(message: str) -> None:
@@ -47,7 +49,7 @@ def _stderr(message: str) -> None:
 
 
 class Tracker:
-    """Keeps MLflow at the ledger's state. `warn` is told of every failure; `perf` counts seconds and failures."""
+    """Brings MLflow up to date with the ledger. `warn` is called at every failure. `perf` counts seconds and failures."""
 
     def __init__(self, uri: str | None, workspace: Workspace, warn: Callable[[str], None] = _stderr) -> None:
         self.uri = uri or embedded(workspace.path)
@@ -59,13 +61,13 @@ class Tracker:
         self._server: Server | None = None
         self._patience = Patience()
         self._parent = ""
-        self._sent = -2  # unknown; -1 is a parent run without entries
+        self._sent = -2  # -2: not known yet; -1: there is a parent run, and it has no entries
         self._created, self._retry_at = time.monotonic(), 0.0
 
     def sync(self, *, force: bool = False) -> bool:
-        """Send what is new. Return whether MLflow has all of the ledger; on failure warn and return False.
+        """Send what is new. Return whether MLflow now has the whole ledger. After a failure, warn and return False.
 
-        For a while after a failure nothing is tried, unless `force` is given or the evolution has ended.
+        For `PAUSE_S` after a failure nothing is sent, unless `force` is given or the evolution has ended.
         """
         entries = self.workspace.ledger.entries
         if self._sent == len(entries) - 1:
@@ -79,13 +81,13 @@ class Tracker:
         except told as error:
             self.perf["perf/tracking_failures"] += 1
             self._retry_at = time.monotonic() + PAUSE_S
-            self._parent = ""  # it may be what is gone: the next sync looks for it
+            self._parent = ""  # the parent run itself may be gone, so the next sync looks for it
             self.warn(f"tracking: {scrub(str(error))} - training goes on; the next sync sends what is missing")
             return False
         return True
 
     def fail(self) -> None:
-        """Send what there is and mark the parent run as failed; resuming marks it as running again."""
+        """Send what is new and mark the parent run as failed. A resumed evolution marks it as running again."""
         sent = self.sync(force=True)
         server, parent = self._server, self._parent
         if sent and server is not None and parent:
@@ -95,7 +97,7 @@ class Tracker:
     def promote(self, policy: str) -> str:
         """Point the `champion` alias at `policy` and return its version.
 
-        Refused unless the evolution is finished and its gate passed this policy against the one it began with.
+        This is refused unless the evolution is finished and its gate has preferred this policy to the initial one.
         """
         gate = self._passed(policy)
         try:
@@ -103,8 +105,8 @@ class Tracker:
                 version = self._bounded(lambda: self._champion(gate, policy))
         except failures() as error:
             raise self._refused(error) from error
-        last = list(self.workspace.ledger.of("promote"))[-1:]
-        if not last or last[0].body["policy"] != policy:
+        latest = list(self.workspace.ledger.of("promote"))[-1:]
+        if not latest or latest[0].body["policy"] != policy:
             body = {"policy": policy, "evaluation": gate.body["evaluation"], "model": self._model()}
             self.workspace.ledger.append("promote", body, {"at": time.time(), "version": version})
         return version
@@ -116,18 +118,24 @@ class Tracker:
         return version
 
     def _refused(self, error: BaseException) -> InstarError:
-        """Return the named error of a promotion that MLflow did not take: one to mend, or one to wait for."""
+        """Return the named error for a promotion that MLflow refused: `UnavailableError` if it can help to try again."""
         code = str(getattr(error, "error_code", ""))
-        expected, found, where = "a tracking server that answers", scrub(str(error)), scrub(self.uri)
+        answer, where = scrub(str(error)), scrub(self.uri)
         if code in PERMANENT:
-            action = "mend at the server what it names; asking again ends in the same way"
-            return ConfigError(expected="a tracking server that takes it", found=found, where=where, action=action)
-        action = "check the server, then promote again"
-        return UnavailableError(expected=expected, found=found, where=where, action=action)
+            action = "correct at the server what it reports; without that, promoting again ends in the same way"
+            return ConfigError(
+                expected="a tracking server that takes the promotion", found=answer, where=where, action=action
+            )
+        return UnavailableError(
+            expected="a tracking server that answers",
+            found=answer,
+            where=where,
+            action="check the server, then promote again",
+        )
 
     def _bounded(self, work: Callable[[], T]) -> T:
-        """Return what `work` does with the server within the time of a sync."""
-        failures()  # imports what it names, outside of the time
+        """Return the result of `work`, which calls the server. It may take as long as one sync."""
+        failures()  # this imports MLflow's exceptions, which takes time, so it is done before the clock starts
         return self._patience.within(deadline(self.uri), work)
 
     @contextlib.contextmanager
@@ -165,7 +173,10 @@ class Tracker:
         self._sent, self._retry_at = new[-1].seq, 0.0
 
     def _find_parent(self, server: Server, opened: Entry) -> tuple[str, int]:
-        """Return the parent run of this ledger and the last entry it holds; a run of another history is left alone."""
+        """Return the parent run of this ledger and the number of the last entry that was sent to it.
+
+        A run whose entries differ from this ledger is not used; a new parent run is created instead.
+        """
         keys = {EVOLUTION: self.workspace.evolution, ROLE: "evolution", OPENED: repr(clock(opened))}
         entries = self.workspace.ledger.entries
         for run in server.find_runs(keys):
@@ -183,9 +194,9 @@ class Tracker:
 
     def _send_iteration(self, server: Server, opened: Entry, iteration: int, entries: Sequence[Entry]) -> None:
         keys = self._keys(iteration)
-        found = server.find_runs(keys)
+        runs = server.find_runs(keys)
         name = f"{self.workspace.evolution} {iteration}"
-        run = found[0] if found else server.create_run(name, _started(entries[0], opened), keys)
+        run = runs[0] if runs else server.create_run(name, _started(entries[0], opened), keys)
         tags = {SEQ: str(entries[-1].seq)}
         metrics = []
         for entry in entries:
@@ -201,26 +212,29 @@ class Tracker:
             server.finish(run.info.run_id, clock(gate))
 
     def _elapsed(self, gates: Sequence[Entry]) -> list[Point]:
-        """Return how the wall time of the iterations that these gates end was spent."""
+        """Return how the wall time was spent in the iterations of these gates."""
         ledger, wanted = self.workspace.ledger, {int(gate.body["iteration"]) for gate in gates}
-        found = [e for e in elapsed(ledger.entries) if e.iteration in wanted] if wanted else []
+        times = [e for e in elapsed(ledger.entries) if e.iteration in wanted] if wanted else []
         steps = inner_steps(ledger)
-        return [Point(iteration=e.iteration, step=e.iteration * steps, at=e.at, metrics=e.metrics()) for e in found]
+        return [Point(iteration=e.iteration, step=e.iteration * steps, at=e.at, metrics=e.metrics()) for e in times]
 
     def _thinned(self, entry: Entry) -> list[Point]:
-        """Return the points of an entry. Of a segment, numbers per arm (most of them) are sent once, as means."""
-        found = points(self.workspace, entry)
-        if len(found) == 1:
-            return found
-        for point in found:
+        """Return the points of an entry. For a segment, metrics per arm are sent only once, as means, because they are many."""
+        step_points = points(self.workspace, entry)
+        if len(step_points) == 1:
+            return step_points
+        for point in step_points:
             for name in [n for n in point.metrics if _per_arm(n)]:
                 del point.metrics[name]
         means = summary(self.workspace.ledger, entry).metrics
-        found[-1].metrics.update({k: v for k, v in means.items() if _per_arm(k)})
-        return found
+        step_points[-1].metrics.update({k: v for k, v in means.items() if _per_arm(k)})
+        return step_points
 
     def _send_parent(self, server: Server, new: Sequence[Entry]) -> None:
-        """Log a summary per stage, the overhead per iteration, the time tracking takes, and last how far the ledger was sent."""
+        """Log to the parent run: a summary per stage, the overhead per iteration, and the time that tracking takes.
+
+        The tag that says how far the ledger was sent is written last.
+        """
         share = self.perf["perf/tracking_s"] / max(1e-9, time.monotonic() - self._created)
         metrics = [summary(self.workspace.ledger, entry) for entry in new if entry.kind == "stage"]
         for point in metrics:
@@ -248,19 +262,19 @@ class Tracker:
 
     def _policy_of(self, gate: Entry) -> str:
         tested = self.workspace.ledger.of("stage")
-        made = (e.body["inputs"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values())
-        policy = next((inputs["policy"] for inputs in made if "policy" in inputs), None)
+        candidates = (e.body["inputs"] for e in tested if gate.body["evaluation"] in e.body["outputs"].values())
+        policy = next((inputs["policy"] for inputs in candidates if "policy" in inputs), None)
         if policy is None:
             raise LedgerError(
-                expected=f"the stage that made evaluation {gate.body['evaluation']}",
-                found="none",
+                expected=f"the stage that wrote evaluation {gate.body['evaluation']}",
+                found="no such stage entry",
                 where=f"{self.workspace.ledger.prefix}{gate.seq:08d}.json:body.evaluation",
                 action="restore the ledger from a copy of the store",
             )
         return str(policy)
 
     def _passed(self, policy: str) -> Entry:
-        """Return the last gate entry that promoted `policy`, never the one of iteration 0, which compares with nothing."""
+        """Return the last gate entry that promoted `policy`. The gate of iteration 0 does not count: it compares nothing."""
         ledger = self.workspace.ledger
         if next(ledger.of("close"), None) is None:
             raise LedgerError(
@@ -276,13 +290,13 @@ class Tracker:
                 return gate
         raise LedgerError(
             expected=f"a gate that passed policy {policy or '(none)'}",
-            found=f"{len(gates)} passed gates, none of this policy",
+            found=f"{len(gates)} passed gates, none of them of this policy",
             where=self.workspace.ledger.prefix,
-            action="train on until the gate passes it; nothing else may become champion",
+            action="train on until the gate passes it; no other policy may become champion",
         )
 
     def _version(self, gate: Entry, policy: str) -> str:
-        """Return the model version of a policy that passed the gate; register it, as `candidate`, if it is new."""
+        """Return the model version of a policy that passed the gate. If there is none, register it as `candidate`."""
         iteration, server = int(gate.body["iteration"]), self._connected()
         store = scrub(self.workspace.store_uri)
         manifest = {"policy": policy, "store": store, "evaluation": gate.body["evaluation"]}
@@ -296,21 +310,21 @@ class Tracker:
         return server.version(lambda: self._child(server, iteration), manifest, tags)
 
     def _child(self, server: Server, iteration: int) -> Any:
-        """Return the run of an iteration; where it is gone for good, it is sent again."""
+        """Return the MLflow run of an iteration. If it was deleted for good, send the iteration again."""
         keys = self._keys(iteration)
-        if not (found := server.find_runs(keys)):
+        if not (runs := server.find_runs(keys)):
             entries = [e for e in self.workspace.ledger.entries if e.kind in ("stage", "gate")]
             mine = [e for e in entries if int(e.body["iteration"]) == iteration]
             self._send_iteration(server, next(self.workspace.ledger.of("open")), iteration, mine)
-            found = server.find_runs(keys)
-        return found[0]
+            runs = server.find_runs(keys)
+        return runs[0]
 
     def _keys(self, iteration: int) -> dict[str, str]:
         return {"mlflow.parentRunId": self._parent, EVOLUTION: self.workspace.evolution, ITERATION: str(iteration)}
 
 
 def _artifacts(uri: str | None, workspace: Workspace) -> str | None:
-    """Return where artifacts go: beside a SQLite file, never into the current folder; a server decides for itself."""
+    """Return the folder for artifacts, beside the SQLite file. Return None for a server, because it chooses its own."""
     if uri is not None and not uri.startswith("sqlite:///"):
         return None
     folder = Path(uri.removeprefix("sqlite:///")).resolve().parent if uri else workspace.path.resolve()
@@ -318,7 +332,7 @@ def _artifacts(uri: str | None, workspace: Workspace) -> str | None:
 
 
 class Untracked:
-    """What `--tracking off` opens: nothing is sent, and promoting is an error because there is no registry."""
+    """The tracker of `--tracking off`. It sends nothing. Promoting is an error, because there is no registry."""
 
     def __init__(self, warn: Callable[[str], None] = _stderr) -> None:
         self.warn = warn
@@ -341,7 +355,7 @@ class Untracked:
 
 
 def open_tracker(uri: str | None, workspace: Workspace) -> Tracker | Untracked:
-    """Open MLflow at `uri`; None is a SQLite file inside the workspace, `off` is no tracking."""
+    """Open MLflow at `uri`. None stands for a SQLite file inside the workspace, `off` for no tracking."""
     return Untracked() if uri == "off" else Tracker(uri, workspace)
 
 

@@ -1,7 +1,7 @@
-"""The MLflow database of a run directory that was copied or moved: its paths lead to where it was made.
+"""Corrects the MLflow database of a run directory that was copied or moved.
 
-MLflow keeps absolute paths, of artifacts and of the store. A copy that wrote through them would change files of the original. They
-are put right once, before the database is opened where it lies now.
+MLflow stores absolute paths of artifacts and of the store. In a copy, they still lead to the original directory, and writing
+through them would change the files of the original. So the paths are corrected before the database is opened.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ ARTIFACTS = "mlartifacts"
 
 
 def embedded(directory: Path) -> str:
-    """Return the MLflow URI of the database inside a run directory, settled where it lies now."""
+    """Return the MLflow URI of the database inside a run directory, after its paths were corrected."""
     database = directory.resolve() / "mlflow.db"
     settle(database)
     if not set("%?#") & set(str(database)):
         return f"sqlite:///{database}"
-    from sqlalchemy.engine import URL  # its versions differ in what they quote
+    from sqlalchemy.engine import URL  # versions of SQLAlchemy quote different characters, so SQLAlchemy does it
 
     return URL.create("sqlite", database=str(database)).render_as_string()
 
 
 def settle(database: Path) -> None:
-    """Let every path of `database` into the directory that it was made in lead into the one that it lies in now."""
+    """Correct every path in `database` that leads into the directory where the database was created.
+
+    Afterwards the path leads into the directory where the database is now.
+    """
     if not database.is_file():
         return
     try:
@@ -39,24 +42,24 @@ def settle(database: Path) -> None:
                     _move(connection, old, database.parent)
     except sqlite3.Error as error:
         raise UnavailableError(
-            expected="the MLflow database of this directory, to read and to write",
+            expected="to read and write the MLflow database of this directory",
             found=str(error),
             where=str(database),
-            action="make it writable, or restore it; without it, `instar promote` sends the ledger to a new one",
+            action="make it writable, or restore it; if you remove it, `instar promote` sends the ledger to a new one",
         ) from error
 
 
 def _homes(connection: sqlite3.Connection) -> list[str]:
-    """Return the directories, as URIs, that the experiments of this package were made in."""
+    """Return the directories, as URIs, in which the experiments of instar were created."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
         return []
     query = "SELECT DISTINCT artifact_location FROM experiments WHERE name LIKE 'instar%' AND artifact_location LIKE ?"
-    found = connection.execute(query, (f"file://%/{ARTIFACTS}",)).fetchall()
-    return [str(location).removesuffix(f"/{ARTIFACTS}") for (location,) in found]
+    locations = connection.execute(query, (f"file://%/{ARTIFACTS}",)).fetchall()
+    return [str(location).removesuffix(f"/{ARTIFACTS}") for (location,) in locations]
 
 
 def _move(connection: sqlite3.Connection, old: str, home: Path) -> None:
-    """Replace the directory `old`, as a URI and as a path, at the beginning of every text in every table."""
+    """Replace the directory `old` at the beginning of every text in every table, as a URI and as a path."""
     renamed = ((old, home.as_uri()), (unquote(urlsplit(old).path), str(home)))
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     for (table,) in tables.fetchall():

@@ -1,8 +1,8 @@
-"""The MLflow calls of `instar.tracking`: bounded waiting, batches inside MLflow's limits, no secrets in text.
+"""The MLflow calls of `instar.tracking`: every wait is bounded, batches obey MLflow's limits, and no text has secrets.
 
-MLflow 3.17 takes 1000 metrics and 100 parameters or tags per batch, 250 characters per key, 6000 per parameter, 8000
-per tag.
-MLflow reads its HTTP limits from the environment; what the user has set there wins.
+MLflow 3.17 has these limits. A batch holds 1000 metrics, and 100 parameters or tags. A key has 250 characters, the value of a
+parameter 6000, the value of a tag 8000.
+MLflow reads its HTTP timeouts from the environment. A value that the user has set there is not changed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ POLICY, STORE = "instar.policy", "instar.store"
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
 KEY_CHARS, PARAM_CHARS, TAG_CHARS = 250, 6000, 8000
 DEADLINE_S = 20.0
-"""Longest time of one sync against a server, whatever its scheme: MLflow's own bound is 102 s for a database that is down."""
+"""Longest time of one sync with a server of any scheme. MLflow itself waits 102 s for a database that is down."""
 FILE_DEADLINE_S = 60.0
-"""The same for a SQLite file, whose first sync makes the tables."""
+"""Longest time of one sync with a SQLite file. It is longer because the first sync creates the tables."""
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -41,7 +41,7 @@ LIMITS = {
 }
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql", "mssql": "pyodbc"}
-"""Package of a database driver that can be installed where none is."""
+"""Scheme of a database -> package of a driver that can be installed for it."""
 PERMANENT = (
     "BAD_REQUEST",
     "CUSTOMER_UNAUTHORIZED",
@@ -53,7 +53,7 @@ PERMANENT = (
     "RESOURCE_DOES_NOT_EXIST",
     "UNAUTHENTICATED",
 )
-"""Error codes of MLflow with which asking again ends in the same way."""
+"""Error codes of MLflow that do not change when the call is repeated."""
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -78,7 +78,10 @@ def check_uri(uri: str) -> None:
 
 
 def check_client(uri: str) -> None:
-    """Raise `MissingDependencyError` unless MLflow and a database driver for `uri` are installed, before a stage is run."""
+    """Raise `MissingDependencyError` unless MLflow and a database driver for `uri` are installed.
+
+    This is checked before any stage runs.
+    """
     for package in ("mlflow",) if uri.startswith("http") else ("mlflow", "sqlalchemy", "alembic"):
         if find_spec(package) is None:
             raise _missing(package, "none", "pip install 'instar[tracking]', or --tracking off")
@@ -91,7 +94,7 @@ def check_client(uri: str) -> None:
     try:
         make_url(uri).get_dialect().import_dbapi()
     except ImportError as error:
-        package = DRIVERS.get(scheme, "the driver that it names")
+        package = DRIVERS.get(scheme, "the driver that the scheme names")
         raise _missing(
             f"a driver for {scheme}", str(error), f"pip install {package}, or name another one: {scheme}+DRIVER://"
         ) from error
@@ -109,19 +112,19 @@ def _missing(expected: str, found: str, action: str) -> MissingDependencyError:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """Return the exceptions that mean that MLflow cannot be used right now."""
+    """Return the exceptions by which MLflow says that it cannot be used right now."""
     names = (
         ("mlflow.exceptions", "MlflowException"),
         ("requests.exceptions", "RequestException"),
         ("sqlalchemy.exc", "SQLAlchemyError"),
     )
-    found: list[type[BaseException]] = [OSError, UnavailableError]
+    kinds: list[type[BaseException]] = [OSError, UnavailableError]
     for module, name in names:
         try:
-            found.append(getattr(importlib.import_module(module), name))
+            kinds.append(getattr(importlib.import_module(module), name))
         except ImportError:
             continue
-    return tuple(found)
+    return tuple(kinds)
 
 
 def deadline(uri: str) -> float:
@@ -130,19 +133,19 @@ def deadline(uri: str) -> float:
 
 
 class Patience:
-    """Runs work that may wait for a server, and goes on without it when the time is over.
+    """Runs work that calls a server, and stops waiting when the time is over.
 
-    What does not answer cannot be interrupted: it is left to a thread that ends at its next call (`_Deadline`) or with the
-    process, and until then nothing else is asked of the server.
+    A call that waits for a server cannot be interrupted. So it runs in a thread of its own, which ends at its next call
+    (`_Deadline`) or when the process ends. While that thread is alive, no other call is sent to the server.
     """
 
     def __init__(self) -> None:
         self._late: threading.Thread | None = None
 
     def within(self, seconds: float, work: Callable[[], T]) -> T:
-        """Return what `work` does, or raise its error; `UnavailableError` when it takes longer."""
+        """Return the result of `work`, or raise its error. Raise `UnavailableError` if it takes longer than `seconds`."""
         if self._late is not None and self._late.is_alive():
-            raise _slow(seconds, "the call before still waits")
+            raise _slow(seconds, "an earlier call still waits")
         done: list[T] = []
         raised: list[BaseException] = []
 
@@ -163,14 +166,16 @@ class Patience:
 
 
 def _slow(seconds: float, what: str) -> UnavailableError:
-    found = f"a slow server: {what}"
     return UnavailableError(
-        expected=f"a sync within {seconds:g} s", found=found, where="--tracking", action="check the server"
+        expected=f"a sync within {seconds:g} s",
+        found=f"a slow server: {what}",
+        where="--tracking",
+        action="check the server",
     )
 
 
 class _Deadline:
-    """Passes calls on to an MLflow client until the time of a sync is over."""
+    """Passes calls on to an MLflow client until the time of the sync is over; then every call fails."""
 
     def __init__(self, client: Any, until: float) -> None:
         self._client, self._until = client, until
@@ -182,7 +187,7 @@ class _Deadline:
 
 
 class Server:
-    """One MLflow server or database, one experiment of it, one registered model; both are named `model`."""
+    """An MLflow server or database, with one experiment and one registered model. Both are named `model`."""
 
     def __init__(self, uri: str, model: str, artifacts: str | None) -> None:
         self.uri, self.model, self.artifacts = uri, model, artifacts
@@ -191,52 +196,52 @@ class Server:
         self._experiment = ""
 
     def start(self) -> None:
-        """Connect if this was not done, and start the clock of a sync."""
+        """Connect if there is no connection yet, and start the clock of a sync."""
         if self._raw is None:
             self._raw = _client(self.uri)
         self.client = _Deadline(self._raw, time.monotonic() + deadline(self.uri))
-        found = self.client.get_experiment_by_name(self.model)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(self.model)
+        if experiment is None:
             self._experiment = self.client.create_experiment(self.model, artifact_location=self.artifacts)
-        elif found.lifecycle_stage == "active":
-            self._experiment = found.experiment_id
+        elif experiment.lifecycle_stage == "active":
+            self._experiment = experiment.experiment_id
         else:
             raise ConfigError(
                 expected=f"experiment '{self.model}'",
-                found=f"experiment {found.experiment_id} of that name, deleted",
+                found=f"a deleted experiment of that name, {experiment.experiment_id}",
                 where=scrub(self.uri),
-                action=f"mlflow experiments restore --experiment-id {found.experiment_id}, or delete it for good with mlflow gc",
+                action=f"run mlflow experiments restore --experiment-id {experiment.experiment_id}, or remove it with mlflow gc",
             )
 
     def find_runs(self, tags: Mapping[str, str]) -> list[Any]:
-        """Return the runs that carry all `tags`, oldest first. Those that somebody deleted are restored: the ledger has them."""
+        """Return the runs that have all `tags`, oldest first. A deleted run is restored, because the ledger still has it."""
         from mlflow.entities import ViewType
 
         quoted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        found = self.client.search_runs(
+        runs = self.client.search_runs(
             [self._experiment], " and ".join(quoted), run_view_type=ViewType.ALL, order_by=["attributes.start_time ASC"]
         )
-        for run in found:
+        for run in runs:
             if run.info.lifecycle_stage == "deleted":
                 self.client.restore_run(run.info.run_id)
-        return list(found)
+        return list(runs)
 
     def create_run(self, name: str, started: float, tags: Mapping[str, str]) -> Any:
-        """Start a run. The tags are part of the same call, so that no run is ever without them."""
+        """Start a run. The tags are sent in the same call, so there is never a run without them."""
         return self.client.create_run(self._experiment, start_time=_ms(started), tags=dict(tags), run_name=name)
 
     def log(self, run_id: str, points: Sequence[Point], tags: Mapping[str, str]) -> None:
-        """Log metrics and tags: one call, or one per thousand metrics. The tags come last."""
+        """Log metrics and tags, with one call per thousand metrics. The last call has the tags."""
         from mlflow.entities import Metric, RunTag
 
         metrics = [Metric(_key(k), v, _ms(p.at), p.step) for p in points for k, v in p.metrics.items()]
         batches = list(_chunks(metrics, METRICS_PER_BATCH)) or [[]]
-        last = [RunTag(_key(k), scrub(v)[:TAG_CHARS]) for k, v in tags.items()]
+        final_tags = [RunTag(_key(k), scrub(v)[:TAG_CHARS]) for k, v in tags.items()]
         for number, batch in enumerate(batches, 1):
-            self.client.log_batch(run_id, metrics=batch, tags=last if number == len(batches) else [])
+            self.client.log_batch(run_id, metrics=batch, tags=final_tags if number == len(batches) else [])
 
     def log_config(self, run_id: str, opened: Mapping[str, Any]) -> None:
-        """Log the resolved recipe: whole as `recipe.json`, flat as parameters."""
+        """Log the resolved recipe twice: as the file `recipe.json`, and flat as parameters."""
         from mlflow.entities import Param
 
         flat = flatten({**opened["recipe"], "seed": opened["seed"], "code": opened["code"]})
@@ -245,15 +250,15 @@ class Server:
         self.client.log_dict(run_id, dict(opened["recipe"]), "recipe.json")
 
     def finish(self, run_id: str, at: float) -> None:
-        """Mark a run as finished at the ledger's time."""
+        """Mark a run as finished at `at`, a time of the ledger."""
         self.client.set_terminated(run_id, "FINISHED", _ms(at))
 
     def version(self, run: Callable[[], Any], manifest: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        """Return the version of the registered model with this policy in this store; make it when there is none.
+        """Return the version of the registered model that has this policy in this store. Create it if there is none.
 
-        `run` gives the run that a new version belongs to, `tags` are the new version's. The alias `candidate` ends on the newest
-        version, also when a kill came between making one and naming it. A version's source is a manifest of a few lines: the
-        weights stay in the store, under the policy's digest.
+        A new version gets `tags` and belongs to the MLflow run that `run` returns. Its source is `manifest`, a few lines: the
+        weights stay in the store, under the digest of the policy. The alias `candidate` is moved to the newest version. This
+        also works if an earlier process was killed after it had created a version and before it had moved the alias.
         """
         from mlflow.exceptions import MlflowException
 
@@ -270,8 +275,8 @@ class Server:
             info = run().info
             self.client.log_dict(info.run_id, dict(manifest), "policy/manifest.json")
             source = f"{info.artifact_uri}/policy"
-            made = self.client.create_model_version(self.model, source, run_id=info.run_id, tags=dict(tags))
-            version = str(made.version)
+            created = self.client.create_model_version(self.model, source, run_id=info.run_id, tags=dict(tags))
+            version = str(created.version)
         named = self.client.get_registered_model(self.model).aliases.get("candidate", "0")
         if int(named) < int(version):
             self.client.set_registered_model_alias(self.model, "candidate", version)
@@ -294,7 +299,7 @@ def registered(uri: str, model: str, alias: str) -> tuple[str, str]:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Return nested tables as `a.b.c` -> text. What is longer than MLflow takes is cut and ends in its SHA-256."""
+    """Return nested tables as `a.b.c` -> text. A text that is too long for MLflow is cut and ends with its SHA-256."""
     if isinstance(value, Mapping):
         return {
             k: v
@@ -339,5 +344,5 @@ def _client(uri: str) -> Any:
             action="pip install 'instar[tracking]', or --tracking off",
         ) from error
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # its retries are told once, by whoever syncs
+        logging.getLogger(name).setLevel(logging.ERROR)  # the tracker reports a failure itself, once
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -1,10 +1,10 @@
 """The directory of one evolution: lock, store, artifact cache, scratch.
 
-DIR/evolution.json   name of the evolution and where its store is
+DIR/evolution.json   name of the evolution, and the URI of its store
 DIR/store/           objects (unless the store is remote): blobs, manifests, the ledger
-DIR/cache/           materialised artifacts; safe to delete
-DIR/scratch/         stage folders in flight; safe to delete
-DIR/lock             held by the one live process
+DIR/cache/           artifacts as folders; safe to delete
+DIR/scratch/         folders of stages that are running; safe to delete when no stage runs
+DIR/lock             held by the one process that runs the evolution
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Workspace:
         if artifact.digest and digest != artifact.digest:
             raise LedgerError(
                 expected=f"artifact {artifact.digest}",
-                found=digest,
+                found=f"artifact {digest}, because something changed the folder of the stage",
                 where=str(artifact.path),
-                action="something changed the stage's folder while it was stored; run again",
+                action="run again",
             )
         return digest
 
     def fresh_scratch(self, name: str) -> Path:
-        """Return an empty folder for a stage in flight, removing what a killed run left there."""
+        """Return an empty folder for a stage. Whatever a killed run left there is removed."""
         folder = self.path / "scratch" / name
         with storage_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -59,10 +59,10 @@ class Workspace:
 
 
 def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -> Workspace:
-    """Make a new evolution directory, or reopen one that was created with the same name and store."""
+    """Create an evolution directory, or reopen one that was created with the same name and store."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", evolution):
         raise ConfigError(
-            expected="letters, digits, '.', '_' and '-'",
+            expected="a name of letters, digits, '.', '_' and '-' that begins with a letter or digit",
             found=repr(evolution),
             where="--name",
             action="choose another name",
@@ -78,7 +78,7 @@ def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -
                 action="choose another --out, or resume this one",
             )
         return workspace
-    open_store(uri)  # a URI that is none is refused before it is written down
+    open_store(uri)  # an invalid URI is refused before it is written to the file
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         temporary = path / ".evolution.json"
@@ -100,14 +100,14 @@ def open_workspace(path: Path) -> Workspace:
             expected="an evolution directory with evolution.json",
             found=f"{type(error).__name__}: {brief(str(error))}",
             where=str(path),
-            action="check the path; `instar run RECIPE --out DIR` makes one",
+            action="check the path; `instar run RECIPE --out DIR` creates such a directory",
         ) from error
     return Workspace(path, name, str((path / "store").resolve()) if stored == "store" else stored)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the directory's lock. The kernel drops it when the process dies, however it dies."""
+    """Hold the lock of the directory. The kernel releases it when the process ends, however it ends."""
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -120,7 +120,7 @@ def locked(path: Path) -> Iterator[None]:
             expected="no other run on this directory",
             found=f"process {owner}",
             where=str(path / "lock"),
-            action="wait for it or stop it, then resume",
+            action="wait for that process or stop it, then resume",
         ) from error
     try:
         with storage_errors(path):
