@@ -177,7 +177,7 @@ def test_an_unclaimed_run_is_refused(make: Callable[..., World]) -> None:
     clone = dict(world.kfp.runs[only(world, "000000-1")], run_id="clone", display_name="Clone of it")
     clone["runtime_config"] = {"parameters": {"segment": 0, "attempt": 7}}
     world.kfp.runs["clone"] = clone
-    with pytest.raises(LockedError, match="a claim of attempt 7"):
+    with pytest.raises(LockedError, match="a claim for attempt 7"):
         world.open("clone")
 
 

@@ -17,7 +17,7 @@ SOMETIMES = ["0 0 3 29 2 0/7", "0 0 3 29 2 *", "0 0 3 31 * ?", "0 0 3 31 2 MON",
 @pytest.mark.parametrize("line", NEVER)
 def test_a_time_that_never_comes_is_refused(line: str, option: str) -> None:
     lines = {"--cron": "0 0 3 * * *", "--tick": "0 */10 * * * *", option: line}
-    with pytest.raises(ConfigError, match=r"days that come at least once in five years; found day .*") as raised:
+    with pytest.raises(ConfigError, match=r"days that occur at least once in five years; found day .*") as raised:
         cluster.schedule("s3://x/y", "e", Server(host="http://127.0.0.1:1"), lines["--cron"], lines["--tick"])
     assert raised.value.where == option
 

@@ -56,7 +56,7 @@ def test_create_whose_answer_was_lost_is_not_given_up_for_one_miss(
 def test_a_service_that_contradicts_itself_is_no_verdict(service: Service, store: S3Store) -> None:
     service.objects["head"] = (b"old", "")
     service.faults["HEAD"] = ["status 404 always"]
-    with pytest.raises(UnavailableError, match="none, 4 times in turn"):
+    with pytest.raises(UnavailableError, match="no object, 4 times in a row"):
         store.create("head", b"1")
 
 

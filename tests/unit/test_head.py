@@ -156,7 +156,7 @@ def test_a_head_of_another_evolution_is_neither_read_nor_written(store: LocalSto
 @pytest.mark.parametrize("name", ["segment", "iteration", "step", "attempt", "base", "revision"])
 def test_a_head_does_not_count_below_zero(store: LocalStore, name: str) -> None:
     store.put_bytes(path("evo", "head"), json.dumps({"evolution": "evo", name: -1}).encode())
-    with pytest.raises(LedgerError, match=f"'{name}' to be 0 or more; found -1; at evolutions/evo/head.json"):
+    with pytest.raises(LedgerError, match=f"'{name}' to be at least 0; found -1; at evolutions/evo/head.json"):
         read_head(store, "evo")
 
 
@@ -233,7 +233,7 @@ def test_the_holder_may_ask_again_and_a_newer_attempt_takes_over(store: LocalSto
         ({"segment": 1}, 0, 1, "a", "segment 1, running"),
         ({"status": "stopped"}, 0, 1, "a", "segment 0, stopped"),
         ({"status": "done", "run": "a", "attempt": 1}, 0, 1, "a", "segment 0, done"),
-        ({}, 0, 2, "a", "a claim of attempt 2"),
+        ({}, 0, 2, "a", "a claim for attempt 2"),
         ({}, 0, 1, "", "attempt 1 to be the newest"),
     ],
 )

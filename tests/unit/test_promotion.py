@@ -38,7 +38,7 @@ def refused(workspace: Workspace, template: Path, match: str) -> None:
 
 
 def test_an_evolution_that_never_beat_its_base_has_nothing_to_promote(tmp_path: Path, template: Path) -> None:
-    refused(write_evolution(tmp_path / "e", iterations=0), template, "passed gates, none of this policy")
+    refused(write_evolution(tmp_path / "e", iterations=0), template, "passed gates, none of them of this policy")
 
 
 def test_an_unfinished_evolution_is_refused_whatever_its_gate_said(tmp_path: Path, template: Path) -> None:

@@ -171,7 +171,7 @@ def test_tiles_show_the_last_policy_and_name_the_best(data: Data) -> None:
     found = {t["label"]: t for t in tiles.tiles(data)}
     headline = found["normalised score, base to last"]
     assert headline["value"] == "0.00 → 0.70" and "best 0.80 after iteration 3" in headline["note"]
-    told = found["does as it is told"]
+    told = found["follows the asked return"]
     assert (
         told["value"] == "+0.40"
         and "\u2212900 gets \u2212900" in told["note"]

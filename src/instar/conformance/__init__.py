@@ -1,8 +1,10 @@
-"""What instar relies on in a store, as twenty checks that anybody can run: `instar doctor --store URI`.
+"""Twenty checks of what instar needs from a store. Anybody can run them: `instar doctor --store URI`.
 
-Gateways that ignore `If-Match` or `If-None-Match` answer like those that honour them, until two runs overwrite each
-other. `require_conditional` is the short form that refuses such a store before anything is submitted. A store has no
-delete: all runs write the same names below `instar-conformance/`, plus three objects of a few bytes each per run.
+Some gateways ignore `If-Match` or `If-None-Match`. Nobody notices this until two runs overwrite each other.
+`require_conditional` is a short form of the checks. It refuses such a store before anything is submitted.
+
+The checks write objects below `instar-conformance/`. Stores have no delete, so all runs of the checks use the same names. Each
+run also leaves three new objects of a few bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _ADVICE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one check. `needed_for` says what breaks without it."""
+    """The result of one check. `needed_for` names what does not work if the check fails."""
 
     name: str
     passed: bool
@@ -57,9 +59,9 @@ CHECKS: tuple[tuple[str, Callable[[ObjectStore], str], str], ...] = (
 
 
 def run(store: ObjectStore) -> Iterator[Result]:
-    """Yield the result of each check. A service that is down or refuses the key raises: it has failed no check.
+    """Yield the result of each check. If the service is down or refuses the key, raise an error: no check has failed then.
 
-    Two runs at one time on one store disturb each other: they write the same names.
+    Do not run the checks twice at the same time on one store. They would disturb each other, because they write the same names.
     """
     store.list(f"{FOLDER}/")
     for name, check, needed_for in CHECKS:
@@ -75,7 +77,7 @@ def run(store: ObjectStore) -> Iterator[Result]:
 
 
 def require(results: list[Result], where: str) -> None:
-    """Raise a `StorageError` that names the checks that failed, if any did."""
+    """Raise `StorageError` with the names of the checks that failed, if any failed."""
     failed = [result.name for result in results if not result.passed]
     if failed:
         raise StorageError(
@@ -87,13 +89,13 @@ def require(results: list[Result], where: str) -> None:
 
 
 def require_conditional(store: ObjectStore) -> None:
-    """Raise a `StorageError` unless creates and swaps are refused when they must be and a right swap is accepted.
+    """Raise `StorageError` unless the store refuses a second create and a wrong swap, and accepts a right swap.
 
-    Takes a handful of requests, leaves the object `instar-conformance/probe` and may run many times at once.
+    This takes a few requests and leaves the object `instar-conformance/probe`. It may run several times at the same time.
     """
     store.create(PROBE, b"probe")
     if store.create(PROBE, b"second create"):
-        raise _ignored(store, "a second create of one object that succeeded (If-None-Match)")
+        raise _ignored(store, "a second create of the same object that succeeded (If-None-Match)")
     if store.swap(PROBE, b"wrong swap", conditional.WRONG_TAG):
         raise _ignored(store, "a swap with a wrong tag that succeeded (If-Match)")
     for _ in range(100):  # another process may be swapping the same object
@@ -105,5 +107,5 @@ def require_conditional(store: ObjectStore) -> None:
 
 def _ignored(store: ObjectStore, found: str) -> StorageError:
     return StorageError(
-        expected="a store that honours the condition of a write", found=found, where=store.uri, action=_ADVICE
+        expected="a store that obeys the condition of a write", found=found, where=store.uri, action=_ADVICE
     )

@@ -1,6 +1,7 @@
 """The conditional checks of `instar.conformance`: `create` and `swap` are refused exactly when they must be.
 
-A check takes a store, returns a few words about what it saw, and raises `Broken` when the promise does not hold.
+A check takes a store and returns a few words about what it saw. It raises `Broken` if the store breaks the promise in the
+check's docstring.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from instar.store import ObjectStore
 WRONG_TAG = '"00000000000000000000000000000000"'
 _WRITERS, _INCREMENTS = 8, 10
 _MAX_ATTEMPTS = 2 * _WRITERS * _INCREMENTS
-"""A refused swap means that another one succeeded since the read, so a writer needs at most all increments' number."""
+"""A swap is refused only if another one succeeded since the read. So no writer needs more attempts than there are increments."""
 
 
 def create_once(store: ObjectStore) -> str:
-    """The second create of a name is refused and leaves the first one's bytes."""
+    """The second create of a name is refused, and the bytes of the first one stay."""
     name = fresh()
     expect(store.create(name, b"first"), "a refused create of a new name")
     expect(not store.create(name, b"second"), "a second create that succeeded")
@@ -26,7 +27,7 @@ def create_once(store: ObjectStore) -> str:
 
 
 def create_race(store: ObjectStore) -> str:
-    """Of many creates of one name at one time, one succeeds and its bytes are stored."""
+    """If many writers create one name at the same time, exactly one succeeds, and its bytes are stored."""
     name = fresh()
     won = [i for i, ok in enumerate(together(RACERS, lambda i: store.create(name, b"%d" % i))) if ok]
     expect(len(won) == 1, f"{len(won)} winners of {RACERS}")
@@ -35,7 +36,7 @@ def create_race(store: ObjectStore) -> str:
 
 
 def swap_right_tag(store: ObjectStore) -> str:
-    """A swap with the object's tag replaces it, and the new bytes have a new tag."""
+    """A swap with the tag of the object replaces the object, and the new bytes have a new tag."""
     name, first, second = f"{FOLDER}/swap", secrets.token_bytes(8), secrets.token_bytes(8)
     store.put_bytes(name, first)
     before = tagged(store, name)
@@ -48,7 +49,7 @@ def swap_right_tag(store: ObjectStore) -> str:
 
 
 def swap_wrong_tag(store: ObjectStore) -> str:
-    """A swap with an older version's tag, or with one that never was, is refused and changes nothing."""
+    """A swap with the tag of an older version, or with an invented tag, is refused and changes nothing."""
     name, current = f"{FOLDER}/swap-refused", secrets.token_bytes(8)
     store.put_bytes(name, secrets.token_bytes(8))
     old = tagged(store, name).tag
@@ -60,7 +61,7 @@ def swap_wrong_tag(store: ObjectStore) -> str:
 
 
 def swap_missing(store: ObjectStore) -> str:
-    """A swap of an object that is not there is refused and makes none."""
+    """A swap of an object that does not exist is refused and creates none."""
     name = f"{FOLDER}/missing-{secrets.token_hex(6)}"
     expect(not store.swap(name, b"swapped", WRONG_TAG), "a swap of a missing object that succeeded")
     expect(not store.exists(name), "an object made by a refused swap")
@@ -68,7 +69,7 @@ def swap_missing(store: ObjectStore) -> str:
 
 
 def swap_counter(store: ObjectStore) -> str:
-    """Threads that count in one object by read and swap lose no increment."""
+    """If threads count in one object by read and swap, no increment is lost."""
     name, total = f"{FOLDER}/counter", _WRITERS * _INCREMENTS
     store.put_bytes(name, b"0")
 
@@ -82,6 +83,6 @@ def swap_counter(store: ObjectStore) -> str:
         return attempts
 
     attempts = sum(together(_WRITERS, count))
-    found = int(store.read(name))
-    expect(found == total, f"{found} after {total} increments")
+    stored = int(store.read(name))
+    expect(stored == total, f"{stored} after {total} increments")
     return f"{total} in {attempts} attempts"

@@ -1,6 +1,7 @@
-"""The unconditional checks of `instar.conformance`: objects come back whole, at once, under their own names.
+"""The unconditional checks of `instar.conformance`: objects can be read whole, at once, and under their own names.
 
-A check takes a store, returns a few words about what it saw, and raises `Broken` when the promise does not hold.
+A check takes a store and returns a few words about what it saw. It raises `Broken` if the store breaks the promise in the
+check's docstring.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _PARTS_BYTES = (17 << 20) + 3
 
 
 def put_and_read(store: ObjectStore) -> str:
-    """Bytes come back as they were given."""
+    """A read returns the bytes that were written."""
     name, data = f"{FOLDER}/bytes", secrets.token_bytes(16) + bytes(range(256)) * 64
     store.put_bytes(name, data)
     expect(store.read(name) == data, "other bytes than were written")
@@ -28,16 +29,16 @@ def put_and_read(store: ObjectStore) -> str:
 
 
 def size_and_exists(store: ObjectStore) -> str:
-    """Size and presence are told without reading."""
+    """The store knows the size of an object and whether it exists, without a read."""
     name, size = f"{FOLDER}/size", 1001 + 2 * secrets.randbelow(500)
     store.put_bytes(name, bytes(size))
-    found = store.size(name)
-    expect(found == size and store.exists(name), f"size {found} of an object of {size} bytes")
+    stored = store.size(name)
+    expect(stored == size and store.exists(name), f"size {stored} of an object of {size} bytes")
     return f"{size} bytes"
 
 
 def missing_object(store: ObjectStore) -> str:
-    """An object that was never written is reported as missing, by every call and not as an error of the service."""
+    """Every call reports an object that was never written as missing, and not as an error of the service."""
     name = f"{FOLDER}/never-written"
     expect(not store.exists(name) and store.size(name) is None, "an object that nobody wrote")
     expect(store.read_tagged(name) is None, "bytes of an object that nobody wrote")
@@ -49,7 +50,7 @@ def missing_object(store: ObjectStore) -> str:
 
 
 def empty_object(store: ObjectStore) -> str:
-    """An object of no bytes is an object."""
+    """An object without bytes exists and can be read."""
     name = f"{FOLDER}/empty"
     store.put_bytes(name, b"")
     expect(store.exists(name) and store.size(name) == 0 and store.read(name) == b"", "no empty object")
@@ -58,7 +59,7 @@ def empty_object(store: ObjectStore) -> str:
 
 
 def odd_names(store: ObjectStore) -> str:
-    """Every name of the alphabet is its own object: upper case, runs of dots, 200 characters, 40 folders."""
+    """Every valid name is an object of its own: for example with upper case, several dots, 200 characters or 40 folders."""
     names = [f"{FOLDER}/names/{name}" for name in ODD_NAMES]
     for name in names:
         store.put_bytes(name, name.encode())
@@ -70,14 +71,14 @@ def odd_names(store: ObjectStore) -> str:
 
 
 def file_in_and_out(store: ObjectStore) -> str:
-    """A file goes in and comes out."""
+    """A file can be stored and fetched."""
     name, data = f"{FOLDER}/file", os.urandom(100_001)
     expect(through_files(store, name, data) == data, "other bytes than were written")
     return f"{len(data)} bytes"
 
 
 def object_in_parts(store: ObjectStore) -> str:
-    """An object larger than one part is uploaded and read in parts that make up the whole."""
+    """An object larger than one part is uploaded and read in parts, and is whole afterwards."""
     name, data = f"{FOLDER}/parts", os.urandom(_PARTS_BYTES)
     try:
         expect(through_files(store, name, data) == data, "other bytes than were written")
@@ -98,7 +99,7 @@ def parallel_writes(store: ObjectStore) -> str:
 
 
 def overwrite(store: ObjectStore) -> str:
-    """Writing again replaces the whole object, also by a shorter one."""
+    """A second write replaces the whole object, even if it is shorter."""
     name = f"{FOLDER}/overwrite"
     store.put_bytes(name, bytes(10_000))
     store.put_bytes(name, b"new")
@@ -107,7 +108,7 @@ def overwrite(store: ObjectStore) -> str:
 
 
 def overwrite_under_reader(store: ObjectStore) -> str:
-    """Who reads while others overwrite sees one version, never a mixture, a part or nothing."""
+    """A reader sees one whole version while others overwrite the object. It never sees a mixture, a part or nothing."""
     name, done = f"{FOLDER}/overwrite-read", threading.Event()
 
     def write() -> None:
@@ -130,7 +131,7 @@ def overwrite_under_reader(store: ObjectStore) -> str:
 
 
 def read_your_write(store: ObjectStore) -> str:
-    """As soon as a write has returned, any reader gets its bytes."""
+    """As soon as a write has returned, every reader gets its bytes."""
     name = f"{FOLDER}/fresh"
     with ThreadPoolExecutor(1) as other:
         for i in range(20):
@@ -142,13 +143,13 @@ def read_your_write(store: ObjectStore) -> str:
 
 
 def list_by_prefix(store: ObjectStore) -> str:
-    """A listing holds the names that begin with a text, in order, and no others."""
+    """A listing has exactly the names that begin with the prefix, in order."""
     names = [f"{FOLDER}/list/{name}" for name in ("aa", "ab", "b/c")]
     for name in reversed(names):
         store.put_bytes(name, b"")
     for prefix, expected in (("list/", names), ("list/a", names[:2]), ("list/b", names[2:]), ("list/c", [])):
-        found = store.list(f"{FOLDER}/{prefix}")
-        expect(found == expected, f"{len(found)} names below '{prefix}' where {len(expected)} begin so")
+        listed = store.list(f"{FOLDER}/{prefix}")
+        expect(listed == expected, f"{len(listed)} names below '{prefix}' where {len(expected)} begin so")
     return "4 prefixes"
 
 
@@ -161,7 +162,7 @@ def list_after_write(store: ObjectStore) -> str:
 
 
 def strangers_refused(store: ObjectStore) -> str:
-    """A wrong key opens nothing; in a folder, objects are files that nobody but their owner may write."""
+    """A service refuses a wrong key. In a folder, objects are files that only their owner may write."""
     name = f"{FOLDER}/key"
     store.put_bytes(name, b"owner")
     if isinstance(store, LocalStore):

@@ -1,4 +1,4 @@
-"""What the checks of `instar.conformance` share: how one fails, fresh names, and calls made at one time."""
+"""What the checks of `instar.conformance` share: their exception, new names, and calls in several threads at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RACERS = 16
 
 
 class Broken(Exception):
-    """A promise that does not hold; the message says what was found instead."""
+    """The store breaks a promise. The message says what was found instead."""
 
 
 def expect(holds: bool, found: str) -> None:
@@ -29,16 +29,16 @@ def expect(holds: bool, found: str) -> None:
 
 
 def fresh() -> str:
-    """Return a name that nobody has used."""
+    """Return a name that nobody has used before."""
     return f"{FOLDER}/created/{secrets.token_hex(8)}"
 
 
 def tagged(store: ObjectStore, name: str) -> Tagged:
-    """Return an object that must be there, with its tag."""
-    found = store.read_tagged(name)
-    if found is None:
-        raise Broken("no object where one was just written")
-    return found
+    """Return an object and its tag. The object must exist."""
+    stored = store.read_tagged(name)
+    if stored is None:
+        raise Broken("no object, although it was just written")
+    return stored
 
 
 def through_files(store: ObjectStore, name: str, data: bytes) -> bytes:
@@ -61,7 +61,7 @@ def is_refused(call: Callable[[], object]) -> bool:
 
 
 def together(count: int, work: Callable[[int], T]) -> list[T]:
-    """Run `work(0)` to `work(count - 1)` in threads that start at one time."""
+    """Run `work(0)` to `work(count - 1)` in threads that start at the same time."""
     barrier = threading.Barrier(count)
 
     def start(i: int) -> T:

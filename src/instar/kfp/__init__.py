@@ -1,1 +1,5 @@
-"""The API of Kubeflow Pipelines, as far as the chain of runs needs it: `api` says what, `client` and `http` how."""
+"""The part of the Kubeflow Pipelines API that the chain of runs needs.
+
+`api` declares the interface, `client` implements it, and `http` sends the requests.
+`schedule` keeps a recurring run, and `workflow` reads why a run has ended.
+"""

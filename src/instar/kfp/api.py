@@ -1,7 +1,7 @@
-"""What instar asks of Kubeflow Pipelines: an interface small enough to fake.
+"""The calls of Kubeflow Pipelines that instar uses: an interface that is small enough for a fake in tests.
 
-`instar.kfp.client.open_kfp` returns the client that speaks to a real API server. The interface carries ids and states only,
-so that the chain's rules (`instar.pipelines.chain.submission`) can be read and tested without the service.
+`instar.kfp.client.open_kfp` returns the client for a real API server. The interface has only ids and states. So the rules of
+the chain (`instar.pipelines.chain.submission`) can be read and tested without the service.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import Any, Protocol
 
 LIVE = frozenset({"", "RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "PAUSED", "CANCELING"})
 CANCELLED = frozenset({"CANCELING", "CANCELED"})
-"""The server never sets the second of them: a run that a person has terminated goes on to FAILED (`instar.kfp.workflow`)."""
+"""States of a run that a person has terminated. It goes from CANCELING to FAILED (`instar.kfp.workflow`).
+
+The server never sets CANCELED.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """A run to create. `parameters` must name inputs of the pipeline exactly: the server refuses an unknown one."""
+    """A run to create. `parameters` may name only inputs of the pipeline, because the server refuses others."""
 
     name: str
     experiment: str
@@ -40,7 +43,8 @@ class RunSpec:
 class RunInfo:
     """A run as the server reports it. `state` is one of its runtime states, or empty just after creation.
 
-    `cancelled`: a person has terminated it. Of a run that has ended, only `KfpApi.get_run` knows it for certain, and `error`.
+    `cancelled` says that a person has terminated the run. `error` says why it failed. For a run that has ended, only
+    `KfpApi.get_run` knows both for certain.
     """
 
     run_id: str
@@ -52,7 +56,7 @@ class RunInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A recurring run. `schedule_id` and `enabled` are the server's and do not count when two are compared."""
+    """A recurring run. The server sets `schedule_id` and `enabled`, so they do not count when two schedules are compared."""
 
     name: str
     experiment: str
@@ -68,33 +72,34 @@ class Schedule:
 
 
 class KfpApi(Protocol):
-    """Calls raise `UnavailableError` for what trying again can cure and `ConfigError` for a request that was refused.
+    """Calls raise `UnavailableError` if it can help to try again, and `ConfigError` if the server refused the request.
 
-    `create_run` and `create_schedule` are sent once: after an error the caller looks before it asks again.
+    `create_run` and `create_schedule` are sent only once. After an error, the server may have created the run all the same.
+    So the caller looks for it before it calls again.
     """
 
     def ensure_experiment(self, name: str) -> str:
-        """Return the id of the experiment of this name, which is created when there is none."""
+        """Return the id of the experiment of this name. Create it if there is none."""
         ...
 
     def upload(self, pipeline: str, version: str, package: Path) -> Version:
-        """Return the ids of a pipeline version, uploaded unless a version of this name exists already."""
+        """Return the ids of a pipeline version. Upload it unless a version of this name exists already."""
         ...
 
     def find_runs(self, experiment: str, name: str) -> list[RunInfo]:
-        """Return every run of this name in the experiment, oldest first; archived ones too."""
+        """Return every run of this name in the experiment, oldest first. Archived runs are included."""
         ...
 
     def get_run(self, run_id: str) -> RunInfo | None:
-        """Return one run, or None when it was deleted. Of one that has ended, whether a person ended it and why it failed."""
+        """Return one run, or None if it was deleted. For a run that has ended, `cancelled` and `error` are certain."""
         ...
 
     def create_run(self, spec: RunSpec) -> RunInfo:
-        """Create a run. The server accepts several runs of one name."""
+        """Create a run. The server accepts several runs of the same name."""
         ...
 
     def terminate(self, run_id: str) -> None:
-        """Ask the server to stop a run; one that has ended already is left alone."""
+        """Ask the server to stop a run. Nothing happens if it has ended already."""
         ...
 
     def find_schedules(self, experiment: str, name: str) -> list[Schedule]:
@@ -106,5 +111,5 @@ class KfpApi(Protocol):
         ...
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Delete a recurring run; one that is gone already is no error."""
+        """Delete a recurring run. It is no error if it is gone already."""
         ...

@@ -1,4 +1,4 @@
-"""`KfpApi` over the v2beta1 REST API of Kubeflow Pipelines. How requests are sent and repeated is in `instar.kfp.http`."""
+"""`KfpApi` over the v2beta1 REST API of Kubeflow Pipelines. `instar.kfp.http` sends and repeats the requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def open_kfp(
 ) -> KfpApi:
     """Return a client of the API server at the URL `host`.
 
-    The token is read from `token_file` for every call, because a projected service account token rotates.
-    `certificates` is a CA bundle. `MissingDependencyError` without the `cluster` extra.
+    The token is read from `token_file` for every call, because the projected token of a service account rotates.
+    `certificates` is a CA bundle. Raise `MissingDependencyError` without the `cluster` extra.
     """
     return KfpClient(host, token_file=token_file, namespace=namespace, certificates=certificates)
 
 
 class KfpClient:
-    """See `instar.kfp.api.KfpApi` for the methods."""
+    """A client of a real API server. `instar.kfp.api.KfpApi` documents the methods."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class KfpClient:
         self._uploads = kfp.PipelineUploadServiceApi(client)
 
     def ensure_experiment(self, name: str) -> str:
-        """Return the id of an experiment, created when there is none."""
+        """Return the id of an experiment. Create it if there is none."""
 
         def find() -> str:
             listed = self._http.list(
@@ -62,7 +62,10 @@ class KfpClient:
         return find() or self._create(find, lambda: str(self._http.once(create, body)["experiment_id"]))
 
     def upload(self, pipeline: str, version: str, package: Path) -> Version:
-        """Return the ids of a version; the version's name must follow from its content, as it is not compared."""
+        """Return the ids of a version.
+
+        A version with the same name is taken without a comparison, so the name must depend on the content, as a digest does.
+        """
         pipeline_id = self._ensure_pipeline(pipeline)
 
         def find() -> str:
@@ -87,17 +90,17 @@ class KfpClient:
         return [_run(raw) for raw in listed]
 
     def get_run(self, run_id: str) -> RunInfo | None:
-        """Return one run, or None. Of one that has ended the workflow is asked, too."""
+        """Return one run, or None. If the run has ended, its workflow is read too."""
         raw = self._http.read(self._runs.run_service_get_run, run_id, absent={})
         run = _run(raw) if raw else None
         if run is None or run.state in LIVE:
             return run
-        found = workflow.parse(self._http.read(self._get_workflow, run_id, absent={}))
-        error = "" if run.state == "SUCCEEDED" else workflow.reason(found, raw)
-        return replace(run, cancelled=run.cancelled or workflow.was_ended(found), error=error)
+        manifest = workflow.parse(self._http.read(self._get_workflow, run_id, absent={}))
+        error = "" if run.state == "SUCCEEDED" else workflow.reason(manifest, raw)
+        return replace(run, cancelled=run.cancelled or workflow.was_ended(manifest), error=error)
 
     def create_run(self, spec: RunSpec) -> RunInfo:
-        """Create a run; sent once."""
+        """Create a run. The request is sent only once."""
         body = self._kfp.V2beta1Run(
             display_name=spec.name,
             experiment_id=spec.experiment,
@@ -123,7 +126,7 @@ class KfpClient:
         return [_schedule(raw) for raw in listed]
 
     def create_schedule(self, schedule: Schedule) -> str:
-        """Create a recurring run; sent once."""
+        """Create a recurring run. The request is sent only once."""
         kfp = self._kfp
         body = kfp.V2beta1RecurringRun(
             display_name=schedule.name,
@@ -154,16 +157,19 @@ class KfpClient:
         return find() or self._create(find, lambda: str(self._http.once(create, body)["pipeline_id"]))
 
     def _create(self, find: Callable[[], str], send: Callable[[], str]) -> str:
-        """Send once; after an error look whether the thing is there all the same (a lost answer, a faster rival)."""
+        """Send a request once and return the id of what it created.
+
+        After an error, look for it: the answer may have been lost, or another process may have created it first.
+        """
         try:
             return send()
         except InstarError:
-            if found := find():
-                return found
+            if existing := find():
+                return existing
             raise
 
     def _get_workflow(self, run_id: str, **options: Any) -> Any:
-        """Send the request of the v1beta1 API for a run, of which the library knows v2beta1 alone."""
+        """Read a run by the v1beta1 API. The library has functions for v2beta1 only, so the request is written by hand."""
         path, header = "/apis/v1beta1/runs/{run_id}", {"Accept": "application/json"}
         return self._http.client.call_api(
             path,

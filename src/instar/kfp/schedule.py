@@ -1,4 +1,4 @@
-"""The recurring run of a chain: which cron lines the server understands, and how exactly one of a name is kept."""
+"""The recurring run of a chain: checks its cron line, and makes sure that there is exactly one recurring run of its name."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _RANGE = re.compile(r"(?:[*?]|([0-9]{1,2}|[A-Z]{3})(?:-([0-9]{1,2}|[A-Z]{3}))?)(
 
 
 _CYCLE = [dt.date(2001, 1, 1) + dt.timedelta(days=n) for n in range(2 * (28 * 365 + 7))]
-"""Every day of twice 28 years, after which leap years meet the same days of the week again."""
+"""Every day of 56 years. After 28 years, leap years and days of the week repeat."""
 _SEARCHED = dt.timedelta(days=5 * 365)
-"""How far ahead the server's library looks for the next time. Where it finds none its controller asks again without end."""
+"""How far ahead the server searches for the next time. If it finds none, its controller searches again without end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconciled:
-    """What `reconcile_schedule` did. `enabled` is False when somebody has disabled the schedule that was kept."""
+    """What `reconcile_schedule` did. `enabled` is False if a person has disabled the schedule, and it stays disabled."""
 
     kept: str = ""
     created: str = ""
@@ -42,33 +42,36 @@ class Reconciled:
 
 
 def reconcile_schedule(api: KfpApi, wanted: Schedule) -> Reconciled:
-    """Leave exactly one recurring run of this name, equal to `wanted`.
+    """Make sure that there is exactly one recurring run of this name, and that it is equal to `wanted`.
 
-    The server cannot update one, so a different one is replaced: the new one is created before the old ones are deleted,
-    and a crash in between leaves two, of which the next call keeps one. One that a person disabled stays disabled.
+    The server cannot update a recurring run. So one that differs is replaced: first the new one is created, then the old ones
+    are deleted. A crash in between leaves two, and the next call deletes one of them. If a person has disabled the schedule,
+    it stays disabled.
     """
     check_cron(wanted.cron)
-    found = api.find_schedules(wanted.experiment, wanted.name)
-    equal = [s for s in found if s == wanted]
-    kept = next((s for s in equal if s.enabled), equal[0] if equal else None)
-    enabled = not found or any(s.enabled for s in found)
-    created = "" if kept else api.create_schedule(replace(wanted, enabled=enabled))
-    surplus = tuple(s.schedule_id for s in found if s is not kept)
+    schedules = api.find_schedules(wanted.experiment, wanted.name)
+    equal = [s for s in schedules if s == wanted]
+    match = next((s for s in equal if s.enabled), equal[0] if equal else None)
+    enabled = not schedules or any(s.enabled for s in schedules)
+    created = "" if match else api.create_schedule(replace(wanted, enabled=enabled))
+    surplus = tuple(s.schedule_id for s in schedules if s is not match)
     for schedule_id in surplus:
         api.delete_schedule(schedule_id)
     return Reconciled(
-        kept=kept.schedule_id if kept else "",
+        kept=match.schedule_id if match else "",
         created=created,
         deleted=surplus,
-        enabled=kept.enabled if kept else enabled,
+        enabled=match.enabled if match else enabled,
     )
 
 
 def check_cron(cron: str, where: str = "--cron") -> None:
-    """Refuse what the server would refuse, take for another time, or look for without end (github.com/robfig/cron, seconds first).
+    """Raise `ConfigError` for a cron line that the server would refuse or misread, or whose next time it would never find.
 
-    Accepted: six fields of `*`, `?`, numbers, names (JAN-DEC, SUN-SAT), ranges, steps and lists; the `@` words;
-    `@every` with a Go duration above zero. `ConfigError` names `where` and the field.
+    The server uses github.com/robfig/cron, with seconds first. Accepted are
+    - six fields of `*`, `?`, numbers, names (JAN-DEC, SUN-SAT), ranges, steps and lists;
+    - words such as `@daily`;
+    - `@every` with a Go duration above zero, for example `@every 1h30m`.
     """
     if cron.startswith("@"):
         if cron in _SHORT or (_EVERY.fullmatch(cron) and re.search("[1-9]", cron)):
@@ -86,25 +89,33 @@ def check_cron(cron: str, where: str = "--cron") -> None:
             raise _not_cron(expected, f"'{text}' in '{cron}'", where)
         chosen.append({number for item in items for number in item or ()})
     if not _comes_again(chosen[3], chosen[4], chosen[5], either=fields[3][0] not in "*?" and fields[5][0] not in "*?"):
-        expected = "days that come at least once in five years"
+        expected = "days that occur at least once in five years"
         raise _not_cron(expected, f"day {fields[3]}, month {fields[4]}, weekday {fields[5]} in '{cron}'", where)
 
 
 def _item(text: str, low: int, high: int, words: tuple[str, ...]) -> range | None:
-    """Return the numbers of one item of a cron field: everything, a value or a range, each with or without a step; else None."""
-    found = _RANGE.fullmatch(text)
-    if found is None or (found[3] is not None and int(found[3]) == 0):
+    """Return the numbers that one item of a cron field stands for, or None if it is not valid.
+
+    An item is `*`, a value or a range, with or without a step. `5/10` stands for 5, 15, 25 and so on.
+    """
+    match = _RANGE.fullmatch(text)
+    if match is None or (match[3] is not None and int(match[3]) == 0):
         return None
     known = {word: low + index for index, word in enumerate(words)}
-    ends = [int(end) if end.isdigit() else known.get(end.upper(), -1) for end in found.group(1, 2) if end]
+    ends = [int(end) if end.isdigit() else known.get(end.upper(), -1) for end in match.group(1, 2) if end]
     if not all(low <= end <= high for end in ends) or ends != sorted(ends):
         return None
-    first, last = (ends[0], ends[-1]) if ends else (low, high)
-    return range(first, (high if len(ends) == 1 and found[3] else last) + 1, int(found[3] or 1))  # 5/10: from 5 on
+    start, end = (ends[0], ends[-1]) if ends else (low, high)
+    if len(ends) == 1 and match[3]:
+        end = high
+    return range(start, end + 1, int(match[3] or 1))
 
 
 def _comes_again(days: set[int], months: set[int], weekdays: set[int], *, either: bool) -> bool:
-    """Return whether the next day is always near enough to be found. Where day and weekday are both restricted either is enough."""
+    """Return whether the server always finds the next day, because gaps between days are shorter than `_SEARCHED`.
+
+    With `either`, a day matches if its day of the month or its weekday matches. Otherwise both must match.
+    """
     hits = [
         day
         for day in _CYCLE
@@ -118,5 +129,5 @@ def _not_cron(expected: str, found: str, where: str) -> ConfigError:
         expected=expected,
         found=found,
         where=where,
-        action="write for example '0 0 3 * * *' for three o'clock every night",
+        action="write six fields, for example '0 0 3 * * *' for three o'clock every night",
     )

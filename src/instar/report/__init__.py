@@ -1,4 +1,8 @@
-"""`report.html`: one self-contained page about an evolution, readable offline, at any point of its life."""
+"""`report.html`: one self-contained page about an evolution. It opens offline and can be written at any time of a run.
+
+`data` and the modules that it calls read ledger and store and return plain values. `tiles` and `page` turn them into HTML.
+`markdown` writes a shorter page for the pipelines UI.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from instar.workspace import Workspace
 
 
 def write_report(workspace: Workspace, out: Path) -> Path:
-    """Write the page of `workspace` to the file `out` and return it. An unfinished or failed evolution has one too.
+    """Write the page of `workspace` to the file `out` and return the path. The evolution may be unfinished or failed.
 
-    Raises `MissingDependencyError` without the `report` extra. The file appears whole or not at all.
+    Raise `MissingDependencyError` without the `report` extra. The file appears whole or not at all.
     """
     try:
         from instar.report.page import render

@@ -1,7 +1,7 @@
-"""What a page about a continuous-control recipe shows beyond scores: asked and reached returns, the logged data, single episodes.
+"""What a page about a continuous-control recipe shows in addition to scores: returns, the logged data and single episodes.
 
-Returns come from scores: a score s is the return random + s (expert - random), exactly, with the references that travel with
-the tasks. Pools: `val` asks for the target, `probe` for other returns.
+Returns are computed from scores. A score s stands for the return random + s (expert - random). Both reference returns are in
+the tasks. Tasks of the pool `val` ask the policy for the target return, tasks of the pool `probe` for other returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A return that policies are asked for, and the references of its environment. `probe` targets enter no verdict."""
+    """A return that policies are asked for, and the reference returns of its environment.
+
+    A target with `probe` has no influence on the gate.
+    """
 
     arm: str
     asked: float
@@ -34,13 +37,13 @@ class Target:
     label: str
 
     def reached(self, score: float) -> float:
-        """Return the undiscounted return of a score."""
+        """Return the undiscounted return that a score stands for."""
         return self.random + score * (self.expert - self.random)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """Logged episodes of one arm: how many, how many steps, and the return of each."""
+    """The logged episodes of one arm: the number of steps of all, and the return of each."""
 
     arm: str
     steps: int
@@ -54,7 +57,7 @@ class Tier:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One start state, acted from by the first and by the last policy: returns and lengths."""
+    """One start state with the returns of the first and of the last policy."""
 
     task_id: str
     seed: int
@@ -67,7 +70,11 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuous:
-    """The target first, then the probes from the highest asked return to the lowest; tiers from the worst data to the best."""
+    """Everything about continuous control on the page.
+
+    `targets` has the target first, and then the probes from the highest asked return to the lowest. `tiers` go from the worst
+    data to the best.
+    """
 
     targets: list[Target] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
@@ -81,17 +88,17 @@ class Continuous:
         return sorted(mine, key=lambda s: s.iteration)
 
     def gap(self) -> float | None:
-        """Return the last score at the target minus the mean last score at the probes; None without both."""
-        last: dict[bool, list[float]] = {False: [], True: []}
+        """Return the last score at the target minus the mean of the last scores at the probes, or None if one is missing."""
+        latest: dict[bool, list[float]] = {False: [], True: []}
         for target in self.targets:
             scores = self.of(target)
-            last[target.probe] += [scores[-1].value] if scores else []
-        means = [sum(v) / len(v) for v in last.values() if v]
+            latest[target.probe] += [scores[-1].value] if scores else []
+        means = [sum(v) / len(v) for v in latest.values() if v]
         return means[0] - means[1] if len(means) == 2 else None
 
 
 def continuous_data(tasks: Any, found: Sequence[Evaluated], notes: list[str]) -> Continuous:
-    """Return what tasks and evaluations say. `tasks` is the task table, or None where there is none."""
+    """Return what tasks and evaluations say about continuous control. `tasks` is the task table, or None if there is none."""
     watched = [e for e in found if e.split == SPLIT]
     scores = [s for e in watched for s in (*(a for a in e.scores if a.arm), *e.probes)]
     if tasks is None:
@@ -106,14 +113,14 @@ def continuous_data(tasks: Any, found: Sequence[Evaluated], notes: list[str]) ->
 
 
 def targets(tasks: Any) -> list[Target]:
-    """Return what the policies are asked for, from the evaluation tasks."""
-    found: dict[tuple[str, bool], Target] = {}
+    """Return the returns that the policies are asked for, from the evaluation tasks."""
+    by_arm: dict[tuple[str, bool], Target] = {}
     table = tasks.filter(pc.field("split").isin([SPLIT, PROBE])).select(["arm", "split", "features", "reference"])
     for row in table.to_pylist():
         key = row["arm"], row["split"] == PROBE
-        if key not in found:
-            found[key] = _target(row)
-    return sorted(found.values(), key=lambda t: (t.probe, -t.asked))
+        if key not in by_arm:
+            by_arm[key] = _target(row)
+    return sorted(by_arm.values(), key=lambda t: (t.probe, -t.asked))
 
 
 def _target(row: dict[str, str]) -> Target:
@@ -129,7 +136,7 @@ def _target(row: dict[str, str]) -> Target:
 
 
 def tiers(tasks: Any) -> list[Tier]:
-    """Return the logged data by arm, from the training segments: the level of a segment is the return of its episode."""
+    """Return the logged data by arm, from the training tasks. Each one is a slice, and its level is the episode's return."""
     steps: dict[str, int] = defaultdict(int)
     returns: dict[str, dict[str, float]] = defaultdict(dict)
     table = tasks.filter(pc.field("split") == "train").select(["arm", "level", "features"])
@@ -137,12 +144,12 @@ def tiers(tasks: Any) -> list[Tier]:
         segment = json.loads(row["features"])
         steps[row["arm"]] += int(segment["end"]) - int(segment["start"])
         returns[row["arm"]][segment["episode"]] = row["level"]
-    made = [Tier(arm=arm, steps=steps[arm], returns=sorted(found.values())) for arm, found in returns.items()]
-    return sorted(made, key=lambda tier: (tier.mean, tier.arm))
+    unsorted = [Tier(arm=arm, steps=steps[arm], returns=sorted(episodes.values())) for arm, episodes in returns.items()]
+    return sorted(unsorted, key=lambda tier: (tier.mean, tier.arm))
 
 
 def pair_episodes(tasks: Any, first: Evaluation, last: Evaluation, split: str = SPLIT) -> list[Episode]:
-    """Return the start states of `split` that both policies acted from, from the lowest last return to the highest."""
+    """Return the episodes of `split` that both policies have, in order of the return of the last policy, lowest first."""
     before, after = _rows(first, split), _rows(last, split)
     table = tasks.filter(pc.field("split") == split).select(["task_id", "arm", "split", "features", "reference"])
     out = []
@@ -166,7 +173,7 @@ def pair_episodes(tasks: Any, first: Evaluation, last: Evaluation, split: str = 
 
 
 def thin(items: Sequence[T], most: int) -> list[T]:
-    """Return at most `most` items, evenly spaced, the first and the last among them."""
+    """Return at most `most` items, evenly spaced. The first and the last item are always among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

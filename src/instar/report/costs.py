@@ -1,4 +1,4 @@
-"""Seconds of the stages, and of the time around them."""
+"""The seconds that stages take, and the seconds between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cost:
 
 
 def costs(entry: Entry) -> list[Cost]:
-    """Return the seconds of an entry by stage; what no stage function used is overhead."""
+    """Return the seconds of an entry by stage. Time outside of the stage functions is overhead."""
     time, iteration, stage = entry.time, int(entry.body["iteration"]), entry.body["stage"]
     wall, cpu = float(time.get("perf/wall_s", 0.0)), float(time.get("perf/cpu_s", 0.0))
     parts = [Cost(iteration=iteration, stage=stage, wall_s=wall, cpu_s=cpu)]
@@ -54,6 +54,6 @@ def stage_totals(found: list[Cost]) -> list[tuple[str, float, float]]:
 
 
 def overhead(found: list[Cost]) -> float | None:
-    """Return the share of wall time that no stage function used, or None before the first stage."""
+    """Return the share of wall time outside of the stage functions, or None before the first stage."""
     total = sum(c.wall_s for c in found)
     return sum(c.wall_s for c in found if c.stage == "overhead") / total if total else None

@@ -1,7 +1,7 @@
-"""What the report shows, gathered from ledger and store as plain values. Nothing here draws.
+"""Collects everything that the report shows from ledger and store, as plain values. `instar.report.page` draws it.
 
-The learning curve is the split that the gate reads (`val`) after every iteration; `id` and `ood` are test splits,
-evaluated on the base and on the champion. Artifacts that cannot be read leave a note on the page.
+The learning curve shows the scores on `val`, the split that the gate reads, after every iteration. `id` and `ood` are test
+splits; only the base and the champion are evaluated on them. If an artifact cannot be read, the page shows a note.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from instar.timeline import Elapsed, elapsed, inner_steps, points
 from instar.workspace import Workspace
 
 MASTERED = 0.8
-"""Accuracy from which an arm counts as mastered."""
+"""An arm counts as mastered if its accuracy is at least this."""
 ROLLOUTS = ("rollout/num_rollouts", "reward/num_rollouts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """An arm of the curriculum with its mean level. `trained` is False for arms that only tests use."""
+    """An arm of the curriculum and its mean level. `trained` is False for arms that only tests use."""
 
     name: str
     domain: str
@@ -51,31 +51,31 @@ class Data:
     reason: str
     head: str
     measure: str = "accuracy"
-    """What a score is: `accuracy` of answers, or `normalised_score` of episodes."""
+    """What a score means: `accuracy` of answers, or `normalised_score` of episodes."""
     inner_steps: int = 1
     arms: list[Arm] = field(default_factory=list)
     curve: list[Score] = field(default_factory=list)
     tests: list[Test] = field(default_factory=list)
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Inner step -> metric -> value, learning stages only."""
+    """Inner step -> metric -> value, for the stages of the inner loop only."""
     gates: list[Gate] = field(default_factory=list)
     ending: str = ""
-    """Which policy is champion and why it is not the last one."""
+    """A sentence that says which policy is champion, and why it is not the last one."""
     costs: list[Cost] = field(default_factory=list)
     elapsed: list[Elapsed] = field(default_factory=list)
-    """Wall time of every iteration that has a gate, between the stages as well as in them."""
+    """Wall time of every iteration that has a gate, both in the stages and between them."""
     samples: list[Sample] = field(default_factory=list)
     continuous: Continuous | None = None
-    """What only a continuous-control recipe has: returns, targets, logged data, episodes. None where answers are judged."""
+    """Returns, targets, logged data and episodes of a continuous-control recipe. None for all other recipes."""
     judge: Judge | None = None
-    """The policy as a judge, and reflection. None where neither is measured."""
+    """The policy as a judge, and its reflection. None if neither is measured."""
     champion: int = 0
     """Iteration whose policy is the champion."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def iterations(self) -> tuple[int, int]:
-        """Iterations evaluated, and planned."""
+        """The number of iterations that were evaluated, and the number that is planned."""
         return max((a.iteration for a in self.curve), default=0), int(
             self.opened.get("recipe", {}).get("iterations", 0)
         )
@@ -90,7 +90,7 @@ class Data:
         return next((a for a in self.curve if (a.iteration, a.split, a.arm) == (iteration, split, "")), None)
 
     def best(self) -> Score | None:
-        """Return the highest macro score on the validation tasks, the earliest of equal ones."""
+        """Return the highest macro score on the validation tasks. Among equal scores, return the earliest."""
         return max((a for a in self.curve if not a.arm), key=lambda a: (a.value, -a.iteration), default=None)
 
     def mastered(self, iteration: int) -> int:
@@ -104,11 +104,11 @@ def gather(workspace: Workspace) -> Data:
     opened, closed = next(ledger.of("open"), None), next(ledger.of("close"), None)
     notes: list[str] = []
     stages = list(ledger.of("stage"))
-    found = evaluations(workspace, stages, notes)
-    decided = gates(ledger.of("gate"), found)
-    curve = [a for e in found if e.split == SPLIT for a in e.scores]
+    evaluated = evaluations(workspace, stages, notes)
+    decided = gates(ledger.of("gate"), evaluated)
+    curve = [a for e in evaluated if e.split == SPLIT for a in e.scores]
     promoted = [g.iteration for g in decided if g.promoted]
-    tasks, measure = _tasks(workspace, stages, notes), _measure(opened, found)
+    tasks, measure = _tasks(workspace, stages, notes), _measure(opened, evaluated)
     continuous = measure == "normalised_score"
     return Data(
         evolution=workspace.evolution,
@@ -120,22 +120,22 @@ def gather(workspace: Workspace) -> Data:
         inner_steps=inner_steps(ledger),
         arms=_arms(tasks) if tasks is not None else _arm_names(curve),
         curve=curve,
-        tests=tests(found),
+        tests=tests(evaluated),
         steps=_steps(workspace, stages, notes),
         gates=decided,
         ending=ending(list(ledger.of("gate"))),
         costs=[c for e in stages for c in costs(e)],
         elapsed=elapsed(ledger.entries),
-        samples=[] if continuous else _samples(tasks, found, notes),
-        continuous=continuous_data(tasks, found, notes) if continuous else None,
-        judge=judge_data(found),
+        samples=[] if continuous else _samples(tasks, evaluated, notes),
+        continuous=continuous_data(tasks, evaluated, notes) if continuous else None,
+        judge=judge_data(evaluated),
         champion=promoted[-1] if promoted else 0,
         notes=notes,
     )
 
 
 def _measure(opened: Entry | None, found: list[Evaluated]) -> str:
-    """Return what the evaluations say that they measure, before the first what the recipe will."""
+    """Return what the evaluations measure. Before the first evaluation, return what the recipe will measure."""
     if found:
         return found[-1].measure
     strategy = opened.body["recipe"].get("evaluate", {}).get("strategy") if opened else None
@@ -169,7 +169,7 @@ def _steps(workspace: Workspace, stages: list[Entry], notes: list[str]) -> dict[
 
 
 def _tasks(workspace: Workspace, stages: list[Entry], notes: list[str]) -> Any:
-    """Return the task table, or None when there is none yet."""
+    """Return the task table, or None if there is none yet."""
     digest = next((e.body["outputs"]["tasks"] for e in stages if "tasks" in e.body["outputs"]), None)
     if digest is None:
         return None
@@ -181,7 +181,7 @@ def _tasks(workspace: Workspace, stages: list[Entry], notes: list[str]) -> Any:
 
 
 def _arms(tasks: Any) -> list[Arm]:
-    """Return the arms by domain and mean level. Anchors are questions about answers and belong to none."""
+    """Return the arms in order of domain and mean level. Anchors are questions about given answers and belong to no arm."""
     tasks = tasks.filter(pc.field("split") != ANCHOR)
     pairs = tasks.group_by(["arm", "split"]).aggregate([]).to_pylist()
     trained = {pair["arm"] for pair in pairs if pair["split"] == "train"}

@@ -1,4 +1,4 @@
-"""Evaluations and gate decisions of an evolution, as the ledger lists them and the store holds them."""
+"""Evaluations and gate decisions of an evolution, read from ledger and store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLIT = "val"
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score with its interval; `arm` is empty for the macro mean over arms."""
+    """A score with its interval. `arm` is empty for the macro mean over arms."""
 
     iteration: int
     split: str
@@ -28,7 +28,7 @@ class Score:
 
 
 Test: TypeAlias = tuple[Score, Score, Mapping[str, Any] | None]
-"""Of a test split: base, champion, and the paired comparison of the two."""
+"""The result on one test split: score of the base, score of the champion, and their paired comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """One split of an evaluation. `probes` are the scores at other targets, which belong to no split."""
+    """One split of an evaluation. `probes` are scores at other target returns; they belong to no split."""
 
     iteration: int
     split: str
@@ -57,15 +57,15 @@ class Evaluated:
     comparison: Mapping[str, Any] | None
     probes: list[Score] = field(default_factory=list)
     judge: Mapping[str, Any] | None = None
-    """What the anchors said of the policy as a judge."""
+    """How well the policy judged the anchors."""
     own: Mapping[str, Any] | None = None
     reflected: Mapping[str, Any] | None = None
     alarms: tuple[Mapping[str, Any], ...] = ()
 
 
 def evaluations(workspace: Workspace, stages: list[Entry], notes: list[str]) -> list[Evaluated]:
-    """Return one item per evaluation and split, in ledger order. What cannot be read is left out with a note."""
-    found: list[Evaluated] = []
+    """Return one item per evaluation and split, in ledger order. An evaluation that cannot be read becomes a note."""
+    evaluated: list[Evaluated] = []
     for entry in stages:
         digest = entry.body["outputs"].get("evaluation")
         if digest is None:
@@ -78,8 +78,8 @@ def evaluations(workspace: Workspace, stages: list[Entry], notes: list[str]) -> 
                 f"evaluation of iteration {entry.body['iteration']} (entry {entry.seq}) could not be read: {error}"
             )
             continue
-        found += _splits(entry, evaluation, summary)
-    return found
+        evaluated += _splits(entry, evaluation, summary)
+    return evaluated
 
 
 def _splits(entry: Entry, evaluation: Evaluation, summary: Mapping[str, Any]) -> list[Evaluated]:
@@ -113,7 +113,10 @@ def _scores(k: int, split: str, arms: Mapping[str, Mapping[str, float]]) -> list
 
 
 def tests(found: list[Evaluated]) -> list[Test]:
-    """Return base and champion per test split, from its first and last evaluation; what was never trained on (`ood`) first."""
+    """Return base and champion for each test split, from the first and the last evaluation of the split.
+
+    The split `ood`, on which the policy was never trained, comes first.
+    """
     by_split: dict[str, list[Evaluated]] = defaultdict(list)
     for evaluated in found:
         if evaluated.split != SPLIT:

@@ -1,4 +1,4 @@
-"""The policy as judge and corrector: balanced accuracy on the anchors, scores before and after reflection."""
+"""The policy as a judge: its balanced accuracy on the anchors. And reflection: scores before and after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANCHOR = "anchor"
 
 @dataclass(frozen=True, kw_only=True)
 class Reflected:
-    """A split of one evaluation with reflection: who answered, scores before and after, the paired gain, calls, the gate."""
+    """Reflection on one split of an evaluation: who answered, scores before and after, the paired gain, and its cost in calls."""
 
     who: str
     iteration: int
@@ -30,7 +30,7 @@ class Reflected:
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """First verdicts on the policy's own greedy answers; what is undefined is None."""
+    """How well the policy judges its own greedy answers by its first verdict. An undefined value is None."""
 
     iteration: int
     precision: float | None
@@ -42,29 +42,29 @@ class Own:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The judge after every iteration. `anchors`: one score over kinds (`arm` empty) and one per kind."""
+    """The judge after every iteration. `anchors` has one score over all kinds, with an empty `arm`, and one per kind."""
 
     anchors: list[Score] = field(default_factory=list)
     own: list[Own] = field(default_factory=list)
     reflected: list[Reflected] = field(default_factory=list)
-    """On the validation tasks after every iteration, then base and champion on the test splits."""
+    """First the validation tasks after every iteration, then base and champion on the test splits."""
     alarms: list[tuple[int, str]] = field(default_factory=list)
 
     def after(self, iteration: int) -> Score | None:
-        """Return the balanced accuracy over kinds after an iteration."""
+        """Return the balanced accuracy over all kinds of anchors after an iteration."""
         return next((s for s in self.anchors if not s.arm and s.iteration == iteration), None)
 
     def watched(self) -> list[Reflected]:
-        """Return what reflection did on the validation tasks, by iteration."""
+        """Return the effect of reflection on the validation tasks, by iteration."""
         return [r for r in self.reflected if r.split == SPLIT]
 
     def tested(self) -> list[Reflected]:
-        """Return what reflection did for base and champion on the test splits."""
+        """Return the effect of reflection for base and champion on the test splits."""
         return [r for r in self.reflected if r.split != SPLIT]
 
 
 def judge_data(found: Sequence[Evaluated]) -> Judge | None:
-    """Return what the evaluations say of the judge, or None when none of them asked it."""
+    """Return what the evaluations say about the policy as a judge, or None if no evaluation asked it to judge."""
     asked = [e for e in found if e.judge is not None]
     if not asked:
         return None
@@ -99,20 +99,25 @@ def _own(iteration: int, own: Mapping[str, Any]) -> Own:
 
 
 def _reflected(e: Evaluated, who: str) -> Reflected:
-    found = e.reflected or {}
+    reflected = e.reflected or {}
     score = Score(
-        iteration=e.iteration, split=e.split, arm="", value=found["score"], low=found["low"], high=found["high"]
+        iteration=e.iteration,
+        split=e.split,
+        arm="",
+        value=reflected["score"],
+        low=reflected["low"],
+        high=reflected["high"],
     )
     return Reflected(
         who=who,
         iteration=e.iteration,
         split=e.split,
-        plain=found["plain"],
+        plain=reflected["plain"],
         after=score,
-        gain=found["gain"],
-        calls=found["calls_mean"],
-        to_right=found["wrong_to_right"],
-        to_wrong=found["right_to_wrong"],
-        open=found["gate"]["open"],
-        reason=found["gate"]["reason"],
+        gain=reflected["gain"],
+        calls=reflected["calls_mean"],
+        to_right=reflected["wrong_to_right"],
+        to_wrong=reflected["right_to_wrong"],
+        open=reflected["gate"]["open"],
+        reason=reflected["gate"]["reason"],
     )

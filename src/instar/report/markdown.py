@@ -1,6 +1,6 @@
-"""One page of Markdown per segment, for the pipelines UI: the last gates and some answers or episodes.
+"""One page of Markdown per segment for the pipelines UI: the last gate decisions, and some answers or episodes.
 
-Read from the ledger, with two artifacts at most: the first and the last evaluation. Needs no extra.
+The page needs the ledger, the tasks, and the first and the last evaluation. It needs no extra package.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ GATES, SAMPLES, CHARS = 12, 10, 120
 
 
 def page(workspace: Workspace) -> str:
-    """Return the page of an evolution as it stands."""
-    found = status(workspace)
+    """Return the page of an evolution, which may be unfinished."""
+    summary = status(workspace)
     lines = [
-        f"# {found['evolution']}",
+        f"# {summary['evolution']}",
         "",
-        f"{found['recipe']} at {found['scale']}, iteration {found['iteration']}, {found['status']}",
+        f"{summary['recipe']} at {summary['scale']}, iteration {summary['iteration']}, {summary['status']}",
     ]
     lines += [
         "",
-        f"{_cell(found['ending'], 400)}",
+        f"{_cell(summary['ending'], 400)}",
         "",
-        f"policy `{found['policy'][:19]}`, champion `{found['champion'][:19]}`, ledger `{found['head'][:12]}`",
+        f"policy `{summary['policy'][:19]}`, champion `{summary['champion'][:19]}`, ledger `{summary['head'][:12]}`",
         "",
     ]
     lines += _gates(workspace)
@@ -55,10 +55,10 @@ def _gates(workspace: Workspace) -> Iterator[str]:
 
 
 def _score(entry: Entry | None) -> tuple[str, str]:
-    """Return what an evaluation measures and its value on the validation tasks, both empty where it has none."""
+    """Return the name and the value of the score on the validation tasks. Both are empty if there is no such score."""
     metrics: dict[str, Any] = dict(entry.body["metrics"]) if entry else {}
-    found = next(((n, metrics[n]) for n in ("val/accuracy", "val/normalised_score", "accuracy") if n in metrics), None)
-    return (found[0].removeprefix("val/").replace("_", " "), f"{found[1]:.3f}") if found else ("", "")
+    name = next((n for n in ("val/accuracy", "val/normalised_score", "accuracy") if n in metrics), None)
+    return (name.removeprefix("val/").replace("_", " "), f"{metrics[name]:.3f}") if name else ("", "")
 
 
 def _samples(workspace: Workspace) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _samples(workspace: Workspace) -> Iterator[str]:
 
 
 def _episodes(tasks: Any, first: Evaluation, last: Evaluation) -> Iterator[str]:
-    """Yield some start states of each pool: those at the target, then those of the probes."""
+    """Yield some episodes of each pool: first those that ask for the target return, then those of the probes."""
     yield from (
         "## Episodes",
         "",
@@ -102,6 +102,6 @@ def _row(sample: Sample) -> str:
 
 
 def _cell(text: str, most: int = CHARS) -> str:
-    """Return text that cannot break out of a table cell: model output is not to be trusted with markup."""
+    """Return text for a table cell, with characters of markup escaped, because text of a model could contain any markup."""
     plain = text.replace("\n", " ")[:most]
     return "".join(f"&#{ord(c)};" if c in "|<>&`*_[]!\\" else c for c in plain)

@@ -1,4 +1,4 @@
-"""The page: template, charts, and the JavaScript that draws them, in one HTML text without any outside reference."""
+"""The page: template, charts, and the JavaScript that draws them, in one HTML text that loads nothing else."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def render(data: Data) -> str:
 
 
 def lineage(data: Data) -> list[dict[str, Any]]:
-    """Return the chain of evaluated policies: what each was trained from, and which are or were champion."""
+    """Return the chain of evaluated policies: from which policy each one was trained, and which one is champion."""
     out: list[dict[str, Any]] = []
     parent: int | None = None
     best: int | None = None
@@ -80,10 +80,10 @@ def lineage(data: Data) -> list[dict[str, Any]]:
 
 
 def most_gained(data: Data) -> str:
-    """Return the arm whose accuracy rose most from the base to the last evaluation, empty without one."""
-    last = data.iterations[0]
+    """Return the arm whose accuracy rose most from the base to the last evaluation, or an empty text."""
+    final = data.iterations[0]
     value = {(a.arm, a.iteration): a.value for a in data.curve if a.arm}
-    gains = {arm: value[arm, last] - value.get((arm, 0), 0.0) for arm, k in value if k == last}
+    gains = {arm: value[arm, final] - value.get((arm, 0), 0.0) for arm, k in value if k == final}
     return max(sorted(gains), key=lambda arm: gains[arm], default="")
 
 
@@ -93,13 +93,13 @@ def _short(digest: str) -> str:
 
 @cache
 def _bundle() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script (0.9 MB), in the version that Altair writes for."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script (0.9 MB). Its version fits the charts that Altair writes."""
     version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     text = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version))
     return text.replace("</script", "<\\/script")
 
 
 def _script_json(charts: list[Chart]) -> Markup:
-    """Return the specifications as JSON that cannot end the script element it stands in."""
+    """Return the specifications of the charts as JSON. Escapes prevent that a text in it ends the script element."""
     text = json.dumps({c.key: c.spec for c in charts}, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

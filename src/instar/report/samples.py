@@ -1,4 +1,4 @@
-"""Answers for people: the same validation task answered by the first and by the last policy, side by side."""
+"""Answers for readers: answers of the first and of the last policy to the same validation tasks, side by side."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sample:
 
 
 def pick_samples(tasks: Any, first: Evaluation, last: Evaluation) -> list[Sample]:
-    """Return up to two tasks per arm: one whose verdict changed, one that is still wrong; or any others."""
+    """Return up to two tasks per arm. Tasks whose verdict changed and tasks that are still wrong are preferred."""
     before, after = _answers(first), _answers(last)
     common = sorted(before.keys() & after.keys())
     by_arm: dict[str, list[str]] = {}
@@ -62,16 +62,16 @@ def pick_samples(tasks: Any, first: Evaluation, last: Evaluation) -> list[Sample
 
 
 def _answers(evaluation: Evaluation) -> dict[str, tuple[str, Answer]]:
-    """Return task -> (arm, first answer): greedy where there is one, otherwise sample 0."""
-    found: dict[str, tuple[str, Answer]] = {}
+    """Return task -> (arm, answer). The answer is the greedy one if there is one, otherwise sample 0."""
+    answers: dict[str, tuple[str, Answer]] = {}
     table = evaluation.table().filter((pc.field("split") == SPLIT) & (pc.field("sample") >= -1))
     columns = ["task_id", "arm", "sample", "score", "length", "truncated", "answer"]
     for row in sorted(table.select(columns).to_pylist(), key=lambda r: r["sample"]):
         answer = Answer(
             text=row["answer"][:CHARS], correct=row["score"], num_tokens=row["length"], truncated=row["truncated"]
         )
-        found.setdefault(row["task_id"], (row["arm"], answer))
-    return found
+        answers.setdefault(row["task_id"], (row["arm"], answer))
+    return answers
 
 
 def _choose(ids: list[str], before: dict[str, tuple[str, Answer]], after: dict[str, tuple[str, Answer]]) -> list[str]:
@@ -88,9 +88,9 @@ def _choose(ids: list[str], before: dict[str, tuple[str, Answer]], after: dict[s
 
 
 def _expected(reference: str) -> str:
-    """Return the expected answer of a reference where it names one, otherwise the reference itself."""
+    """Return the answer that a reference names, or the reference itself if it names none."""
     try:
-        found = json.loads(reference)
+        value = json.loads(reference)
     except ValueError:
         return reference[:CHARS]
-    return str(found["answer"] if isinstance(found, dict) and "answer" in found else reference)[:CHARS]
+    return str(value["answer"] if isinstance(value, dict) and "answer" in value else reference)[:CHARS]

@@ -52,7 +52,10 @@ def _accuracy(data: Data) -> list[Tile]:
 
 
 def _judge(data: Data) -> list[Tile]:
-    """The judge on the anchors, and what reflection adds: on the first test split, on validation before there is a test."""
+    """Return the tiles of the judge on the anchors and of reflection.
+
+    Reflection is shown for the first test split, or for the validation tasks if there is no test yet.
+    """
     if data.judge is None:
         return []
     out = []
@@ -61,15 +64,18 @@ def _judge(data: Data) -> list[Tile]:
         note = f"balanced accuracy, 50% is guessing; champion between {percent(now.low)} and {percent(now.high)}"
         out.append(_tile("judges given answers", f"{percent(base.value)} → {percent(now.value)}", note))
     tested = [r for r in data.judge.tested() if r.who == "champion"]
-    found = tested[0] if tested else next((r for r in data.judge.watched() if r.iteration == data.champion), None)
-    if found is not None:
-        note = f"{SPLITS.get(found.split, found.split)}, champion, {found.calls:.1f} calls a question; {found.reason}"
-        out.append(_tile("before and after reflection", f"{percent(found.plain)} → {percent(found.after.value)}", note))
+    reflected = tested[0] if tested else next((r for r in data.judge.watched() if r.iteration == data.champion), None)
+    if reflected is not None:
+        split = SPLITS.get(reflected.split, reflected.split)
+        note = f"{split}, champion, {reflected.calls:.1f} calls a question; {reflected.reason}"
+        out.append(
+            _tile("before and after reflection", f"{percent(reflected.plain)} → {percent(reflected.after.value)}", note)
+        )
     return out
 
 
 def _control(data: Data) -> list[Tile]:
-    """The score of the champion, which is the last policy unless the gate says otherwise; the best of all stands beside it."""
+    """Return the tiles of the champion's score, with the best score of all iterations in the note, and of the gap to probes."""
     base, champion, best = data.macro(0), data.macro(data.champion), data.best()
     if not base or not champion or not best or not data.continuous:
         return []
@@ -81,11 +87,11 @@ def _control(data: Data) -> list[Tile]:
     out = [_tile(f"normalised score, base to {who}", f"{_score(base.value)} → {_score(champion.value)}", note)]
     gap = data.continuous.gap()
     if gap is not None:
-        last = [(t, scores[-1]) for t in data.continuous.targets if (scores := data.continuous.of(t))]
-        reached = "; ".join(f"{signed(t.asked)} gets {signed(t.reached(s.value))}" for t, s in last)
+        latest = [(t, scores[-1]) for t in data.continuous.targets if (scores := data.continuous.of(t))]
+        reached = "; ".join(f"{signed(t.asked)} gets {signed(t.reached(s.value))}" for t, s in latest)
         out.append(
             _tile(
-                "does as it is told",
+                "follows the asked return",
                 f"{gap:+.2f}".replace("-", "\u2212"),
                 f"score at the target minus at probes; {reached}",
             )
@@ -129,7 +135,7 @@ def spent(iterations: list[Elapsed]) -> Elapsed | None:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people write them."""
+    """Return seconds for readers: `42 s`, `12 min` or `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.3g} s"
     minutes = seconds / 60
@@ -137,12 +143,12 @@ def duration(seconds: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share as people write it."""
+    """Return a share as a whole percentage, for example `42%`."""
     return f"{100 * value:.0f}%"
 
 
 def share(value: float | None) -> str:
-    """Return a share with a decimal, a dash where it is undefined."""
+    """Return a share as a percentage with one decimal, or a dash if it is undefined."""
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
