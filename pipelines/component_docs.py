@@ -33,7 +33,7 @@ def describe(stage: Stage[Any, Any, Any]) -> str:
 
 
 def _keys(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, default) of a config; the alternatives of a strategy follow each other."""
+    """Yield (dotted key, default) for each field of a config. The alternatives of a strategy follow one after the other."""
     if get_origin(kind) in (Union, types.UnionType):
         for option in get_args(kind):
             if dataclasses.is_dataclass(option):
@@ -53,7 +53,7 @@ def _keys(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def readme_path(stage: Stage[Any, Any, Any]) -> Path:
-    """Return where the README of a stage belongs: beside the module that declares it."""
+    """Return the path of a stage's README, which is beside the module that declares the stage."""
     module = sys.modules[stage.run.__module__]
     folder = Path(module.__file__ or "").resolve().parent
     return folder / ("README.md" if Path(module.__file__ or "").stem == "stage" else f"{stage.name}.md")

@@ -1,7 +1,7 @@
 """`instar stage NAME`: one stage as a command, the entry point of every stage container.
 
-Two forms share the code: digests on the command line (`--policy sha256:...`), and KFP's executor input
-(`--executor-input JSON`), where each artifact is a small pointer file holding a digest (`instar.executor`).
+The inputs have one of two forms. They are digests on the command line (`--policy sha256:...`), or KFP's executor input
+(`--executor-input JSON`). In the executor input, each artifact is a small pointer file with a digest (`instar.executor`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from instar.store_files import check_writable, storage_errors, write_whole
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one stage; return the exit code. A named error is also written to the result file."""
+    """Run one stage and return the exit code. A named error is also written to the result file."""
     name = argv[0] if argv else ""
     if name not in STAGES:
         raise ConfigError(expected="a stage name", found=repr(name), where="instar stage", action=nearest(name, STAGES))
     stage = STAGES[name]
     args = vars(parser(stage).parse_args(argv[1:]))
-    with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # stderr is absent or has no file descriptor
         faulthandler.register(signal.SIGUSR1, all_threads=True)
     result = Path(args["result"]) if args["result"] else None
     if result:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parser(stage: Stage[Any, Any, Any]) -> argparse.ArgumentParser:
-    """Return the argument parser, built from the stage's declaration."""
+    """Return the argument parser, which is built from the declaration of the stage."""
     out = argparse.ArgumentParser(prog=f"instar stage {stage.name}", description=stage.run.__doc__)
     out.add_argument("--store", help="store URI: a directory or s3://bucket/prefix")
     out.add_argument("--evolution", default="", help="name that keys the random numbers")
@@ -98,18 +98,18 @@ def parser(stage: Stage[Any, Any, Any]) -> argparse.ArgumentParser:
 
 
 def _digests(stage: Stage[Any, Any, Any], args: Mapping[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for port in contract.ports(stage.ins):
-        given = args[f"in_{port}"]
-        if isinstance(given, list):
-            found |= {f"{port}.{i}": digest for i, digest in enumerate(given)}
-        elif given:
-            found[port] = given
-    return found
+        value = args[f"in_{port}"]
+        if isinstance(value, list):
+            digests |= {f"{port}.{i}": digest for i, digest in enumerate(value)}
+        elif value:
+            digests[port] = value
+    return digests
 
 
 def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str, str], record: bool) -> dict[str, Any]:
-    """Return outputs, metrics and perf of the stage; with `record`, those of its first run if it was run before."""
+    """Return outputs, metrics and perf of the stage. With `record`, a stage that ran before is not run again."""
     from instar.pipelines import versions
 
     if not args["store"]:
@@ -132,24 +132,24 @@ def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str
         cas = Cas(store, Path(args["work"] or temporary) / "cache")
         if not record:
             return _produce(stage, config, args, step, shard, digests, cas)
-        found = Records(store, args["evolution"]).get(key)
-        if found is None or not all(map(cas.has, found["outputs"].values())):
+        stored = Records(store, args["evolution"]).get(key)
+        if stored is None or not all(map(cas.has, stored["outputs"].values())):
             started = time.time()
             done = _produce(stage, config, args, step, shard, digests, cas)
             timing = {"started": started, "ended": time.time(), **done["perf"], **versions.notes()}
-            made = {"outputs": done["outputs"], "metrics": done["metrics"], "code": code_version(), "time": timing}
-            found = Records(store, args["evolution"]).put(key, made)
-            _check_stands(found, made, key, cas)
-    return {"outputs": found["outputs"], "metrics": found["metrics"], "perf": found["time"]}
+            new = {"outputs": done["outputs"], "metrics": done["metrics"], "code": code_version(), "time": timing}
+            stored = Records(store, args["evolution"]).put(key, new)
+            _check_stands(stored, new, key, cas)
+    return {"outputs": stored["outputs"], "metrics": stored["metrics"], "perf": stored["time"]}
 
 
-def _check_stands(standing: Mapping[str, Any], made: Mapping[str, Any], key: str, cas: Cas) -> None:
-    """Raise `LedgerError` when the record that stands names bytes that are gone and were not made again."""
-    lost = sorted(n for n, d in standing["outputs"].items() if d != made["outputs"].get(n) and not cas.has(d))
+def _check_stands(standing: Mapping[str, Any], new: Mapping[str, Any], key: str, cas: Cas) -> None:
+    """Raise `LedgerError` if the stored record names an artifact that is gone and that the new run did not produce again."""
+    lost = sorted(n for n, d in standing["outputs"].items() if d != new["outputs"].get(n) and not cas.has(d))
     if lost:
         raise LedgerError(
             expected=f"the recorded {lost[0]} {standing['outputs'][lost[0]]} in {cas.store.uri}",
-            found="none, and a second run of the stage made another one",
+            found="no such artifact, and a second run of the stage has produced a different one",
             where=f"record {key[:16]}",
             action="restore the store from a copy, or delete the record if nothing was built on it",
         )
@@ -180,14 +180,14 @@ def _produce(
 
 
 def _fetch(stage: Stage[Any, Any, Any], name: str, digest: str, cas: Cas) -> Artifact:
-    """Return an input artifact; a digest of another artifact class is refused."""
+    """Return an input artifact. Raise `ContractError` if the digest belongs to another artifact class."""
     kind = _kind(stage, name)
     _check_kind(stage, name, kind, cas.manifest(digest).type)
     return kind(cas.get(digest), digest)
 
 
 def _kind(stage: Stage[Any, Any, Any], name: str) -> type[Artifact]:
-    """Return the artifact class of an input; a name that is no port is refused."""
+    """Return the artifact class of an input. Raise `ContractError` if the stage has no such port."""
     ports = contract.ports(stage.ins)
     if contract.port_of(name) not in ports:
         raise ContractError(
@@ -210,50 +210,53 @@ def _check_kind(stage: Stage[Any, Any, Any], name: str, kind: type[Artifact], fo
 
 
 def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> dict[str, Any]:
-    """Read parameters and pointer files, run, write output pointers and `executor_output.json`."""
-    given = executor.parse(args["executor_input"])
-    for port, pointers_in in given.pointers.items():
+    """Read parameters and pointer files, run the stage, and write output pointers and `executor_output.json`."""
+    executor_input = executor.parse(args["executor_input"])
+    for port, pointers_in in executor_input.pointers.items():
         kind_in = _kind(stage, port)
         for pointer in pointers_in:
             _check_kind(stage, port, kind_in, pointer.type or kind_in.__name__)
-    kinds = {name: contract.ports(stage.outs)[port_name(stage, name)][0].__name__ for name in _pointers(stage, given)}
-    if given.stopped:
-        pointers = {n: Pointer(digest="", type=kind, stopped=given.stopped) for n, kind in kinds.items()}
-        executor.write(given, pointers, {}, _metrics(given, {}))
+    kinds = {
+        name: contract.ports(stage.outs)[port_name(stage, name)][0].__name__
+        for name in _pointers(stage, executor_input)
+    }
+    if executor_input.stopped:
+        pointers = {n: Pointer(digest="", type=kind, stopped=executor_input.stopped) for n, kind in kinds.items()}
+        executor.write(executor_input, pointers, {}, _metrics(executor_input, {}))
         return {"outputs": {}, "metrics": {}, "perf": {}}
-    values = {"iteration": 0, "plus_iteration": 0, "shard": 0, "shards": 1, **given.parameters}
+    values = {"iteration": 0, "plus_iteration": 0, "shard": 0, "shards": 1, **executor_input.parameters}
     args = {**args, **{k: executor.text(values, k) for k in ("store", "evolution", "config") if k in values}}
     args |= {k: executor.integer(values, k) for k in ("step", "plus_step") if k in values}
     args["shard"] = f"{executor.integer(values, 'shard')}/{executor.integer(values, 'shards')}"
     iteration = executor.integer(values, "iteration") + executor.integer(values, "plus_iteration")
-    digests = given.digests()
-    for port in contract.variadic(stage.ins) & set(digests):  # a list of one
+    digests = executor_input.digests()
+    for port in contract.variadic(stage.ins) & set(digests):  # a port for a list that got a single artifact
         digests[f"{port}.0"] = digests.pop(port)
     done = _run(stage, args, digests, record=True)
     pointers = {n: Pointer(digest=done["outputs"].get(port_name(stage, n), ""), type=kind) for n, kind in kinds.items()}
     metadata = {"schema": 1, "iteration": iteration, "policy_id": digests.get("policy", "")}
-    executor.write(given, pointers, metadata, _metrics(given, done["metrics"]))
+    executor.write(executor_input, pointers, metadata, _metrics(executor_input, done["metrics"]))
     return done
 
 
 def port_name(stage: Stage[Any, Any, Any], output: str) -> str:
-    """Return the port of a KFP output: `out_<port>` where an input has the same name."""
+    """Return the port of a KFP output. The output is named `out_<port>` if an input has the same name as the port."""
     return output if output in contract.ports(stage.outs) else output.removeprefix("out_")
 
 
-def _pointers(stage: Stage[Any, Any, Any], given: ExecutorInput) -> list[str]:
-    return [name for name in given.outputs if port_name(stage, name) in contract.ports(stage.outs)]
+def _pointers(stage: Stage[Any, Any, Any], executor_input: ExecutorInput) -> list[str]:
+    return [name for name in executor_input.outputs if port_name(stage, name) in contract.ports(stage.outs)]
 
 
-def _metrics(given: ExecutorInput, metrics: Mapping[str, float]) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """Return the content of KFP's Metrics output, whose metadata the UI and MLflow show."""
-    return {"metrics": (json.dumps(metrics, sort_keys=True), metrics)} if "metrics" in given.outputs else {}
+def _metrics(executor_input: ExecutorInput, metrics: Mapping[str, float]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return the content of KFP's Metrics output. The UI and MLflow show its metadata."""
+    return {"metrics": (json.dumps(metrics, sort_keys=True), metrics)} if "metrics" in executor_input.outputs else {}
 
 
 def _shard(text: str) -> Shard:
-    found = re.fullmatch(r"([0-9]{1,16})/([0-9]{1,16})", text)
-    if found and int(found[1]) < int(found[2]):
-        return Shard(int(found[1]), int(found[2]))
+    match = re.fullmatch(r"([0-9]{1,16})/([0-9]{1,16})", text)
+    if match and int(match[1]) < int(match[2]):
+        return Shard(int(match[1]), int(match[2]))
     raise ConfigError(expected="i/n with 0 <= i < n", found=repr(text), where="--shard", action="correct the shard")
 
 

@@ -1,6 +1,6 @@
-"""`instar control begin|open|gate|advance|tick`: the tasks of a run that are not stages, as commands.
+"""`instar control begin|open|gate|advance|tick`: the tasks of a Kubeflow run that are not stages, as commands.
 
-Like `instar stage` they take KFP's executor input, or the same values as options; then each output becomes a file.
+Like `instar stage`, they take KFP's executor input, or the same values as options. With options, each output becomes a file.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ def main(argv: Sequence[str]) -> int:
         from instar.pipelines.chain.gang.task import main_gang
 
         return main_gang(args["executor_input"] or "")
-    given = executor.parse(args["executor_input"]) if args["executor_input"] else None
-    values = {**args, **(given.parameters if given else {})}
+    executor_input = executor.parse(args["executor_input"]) if args["executor_input"] else None
+    values = {**args, **(executor_input.parameters if executor_input else {})}
     values |= {key: executor.integer(values, key) for key in _COUNTS}
     values |= {key: executor.text(values, key) for key in _TEXTS}
     if name == "tick":
         return _tick(values)
     with tempfile.TemporaryDirectory(prefix="instar-") as folder:
         workspace = Workspace(Path(folder), values["evolution"], values["store"])
-        made = _run(name, workspace, values)
-        if given:
-            _write(given, made)
+        outputs = _run(name, workspace, values)
+        if executor_input:
+            _write(executor_input, outputs)
         if args["outputs"]:
-            _write_files(Path(args["outputs"]), made)
+            _write_files(Path(args["outputs"]), outputs)
     return 0
 
 
@@ -81,7 +81,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 Made = tuple[dict[str, Pointer], dict[str, tuple[str, Mapping[str, Any]]], dict[str, str]]
-"""Pointers, other files with their metadata, parameters."""
+"""The outputs of a control task: pointers, other files with their metadata, and parameters."""
 
 
 def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
@@ -103,24 +103,27 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
 
 
 def following(head: Head) -> str:
-    """Return what comes next: the kind of the next segment, or how the evolution ended."""
+    """Return the kind of the next segment, or how the evolution ended, for example `done`."""
     return head.kind if head.status == "running" else head.status
 
 
 def _pointers(standing: Standing | None, ends: bool) -> dict[str, Pointer]:
-    """Return the loop's state. After a gate that ended the evolution every pointer says so, and later stages do nothing."""
+    """Return the pointers to the state of the loop.
+
+    If the gate has ended the evolution and `ends` is True, every pointer says so, and later stages do nothing.
+    """
     if standing is None:
         return {}
     declared = pointers(standing.recipe)
     kinds = {name: kind.__name__ for name, (kind, _) in contract.ports(declared).items()}
     if ends and standing.ended:
         return {name: Pointer(digest="", type=kind, stopped=standing.ended) for name, kind in kinds.items()}
-    found = pointers_of(standing.position, declared)
-    return {name: Pointer(digest=a.digest if a else "", type=kinds[name]) for name, a in found.items()}
+    entries = pointers_of(standing.position, declared)
+    return {name: Pointer(digest=a.digest if a else "", type=kinds[name]) for name, a in entries.items()}
 
 
 def _track(workspace: Workspace) -> None:
-    """Bring MLflow up to the ledger. A server that is down costs a warning; the next segment sends what is missing."""
+    """Send the new entries of the ledger to MLflow. If the server is down, warn; the next segment sends what is missing."""
     from instar.tracking import open_tracker
 
     open_tracker(os.environ.get("MLFLOW_TRACKING_URI") or "off", workspace).sync(force=True)
@@ -135,27 +138,27 @@ def _summary(workspace: Workspace) -> dict[str, tuple[str, Mapping[str, Any]]]:
     return {"report": (page(workspace), {}), "metrics": (json.dumps(metrics, sort_keys=True), metrics)}
 
 
-def _write(given: ExecutorInput, made: Made) -> None:
-    pointers, files, parameters = made
-    wanted = {name: pointer for name, pointer in pointers.items() if name in given.outputs}
-    executor.write(given, wanted, {"schema": 1}, files, parameters)
+def _write(executor_input: ExecutorInput, outputs: Made) -> None:
+    pointers, files, parameters = outputs
+    wanted = {name: pointer for name, pointer in pointers.items() if name in executor_input.outputs}
+    executor.write(executor_input, wanted, {"schema": 1}, files, parameters)
 
 
-def _write_files(folder: Path, made: Made) -> None:
-    pointers, _, parameters = made
+def _write_files(folder: Path, outputs: Made) -> None:
+    pointers, _, parameters = outputs
     for name, text in {**{n: p.digest for n, p in pointers.items()}, **parameters}.items():
         write_whole(folder / name, text)
 
 
 def _tick(values: Mapping[str, Any]) -> int:
-    """Repair the newest generation of an evolution, or begin the next one when it is done and `restart` is set."""
+    """Repair the newest generation of an evolution. If it is done and `restart` is set, begin the next one."""
     from instar.pipelines.chain.generations import tick_newest
     from instar.store import open_store
 
     api = segment.api_from_environment()
     if api is None:
         raise ConfigError(
-            expected=f"{segment.HOST}, the URL of the pipelines API",
+            expected=f"the URL of the pipelines API in {segment.HOST}",
             found="no value",
             where="environment",
             action="set it in the pool profile",

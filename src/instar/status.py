@@ -1,4 +1,4 @@
-"""Where an evolution stands, read from its ledger, and the paths at which two plain values differ."""
+"""The state of an evolution, read from its ledger, and the dotted paths at which two plain values differ."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def status(workspace: Workspace) -> dict[str, Any]:
 
 
 def position(entries: Iterable[Entry]) -> tuple[str, str]:
-    """Return the policy that an evolution goes on from and its champion, as `evolution.settle` decides; "" while there is none."""
+    """Return the policy from which an evolution continues, and its champion, as `evolution.settle` decides.
+
+    Each is "" while there is none.
+    """
     policy = champion = ""
     for entry in entries:
         if entry.kind == "stage":
@@ -49,16 +52,19 @@ def position(entries: Iterable[Entry]) -> tuple[str, str]:
 
 
 def ending(gates: Sequence[Entry]) -> str:
-    """Return in a sentence which policy is champion and, where that is not the last one, why; empty before the first gate."""
+    """Return a sentence that says which policy is champion. If it is not the last policy, the sentence says why.
+
+    The text is empty before the first gate.
+    """
     if not gates:
         return ""
-    last = gates[-1].body
+    latest = gates[-1].body
     passed = [gate.body["iteration"] for gate in gates if gate.body["decision"]["promote"]]
     champion = passed[-1] if passed else gates[0].body["iteration"]
     after = f"the policy after iteration {champion}" if champion else "the base policy"
-    if champion == last["iteration"]:
+    if champion == latest["iteration"]:
         return f"champion is {after}, the last one"
-    return f"champion is {after}, not the last one (iteration {last['iteration']}): {last['decision']['reason']}"
+    return f"champion is {after}, not the last one (iteration {latest['iteration']}): {latest['decision']['reason']}"
 
 
 def changed(old: Any, new: Any, where: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line. Start-up imports the standard library and typer only; each command imports what it needs."""
+"""The command line. At start-up only the standard library and typer are imported. Each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # boxes around the help cost as much as everything else that it loads
+    rich_markup_mode=None,  # boxes around the help would double the time of `instar --help`
     context_settings={"max_content_width": 120},
     help="Self-evolving training as a pipeline: a policy acts, is scored, learns, and chooses what it tries next.",
 )
@@ -65,7 +65,7 @@ def run(
         return
     if images != LOCK:
         raise ConfigError(
-            expected="--mode containers: only containers are started from images",
+            expected="--mode containers, because only this mode uses images",
             found=f"--mode {mode}",
             where=f"--images {images}",
             action="leave --images out, or add --mode containers",
@@ -78,9 +78,11 @@ def resume(
     directory: Dir,
     mode: Annotated[Mode, typer.Option(help="subprocess runs each stage in a process of its own")] = "inprocess",
     tracking: Annotated[str | None, typer.Option(help="MLflow URI or 'off'")] = None,
-    accept_code: Annotated[bool, typer.Option(help="go on although the code changed since the run was opened")] = False,
+    accept_code: Annotated[
+        bool, typer.Option(help="continue although the code changed since the run was opened")
+    ] = False,
 ) -> None:
-    """Continue an evolution exactly where its ledger ends; on a cluster, start its next run."""
+    """Continue an evolution exactly where its ledger ends. On a cluster, start its next run."""
     from instar.cli import commands
 
     commands.resume(directory, mode, tracking, accept_code)
@@ -88,7 +90,7 @@ def resume(
 
 @app.command()
 def show(directory: Dir, as_json: Annotated[bool, typer.Option("--json", help="stable, for scripts")] = False) -> None:
-    """Print where an evolution stands."""
+    """Print the state of an evolution: its iteration, policy, champion and metrics."""
     from instar.cli import show as shown
 
     shown.show(directory, as_json)
@@ -96,7 +98,7 @@ def show(directory: Dir, as_json: Annotated[bool, typer.Option("--json", help="s
 
 @app.command()
 def diff(left: Dir, right: Dir) -> None:
-    """Compare two evolutions entry by entry; exit code 1 when they differ."""
+    """Compare two evolutions entry by entry. The exit code is 1 when they differ."""
     from instar.cli import show as shown
 
     raise typer.Exit(shown.diff(left, right))
@@ -126,7 +128,7 @@ def data(
     seed: Annotated[int, typer.Option(min=0, help="keys every random number")] = 0,
     seconds: Annotated[float | None, typer.Option(help="stop training after so long")] = None,
 ) -> None:
-    """Train in a simulator and record it: random, medium-replay (the training run), medium and, where reached, expert."""
+    """Train in a simulator and record data: random, medium-replay (the training run), medium and, if reached, expert."""
     from instar.cli import commands
 
     commands.make_data(environment, out, steps, seed, seconds)
@@ -141,7 +143,7 @@ def explain(
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
-    """Print the resolved objective, and the options of other code that say the same."""
+    """Print the resolved objective, and the equivalent options of TRL, verl and OpenRLHF."""
     from instar.cli import commands
 
     commands.explain(recipe, scale, model, config, sets or [], device)
@@ -164,7 +166,7 @@ def evaluate(
     markdown: Annotated[Path | None, typer.Option(help="also write a page for people to this file")] = None,
     sets: Sets = None,
 ) -> None:
-    """Compare two policies on the same tasks. Exit code 0 better or equal, 3 worse, 2 could not tell."""
+    """Compare two policies on the same tasks. The exit code is 0 for better or equal, 3 for worse, 2 for could not tell."""
     from instar.cli import compare
 
     raise typer.Exit(compare.evaluate(policy, against, suite, scale, seed, tracking, sets or [], markdown))
@@ -172,7 +174,7 @@ def evaluate(
 
 @app.command()
 def promote(directory: Dir, tracking: Annotated[str | None, typer.Option(help="MLflow URI")] = None) -> None:
-    """Move the registry's champion alias to this evolution's champion. Only a policy that passed the gate is moved."""
+    """Move the registry's champion alias to this evolution's champion. This is refused unless the policy passed the gate."""
     from instar.cli import commands
 
     commands.promote(directory, tracking)
@@ -182,7 +184,7 @@ def promote(directory: Dir, tracking: Annotated[str | None, typer.Option(help="M
 def doctor(
     store: Annotated[str | None, typer.Option(help="also run the twenty checks on this store")] = None,
 ) -> None:
-    """Say what this machine can run and what is missing for the rest."""
+    """Print which scales this machine can run, and what is missing for the others."""
     from instar.cli import doctor as checks
 
     raise typer.Exit(checks.main(store))
@@ -218,12 +220,12 @@ register(app)
 
 
 def main() -> None:
-    """Entry point: whatever happens ends in an exit code of docs/errors.md."""
+    """Run the command line. Every way to end has an exit code of docs/errors.md."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
-        faulthandler.enable()  # where a library ends the process by a signal, say in which call
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # stderr is absent or has no file descriptor
+        faulthandler.enable()  # if a library ends the process by a signal, this prints the stack
     raise SystemExit(ended(app))
 
 

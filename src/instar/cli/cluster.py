@@ -1,7 +1,7 @@
-"""Evolutions on a cluster: compile, submit, schedule, status, stop, resume. Everything here is also usable from Python.
+"""Evolutions on a cluster: compile, submit, schedule, status, stop, resume. All functions can be used from Python too.
 
-The directory of such an evolution is a handle: it names the store and the API server (`cluster.json`), keeps the compiled
-pipelines, and answers to `show`, `diff`, `report` and `promote` like a local one.
+The directory of such an evolution is only a handle. It names the store, and in `cluster.json` the API server. It also has the
+compiled pipelines. `show`, `diff`, `report` and `promote` work on it as on the directory of a local evolution.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from instar.store_files import storage_errors, write_whole
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
 
 TICK = "0 */30 * * * *"
-"""When a broken chain is looked for: every half hour."""
+"""When the chain is checked and repaired: every half hour."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A pipelines API server. The token file is named by the environment."""
+    """A pipelines API server. An environment variable names the token file."""
 
     host: str
     namespace: str = ""
@@ -62,7 +62,10 @@ class Target:
 
 
 def target(profile: str, pools: Path | None, images: Path | None, unroll: int) -> Target:
-    """Return a target from a pools file and the lock of image digests; None: with the names of images on this machine."""
+    """Return a target from a pools file and the lock of image digests.
+
+    If `images` is None, the target has the names of images on this machine.
+    """
     return Target(profile=load(profile, pools), images=load_images(images) if images else LOCAL, unroll=unroll)
 
 
@@ -74,7 +77,7 @@ def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: 
                 expected="neither --segment nor --unroll with --engine argo",
                 found=f"segment {kind}, unroll {where.unroll}",
                 where="compile",
-                action="leave them out: the workflow holds all segments and calls itself",
+                action="leave them out: the workflow has all segments and starts itself again",
             )
         from instar.pipelines.argo import write_workflow
 
@@ -91,7 +94,7 @@ def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: 
 def submit(
     recipe: Recipe, directory: Path, name: str, store: str, server: Server, where: Target, *, seed: int = 0
 ) -> Action:
-    """Open an evolution and start its first run. Repeated after a crash at any point, it goes on there."""
+    """Open an evolution and start its first run. After a crash at any point, it can be repeated and continues there."""
     if not store.startswith("s3://"):
         raise ConfigError(
             expected="a store that pods can reach: s3://bucket/prefix",
@@ -111,29 +114,29 @@ def submit(
         if heads.read_head(workspace.store, name) is not None and heads.read_chain(workspace.store, name) != settings:
             raise ConfigError(
                 expected="the images, profile, --unroll and API server that this evolution was started with",
-                found="others",
+                found="other settings",
                 where=heads.path(name, "chain"),
-                action="choose another --name for the new ones, or repeat the command as it was",
+                action="choose another --name for the new settings, or repeat the command as it was",
             )
         head = Head(evolution=name, ledger=workspace.ledger.head)
         return submission.start(workspace.store, api, head, settings, owner)
 
 
 def _adopt_generation(workspace: Workspace) -> Action:
-    """Make the handle of a generation, which only a schedule begins."""
-    found = heads.read_head(workspace.store, workspace.evolution)
-    if found is None:
+    """Make a handle for a generation. Only a schedule begins generations, so no run is started here."""
+    current = heads.read_head(workspace.store, workspace.evolution)
+    if current is None:
         raise ConfigError(
             expected="a generation that its schedule has begun",
             found="no evolution of this name",
             where=workspace.evolution,
-            action="choose a name that does not end like a generation's",
+            action="choose a name that does not end like the name of a generation",
         )
-    return Action(did="nothing", reason=f"the handle of a generation, {found[0].status}")
+    return Action(did="nothing", reason=f"the handle of a generation, {current[0].status}")
 
 
 def _chain(recipe: Recipe, workspace: Workspace, api: KfpApi, where: Target) -> ChainConfig:
-    """Compile and upload the pipelines; equal ones are uploaded once, under a version named by their content."""
+    """Compile and upload the pipelines. The name of a version has the digest of its content, so each is uploaded only once."""
     folder = workspace.path / "pipelines"
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -155,13 +158,16 @@ def _chain(recipe: Recipe, workspace: Workspace, api: KfpApi, where: Target) -> 
 
 
 def _account(recipe: Recipe, profile: Profile) -> str:
-    """Return the service account of the runs: a Kubeflow run has one for all its pods."""
+    """Return the service account of the runs. A Kubeflow run has the same account for all its pods."""
     gangs = recipe.rollout.shards > MAX_FAN_OUT
     return profile.launcher_account if gangs and profile.launcher_account else profile.service_account
 
 
 def schedule(store: str, evolution: str, server: Server, cron: str, tick: str = TICK) -> list[str]:
-    """Leave exactly two recurring runs: one repairs a broken chain, one begins the next generation when one is done."""
+    """Make sure that there are exactly two recurring runs, and return a line about each.
+
+    One repairs a broken chain. The other one begins the next generation when the last one is done.
+    """
     check_cron(cron)
     check_cron(tick, "--tick")
     opened = open_store(store)
@@ -187,10 +193,10 @@ def schedule(store: str, evolution: str, server: Server, cron: str, tick: str = 
 def status(directory: Path) -> dict[str, Any]:
     """Return the head of an evolution and the state of its newest run."""
     workspace, server = open_workspace(directory), server_of(directory)
-    found = heads.read_head(workspace.store, workspace.evolution)
-    if found is None:
+    current = heads.read_head(workspace.store, workspace.evolution)
+    if current is None:
         return {"evolution": workspace.evolution, "status": "not started"}
-    head = found[0]
+    head = current[0]
     latest = heads.latest_claim(workspace.store, workspace.evolution, head.segment)
     settings = heads.read_chain(workspace.store, workspace.evolution)
     api = server.open()
@@ -202,13 +208,13 @@ def status(directory: Path) -> dict[str, Any]:
 
 
 def stop(directory: Path, reason: str) -> Action:
-    """Stop an evolution: no further run is started, and the one that runs is terminated."""
+    """Stop an evolution: terminate its run, and start no further runs."""
     workspace = open_workspace(directory)
     return submission.stop(workspace.store, server_of(directory).open(), workspace.evolution, reason)
 
 
 def resume(directory: Path) -> Action:
-    """Set a stopped or failed evolution running again; a running one gets a run if it has none."""
+    """Continue a stopped or failed evolution. A running evolution gets a run if it has none."""
     workspace = open_workspace(directory)
     with locked(directory):
         owner = _write_handle(directory, server_of(directory))
@@ -230,7 +236,7 @@ def _read_handle(directory: Path) -> dict[str, str]:
             expected="the directory of an evolution on a cluster, with cluster.json",
             found="no cluster.json",
             where=str(directory),
-            action="name the --out of `instar submit`; for a run on this machine: `instar show`, `instar resume`",
+            action="name the --out of `instar submit`; for a run on this machine, use `instar show` or `instar resume`",
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -248,19 +254,22 @@ def say(action: Action) -> None:
 
 
 def _write_handle(directory: Path, server: Server) -> str:
-    """Write `cluster.json` and return the name under which this handle claims: what it has begun it can then finish."""
+    """Write `cluster.json` and return the owner name of this handle, under which it claims runs.
+
+    The name is kept in the file. So a command that is repeated can finish what an interrupted one has begun.
+    """
     path = directory / "cluster.json"
     wanted = {"host": server.host, "namespace": server.namespace}
     if path.exists():
-        found = _read_handle(directory)
-        if {**found, **wanted} != found:
+        handle = _read_handle(directory)
+        if {**handle, **wanted} != handle:
             raise ConfigError(
-                expected=f"the API server of this handle, {found['host']} (namespace '{found['namespace']}')",
+                expected=f"the API server of this handle, {handle['host']} (namespace '{handle['namespace']}')",
                 found=f"{server.host} (namespace '{server.namespace}')",
                 where=str(path),
                 action="correct --host and --namespace; delete the file if the same server has a new address",
             )
-        return found["owner"]
+        return handle["owner"]
     owner = f"cli-{secrets.token_hex(6)}"
     write_whole(path, json.dumps({**wanted, "owner": owner}) + "\n")
     return owner

@@ -1,4 +1,4 @@
-"""The commands that concern a cluster: compile, plan, submit, schedule, status, stop. `instar.cli.app` registers them."""
+"""The commands for a cluster: compile, plan, submit, schedule, status, stop. `instar.cli.app` registers them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def compile_command(
     if lock is None:
         warn(
             f"{out}: images have the names of this machine, such as instar-cpu:dev, because there is no {LOCK}.\n"
-            "It is for reading. For a cluster build and push the images, and name their lock with --images.\n"
+            "This file is only for reading. For a cluster, build and push the images, and name their lock with --images.\n"
         )
 
 
@@ -89,7 +89,7 @@ def submit(
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
-    """Start an evolution on Kubeflow: one run per segment, each submits the next. Repeating it is safe."""
+    """Start an evolution on Kubeflow: one run per segment, and each run submits the next. It is safe to repeat this."""
     from instar.cli import cluster
     from instar.cli.commands import say_outlook
     from instar.cli.resolve import resolve
@@ -116,7 +116,7 @@ def schedule(
     tick: Annotated[str | None, typer.Option(help="when to look for a broken chain; default every half hour")] = None,
     namespace: NamespaceOption = "",
 ) -> None:
-    """Leave exactly one schedule that repairs the chain and one that retrains. Repeating it changes nothing."""
+    """Set up exactly one schedule that repairs the chain and one that retrains. It is safe to repeat this."""
     from instar.cli import cluster
 
     server = cluster.Server(host=host, namespace=namespace)
@@ -132,13 +132,13 @@ def status(
 
     from instar.cli import cluster
 
-    found: dict[str, Any] = cluster.status(directory)
-    text = json.dumps(found, sort_keys=True) if as_json else "\n".join(f"{k:<10} {v}" for k, v in found.items())
+    facts: dict[str, Any] = cluster.status(directory)
+    text = json.dumps(facts, sort_keys=True) if as_json else "\n".join(f"{k:<10} {v}" for k, v in facts.items())
     say(text + "\n")
 
 
 def stop(directory: Dir, reason: Annotated[str, typer.Option(help="kept in the head")] = "stopped by a person") -> None:
-    """Stop an evolution on a cluster: terminate its run and start no further one."""
+    """Stop an evolution on a cluster: terminate its run and start no further runs."""
     from instar.cli import cluster
 
     cluster.say(cluster.stop(directory, reason))
@@ -165,7 +165,7 @@ def plan(
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
-    """Predict memory and seconds on a device, and with --gpus what a cluster run costs besides work; refuse what cannot do."""
+    """Predict memory and seconds on a device. With --gpus, also predict the overhead on a cluster. Refuse what does not fit."""
     from instar.cli.plan import Asked, main
 
     asked = Asked(gpus=gpus, model_size=model_size, work_s=work_s, unroll=unroll, allow=allow_overhead)

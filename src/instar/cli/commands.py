@@ -1,4 +1,4 @@
-"""What the commands of `instar.cli.app` do. Everything here is also usable from Python."""
+"""The functions behind the commands of `instar.cli.app`. They can be used from Python too."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
     sets: Sequence[str],
     device: str | None = None,
 ) -> Outcome:
-    """Open an evolution (or reopen the same one) and run it to its end."""
+    """Open an evolution, or reopen it, and run it to its end."""
     recipe = resolve(name, scale, model, file, sets, device)
     return evolve_in(
         recipe, out or Path("runs") / f"{name}-{scale}-seed{seed}", seed=seed, store=store, mode=mode, tracking=tracking
@@ -56,7 +56,7 @@ def run_in_containers(
     sets: Sequence[str],
     device: str | None = None,
 ) -> None:
-    """Run a recipe with every task in its own Docker container, from the pipelines that a cluster would get."""
+    """Run a recipe with every task in its own Docker container. The pipelines are the ones that a cluster would get."""
     from instar.pipelines.containers.evolution import drive
     from instar.pipelines.pools import load, load_images
     from instar.report import write_report
@@ -68,15 +68,15 @@ def run_in_containers(
         open_store(store)
     with locked(path):
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
-        open_tracker(tracking, workspace)  # what it lacks is asked before the first stage
+        open_tracker(tracking, workspace)  # a missing package is reported here, before the first stage
         open_evolution(workspace, recipe, seed)
         say_outlook(recipe)
         drive(workspace, recipe, load("local"), lock)
     workspace = open_workspace(path)
     open_tracker(tracking, workspace).sync(force=True)
-    found = status(workspace)
+    summary = status(workspace)
     page = write_report(workspace, path / "report.html")
-    say(f"policy {found['policy']}\n{found['ending']}\nreport {page}\n")
+    say(f"policy {summary['policy']}\n{summary['ending']}\nreport {page}\n")
 
 
 def evolve_in(
@@ -88,10 +88,11 @@ def evolve_in(
     mode: Mode = "inprocess",
     tracking: str | None = None,
 ) -> Outcome:
-    """Run `recipe` in `directory`, or go on where its ledger ends. This is `instar.evolve`.
+    """Run `recipe` in `directory`, or continue where its ledger ends. This is `instar.evolve`.
 
-    `seed` keys every random number. `store` is a directory or `s3://bucket/prefix` (default: inside `directory`), `tracking`
-    an MLflow URI or `off`. Raises the errors of `instar.errors`; what was committed before an error stays.
+    Every random number depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`.
+    `tracking` is an MLflow URI or `off`. The errors are those of `instar.errors`. Stages that were committed before an error
+    are kept.
     """
     preflight.check(recipe)
     if store is not None:
@@ -109,10 +110,10 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
     if (directory / "cluster.json").exists():
         from instar.cli import cluster
 
-        for option, given in (("--mode", mode != "inprocess"), ("--tracking", tracking is not None)):
-            if given:
+        for option, is_given in (("--mode", mode != "inprocess"), ("--tracking", tracking is not None)):
+            if is_given:
                 raise ConfigError(
-                    expected=f"no {option}: pods run the stages of this evolution, and report as they were submitted",
+                    expected=f"no {option}, because pods run this evolution with the settings of `instar submit`",
                     found=option,
                     where=f"resume {directory}",
                     action="leave it out",
@@ -130,7 +131,7 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
 
 
 def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | None) -> Outcome:
-    """Run the loop with progress and tracking, close the ledger, write the report whatever happens."""
+    """Run the loop with progress and tracking, and close the ledger. The report is written even after an error."""
     from instar.cli.progress import make_listener
     from instar.report import write_report
     from instar.tracking import open_tracker
@@ -147,7 +148,7 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
         close(workspace, outcome)
         tracker.sync()
     except BaseException:
-        with contextlib.suppress(Exception):  # the page is a convenience here; the error is what matters
+        with contextlib.suppress(Exception):  # an error of the report must not hide the error of the run
             write_report(workspace, workspace.path / "report.html")
         raise
     page = write_report(workspace, workspace.path / "report.html")
@@ -157,15 +158,15 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
 
 
 def say_outlook(recipe: Recipe) -> None:
-    """Print what the run will leave undone of its learning-rate schedule, if anything."""
+    """Print which part of its learning-rate schedule the run will not reach, if any."""
     if line := outlook(recipe):
         say(f"note: {line}\n")
 
 
 def say_limits() -> None:
-    """Print a limit of the address space: a library that reaches it may end this process without a word."""
+    """Print a limit of the address space, because a library that reaches it may end this process without a message."""
     if address_space_left() is not None:
-        say(f"note: {limits()}; a library that gets no more may end this process by signal 6 (SIGABRT)\n")
+        say(f"note: {limits()}; a library that reaches the limit may end this process by signal 6 (SIGABRT)\n")
 
 
 def report(directory: Path) -> None:
@@ -192,7 +193,7 @@ def explain(
 
 
 def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float | None) -> None:
-    """Record offline data of graded quality."""
+    """Record offline data of several qualities: random, medium-replay, medium and expert."""
     import torch
 
     from instar.components.dataset_prep.offline.record import make_data as record

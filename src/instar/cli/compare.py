@@ -1,4 +1,4 @@
-"""What `instar evaluate` does: choose the tasks that judge two policies, and refuse what a comparison does not read."""
+"""`instar evaluate`: chooses the tasks on which two policies are compared, and refuses options that have no effect on it."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def evaluate(
 
 
 def _check_judged(given: Mapping[str, Any], tracking: str | None, registry: bool) -> None:
-    """Refuse what a comparison does not read: how a policy is trained, and a registry that it does not ask."""
+    """Refuse settings that a comparison does not use: settings of training, and a registry that is not asked."""
     if tracking is not None and not registry:
         raise ConfigError(
-            expected="no --tracking: only --against champion asks the registry",
+            expected="no --tracking, because only --against champion uses the registry",
             found=tracking,
             where="--tracking",
             action="leave it out",
@@ -67,42 +67,49 @@ def _check_judged(given: Mapping[str, Any], tracking: str | None, registry: bool
     for key in ("curriculum", "update", "gate", "clock", "iterations", "inner_steps", "threads"):
         if key in given:
             raise ConfigError(
-                expected="settings of test, and of what has to agree with it",
+                expected="only settings of the test, and settings that must agree with it",
                 found=key,
                 where=f"evaluate --set {key}",
-                action="leave it out: nothing is trained here",
+                action="leave it out, because nothing is trained here",
             )
 
 
 def suite_of(policy: Path, against: str, suite: str, scale: str) -> Recipe:
-    """Return the recipe whose tasks judge two policies: as named, else that of the evolutions, else SEC's tiny one.
+    """Return the recipe whose tasks are used to compare two policies.
 
-    An evolution of that name and scale gives it with its own settings, the champion's before the candidate's; against the registry
-    the candidate does not choose how it is judged. Evolutions of two recipes have no tasks in common: `ConfigError` unless one is
-    named.
+    It is the recipe `suite`. If `suite` is empty, it is the recipe of the evolutions; if there is none, it is SEC at scale tiny.
+
+    If one of the evolutions has this recipe and scale, its settings are used too: those of the champion before those of the
+    candidate. With `against` the registry's champion, no settings are taken from the candidate, so that it has no influence
+    on how it is compared.
+
+    Evolutions of two recipes have no tasks in common. Then `ConfigError` is raised unless `suite` names a recipe.
     """
     folders = [path for path in (Path(against), policy) if (path / "evolution.json").exists()]
     opened = [open_workspace(path) for path in folders]
-    found = [(str(facts["recipe"]), str(facts["scale"])) for facts in map(status, opened)]
-    names = list(dict.fromkeys(one for one, _ in found))
+    recipes_and_scales = [(str(facts["recipe"]), str(facts["scale"])) for facts in map(status, opened)]
+    names = list(dict.fromkeys(one for one, _ in recipes_and_scales))
     if not suite and len(names) > 1:
         raise ConfigError(
-            expected="two evolutions of one recipe, or --suite",
+            expected="two evolutions of the same recipe, or --suite",
             found=f"{' and '.join(names)}",
             where="evaluate --suite",
-            action="name the recipe whose tasks shall judge both",
+            action="name the recipe whose tasks both policies shall try",
         )
     name = suite or next(iter(names), "sec")
-    fitting = [w for w, one in zip(opened, found, strict=True) if one == (name, scale or one[1])]
+    fitting = [w for w, one in zip(opened, recipes_and_scales, strict=True) if one == (name, scale or one[1])]
     if fitting and against != "champion":
         return stored_recipe(fitting[0])
-    return build(name, scale or next((size for one, size in found if one == name), "tiny"), None)
+    return build(name, scale or next((size for one, size in recipes_and_scales if one == name), "tiny"), None)
 
 
 def _embedded_registry(directory: Path) -> str:
     database = directory / "mlflow.db"
     if not database.exists():
         raise ConfigError(
-            expected="a registry", found=f"no {database}", where="--against champion", action="give --tracking a URI"
+            expected="a model registry",
+            found=f"no {database}",
+            where="--against champion",
+            action="give --tracking a URI",
         )
     return embedded(directory)

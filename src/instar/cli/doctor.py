@@ -1,6 +1,6 @@
-"""`instar doctor`: what this machine is, what is installed, what each scale needs, and whether a store can be trusted.
+"""`instar doctor`: prints this machine, the installed packages and what each scale needs, and checks a store.
 
-Nothing heavy is imported but torch, where it is installed: it alone knows the devices and the number formats.
+The only heavy import is torch, if it is installed. It is needed to know the GPUs and the number formats of the CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from instar.errors import MissingDependencyError
 
 GIB = 2**30
 TINY_EXTRAS = ("llm", "envs", "quality", "report")
-"""What a run at the tiny scale imports."""
+"""The extras that a run at the tiny scale needs."""
 TOOLS = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
     "docker": ("docker", "podman"),
@@ -34,7 +34,7 @@ TOOL_USES = {"chromium": "tests that open the report", "docker": "building image
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a scale needs. Bytes of memory, of disk below the working folder, and of one GPU."""
+    """What a scale needs, in bytes: memory, free disk at the working folder, and memory of one GPU."""
 
     memory: int
     disk: int
@@ -43,8 +43,8 @@ class Need:
     what: str
 
 
-# The update keeps weights, gradient and two Adam moments in float32: 16 bytes a parameter, 8 GB at 0.5e9 parameters and
-# 48 GB at 3e9, plus activations and the sampler's cache.
+# The update keeps weights, gradients and two Adam moments in float32. These are 16 bytes per parameter: 8 GB for 0.5e9
+# parameters, 48 GB for 3e9. Activations and the cache of the sampler come on top.
 SCALES: dict[str, Need] = {
     "tiny": Need(memory=2 * GIB, disk=2 * GIB, gpu=0, extras=TINY_EXTRAS, what="a character model made here"),
     "small": Need(memory=8 * GIB, disk=8 * GIB, gpu=0, extras=TINY_EXTRAS, what="SmolLM2-135M from a package"),
@@ -63,7 +63,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What was found. `extras` maps an extra to the requirements that are not met; `torch` is empty when absent."""
+    """This machine. `extras` maps an extra to its requirements that are not met. `torch` is empty if it is not installed."""
 
     python: str
     cores: int
@@ -76,7 +76,7 @@ class Machine:
 
 
 def probe() -> Machine:
-    """Look at this machine."""
+    """Return the facts about this machine."""
     torch, cpu, gpus = _torch()
     return Machine(
         python=platform.python_version(),
@@ -86,12 +86,17 @@ def probe() -> Machine:
         torch=torch,
         cpu=cpu,
         gpus=gpus,
-        extras={extra: tuple(r for r, version in found.items() if not version) for extra, found in extras().items()},
+        extras={
+            extra: tuple(r for r, version in versions.items() if not version) for extra, versions in extras().items()
+        },
     )
 
 
 def extras() -> dict[str, dict[str, str]]:
-    """Return extra -> requirement (`name<bound`) -> installed version, "" when absent; from the package's metadata."""
+    """Return extra -> requirement -> installed version, from the metadata of the package.
+
+    A requirement is for example `kfp<3`. The version is "" if the package is not installed.
+    """
     out: dict[str, dict[str, str]] = {}
     for line in metadata.requires("instar") or []:
         requirement, _, marker = line.partition(";")
@@ -113,7 +118,7 @@ def _name(requirement: str) -> str:
 
 
 def missing(machine: Machine, need: Need) -> list[str]:
-    """Return what this machine lacks for a scale; empty when it can run."""
+    """Return what this machine lacks for a scale. The list is empty if it can run the scale."""
     out = []
     if machine.memory < need.memory:
         out.append(f"{_gib(need.memory)} memory (has {_gib(machine.memory)})")
@@ -146,9 +151,9 @@ def main(store: str | None) -> int:
 
 
 def check_store(uri: str, console: Console) -> None:
-    """Run the twenty conformance checks and print them; a store that fails one is a `StorageError` with their names.
+    """Run the twenty conformance checks and print them. Raise `StorageError` with the names of the checks that failed.
 
-    Leaves small objects below `instar-conformance/`.
+    The checks leave small objects below `instar-conformance/`.
     """
     from instar import conformance
     from instar.store import open_store
@@ -167,7 +172,7 @@ def check_store(uri: str, console: Console) -> None:
 
 
 def _torch() -> tuple[str, str, tuple[Gpu, ...]]:
-    """Return torch version, CPU features in words, CUDA devices."""
+    """Return the version of torch, the CPU features in words, and the CUDA devices."""
     try:
         import torch
     except ImportError:
@@ -178,13 +183,13 @@ def _torch() -> tuple[str, str, tuple[Gpu, ...]]:
     gpus = []
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            found = torch.cuda.get_device_properties(index)
-            gpus.append(Gpu(name=found.name, memory=found.total_memory))
+            properties = torch.cuda.get_device_properties(index)
+            gpus.append(Gpu(name=properties.name, memory=properties.total_memory))
     return str(torch.__version__), ", ".join(features), tuple(gpus)
 
 
 def _memory() -> int:
-    """Return the memory this process may use, in bytes: the machine's, or less where a control group limits it."""
+    """Return how many bytes of memory this process may use: those of the machine, or fewer if a control group limits it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if path.exists() and (text := path.read_text().strip()).isdigit():
@@ -210,9 +215,9 @@ def _machine_table(machine: Machine) -> Table:
 
 def _extras_table(machine: Machine) -> Table:
     table = _table("extra")
-    for extra, found in extras().items():
+    for extra, versions in extras().items():
         absent = machine.extras[extra]
-        present = [f"{_name(requirement)} {version}" for requirement, version in found.items() if version]
+        present = [f"{_name(requirement)} {version}" for requirement, version in versions.items() if version]
         text = ", ".join([*present, *([f"get the rest: {install(absent)}"] if absent else [])])
         table.add_row(extra, text, style="yellow" if absent else "")
     return table

@@ -1,4 +1,4 @@
-"""`instar plan`: memory and seconds of a recipe on a device, and what a run on a cluster costs besides work."""
+"""`instar plan`: memory and seconds of a recipe on a device, and the overhead of a run on a cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from instar.terminal import say
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is asked of a cluster; without `gpus` nothing is."""
+    """The questions about a run on a cluster. Without `gpus` there are none."""
 
     gpus: int | None
     model_size: float | None
@@ -33,48 +33,48 @@ def main(
     """Print the plans that were asked for, then refuse what does not fit or has too much overhead. Return 0."""
     unused = [
         option
-        for option, given in (
+        for option, value in (
             ("--model-size", asked.model_size),
             ("--work-s", asked.work_s),
             ("--unroll", asked.unroll != 1),
         )
-        if given and asked.gpus is None
+        if value and asked.gpus is None
     ]
     if unused:
         raise ConfigError(
             expected="--gpus, the number of GPUs of a segment",
-            found=f"{unused[0]} without it",
+            found=f"{unused[0]} without --gpus",
             where="instar plan",
             action=f"add --gpus N, or leave {unused[0]} out",
         )
     planned = device in devices.DEVICES and bool(method(name).recipe(scale, model).device)
     recipe = resolve(name, scale, model, file, sets, device if planned else None)
-    made = None
+    account = None
     if device is not None or asked.gpus is None:
-        made = fit.account(recipe, where(recipe, device))
-        say(render(made))
-        fit.check(made, made.device)
+        account = fit.account(recipe, where(recipe, device))
+        say(render(account))
+        fit.check(account, account.device)
     if asked.gpus is None:
         return 0
     size = asked.model_size or fit.work_of(recipe).model.parameters / 1e9
     seconds = asked.work_s
-    if seconds is None and made is not None and made.processes == asked.gpus:
-        seconds = made.iteration_s
-    say("\n" if made else "")
+    if seconds is None and account is not None and account.processes == asked.gpus:
+        seconds = account.iteration_s
+    say("\n" if account else "")
     return cost.main(recipe, asked.gpus, size, seconds, asked.unroll, asked.allow)
 
 
 def where(recipe: Recipe, device: str | None) -> fit.Device:
-    """Return the device that is named, that the recipe is planned for, or this machine."""
+    """Return the named device. If none is named, return the device that the recipe is planned for, or this machine."""
     name = device or recipe.device or devices.CPU
     if name != devices.CPU:
         return devices.of_name(name)
     if recipe.device:
         raise ConfigError(
-            expected=f"a GPU: {', '.join(devices.DEVICES)}",
+            expected=f"a GPU ({', '.join(devices.DEVICES)}), because {recipe.name} at {recipe.scale} samples with vLLM",
             found=name,
             where="--device",
-            action=f"name one; {recipe.name} at {recipe.scale} samples with vLLM",
+            action="name one of these GPUs",
         )
     from instar.pipelines.fit import probe
 

@@ -1,4 +1,4 @@
-"""A recipe by name with what is given beside it, a file of differences, `--set` and presets, as one frozen recipe."""
+"""Resolves a recipe: applies a file of differences, `--set` and presets to the recipe of a name, and returns a frozen recipe."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ from instar.plain import brief
 def resolve(
     name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None = None
 ) -> Recipe:
-    """Return the recipe with a TOML file of differences and then `--set` assignments applied, fitted to its device."""
-    found, given = method(name).recipe(scale, model), configs.parse_set(sets)
+    """Return the recipe of a name and scale. First the TOML file of differences is applied, then the `--set` assignments.
+
+    A recipe that is planned for a GPU is then fitted to its device.
+    """
+    base, assigned = method(name, scale, model), configs.parse_set(sets)
     differences = configs.load_toml(file) if file else {}
-    filed = changed(found, differences, str(file))
-    recipe = planned(changed(filed, given, name), device, _over(differences, given))
+    filed = changed(base, differences, str(file))
+    recipe = planned(changed(filed, assigned, name), device, _over(differences, assigned))
     try:
         configs.check_read(planned(filed, device, differences), differences, str(file))
     except ConfigError:
-        configs.check_read(recipe, differences, str(file))  # what reads it may be given by `--set`
-    configs.check_read(recipe, given, name)
+        configs.check_read(recipe, differences, str(file))  # a `--set` may give the setting that reads it
+    configs.check_read(recipe, assigned, name)
     schedule.check_given(recipe, differences, str(file))
-    schedule.check_given(recipe, given, name)
+    schedule.check_given(recipe, assigned, name)
     return recipe
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two nested mappings as one; where both have a value that of `above` counts."""
-    found = dict(below)
+    """Return two nested mappings as one. If both have a value for a key, the value of `above` is taken."""
+    merged = dict(below)
     for key, value in above.items():
-        inner = found.get(key)
+        inner = merged.get(key)
         both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        found[key] = _over(inner, value) if both else value  # type: ignore[arg-type]
-    return found
+        merged[key] = _over(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
-def changed(recipe: Recipe, given: Mapping[str, Any], where: str) -> Recipe:
-    """Return the recipe with differences applied. A preset of the update stands for the objective that it names.
+def changed(recipe: Recipe, differences: Mapping[str, Any], where: str) -> Recipe:
+    """Return the recipe with differences applied. A preset of the update is replaced by the objective that it names.
 
-    What a recipe is called is no difference: with another name or scale nothing else would change.
+    The name and the scale of a recipe cannot be changed here: they are labels, and no other setting would change with them.
     """
     for key, option in (
         ("name", "another recipe"),
@@ -54,14 +57,14 @@ def changed(recipe: Recipe, given: Mapping[str, Any], where: str) -> Recipe:
         ("paper", "another recipe"),
         ("device", "--device"),
     ):
-        if given.get(key, getattr(recipe, key)) != getattr(recipe, key):
+        if differences.get(key, getattr(recipe, key)) != getattr(recipe, key):
             raise ConfigError(
-                expected=f"'{getattr(recipe, key)}', as what it was made for",
-                found=brief(given[key]),
+                expected=f"'{getattr(recipe, key)}', which the recipe was built for",
+                found=brief(differences[key]),
                 where=f"{where}.{key}",
-                action=f"choose {option}; a setting would change the label alone",
+                action=f"choose {option}, because this setting would change only the label",
             )
-    update, changes = given.get("update"), given
+    update, changes = differences.get("update"), differences
     if isinstance(update, Mapping) and update.get("strategy", recipe.update.strategy) == "policy_gradient":
-        changes = {**given, "update": expanded(update, f"{where}.update")}
+        changes = {**differences, "update": expanded(update, f"{where}.update")}
     return configs.merge(recipe, changes, where, given={})

@@ -1,7 +1,7 @@
-"""Options of TRL 1.16.0, verl 0.9.0 and OpenRLHF 0.11.2 that say what a recipe's update says; a dash where none does.
+"""The options of TRL 1.16.0, verl 0.9.0 and OpenRLHF 0.11.2 that mean the same as a recipe's update. A dash means none.
 
-Read from the released wheels: `trl/trainer/{grpo,rloo}_config.py`, `verl/trainer/{config,ppo/core_algos.py}`,
-`openrlhf/cli/train_ppo_ray.py`. Prefixes are shortened: verl `actor.` is `actor_rollout_ref.actor.`.
+They were read in the released wheels: `trl/trainer/{grpo,rloo}_config.py`, `verl/trainer/{config,ppo/core_algos.py}` and
+`openrlhf/cli/train_ppo_ray.py`. Prefixes are shortened: `actor.` of verl stands for `actor_rollout_ref.actor.`.
 """
 
 from __future__ import annotations
