@@ -435,5 +435,5 @@ def test_file_that_changes_while_it_is_stored(planted: Planted, monkeypatch: pyt
 
     monkeypatch.setattr(planted.store, "put_file", slow)
     (planted.source / "w").write_bytes(b"early")
-    with pytest.raises(ArtifactError, match="no longer changes"):
+    with pytest.raises(ArtifactError, match="does not change while it is stored"):
         planted.cas.put(planted.source, "Policy")

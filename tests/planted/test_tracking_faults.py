@@ -227,5 +227,5 @@ def promoted(workspace: Workspace) -> str:
 
 
 def test_nothing_passed_is_still_refused_first(copy: Path) -> None:
-    with pytest.raises(LedgerError, match="none of this policy"):
+    with pytest.raises(LedgerError, match="none of them of this policy"):
         Tracker(None, open_workspace(copy)).promote("sha256:" + "0" * 64)

@@ -191,7 +191,7 @@ def test_a_cluster_evolution_is_not_resumed_with_options_of_this_machine(
 ) -> None:
     create_workspace(tmp_path / "run", "e", None)
     (tmp_path / "run" / "cluster.json").write_text("{}")
-    with pytest.raises(ConfigError, match="pods run the stages"):
+    with pytest.raises(ConfigError, match="because pods run this evolution"):
         commands.resume(tmp_path / "run", mode, tracking, accept_code=False)  # type: ignore[arg-type]
 
 

@@ -119,7 +119,7 @@ def test_change_gives_up_when_the_head_never_rests(store: LocalStore) -> None:
         change(store, "evo", lambda h: replace(h, step=h.step + 1))
         return replace(head, reason="mine")
 
-    with pytest.raises(UnavailableError, match="changes by others"):
+    with pytest.raises(UnavailableError, match="others changed it first"):
         change(store, "evo", decide)
     assert current(store).reason == ""
 

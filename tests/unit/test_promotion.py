@@ -65,7 +65,7 @@ def test_the_base_is_refused_also_when_a_later_gate_met_it_again(tmp_path: Path,
     w.workspace.ledger.append(
         "close", {"reason": "all done", "iterations": 1, "policy": base, "champion": base}, {"at": w.now}
     )
-    refused(w.workspace, template, "none of this policy")
+    refused(w.workspace, template, "none of them of this policy")
 
 
 def test_a_policy_that_was_held_is_refused_by_digest(tmp_path: Path, template: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_policy_that_was_held_is_refused_by_digest(tmp_path: Path, template: P
     shutil.copy(template, workspace.path / "mlflow.db")
     (held,) = [e for e in workspace.ledger.of("gate") if e.body["decision"]["action"] == "hold"]
     (tested,) = [e for e in workspace.ledger.of("stage") if held.body["evaluation"] in e.body["outputs"].values()]
-    with pytest.raises(LedgerError, match="none of this policy"):
+    with pytest.raises(LedgerError, match="none of them of this policy"):
         Tracker(None, workspace).promote(tested.body["inputs"]["policy"])
 
 

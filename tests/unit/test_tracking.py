@@ -227,7 +227,7 @@ def test_long_values_are_cut_with_their_digest() -> None:
 def test_only_a_passed_policy_becomes_champion(workspace: Workspace) -> None:
     tracker = Tracker(None, workspace)
     close = next(workspace.ledger.of("close"))
-    with pytest.raises(LedgerError, match="none of this policy"):
+    with pytest.raises(LedgerError, match="none of them of this policy"):
         tracker.promote(close.body["policy"])
     client = tracking_server._client(tracker.uri)
     version = tracker.promote(close.body["champion"])

@@ -267,7 +267,7 @@ def test_open_store_s3_names_the_missing_variable(key: str, monkeypatch: pytest.
 )
 def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _environment(monkeypatch)
-    with pytest.raises(ConfigError, match="carries credentials") as caught:
+    with pytest.raises(ConfigError, match="with credentials") as caught:
         open_store(uri)
     assert "hunter22" not in caught.value.render() + str(caught.value)
 
