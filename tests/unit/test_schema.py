@@ -174,7 +174,7 @@ def test_values_of_maps_are_checked(value: float | None) -> None:
 def test_missing_and_unknown_columns_are_named(row: type[Any]) -> None:
     table = schema.to_table(row, [build(row)])
     last = table.schema.names[-1]
-    with pytest.raises(ContractError, match=f"missing \\['{last}'\\]"):
+    with pytest.raises(ContractError, match=f"missing columns \\['{last}'\\]"):
         schema.check(row, table.drop_columns([last]), "table")
     with pytest.raises(ContractError, match="unknown \\['extra'\\]"):
         schema.check(row, table.append_column("extra", pa.array([1])), "table")
