@@ -1,4 +1,4 @@
-"""`instar show` and `instar diff`: where an evolution stands, and how two differ."""
+"""`instar show` and `instar diff`: the state of an evolution, and the differences of two."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from instar.workspace import open_workspace
 
 def show(directory: Path, as_json: bool) -> None:
     """Print the state of an evolution."""
-    found = status(open_workspace(directory))
+    summary = status(open_workspace(directory))
     if as_json:
-        say(json.dumps(found, sort_keys=True) + "\n")
+        say(json.dumps(summary, sort_keys=True) + "\n")
         return
-    lines = [f"{name:<10} {value}" for name, value in found.items() if name != "metrics"]
-    width = max((30, *map(len, found["metrics"])))
-    lines += [f"  {name:<{width}} {value:.4g}" for name, value in sorted(found["metrics"].items())]
+    lines = [f"{name:<10} {value}" for name, value in summary.items() if name != "metrics"]
+    width = max((30, *map(len, summary["metrics"])))
+    lines += [f"  {name:<{width}} {value:.4g}" for name, value in sorted(summary["metrics"].items())]
     say("\n".join(lines) + "\n")
 
 
 def diff(left: Path, right: Path) -> int:
-    """Print the first difference of two ledgers and those of their metrics; return 0 when they did the same work."""
+    """Print the first entry in which two ledgers differ. Return 0 if both did the same work, otherwise 1."""
     a, b = open_workspace(left).ledger, open_workspace(right).ledger
     if a.head == b.head:
         say(f"equal: {len(a.entries)} entries, head {a.head}\n{_machines(a.entries, b.entries)}")
@@ -42,10 +42,10 @@ def diff(left: Path, right: Path) -> int:
 
 
 def _machines(one: Sequence[Entry], two: Sequence[Entry]) -> str:
-    """Return the sentence on what both computed with, entry by entry; nothing where it was the same throughout."""
-    found = [
+    """Return a sentence about different versions and hardware in the two ledgers, or an empty text if there are none."""
+    lines = [
         line
         for a, b in zip(one, two, strict=False)
         for line in versions.changes(versions.noted([a]), versions.noted([b]))
     ]
-    return versions.sentence("they ran", list(dict.fromkeys(found)))
+    return versions.sentence("they ran", list(dict.fromkeys(lines)))
