@@ -334,7 +334,7 @@ def test_a_recipe_of_any_scale_is_planned_on_any_device(
     [
         ("paper", None, {"model_size": 3.0}, "--model-size without --gpus"),
         ("paper", "h200", {"work_s": 9.0}, "--work-s without --gpus"),
-        ("single", "cpu", {}, "name one; sec at single samples with vLLM"),
+        ("single", "cpu", {}, "because sec at single samples with vLLM"),
         ("tiny", "h2000", {}, "did you mean 'h200'"),
     ],
 )
