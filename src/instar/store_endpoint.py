@@ -52,7 +52,7 @@ def _split(text: str) -> urllib.parse.SplitResult:
         raise _environment_error("an INSTAR_S3_ENDPOINT whose host or port is not valid") from error
     bare = not ("@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment)
     if parts.scheme not in ("http", "https") or not parts.hostname or not bare or port == 0:
-        raise _environment_error("an INSTAR_S3_ENDPOINT with more than scheme, host and port")
+        raise _environment_error("an INSTAR_S3_ENDPOINT that has not the form http[s]://HOST[:PORT]")
     return parts
 
 
