@@ -22,7 +22,7 @@ def resolve(
 
     A recipe that is planned for a GPU is then fitted to its device.
     """
-    base, assigned = method(name, scale, model), configs.parse_set(sets)
+    base, assigned = method(name).recipe(scale, model), configs.parse_set(sets)
     differences = configs.load_toml(file) if file else {}
     filed = changed(base, differences, str(file))
     recipe = planned(changed(filed, assigned, name), device, _over(differences, assigned))
