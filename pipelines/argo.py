@@ -19,7 +19,7 @@ from instar.pipelines.chain.segment import API
 from instar.pipelines.placement import environment
 from instar.pipelines.pools import GROUP, USER, Images, Pool, Profile, Toleration
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.trace import KINDS, Graph, Task, check_size, config_text, trace
+from instar.pipelines.trace import KINDS, Graph, Node, check_size, config_text, trace
 from instar.store_files import write_whole
 
 OUTPUTS = "/tmp/outputs"
@@ -88,51 +88,51 @@ def _branch(decision: str, following: dict[str, str], first: str = "") -> None:
 
 
 def _add_graph(graph: Graph, profile: Profile, images: Images) -> None:
-    """Add a template per task and the DAG that connects them."""
+    """Add a template per node and the DAG that connects them."""
     check_size(graph)
     hera = _hera()
-    for task in graph.tasks:
-        _task_template(task, graph, profile, images)
+    for node in graph.nodes:
+        _add_template(node, graph, profile, images)
     following = hera.Parameter(
         name="next", value_from=hera.models.ValueFrom(parameter="{{tasks.advance.outputs.parameters.next}}")
     )
     inputs = [hera.Parameter(name=n) for n in COUNTERS]
     with hera.DAG(name=graph.kind, inputs=inputs, outputs=[following]):
-        for task in graph.tasks:
-            before = sorted({ref.task for ref in task.inputs.values()} | set(task.after))
+        for node in graph.nodes:
+            before = sorted({ref.node for ref in node.inputs.values()} | set(node.after))
             hera.Task(
-                name=task.name,
-                template=f"{graph.kind}-{task.name}",
+                name=node.name,
+                template=f"{graph.kind}-{node.name}",
                 depends=" && ".join(before) or None,
                 arguments={
                     **{n: f"{{{{inputs.parameters.{n}}}}}" for n in COUNTERS},
                     **{
-                        _parameter(name): f"{{{{tasks.{ref.task}.outputs.parameters.{ref.port}}}}}"
-                        for name, ref in task.inputs.items()
+                        _parameter(name): f"{{{{tasks.{ref.node}.outputs.parameters.{ref.port}}}}}"
+                        for name, ref in node.inputs.items()
                     },
                 },
             )
 
 
-def _task_template(task: Task, graph: Graph, profile: Profile, images: Images) -> None:
-    if task.stage is None:
-        words = ["control", task.kind, "--run-id", "{{workflow.uid}}-{{inputs.parameters.segment}}"]
+def _add_template(node: Node, graph: Graph, profile: Profile, images: Images) -> None:
+    if node.stage is None:
+        words = ["control", node.kind, "--run-id", "{{workflow.uid}}-{{inputs.parameters.segment}}"]
         words += ["--segment", "{{inputs.parameters.segment}}", "--iteration", "{{inputs.parameters.iteration}}"]
-        words += ["--plus-iteration", str(task.iteration)]
-        opens = task.kind == "open" and graph.kind != "begin"
-        outs = list(contract.ports(pointers(graph.recipe))) if opens else ["next"] if task.kind == "advance" else []
+        words += ["--plus-iteration", str(node.iteration)]
+        opens = node.kind == "open" and graph.kind != "begin"
+        outs = list(contract.ports(pointers(graph.recipe))) if opens else ["next"] if node.kind == "advance" else []
     else:
-        outs = list(contract.ports(task.stage.outs))
-        words = ["stage", task.kind, "--record", "--config", config_text(task)]
-        if task.step is not None:
-            words += ["--step", "{{inputs.parameters.step}}", "--plus-step", str(task.step)]
-        if task.shard:
-            words += ["--shard", f"{task.shard.number}/{task.shard.total}"]
-        for name in task.inputs:
+        outs = list(contract.ports(node.stage.outs))
+        words = ["stage", node.kind, "--record", "--config", config_text(node)]
+        if node.step is not None:
+            words += ["--step", "{{inputs.parameters.step}}", "--plus-step", str(node.step)]
+        if node.shard:
+            words += ["--shard", f"{node.shard.number}/{node.shard.total}"]
+        for name in node.inputs:
             words += [f"--{contract.port_of(name).replace('_', '-')}", f"{{{{inputs.parameters.{_parameter(name)}}}}}"]
-    inputs = [*COUNTERS, *map(_parameter, task.inputs)]
-    name = f"{graph.kind}-{task.name}"
-    _container(name, task.kind, words, inputs, outs, graph.recipe.threads, profile, images)
+    inputs = [*COUNTERS, *map(_parameter, node.inputs)]
+    name = f"{graph.kind}-{node.name}"
+    _container(name, node.kind, words, inputs, outs, graph.recipe.threads, profile, images)
 
 
 def _parameter(name: str) -> str:

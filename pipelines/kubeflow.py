@@ -17,7 +17,7 @@ from instar.pipelines.chain.gang.pod import PodSettings
 from instar.pipelines.chain.pointers import pointers
 from instar.pipelines.kubeflow_components import CONTROL, component, control, gang, kfp_dsl, output_name
 from instar.pipelines.pools import Images, Profile
-from instar.pipelines.trace import MAX_FAN_OUT, Graph, Ref, Task, check_size, config_text
+from instar.pipelines.trace import MAX_FAN_OUT, Graph, Node, Ref, check_size, config_text
 from instar.store_files import storage_errors
 
 PARAMETERS: dict[str, type] = {
@@ -48,42 +48,42 @@ def pipeline(graph: Graph, profile: Profile, images: Images) -> Any:
 
 
 class _Builder:
-    """Adds the tasks of a graph to the pipeline that is being defined."""
+    """Adds the nodes of a graph to the pipeline that is being defined."""
 
     def __init__(self, graph: Graph, profile: Profile, images: Images, parameters: Mapping[str, Any]) -> None:
         self.graph, self.profile, self.images, self.parameters = graph, profile, images, parameters
         self.made: dict[str, Any] = {}
-        self.tasks = {task.name: task for task in graph.tasks}
+        self.nodes = {node.name: node for node in graph.nodes}
 
     def build(self) -> None:
-        """Add every task in order; the shards of one rollout become one loop."""
+        """Add every node in order; the shards of one rollout become one loop."""
         dsl = kfp_dsl()
         gangs: list[Any] = []
-        for task in self.graph.tasks:
-            if task.kind == "gather" and gangs:
-                self.made[task.name] = gangs.pop()
-            elif task.shard is None:
-                self.made[task.name] = self._add(task)
-            elif task.shard.number == 0 and task.shard.total > MAX_FAN_OUT:
-                gangs.append(self._add(task))
-            elif task.shard.number == 0:
-                with dsl.ParallelFor(items=list(range(task.shard.total)), name=f"{task.name}-shards") as number:
-                    self.made[task.name] = self._add(task, number)
+        for node in self.graph.nodes:
+            if node.kind == "gather" and gangs:
+                self.made[node.name] = gangs.pop()
+            elif node.shard is None:
+                self.made[node.name] = self._add(node)
+            elif node.shard.number == 0 and node.shard.total > MAX_FAN_OUT:
+                gangs.append(self._add(node))
+            elif node.shard.number == 0:
+                with dsl.ParallelFor(items=list(range(node.shard.total)), name=f"{node.name}-shards") as number:
+                    self.made[node.name] = self._add(node, number)
 
-    def _add(self, task: Task, shard: Any = 0) -> Any:
-        image = self._image(task.kind)
-        kind = "gang" if task.shard and task.shard.total > MAX_FAN_OUT else task.kind
+    def _add(self, node: Node, shard: Any = 0) -> Any:
+        image = self._image(node.kind)
+        kind = "gang" if node.shard and node.shard.total > MAX_FAN_OUT else node.kind
         if kind == "gang":
-            made = gang(self._image(kind))(**self._stage(task, 0), **self._inputs(task), pod=self._pod())
-        elif task.stage is None:
+            made = gang(self._image(kind))(**self._stage(node, 0), **self._inputs(node), pod=self._pod())
+        elif node.stage is None:
             ports = pointers(self.graph.recipe) if self.graph.kind != "begin" else None
-            made = control(task.kind, image, ports)(**self._control(task))
+            made = control(node.kind, image, ports)(**self._control(node))
         else:
-            made = component(task.stage, image)(**self._stage(task, shard), **self._inputs(task))
-        made.set_display_name("gang" if kind == "gang" else task.name)
-        for name in task.after:
+            made = component(node.stage, image)(**self._stage(node, shard), **self._inputs(node))
+        made.set_display_name("gang" if kind == "gang" else node.name)
+        for name in node.after:
             made.after(self.made[name])
-        cached = self.graph.kind == "begin" and task.kind in ("dataset_prep", "evaluate")
+        cached = self.graph.kind == "begin" and node.kind in ("dataset_prep", "evaluate")
         made.set_caching_options(cached)
         placement.place(made, kind, self.profile, self.graph.recipe.threads)
         return made
@@ -103,37 +103,37 @@ class _Builder:
         )
         return configs.dumps(settings)
 
-    def _control(self, task: Task) -> dict[str, Any]:
-        given = {**self.parameters, "run_id": kfp_dsl().PIPELINE_JOB_ID_PLACEHOLDER, "plus_iteration": task.iteration}
-        return {name: given[name] for name in CONTROL[task.kind]}
+    def _control(self, node: Node) -> dict[str, Any]:
+        given = {**self.parameters, "run_id": kfp_dsl().PIPELINE_JOB_ID_PLACEHOLDER, "plus_iteration": node.iteration}
+        return {name: given[name] for name in CONTROL[node.kind]}
 
-    def _stage(self, task: Task, shard: Any) -> dict[str, Any]:
+    def _stage(self, node: Node, shard: Any) -> dict[str, Any]:
         return {
             "store": self.parameters["store"],
             "evolution": self.parameters["evolution"],
             "iteration": self.parameters["iteration"],
-            "plus_iteration": task.iteration,
-            "step": 0 if task.step is None else self.parameters["step"],
-            "plus_step": task.step or 0,
-            "config": config_text(task),
+            "plus_iteration": node.iteration,
+            "step": 0 if node.step is None else self.parameters["step"],
+            "plus_step": node.step or 0,
+            "config": config_text(node),
             "shard": shard,
-            "shards": task.shard.total if task.shard else 1,
+            "shards": node.shard.total if node.shard else 1,
         }
 
-    def _inputs(self, task: Task) -> dict[str, Any]:
-        assert task.stage is not None
-        many = contract.variadic(task.stage.ins)
+    def _inputs(self, node: Node) -> dict[str, Any]:
+        assert node.stage is not None
+        many = contract.variadic(node.stage.ins)
         return {
             contract.port_of(name): self._artifact(ref, collected=contract.port_of(name) in many)
-            for name, ref in sorted(task.inputs.items(), reverse=True)  # of a collected port the first member counts
+            for name, ref in sorted(node.inputs.items(), reverse=True)  # of a collected port the first member counts
         }
 
     def _artifact(self, ref: Ref, *, collected: bool) -> Any:
-        maker = self.tasks[ref.task]
+        maker = self.nodes[ref.node]
         ins = contract.ports(maker.stage.ins) if maker.stage else {}
-        if ref.task not in self.made:  # a shard after the first: part of the same loop
+        if ref.node not in self.made:  # a shard after the first: part of the same loop
             return None
-        output = self.made[ref.task].outputs[output_name(ref.port, ins)]
+        output = self.made[ref.node].outputs[output_name(ref.port, ins)]
         return kfp_dsl().Collected(output) if collected else output
 
 

@@ -13,16 +13,16 @@ from instar.errors import ConfigError, MissingDependencyError
 from instar.pipelines.fit.devices import GIB, largest_below, of_name
 from instar.pipelines.recipe import Recipe
 
-PIECES = ("rollout", "update", "evaluate", "test")
+ON_A_DEVICE = ("rollout", "update", "evaluate", "test")
 
 
-def check(recipe: Recipe, pieces: Sequence[str] = PIECES) -> None:
+def check(recipe: Recipe, pieces: Sequence[str] = ON_A_DEVICE) -> None:
     """Raise `MissingDependencyError` for an engine that is not installed, `ConfigError` for a CUDA device that is not there, or
     that is smaller than the one a whole recipe was planned for.
 
     `auto` never fails, and torch is loaded only where CUDA is asked for by name.
     """
-    if recipe.device and pieces == PIECES:
+    if recipe.device and pieces == ON_A_DEVICE:
         _check_planned(recipe)
     for piece in pieces:
         config = getattr(recipe, piece)

@@ -1,13 +1,13 @@
-"""The loop replayed over recorded results: how a run on a cluster knows where it stands, and how the ledger gets its entries.
+"""The loop replayed over recorded results: how a run on a cluster knows its position, and how the ledger gets its entries.
 
-Stage containers only leave records. The control tasks execute the same description of the loop as every runner, with results
-from the ledger and, when they commit, from the records: entries, order and gate decisions are those of a run in one process.
+The container of a stage leaves a record of its result, and writes nothing to the ledger. The control nodes execute the same
+description of the loop as every runner. They take each result from the ledger and, when they commit, from the records. So the
+entries, their order and the decisions of the gate are those of a run in one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from instar import contract
 from instar.errors import ArtifactError, LedgerError
@@ -63,24 +63,22 @@ class Replay(LedgerRunner):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """Where an evolution stands after an iteration. `ended` says why no further iteration follows, or is empty."""
+def replayed(workspace: Workspace, recipe: Recipe, iteration: int, *, commit: bool) -> Position:
+    """Return the position after `iteration`, or after an earlier end of the evolution.
 
-    recipe: Recipe
-    position: Position
-    ended: str
-
-
-def standing(workspace: Workspace, iteration: int, *, commit: bool) -> Standing:
-    """Replay up to `iteration`, or to an earlier end."""
-    recipe = stored_recipe(workspace)
+    An unrolled run may be longer than what is left: of a recipe with 5 iterations, iteration 6 is the fifth.
+    """
     check_code(workspace, accept=False)
-    last = min(iteration, recipe.iterations)  # an unrolled run may be longer than what is left
+    last = min(iteration, recipe.iterations)
     stands = positions(Replay(workspace, commit=commit), recipe)
-    position = next(position for position in stands if position.iteration == last or position.stopped)
-    done = f"all {recipe.iterations} iterations done" if position.iteration == recipe.iterations else ""
-    return Standing(recipe=recipe, position=position, ended=position.stopped or done)
+    return next(position for position in stands if position.iteration == last or position.stopped)
+
+
+def why_over(recipe: Recipe, position: Position) -> str:
+    """Return why no iteration follows this position; an empty text where one does."""
+    if position.stopped or position.iteration < recipe.iterations:
+        return position.stopped
+    return f"all {recipe.iterations} iterations done"
 
 
 def finished(workspace: Workspace) -> Outcome:

@@ -1,7 +1,7 @@
 """The loop traced into a graph: the same description that runs in process, called with artifacts that do not exist yet.
 
-A segment is what one run on a cluster executes: `begin`, `iterate` (K iterations) or `finish`. Its first task, `open`, reads
-the loop's state from the ledger; between iterations a `gate` decides; its last task, `advance`, commits what the stages
+A segment is what one run on a cluster executes: `begin`, `iterate` (K iterations) or `finish`. Its first node, `open`, reads
+the loop's state from the ledger; between iterations a `gate` decides; its last node, `advance`, commits what the stages
 recorded and starts the next segment. The Kubeflow and the Argo exporter both read this graph.
 """
 
@@ -27,8 +27,8 @@ Kind: TypeAlias = Literal["begin", "iterate", "finish"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_UNROLL = 8
 """Iterations in one run."""
-MAX_TASKS = 50
-"""Tasks in one run: a graph of about 56 outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
+MAX_NODES = 50
+"""Nodes in one run: a graph of about 56 outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
 MAX_FAN_OUT = 16
 """Shards as pods of the pipeline: each costs three pods. More of them run as one gang job."""
 MAX_TEXT = 10_000
@@ -38,15 +38,15 @@ _REF = re.compile(r"@([a-z0-9_-]+)/([a-z_]+)")
 
 @dataclass(frozen=True)
 class Ref:
-    """An artifact that a task of the graph will make."""
+    """An artifact that a node of the graph will make."""
 
-    task: str
+    node: str
     port: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One task. `stage` is None for the control tasks `open`, `gate` and `advance`, which are known by `kind`.
+class Node:
+    """One node. `stage` is None for the control nodes `open`, `gate` and `advance`, which are known by `kind`.
 
     `iteration` and `step` count from the start of the segment; `step` is None for randomness that no step keys.
     """
@@ -64,12 +64,12 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """The tasks of one segment in an order in which they can run."""
+    """The nodes of one segment in an order in which they can run."""
 
     recipe: Recipe
     kind: Kind
     unroll: int
-    tasks: tuple[Task, ...]
+    nodes: tuple[Node, ...]
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
         )
     tracer = _Tracer(unroll if kind == "iterate" else 1, pointers(recipe))
     if kind == "begin":
-        tracer.add(Task(name="open", kind="open"))
+        tracer.add(Node(name="open", kind="open"))
         evolution.begin(tracer, recipe)
     else:
         position = tracer.opened()
@@ -103,18 +103,18 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
         else:
             evolution.finish(tracer, recipe, position)
             tracer.advance()
-    return Graph(recipe=recipe, kind=kind, unroll=unroll, tasks=tuple(tracer.tasks))
+    return Graph(recipe=recipe, kind=kind, unroll=unroll, nodes=tuple(tracer.nodes))
 
 
-def config_text(task: Task) -> str:
+def config_text(node: Node) -> str:
     """Return a stage's configuration as it crosses into a container; what a cluster would change on the way is refused."""
-    text = configs.dumps(task.config)
+    text = configs.dumps(node.config)
     changed = next((mark for mark in ("{{", "$(", "$$") if mark in text), "")
     if changed or len(text) > MAX_TEXT:
         raise ConfigError(
             expected=f"at most {MAX_TEXT} characters, without '{{{{', '$(' and '$$', which clusters replace",
             found=f"'{changed}'" if changed else f"{len(text)} characters",
-            where=f"{task.name}.config",
+            where=f"{node.name}.config",
             action="move it into a file and name that in the configuration",
         )
     return text
@@ -122,12 +122,12 @@ def config_text(task: Task) -> str:
 
 def check_size(graph: Graph) -> None:
     """Refuse a graph that Kubernetes cannot hold. The shards of one rollout are one loop."""
-    tasks = sum(task.shard is None or task.shard.number == 0 for task in graph.tasks)
-    if tasks > MAX_TASKS:
+    nodes = sum(node.shard is None or node.shard.number == 0 for node in graph.nodes)
+    if nodes > MAX_NODES:
         recipe = graph.recipe
         raise ConfigError(
-            expected=f"at most {MAX_TASKS} tasks in one run",
-            found=f"{tasks} ({graph.unroll} iterations of {recipe.inner_steps} inner steps, clock {recipe.clock})",
+            expected=f"at most {MAX_NODES} nodes in one run",
+            found=f"{nodes} ({graph.unroll} iterations of {recipe.inner_steps} inner steps, clock {recipe.clock})",
             where=f"segment {graph.kind}",
             action="choose the fused clock, or fewer inner steps or iterations for one run",
         )
@@ -137,12 +137,12 @@ class _Tracer:
     """A runner that writes down what it is asked to run."""
 
     def __init__(self, gates: int, pointers: type[Any]) -> None:
-        self.tasks: list[Task] = []
+        self.nodes: list[Node] = []
         self._gates, self._pointers = gates, pointers
 
     def opened(self) -> Position:
-        """Add the task that reads the ledger, and return the state that it points to."""
-        return position_of(self._bind(self._pointers, self.add(Task(name="open", kind="open")).name), iteration=0)
+        """Add the node that reads the ledger, and return the state that it points to."""
+        return position_of(self._bind(self._pointers, self.add(Node(name="open", kind="open")).name), iteration=0)
 
     def call(
         self,
@@ -154,7 +154,7 @@ class _Tracer:
         shard: Shard | None = None,
         **inputs: Inputs,
     ) -> Any:
-        """Add a stage task; a wrong kind of artifact is refused here."""
+        """Add a stage node; a wrong kind of artifact is refused here."""
         given = contract.flatten(inputs)
         contract.bind(stage.ins, dict(given), where=stage.name)
         for name, artifact in given.items():
@@ -167,7 +167,7 @@ class _Tracer:
                     action="fix the wiring",
                 )
         part = shard if shard and shard.total > 1 else None
-        task = Task(
+        node = Node(
             name=self._unique(stage.name),
             kind=stage.name,
             stage=stage,
@@ -176,47 +176,47 @@ class _Tracer:
             step=step,
             shard=part,
             inputs={name: _ref(artifact.digest) for name, artifact in given.items()},
-            after=() if given or not self.tasks else (self.tasks[0].name,),
+            after=() if given or not self.nodes else (self.nodes[0].name,),
         )
-        return self._bind(stage.outs, self.add(task).name, getattr(config, "writes", ()))
+        return self._bind(stage.outs, self.add(node).name, getattr(config, "writes", ()))
 
     def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:
-        """Add the task that decides: `gate` between iterations, `advance` at the end of the segment."""
+        """Add the node that decides: `gate` between iterations, `advance` at the end of the segment."""
         del config, before
         self._gates -= 1
         if not self._gates:
             self.advance()
             return candidate
-        task = Task(name=self._unique("gate"), kind="gate", iteration=candidate.iteration, after=self._leaves())
-        return position_of(self._bind(self._pointers, self.add(task).name), iteration=candidate.iteration)
+        node = Node(name=self._unique("gate"), kind="gate", iteration=candidate.iteration, after=self._leaves())
+        return position_of(self._bind(self._pointers, self.add(node).name), iteration=candidate.iteration)
 
     def num_updates(self) -> int:
         """Return a number that stops nothing: whether anything was learned is checked when the ledger is written."""
         return 1
 
     def advance(self) -> None:
-        """Add the last task."""
-        iteration = max(task.iteration for task in self.tasks)
-        self.add(Task(name="advance", kind="advance", iteration=iteration, after=self._leaves()))
+        """Add the last node."""
+        iteration = max(node.iteration for node in self.nodes)
+        self.add(Node(name="advance", kind="advance", iteration=iteration, after=self._leaves()))
 
-    def add(self, task: Task) -> Task:
-        """Append a task."""
-        self.tasks.append(task)
-        return task
+    def add(self, node: Node) -> Node:
+        """Append a node."""
+        self.nodes.append(node)
+        return node
 
     def _leaves(self) -> tuple[str, ...]:
-        used = {ref.task for t in self.tasks for ref in t.inputs.values()} | {n for t in self.tasks for n in t.after}
-        return tuple(task.name for task in self.tasks if task.name not in used)
+        used = {ref.node for t in self.nodes for ref in t.inputs.values()} | {n for t in self.nodes for n in t.after}
+        return tuple(node.name for node in self.nodes if node.name not in used)
 
     def _unique(self, name: str) -> str:
-        base, taken = name.replace("_", "-"), {task.name for task in self.tasks}
+        base, taken = name.replace("_", "-"), {node.name for node in self.nodes}
         options: Callable[[int], str] = lambda n: base if n == 1 else f"{base}-{n}"  # noqa: E731
         return next(options(n) for n in range(1, len(taken) + 2) if options(n) not in taken)
 
-    def _bind(self, declaration: type[Any], task: str, asked: Iterable[str] = ()) -> Any:
+    def _bind(self, declaration: type[Any], node: str, asked: Iterable[str] = ()) -> Any:
         ports = contract.requested(declaration, asked)
-        made = {name: kind(Path(), f"@{task}/{name}") for name, (kind, _) in ports.items()}
-        return contract.bind(declaration, made, where=task)
+        made = {name: kind(Path(), f"@{node}/{name}") for name, (kind, _) in ports.items()}
+        return contract.bind(declaration, made, where=node)
 
 
 def _ref(digest: str) -> Ref:

@@ -1,6 +1,6 @@
 """Windows of logged trajectories, and what the acting policy would have done at each of their steps.
 
-A drawn task is a segment: the starts of windows from `start` up to `end` in one logged episode. The slot's seed picks one of
+A drawn task is a slice: the starts of windows from `start` up to `end` in one logged episode. The slot's seed picks one of
 them; the window holds the K steps of the policy's architecture from there, fewer at the end of the episode. The policy
 reads the logged window and gives its own action for every step of it (the past policy of Decision Mamba, section 4). No
 environment is stepped, and what is logged is not copied into the rows.
@@ -41,7 +41,7 @@ def propose(
 
     Metrics: counts, and the mean |a_hat - a| over all numbers of all actions in the model's units, in which the
     environment's box is [-1, 1] (`shift_mean`). Raises `ContractError` without data, for a slot whose task is not a
-    training segment of that data, and for a policy of other dimensions; `NumericsError` for actions that are not finite.
+    training slice of that data, and for a policy of other dimensions; `NumericsError` for actions that are not finite.
     """
     model = open_actor(policy, config.device, ctx, "rollout")
     logged = open_trajectories(data, ctx.resident, "rollout")

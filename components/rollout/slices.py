@@ -1,4 +1,4 @@
-"""From drawn segments to windows of logged episodes, and from windows to rollout rows."""
+"""From drawn slices to windows of logged episodes, and from windows to rollout rows."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from instar.errors import ContractError
 from instar.rows import BatchRow, RolloutRow
 
 pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
-Segment = tuple[str, int, int]
+Slice = tuple[str, int, int]
 """Episode, first start of a window, and one past the last start."""
 
 
 def choose_windows(
     tasks: Tasks, slots: Sequence[BatchRow], seeds: Integers, logged: Trajectories, steps: int, ctx: Context
 ) -> Windows:
-    """Return the window of every slot, which begins at first + seed mod (end - first) of its segment.
+    """Return the window of every slot, which begins at first + seed mod (end - first) of its slice.
 
-    A slot whose task is not a training segment of `logged` is a `ContractError`.
+    A slot whose task is not a training slice of `logged` is a `ContractError`.
     """
-    known = _segments(tasks, slots, ctx)
+    known = _slices(tasks, slots, ctx)
     drawn = [known[slot.task_id] for slot in slots]
     where = f"Tasks {tasks.digest}:features"
     episodes = logged.find([episode for episode, _, _ in drawn], where)
-    first, end = (np.array([segment[i] for segment in drawn], np.int64) for i in (1, 2))
+    first, end = (np.array([bounds[i] for bounds in drawn], np.int64) for i in (1, 2))
     return logged.windows(episodes, first + seeds % (end - first), steps, where)
 
 
-def _segments(tasks: Tasks, slots: Sequence[BatchRow], ctx: Context) -> dict[str, Segment]:
-    """Return the segments of the drawn tasks by task id."""
+def _slices(tasks: Tasks, slots: Sequence[BatchRow], ctx: Context) -> dict[str, Slice]:
+    """Return the slices of the drawn tasks by task id."""
     table = resident_table(tasks, ctx.resident)
     wanted = pa.array(sorted({slot.task_id for slot in slots}), pa.string())
     table = table.filter(pc.field("task_id").isin(wanted))
@@ -54,10 +54,10 @@ def _segments(tasks: Tasks, slots: Sequence[BatchRow], ctx: Context) -> dict[str
                 where=f"batch slot {slot.slot}",
                 action="draw from the task pools that the rollout reads, with curriculum.group_size=1",
             )
-    return {name: _segment(name, pool, text) for name, pool, text in zip(names, pools, texts, strict=True)}
+    return {name: _slice(name, pool, text) for name, pool, text in zip(names, pools, texts, strict=True)}
 
 
-def _segment(name: str, pool: str, text: str) -> Segment:
+def _slice(name: str, pool: str, text: str) -> Slice:
     try:
         values = json.loads(text)
         episode, start, end = str(values["episode"]), int(values["start"]), int(values["end"])
@@ -65,7 +65,7 @@ def _segment(name: str, pool: str, text: str) -> Segment:
         episode, start, end = "", 0, 0
     if pool != "train" or not 0 <= start < end:
         raise ContractError(
-            expected='a training segment, features {"episode": ..., "start": s, "end": e} with 0 <= s < e',
+            expected='a training slice, features {"episode": ..., "start": s, "end": e} with 0 <= s < e',
             found=f"split {pool}, features {text[:80]}",
             where=f"Tasks:features of {name}",
             action="prepare the data with dataset_prep.strategy=offline",

@@ -21,7 +21,9 @@ from instar.head import Head
 from instar.pipelines.chain import segment
 from instar.pipelines.chain.pointers import pointers, pointers_of
 from instar.pipelines.chain.segment import Run
-from instar.pipelines.replay import Standing
+from instar.pipelines.evolution import Position
+from instar.pipelines.lifecycle import stored_recipe
+from instar.pipelines.replay import why_over
 from instar.store_files import storage_errors, write_whole
 from instar.terminal import say
 from instar.workspace import Workspace
@@ -92,9 +94,9 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
         counters = {"segment": head.segment, "iteration": head.iteration, "step": head.step}
         return {}, {}, {"next": following(head), **{n: str(v) for n, v in counters.items()}}
     if name == "open":
-        return _pointers(segment.open_segment(workspace, run), ends=False), {}, {}
+        return _pointers(workspace, segment.open_segment(workspace, run), ends=False), {}, {}
     if name == "gate":
-        return _pointers(segment.gate(workspace, run, iteration), ends=True), {}, {}
+        return _pointers(workspace, segment.gate(workspace, run, iteration), ends=True), {}, {}
     head = segment.advance(workspace, run, iteration)
     did = segment.start_next(workspace, head, run.run_id)
     _track(workspace)
@@ -107,18 +109,19 @@ def following(head: Head) -> str:
     return head.kind if head.status == "running" else head.status
 
 
-def _pointers(standing: Standing | None, ends: bool) -> dict[str, Pointer]:
+def _pointers(workspace: Workspace, position: Position | None, ends: bool) -> dict[str, Pointer]:
     """Return the pointers to the state of the loop.
 
     If the gate has ended the evolution and `ends` is True, every pointer says so, and later stages do nothing.
     """
-    if standing is None:
+    if position is None:
         return {}
-    declared = pointers(standing.recipe)
+    recipe = stored_recipe(workspace)
+    declared, over = pointers(recipe), why_over(recipe, position)
     kinds = {name: kind.__name__ for name, (kind, _) in contract.ports(declared).items()}
-    if ends and standing.ended:
-        return {name: Pointer(digest="", type=kind, stopped=standing.ended) for name, kind in kinds.items()}
-    entries = pointers_of(standing.position, declared)
+    if ends and over:
+        return {name: Pointer(digest="", type=kind, stopped=over) for name, kind in kinds.items()}
+    entries = pointers_of(position, declared)
     return {name: Pointer(digest=a.digest if a else "", type=kinds[name]) for name, a in entries.items()}
 
 

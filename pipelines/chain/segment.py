@@ -19,9 +19,10 @@ from instar.head import Head, Kind, claim, create_head, latest_claim, read_head
 from instar.kfp.api import KfpApi
 from instar.kfp.client import open_kfp
 from instar.pipelines.chain import submission
-from instar.pipelines.lifecycle import open_evolution
+from instar.pipelines.evolution import Position
+from instar.pipelines.lifecycle import open_evolution, stored_recipe
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.replay import Standing, finished, standing
+from instar.pipelines.replay import finished, replayed, why_over
 from instar.workspace import Workspace
 
 API = HOST, TOKEN, NAMESPACE = "INSTAR_KFP_HOST", "INSTAR_KFP_TOKEN_FILE", "INSTAR_KFP_NAMESPACE"
@@ -47,15 +48,17 @@ def begin(workspace: Workspace, recipe: Mapping[str, Any]) -> Head:
     return found[0]
 
 
-def open_segment(workspace: Workspace, run: Run) -> Standing | None:
-    """Take the fence of the segment and return where the loop stands; None before the beginning.
+def open_segment(workspace: Workspace, run: Run) -> Position | None:
+    """Take the fence of the segment and return the position of the loop; None before the beginning.
 
     Attempt 0 claims the next attempt first: for engines that start a segment without `submit`. Raises `LockedError` when
     another run holds the segment: a run that was created twice ends here, before any work.
     """
     attempt = run.attempt or _claim_next(workspace, run)
     head = hold(workspace.store, workspace.evolution, run.segment, attempt, run.run_id)
-    return None if head.kind == "begin" else standing(workspace, head.iteration, commit=False)
+    if head.kind == "begin":
+        return None
+    return replayed(workspace, stored_recipe(workspace), head.iteration, commit=False)
 
 
 def _claim_next(workspace: Workspace, run: Run) -> int:
@@ -73,10 +76,10 @@ def _claim_next(workspace: Workspace, run: Run) -> int:
     return attempt
 
 
-def gate(workspace: Workspace, run: Run, iteration: int) -> Standing:
-    """Commit the records up to `iteration`, decide, and return where the loop stands."""
+def gate(workspace: Workspace, run: Run, iteration: int) -> Position:
+    """Commit the records up to `iteration`, decide, and return the position of the loop."""
     check_held(workspace.store, workspace.evolution, run.run_id)
-    return standing(workspace, iteration, commit=True)
+    return replayed(workspace, stored_recipe(workspace), iteration, commit=True)
 
 
 def advance(workspace: Workspace, run: Run, iteration: int) -> Head:
@@ -89,10 +92,11 @@ def advance(workspace: Workspace, run: Run, iteration: int) -> Head:
         outcome = finished(workspace)
         following = replace(head, status="done", reason=outcome.reason)
     else:
-        now = standing(workspace, iteration, commit=True)
-        kind: Kind = "finish" if now.ended else "iterate"
-        done = now.position.iteration
-        following = replace(head, kind=kind, iteration=done, step=done * now.recipe.inner_steps, reason=now.ended)
+        recipe = stored_recipe(workspace)
+        position = replayed(workspace, recipe, iteration, commit=True)
+        over, done = why_over(recipe, position), position.iteration
+        kind: Kind = "finish" if over else "iterate"
+        following = replace(head, kind=kind, iteration=done, step=done * recipe.inner_steps, reason=over)
     moved = replace(following, segment=head.segment + 1, ledger=workspace.ledger.head)
     advance_head(store, evolution, run.run_id, moved)
     return check_held(store, evolution, run.run_id)

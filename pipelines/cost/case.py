@@ -13,7 +13,7 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines.cost.constants import Constants
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.trace import Task
+from instar.pipelines.trace import Node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class Case:
         return text_pieces(self.recipe)
 
     @property
-    def nodes(self) -> int:
+    def machines(self) -> int:
         """Machines that the GPUs fill."""
         return max(1, math.ceil(self.gpus / self.constants.gpus_per_node))
 
-    def gang(self, task: Task) -> int:
-        """Return the machines on which a task that trains runs at once; 1 for every other task."""
-        return self.nodes if task.kind in ("fused", "update") else 1
+    def gang(self, node: Node) -> int:
+        """Return the machines on which a node of the graph that trains runs at once; 1 for every other one."""
+        return self.machines if node.kind in ("fused", "update") else 1

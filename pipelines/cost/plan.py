@@ -1,6 +1,6 @@
 """What a plan costs before it is submitted: fixed seconds per segment, bytes per class, and the K or S that keeps overhead small.
 
-Fixed seconds are everything on a segment's longest chain of tasks that is no work of a stage: pods, engine and trainer
+Fixed seconds are everything on a segment's longest chain of nodes that is no work of a stage: pods, engine and trainer
 starts, bytes, hashes. Tasks and their wiring are those of the pipeline itself (`pipelines.trace`), sizes and rates are
 `Constants`, each with its source. docs/cost.md explains the model and says what it leaves out.
 """
@@ -19,7 +19,7 @@ from instar.pipelines.cost.constants import Constants
 from instar.pipelines.cost.run import Segment, segment
 from instar.pipelines.cost.sizes import traffic
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.trace import KINDS, MAX_TASKS, MAX_UNROLL, trace
+from instar.pipelines.trace import KINDS, MAX_NODES, MAX_UNROLL, trace
 
 LIMIT = 0.05
 """Largest predicted overhead share that is not an error."""
@@ -68,7 +68,7 @@ def plan(
     recipe = dataclasses.replace(recipe, clock=clock or recipe.clock)
     case = Case(recipe=recipe, gpus=gpus, params=model_size_b * 1e9, scale=1.0, constants=constants)
     if recipe.clock == "rounds" and recipe.rollout.shards == 1:
-        rollout = dataclasses.replace(case.text.rollout, shards=min(case.nodes, recipe.curriculum.slots))
+        rollout = dataclasses.replace(case.text.rollout, shards=min(case.machines, recipe.curriculum.slots))
         case = dataclasses.replace(case, recipe=dataclasses.replace(recipe, rollout=rollout))
     if work_s is not None:
         case = dataclasses.replace(case, scale=work_s / segment(case, "iterate").work_s)
@@ -113,7 +113,7 @@ def remedy(made: Plan) -> str:
 def _unroll_needed(case: Case) -> int | None:
     one, two = (segment(case, "iterate", unroll) for unroll in (1, 2))
     found = _smallest(one, two)
-    if found is None or found > MAX_UNROLL or one.tasks + (found - 1) * (two.tasks - one.tasks) > MAX_TASKS:
+    if found is None or found > MAX_UNROLL or one.tasks + (found - 1) * (two.tasks - one.tasks) > MAX_NODES:
         return None
     return found
 

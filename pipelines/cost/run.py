@@ -1,4 +1,4 @@
-"""One segment's seconds: the longest chain of its tasks, split into work and what surrounds work."""
+"""One segment's seconds: the longest chain of its nodes, split into work and what surrounds work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from instar.pipelines.cost import sizes
 from instar.pipelines.cost.case import Case
 from instar.pipelines.cost.constants import Constants
 from instar.pipelines.cost.work import work_s
-from instar.pipelines.trace import Graph, Kind, Task, trace
+from instar.pipelines.trace import Graph, Kind, Node, trace
 
 MOST_SHARDS = 16
 """Above this a rollout is one gang job instead of a ParallelFor."""
@@ -39,70 +39,70 @@ class Segment:
 def segment(case: Case, kind: Kind, unroll: int = 1) -> Segment:
     """Return one kind of segment of `unroll` iterations."""
     graph = trace(case.recipe, kind, unroll)
-    chain = longest(graph, lambda task: sum(fixed(task, case).values()) + work_s(task, case))
+    chain = longest(graph, lambda node: sum(fixed(node, case).values()) + work_s(node, case))
     causes = {"pods": case.constants.driver_s}
-    for task in chain:
-        for cause, seconds in fixed(task, case).items():
+    for node in chain:
+        for cause, seconds in fixed(node, case).items():
             causes[cause] = causes.get(cause, 0.0) + seconds
-    if kind == "begin" and case.gpus and "evaluate" in (task.kind for task in chain):
+    if kind == "begin" and case.gpus and "evaluate" in (node.kind for node in chain):
         causes["engine"] += (
             case.constants.engine_cold_s - case.constants.engine_warm_s
         )  # the first start fills the caches
     return Segment(
-        tasks=len(graph.tasks),
-        pods=1 + sum(pods(task, case) for task in graph.tasks),
-        chain=tuple(task.kind for task in chain),
+        tasks=len(graph.nodes),
+        pods=1 + sum(pods(node, case) for node in graph.nodes),
+        chain=tuple(node.kind for node in chain),
         fixed=causes,
-        work_s=sum(work_s(task, case) for task in chain),
+        work_s=sum(work_s(node, case) for node in chain),
     )
 
 
-def pods(task: Task, case: Case) -> int:
-    """Return the pods of a task: driver and executor, and those of its gang or of its shards (counted with the first)."""
-    if task.shard:
-        return fan_out(task.shard.total) if task.shard.number == 0 else 0
-    return 2 + (case.gang(task) if case.gang(task) > 1 else 0)
+def pods(node: Node, case: Case) -> int:
+    """Return the pods of a node: driver and executor, and those of its gang or of its shards (counted with the first)."""
+    if node.shard:
+        return fan_out(node.shard.total) if node.shard.number == 0 else 0
+    return 2 + (case.gang(node) if case.gang(node) > 1 else 0)
 
 
-def fixed(task: Task, case: Case) -> dict[str, float]:
-    """Return the seconds around the work of a task, by cause."""
+def fixed(node: Node, case: Case) -> dict[str, float]:
+    """Return the seconds around the work of a node, by cause."""
     c = case.constants
     found = {"pods": c.driver_s + c.executor_s}
-    if task.stage is None:
+    if node.stage is None:
         return found
-    if task.shard and task.shard.total <= MOST_SHARDS:
+    if node.shard and node.shard.total <= MOST_SHARDS:
         found["pods"] += 2 * c.driver_s  # the loop's driver and the iteration's
-    elif task.shard or case.gang(task) > 1:
+    elif node.shard or case.gang(node) > 1:
         found["pods"] += c.executor_s  # the gang starts after the pod that creates it
-    engines, trainers = task.kind in ("rollout", "evaluate", "fused"), task.kind in ("update", "fused")
+    engines, trainers = node.kind in ("rollout", "evaluate", "fused"), node.kind in ("update", "fused")
     found["engine"] = engines * (c.engine_warm_s if case.gpus else c.imports_s)
     found["trainer"] = trainers * (c.trainer_s if case.gpus else 0.0 if engines else c.imports_s)
-    return found | _bytes(task, case)
+    return found | _bytes(node, case)
 
 
-def _bytes(task: Task, case: Case) -> dict[str, float]:
+def _bytes(node: Node, case: Case) -> dict[str, float]:
     """Return the seconds of fetching, storing and hashing. Every member of a gang fetches the weights."""
-    c, read, written = case.constants, sizes.read(task, case), sizes.written(task, case)
+    c, read, written = case.constants, sizes.read(node, case), sizes.written(node, case)
     pulled, pushed = sum(size for _, size in read), sum(size for _, size in written)
     weights = sum(size for kind, size in read if kind == "Policy")
-    in_all = pulled * task.shard.total if task.shard else pulled + weights * (case.gang(task) - 1)
+    in_all = pulled * node.shard.total if node.shard else pulled + weights * (case.gang(node) - 1)
     moved = pull_seconds(c, pulled, in_all, c.store_gb_s) + pull_seconds(c, pushed, pushed, c.store_gb_s)
     hashed = c.hashes_pulled * pulled + c.hashes_pushed * pushed  # inner steps of a fused segment hash nothing large
     return {"bytes": moved, "hashes": hashed / 1e9 / c.hash_gb_s}
 
 
-def longest(graph: Graph, seconds: Callable[[Task], float]) -> list[Task]:
-    """Return the chain of tasks that ends last when every task starts as soon as those it waits for have ended."""
-    chains: dict[str, tuple[float, list[Task]]] = {}
-    for task in graph.tasks:
-        waits = {ref.task for ref in task.inputs.values()} | set(task.after)
+def longest(graph: Graph, seconds: Callable[[Node], float]) -> list[Node]:
+    """Return the chain of nodes that ends last when every one starts as soon as those it waits for have ended."""
+    chains: dict[str, tuple[float, list[Node]]] = {}
+    for node in graph.nodes:
+        waits = {ref.node for ref in node.inputs.values()} | set(node.after)
         before = max((chains[name] for name in waits), key=lambda chain: chain[0], default=(0.0, []))
-        chains[task.name] = (before[0] + seconds(task), [*before[1], task])
+        chains[node.name] = (before[0] + seconds(node), [*before[1], node])
     return max(chains.values(), key=lambda chain: chain[0])[1]
 
 
 def pull_seconds(constants: Constants, per_node: float, in_all: float, store_gb_s: float) -> float:
-    """Return the seconds of a transfer in which every node moves `per_node` bytes and the store `in_all`, both at once."""
+    """Return the seconds of a transfer in which every machine moves `per_node` bytes and the store `in_all`, both at once."""
     return max(per_node / constants.node_gb_s, in_all / store_gb_s) / 1e9
 
 

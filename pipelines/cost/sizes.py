@@ -1,4 +1,4 @@
-"""How large every artifact of a plan is, and which ones a task moves."""
+"""How large every artifact of a plan is, and which ones a node moves."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from instar.components.dataset_prep.config import ArmConfig
 from instar.components.evaluate.config import AnswerConfig
 from instar.contract import Stage
 from instar.pipelines.cost.case import Case
-from instar.pipelines.trace import Graph, Task
+from instar.pipelines.trace import Graph, Node
 
 
-def read(task: Task, case: Case) -> list[tuple[str, float]]:
-    """Return class and bytes of every artifact that a stage task fetches; the stage function may use fewer."""
-    kinds = _classes(task.stage)[0] if task.stage else {}
-    parts = {ref: name for name, ref in task.inputs.items()}  # the same artifact on two ports is fetched once
+def read(node: Node, case: Case) -> list[tuple[str, float]]:
+    """Return class and bytes of every artifact that a stage node fetches; the stage function may use fewer."""
+    kinds = _classes(node.stage)[0] if node.stage else {}
+    parts = {ref: name for name, ref in node.inputs.items()}  # the same artifact on two ports is fetched once
     ports = [contract.port_of(name) for name in parts.values()]
     shards = {"parts": case.recipe.rollout.shards}
     return [(kinds[port], _size(kinds[port], port, case, port == "reference") / shards.get(port, 1)) for port in ports]
 
 
-def written(task: Task, case: Case) -> list[tuple[str, float]]:
-    """Return class and bytes of every artifact that a stage task stores."""
-    kinds = _classes(task.stage)[1] if task.stage else {}
-    shards = task.shard.total if task.shard else 1
-    return [(kind, _size(kind, port, case, task.kind == "dataset_prep") / shards) for port, kind in kinds.items()]
+def written(node: Node, case: Case) -> list[tuple[str, float]]:
+    """Return class and bytes of every artifact that a stage node stores."""
+    kinds = _classes(node.stage)[1] if node.stage else {}
+    shards = node.shard.total if node.shard else 1
+    return [(kind, _size(kind, port, case, node.kind == "dataset_prep") / shards) for port, kind in kinds.items()]
 
 
 @cache
@@ -84,12 +84,12 @@ def traffic(graph: Graph, case: Case) -> tuple[dict[str, float], dict[str, float
     c = case.constants
     stored: Counter[str] = Counter()
     pulled: Counter[str] = Counter()
-    for task in graph.tasks:
-        for kind, size in written(task, case):
+    for node in graph.nodes:
+        for kind, size in written(node, case):
             stored[kind] += round(size)
-        for kind, size in read(task, case):
-            pulled[kind] += round(size) * (case.gang(task) if kind == "Policy" else 1)
+        for kind, size in read(node, case):
+            pulled[kind] += round(size) * (case.gang(node) if kind == "Policy" else 1)
         stored["ledger"] += round(c.record_bytes)
-        stored["pointers"] += round(c.pointer_bytes) * len(written(task, case))
-        pulled["pointers"] += round(c.pointer_bytes) * len(task.inputs)
+        stored["pointers"] += round(c.pointer_bytes) * len(written(node, case))
+        pulled["pointers"] += round(c.pointer_bytes) * len(node.inputs)
     return dict(stored), dict(pulled)

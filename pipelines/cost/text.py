@@ -18,7 +18,7 @@ CAUSES = ("pods", "engine", "trainer", "bytes", "hashes")
 def render(plan: Plan) -> str:
     """Return the plan: fixed seconds per segment, bytes per class, pulls, and what keeps overhead within the limit."""
     case, recipe = plan.case, plan.case.recipe
-    where = f"{_count(case.gpus, 'GPU')} on {_count(case.nodes, 'node')}" if case.gpus else "CPU pods"
+    where = f"{_count(case.gpus, 'GPU')} on {_count(case.machines, 'node')}" if case.gpus else "CPU pods"
     lines = [
         f"{recipe.name} {recipe.scale}: {where}, {case.params / 1e9:.3g}B parameters",
         f"{recipe.clock}, {_count(recipe.iterations, 'iteration')} of {_count(recipe.inner_steps, 'inner step')}, "
@@ -80,10 +80,10 @@ def _bytes(plan: Plan) -> list[str]:
 def _pulls(plan: Plan) -> list[str]:
     case, c = plan.case, plan.case.constants
     weights = case.params * policy_bytes(case)
-    seconds = [f"{pull_seconds(c, weights, weights * case.nodes, store):.3g} s" for store in STORES]
+    seconds = [f"{pull_seconds(c, weights, weights * case.machines, store):.3g} s" for store in STORES]
     rows: list[list[object]] = [
         ["one policy on every node", *(f"at {store:g} GB/s" for store in STORES), "pods: ParallelFor", "gang"],
-        [human(weights * case.nodes), *seconds, 1 + 3 * case.nodes, 2 + case.nodes],
+        [human(weights * case.machines), *seconds, 1 + 3 * case.machines, 2 + case.machines],
     ]
     return table(rows)
 

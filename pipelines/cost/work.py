@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from instar.pipelines.cost.case import Case
 from instar.pipelines.cost.sizes import answers
-from instar.pipelines.trace import Task
+from instar.pipelines.trace import Node
 
 
-def work_s(task: Task, case: Case) -> float:
+def work_s(node: Node, case: Case) -> float:
     """Return the seconds of work of a stage, times `case.scale`. Curriculum, reward and gathering are taken as 0."""
-    return case.scale * _predicted_s(task, case)
+    return case.scale * _predicted_s(node, case)
 
 
-def _predicted_s(task: Task, case: Case) -> float:
+def _predicted_s(node: Node, case: Case) -> float:
     r = case.recipe
-    if task.kind == "rollout":
+    if node.kind == "rollout":
         return _rollout_s(case)  # shards sample side by side
-    if task.kind == "update":
+    if node.kind == "update":
         return _update_s(case)
-    if task.kind == "fused":
+    if node.kind == "fused":
         return r.inner_steps * (_rollout_s(case) + _update_s(case))
-    if task.kind == "evaluate":
-        node = min(case.gpus or 1, case.constants.gpus_per_node)
-        num_answers = answers(task.config, case.text.dataset_prep.pools.arms)
-        return _sampling_s(num_answers, task.config.max_new_tokens, node, case)
+    if node.kind == "evaluate":
+        gpus = min(case.gpus or 1, case.constants.gpus_per_node)
+        num_answers = answers(node.config, case.text.dataset_prep.pools.arms)
+        return _sampling_s(num_answers, node.config.max_new_tokens, gpus, case)
     return 0.0
 
 

@@ -204,9 +204,9 @@ def settings(profile: Profile) -> PodSettings:
 def test_a_configuration_that_a_cluster_would_change_is_refused(mark: str, tmp_path: Path) -> None:
     tiny = build("sec", "tiny")
     graph = trace(tiny, "iterate")
-    tasks = tuple(dataclasses.replace(t, config={"text": f"a{mark}b"}) if t.stage else t for t in graph.tasks)
+    nodes = tuple(dataclasses.replace(t, config={"text": f"a{mark}b"}) if t.stage else t for t in graph.nodes)
     with pytest.raises(ConfigError, match="clusters replace"):
-        compile_graph(dataclasses.replace(graph, tasks=tasks), load("kind-dev"), IMAGES, tmp_path / "x.yaml")
+        compile_graph(dataclasses.replace(graph, nodes=nodes), load("kind-dev"), IMAGES, tmp_path / "x.yaml")
 
 
 def test_a_misspelt_task_of_a_profile_is_named(tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ def test_the_supervisor_acts_before_the_deadline_of_its_pod(profile: str) -> Non
 
 def test_a_graph_that_kubernetes_cannot_hold_is_refused(tmp_path: Path) -> None:
     recipe = dataclasses.replace(sharded(1), inner_steps=13)
-    with pytest.raises(ConfigError, match="at most 50 tasks"):
+    with pytest.raises(ConfigError, match="at most 50 nodes"):
         compile_graph(trace(recipe, "iterate"), load("kind-dev"), IMAGES, tmp_path / "x.yaml")
-    assert len(trace(dataclasses.replace(recipe, inner_steps=11), "iterate").tasks) == 47
+    assert len(trace(dataclasses.replace(recipe, inner_steps=11), "iterate").nodes) == 47
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Logged control episodes by hand, segments of them, slots of a batch, and continuous-control policies: what offline stages
+"""Logged control episodes by hand, slices of them, slots of a batch, and continuous-control policies: what offline stages
 read."""
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def task_row(name: str, split: str, features: object, arm: str = "mixed", refere
     )
 
 
-def segment(name: str, episode: str, start: int, end: int, arm: str = "mixed") -> TaskRow:
+def slice_task(name: str, episode: str, start: int, end: int, arm: str = "mixed") -> TaskRow:
     """Return a training task of window starts `start` up to `end`."""
     return task_row(name, "train", {"episode": episode, "start": start, "end": end}, arm)
 

@@ -33,7 +33,7 @@ BETA = (0.0, 0.4, 0.5, 0.5)
 def write_continuous(path: Path, iterations: int = ITERATIONS, *, closed: bool = True) -> Workspace:
     """Write an evolution of `iterations` iterations and, if `closed`, its end."""
     w = Writer(path, "rounds", "decision_mamba-tiny-seed7", recipe())
-    rows = [*segments(), *starts("val", TARGET), *starts("id", TARGET), *starts("probe", PROBE)]
+    rows = [*slices(), *starts("val", TARGET), *starts("id", TARGET), *starts("probe", PROBE)]
     tasks = w.make(Tasks, "tasks")
     tasks.write(rows)
     prepared = {"tasks": w.put(tasks), "policy": policy(w, 0)}
@@ -72,8 +72,8 @@ def recipe() -> dict[str, Any]:
     }
 
 
-def segments() -> list[TaskRow]:
-    """Return two segments per logged episode; the level of a segment is the return of its episode."""
+def slices() -> list[TaskRow]:
+    """Return two slices per logged episode; the level of a slice is the return of its episode."""
     return [
         _task(
             f"{arm}/train/{number}{half}",

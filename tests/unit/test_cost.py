@@ -94,7 +94,7 @@ def test_bytes_of_1_to_512_gpus(
 ) -> None:
     """Ten minutes of rollouts; every node reads 16 GB; a delta is a fifth of that."""
     made = plan(recipe(), gpus=gpus, model_size_b=8, work_s=1, constants=IDEAL)
-    c, nodes = made.case.constants, made.case.nodes
+    c, nodes = made.case.constants, made.case.machines
     whole = nodes * 16 * GB
     assert whole / GB == pulled_gb
     found = [pull_seconds(c, 16 * GB, whole, store) for store in (4, 10, 40)]

@@ -8,24 +8,24 @@ import pytest
 from instar import errors
 from instar.errors import ConfigError, InstarError, nearest
 
-CLASSES = [
+ERRORS = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, InstarError) and c is not InstarError
 ]
 
 
 def test_every_class_has_its_own_exit_code() -> None:
-    codes = [c.exit_code for c in CLASSES]
+    codes = [c.exit_code for c in ERRORS]
     assert len(set(codes)) == len(codes)
     assert not {0, 1, 2, 3} & set(codes), "kept for success, crashes and `instar evaluate`"
     assert all(0 < code < 128 for code in codes), "128 and up mean death by a signal"
 
 
 def test_transient_codes_are_apart_from_permanent_ones() -> None:
-    transient = {c.exit_code for c in CLASSES if c.transient}
+    transient = {c.exit_code for c in ERRORS if c.transient}
     assert transient == {75, 76}
 
 
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda c: c.__name__)
 def test_message_says_expected_found_where_and_what_to_do(kind: type[InstarError]) -> None:
     error = kind(expected="three", found="two", where="file:field", action="add one")
     assert str(error) == "expected three; found two; at file:field; add one"
@@ -38,14 +38,14 @@ def test_message_says_expected_found_where_and_what_to_do(kind: type[InstarError
     ]
 
 
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda c: c.__name__)
 def test_every_class_states_its_meaning(kind: type[InstarError]) -> None:
     assert kind.__doc__ and kind.__doc__ != InstarError.__doc__
 
 
 def test_errors_page_lists_every_class() -> None:
     page = (Path(__file__).parents[2] / "docs/errors.md").read_text()
-    for kind in CLASSES:
+    for kind in ERRORS:
         assert f"| {kind.exit_code} | `{kind.__name__}` | {'yes' if kind.transient else 'no'} |" in page
 
 

@@ -99,11 +99,11 @@ def test_the_policy_decides_what_is_predicted(arch: Any, policy: str, loss: str)
     assert loss in found["loss"]
 
 
-def test_curricula_speak_of_segments() -> None:
+def test_curricula_speak_of_slices() -> None:
     best = explain(control(curriculum=BestConfig(prompts=640, group_size=1, share=0.1)))
-    assert "until they hold 10% of the training segments" in best and "--pct_traj 0.1" in best
+    assert "until they hold 10% of the training slices" in best and "--pct_traj 0.1" in best
     bandit = explain(control(curriculum=SecConfig(prompts=640, group_size=1, signal="loss_change")))
-    assert "fall of the arm's loss" in bandit and "one draw per segment" in bandit
+    assert "fall of the arm's loss" in bandit and "one draw per slice" in bandit
     assert "prompt" not in bandit
 
 

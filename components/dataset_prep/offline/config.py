@@ -78,7 +78,7 @@ class NoiseConfig:
 class OfflineConfig(Piece):
     """Logged trajectories of one environment, cut into tasks, and a continuous-control policy that has not learned yet.
 
-    A training task is a segment: about `arch.window` consecutive starts of windows in one episode. Its arm is the quality of
+    A training task is a slice: about `arch.window` consecutive starts of windows in one episode. Its arm is the quality of
     the episode: the tier it was recorded as, or its quantile of return where `buckets` is set.
     """
 

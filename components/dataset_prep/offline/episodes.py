@@ -73,8 +73,8 @@ class Episodes:
         starts = self.offsets
         return np.array([float(self.rewards[a:b].sum()) for a, b in pairwise(starts)])
 
-    def slices(self) -> list[slice]:
-        """Return the steps of each episode as slices of the flat arrays."""
+    def spans(self) -> list[slice]:
+        """Return the steps of each episode as a span of the flat arrays."""
         starts = self.offsets.tolist()
         return [slice(a, b) for a, b in pairwise(starts)]
 
@@ -82,7 +82,7 @@ class Episodes:
         """Return the episodes at the given indices, or where a mask is true, in that order."""
         index = np.asarray(keep)
         index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.int64)
-        parts = self.slices()
+        parts = self.spans()
         steps = np.concatenate([np.arange(parts[i].start, parts[i].stop) for i in index] or [np.arange(0)])
         changes: dict[str, Any] = {name: getattr(self, name)[index] for name in PER_EPISODE}
         changes |= {name: getattr(self, name)[steps] for name in PER_STEP}

@@ -81,7 +81,7 @@ def write_minari(
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with created(folder / DATA) as file:
-        for index, steps in enumerate(episodes.slices()):
+        for index, steps in enumerate(episodes.spans()):
             _write_episode(file.create_group(f"episode_{index}"), episodes, index, steps)
     metadata: dict[str, Any] = {
         "dataset_id": name,

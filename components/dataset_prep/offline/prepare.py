@@ -1,6 +1,6 @@
 """Offline recipes: read or make trajectories, validate them, cut them into tasks, and make the policy that will learn.
 
-Training tasks are segments of logged episodes, by arm of quality. Evaluation tasks are start states in the simulator with a
+Training tasks are slices of logged episodes, by arm of quality. Evaluation tasks are start states in the simulator with a
 return to ask for: pools `val` and `id` ask for the target, `probe` for other returns. References travel with the tasks, and
 what a policy needs to act (dimensions, box, standardisation, scale) travels with the policy.
 """
@@ -26,12 +26,12 @@ from instar.components.dataset_prep.offline.config import (
     OfflineConfig,
     PendulumSource,
 )
+from instar.components.dataset_prep.offline.cutting import return_buckets, slices
 from instar.components.dataset_prep.offline.d4rl import read_d4rl
 from instar.components.dataset_prep.offline.episodes import Episodes, concat
 from instar.components.dataset_prep.offline.minari import read_minari
 from instar.components.dataset_prep.offline.noise import add_action_noise
 from instar.components.dataset_prep.offline.rows import EpisodeRow, episode_table
-from instar.components.dataset_prep.offline.segments import return_buckets, segments
 from instar.components.dataset_prep.offline.table import read_parquet, to_table
 from instar.components.dataset_prep.offline.tasks import Environment, action_box, find_environment, find_task
 from instar.components.dataset_prep.offline.validate import validate, whole
@@ -137,7 +137,7 @@ def _recorded(source: EpisodesSource) -> Episodes:
 
 
 def training_tasks(episodes: Episodes, config: OfflineConfig) -> list[TaskRow]:
-    """Return one task per segment; its level is the return of its episode."""
+    """Return one task per slice; its level is the return of its episode."""
     ids, returns = episodes.ids, episodes.returns.tolist()
     return [
         _task(
@@ -151,7 +151,7 @@ def training_tasks(episodes: Episodes, config: OfflineConfig) -> list[TaskRow]:
             {},
             0,
         )
-        for found in segments(episodes, config.arch.window)
+        for found in slices(episodes, config.arch.window)
     ]
 
 

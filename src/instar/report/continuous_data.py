@@ -141,9 +141,9 @@ def tiers(tasks: Any) -> list[Tier]:
     returns: dict[str, dict[str, float]] = defaultdict(dict)
     table = tasks.filter(pc.field("split") == "train").select(["arm", "level", "features"])
     for row in table.to_pylist():
-        segment = json.loads(row["features"])
-        steps[row["arm"]] += int(segment["end"]) - int(segment["start"])
-        returns[row["arm"]][segment["episode"]] = row["level"]
+        bounds = json.loads(row["features"])
+        steps[row["arm"]] += int(bounds["end"]) - int(bounds["start"])
+        returns[row["arm"]][bounds["episode"]] = row["level"]
     unsorted = [Tier(arm=arm, steps=steps[arm], returns=sorted(episodes.values())) for arm, episodes in returns.items()]
     return sorted(unsorted, key=lambda tier: (tier.mean, tier.arm))
 

@@ -1,4 +1,4 @@
-"""Segments, buckets, label noise, statistics, references: properties and numbers worked out by hand."""
+"""Slices, buckets, label noise, statistics, references: properties and numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.components.dataset_prep.offline.cutting import return_buckets, slices
 from instar.components.dataset_prep.offline.episodes import Episodes
 from instar.components.dataset_prep.offline.noise import add_action_noise
-from instar.components.dataset_prep.offline.segments import return_buckets, segments
 from instar.components.dataset_prep.offline.statistics import state_statistics, tier_summary
 from instar.components.dataset_prep.offline.tasks import (
     ENVIRONMENTS,
@@ -28,8 +28,8 @@ from unit.offline.cases import hopper_like, same
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(1, 60))
 @settings(max_examples=100, deadline=None)
-def test_every_step_starts_in_exactly_one_segment(lengths: list[int], window: int) -> None:
-    cut = segments(hopper_like(lengths), window)
+def test_every_step_starts_in_exactly_one_slice(lengths: list[int], window: int) -> None:
+    cut = slices(hopper_like(lengths), window)
     starts = Counter((s.episode, t) for s in cut for t in range(s.start, s.end))
     assert starts == Counter((e, t) for e, length in enumerate(lengths) for t in range(length))
     for episode, length in enumerate(lengths):
@@ -40,20 +40,20 @@ def test_every_step_starts_in_exactly_one_segment(lengths: list[int], window: in
 
 
 def test_segments_by_hand() -> None:
-    cut = segments(hopper_like([1000, 7, 25]), 20)
+    cut = slices(hopper_like([1000, 7, 25]), 20)
     by_episode = [[(s.start, s.end) for s in cut if s.episode == e] for e in range(3)]
     assert len(by_episode[0]) == 50 and by_episode[0][1] == (20, 40)
     assert by_episode[1:] == [[(0, 7)], [(0, 25)]]
     assert cut[-1].task_id == "medium/train/00051"
-    assert segments(hopper_like([30]), 20)[0].end == 15  # 1.5 windows become two of 15, not one of 30
+    assert slices(hopper_like([30]), 20)[0].end == 15  # 1.5 windows become two of 15, not one of 30
     with pytest.raises(ConfigError, match="window >= 1"):
-        segments(hopper_like([3]), 0)
+        slices(hopper_like([3]), 0)
 
 
 def test_segments_are_numbered_within_their_arm(mixed: Episodes) -> None:
-    cut = segments(mixed, 10)
+    cut = slices(mixed, 10)
     assert len(cut) == 600 and [s.task_id for s in cut[199:201]] == ["eps1/train/00199", "eps0.7/train/00000"]
-    bucketed = segments(mixed, 10, return_buckets(mixed.returns, 2))
+    bucketed = slices(mixed, 10, return_buckets(mixed.returns, 2))
     assert Counter(s.tier for s in bucketed) == {"q0": 300, "q1": 300}
 
 
@@ -80,7 +80,7 @@ def test_noise_changes_the_chosen_share_and_nothing_else(hopper: Episodes) -> No
 
 def test_noise_on_whole_episodes(hopper: Episodes) -> None:
     noisy, changed = add_action_noise(hopper, std=0.1, share=0.5, unit="episodes", seed=1)
-    per_episode = [set(changed[s].tolist()) for s in hopper.slices()]
+    per_episode = [set(changed[s].tolist()) for s in hopper.spans()]
     assert all(len(values) == 1 for values in per_episode) and sum(True in v for v in per_episode) == 2
     inside = changed[:, None] & (np.abs(hopper.actions) < 0.5)
     assert 0.05 < (noisy.actions - hopper.actions)[inside].std() < 0.15 or inside.sum() < 30

@@ -40,7 +40,7 @@ def test_returns_to_go_end_at_the_last_reward_and_never_cross_an_episode(lengths
 
 def test_offsets_slices_and_returns(hopper: Episodes) -> None:
     assert hopper.offsets.tolist() == [0, 4, 5, 1005, 1012]
-    assert hopper.slices()[1] == slice(4, 5)
+    assert hopper.spans()[1] == slice(4, 5)
     assert hopper.returns[1] == hopper.rewards[4]
     assert np.allclose(hopper.returns, hopper.returns_to_go[hopper.offsets[:-1]], rtol=1e-12, atol=1e-9)
 

@@ -18,7 +18,7 @@ def test_recorded_actions_replayed_in_gymnasium_give_the_recorded_episode(rate: 
     episodes = pendulum.tier(rate, [11, 12, 13])
     assert episodes.final_observations is not None
     env = gymnasium.make("Pendulum-v1")
-    for number, steps in enumerate(episodes.slices()):
+    for number, steps in enumerate(episodes.spans()):
         ended: list[tuple[bool, bool]] = []
         state, _ = env.reset(seed=int(episodes.seeds[number]))
         for t in range(steps.start, steps.stop):

@@ -39,7 +39,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, logged.data(folder / "data", EPISODES)
         self.policy = policy(folder / "policy", SMALL, TASK)
-        self.tasks = logged.tasks(folder / "tasks", [logged.segment("mixed/train/0", "a", 0, 3)])
+        self.tasks = logged.tasks(folder / "tasks", [logged.slice_task("mixed/train/0", "a", 0, 3)])
 
     def run(
         self, rows: list[RolloutRow], config: RefineConfig | None = None, step: int = 0

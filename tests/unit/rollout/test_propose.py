@@ -23,14 +23,14 @@ from instar.errors import ConfigError, ContractError, NumericsError
 from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, TaskRow
 from support import logged
-from support.logged import PENDULUM, SMALL, context, episode, policy, segment, slots
+from support.logged import PENDULUM, SMALL, context, episode, policy, slice_task, slots
 
 REWARDS = {"a": [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], "b": [-10.0, -20.0, -30.0], "c": [-7.0]}
-SEGMENTS = [
-    segment("mixed/train/0", "a", 0, 3),
-    segment("mixed/train/1", "a", 3, 6),
-    segment("mixed/train/2", "b", 0, 3),
-    segment("mixed/train/3", "c", 0, 1),
+SLICES = [
+    slice_task("mixed/train/0", "a", 0, 3),
+    slice_task("mixed/train/1", "a", 3, 6),
+    slice_task("mixed/train/2", "b", 0, 3),
+    slice_task("mixed/train/3", "c", 0, 1),
 ]
 DRAWN = [f"mixed/train/{i}" for i in (2, 0, 1, 3, 1, 1, 0, 2, 0, 1, 3, 2)]
 
@@ -45,12 +45,12 @@ def one_thread() -> Iterator[None]:
 
 
 class World:
-    """Three logged episodes of 6, 3 and 1 steps, their four segments, and a policy with windows of 4 steps."""
+    """Three logged episodes of 6, 3 and 1 steps, their four slices, and a policy with windows of 4 steps."""
 
     def __init__(self, folder: Path, arch: Arch = SMALL) -> None:
         self.folder, self.rows = folder, [episode(name, rewards) for name, rewards in REWARDS.items()]
         self.data = logged.data(folder / "data", self.rows)
-        self.tasks = logged.tasks(folder / "tasks", SEGMENTS)
+        self.tasks = logged.tasks(folder / "tasks", SLICES)
         self.policy = policy(folder / "policy", arch)
 
     def run(
@@ -97,7 +97,7 @@ def test_actions_are_the_policys_on_the_logged_window(tmp_path: Path, arch: Arch
     model = load(world.policy.path)
     by_name = {row.rollout_id: row for row in world.rows}
     for row in world.run(slots(DRAWN))[0]:
-        source, steps = by_name[row.task_id], slice(row.offset, row.offset + len(row.actions))
+        source, steps = by_name[row.task_id], slice_task(row.offset, row.offset + len(row.actions))
         states = torch.tensor(source.observations).reshape(1, -1, 3)[:, steps]
         actions = torch.tensor(source.actions).reshape(1, -1, 1)[:, steps]
         togo = torch.tensor([source.returns_to_go])[:, steps] / 200
@@ -200,11 +200,11 @@ def test_the_resident_model_is_not_changed(world: World) -> None:
 
 
 BAD: list[tuple[TaskRow, str]] = [
-    (segment("t", "a", 0, 9), "a start in 0..5 of episode a"),
-    (segment("t", "z", 0, 2), "an episode of the logged trajectories; found 'z'"),
-    (segment("t", "a", 2, 2), "with 0 <= s < e"),
-    (segment("t", "a", -1, 2), "with 0 <= s < e"),
-    (logged.task_row("t", "train", {"length": 3}), "a training segment"),
+    (slice_task("t", "a", 0, 9), "a start in 0..5 of episode a"),
+    (slice_task("t", "z", 0, 2), "an episode of the logged trajectories; found 'z'"),
+    (slice_task("t", "a", 2, 2), "with 0 <= s < e"),
+    (slice_task("t", "a", -1, 2), "with 0 <= s < e"),
+    (logged.task_row("t", "train", {"length": 3}), "a training slice"),
     (logged.task_row("t", "val", {"episode": "a", "start": 0, "end": 2}), "found split val"),
 ]
 

@@ -35,7 +35,7 @@ def lines(recipe: Recipe, u: SequenceConfig) -> list[str]:
         *section("target", target(recipe)),
         *section("loss", loss(recipe, u)),
         *section("optimiser", [optimiser(u), *filter(None, [outlook(recipe)])]),
-        *section("curriculum", curriculum(recipe.curriculum, "segment")),
+        *section("curriculum", curriculum(recipe.curriculum, "slice")),
         *section("loop", loop(recipe, u)),
         *section("evaluation", evaluation(recipe)),
         *section("gate", gate(recipe)),
@@ -55,7 +55,7 @@ def data(recipe: Recipe) -> list[str]:
     return [
         source(prep.source),
         *wrong,
-        f"a task is a segment of one episode: about {prep.arch.window} consecutive starts of windows of K = {prep.arch.window} "
+        f"a task is a slice of one episode: about {prep.arch.window} consecutive starts of windows of K = {prep.arch.window} "
         f"steps; an arm is one of {arm}; states are standardised, actions scaled to [-1, 1]",
     ]
 

@@ -1,4 +1,4 @@
-"""How tasks are drawn, for every strategy and for both kinds of task: prompts to answer, segments of logged episodes."""
+"""How tasks are drawn, for every strategy and for both kinds of task: prompts to answer, slices of logged episodes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from instar.components.curriculum.config import (
     UniformConfig,
 )
 
-Thing = Literal["prompt", "segment"]
+Thing = Literal["prompt", "slice"]
 ORDERS = {
     "prompt": ("easy to hard", "hard to easy"),
-    "segment": ("lowest return first", "highest return first"),
+    "slice": ("lowest return first", "highest return first"),
 }
 
 

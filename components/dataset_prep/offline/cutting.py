@@ -1,6 +1,6 @@
-"""Cutting episodes into segments: runs of consecutive steps, each step being the start of a training window once.
+"""Cutting episodes into slices: runs of consecutive steps, each step being the start of a training window once.
 
-A segment is what a curriculum draws. A window that starts in a segment may reach beyond it, never beyond its episode.
+A slice is what a curriculum draws. A window that starts in a slice may reach beyond it, never beyond its episode.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from instar.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Segment:
+class Slice:
     """The window starts `start` up to `end` of one episode, counted within the episode."""
 
     task_id: str
@@ -25,9 +25,9 @@ class Segment:
     end: int
 
 
-def segments(episodes: Episodes, window: int, arms: list[str] | None = None) -> list[Segment]:
-    """Return the segments of all episodes in order, named `<arm>/train/<number>`; the arm of an episode is its tier, or
-    what `arms` says. Every step is in exactly one segment. An episode of T steps has round(T / window) segments, at least
+def slices(episodes: Episodes, window: int, arms: list[str] | None = None) -> list[Slice]:
+    """Return the slices of all episodes in order, named `<arm>/train/<number>`; the arm of an episode is its tier, or
+    what `arms` says. Every step is in exactly one slice. An episode of T steps has round(T / window) slices, at least
     one, whose sizes differ by at most 1. `ConfigError` below a window of 1."""
     if window < 1:
         raise ConfigError(
@@ -42,7 +42,7 @@ def segments(episodes: Episodes, window: int, arms: list[str] | None = None) -> 
         for start, end in pairwise(borders):
             number = numbers[arm] = numbers.get(arm, -1) + 1
             name = f"{arm}/train/{number:05d}"
-            out.append(Segment(task_id=name, tier=arm, episode=episode, start=start, end=end))
+            out.append(Slice(task_id=name, tier=arm, episode=episode, start=start, end=end))
     return out
 
 
