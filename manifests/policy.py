@@ -13,7 +13,6 @@ POLICIES: tuple[Policy, ...] = (
     policy_pods.restricted,
     policy_pods.bounded,
     policy_pods.probed,
-    policy_pods.accelerators,
     policy_access.images,
     policy_access.no_placeholder,
     policy_access.no_credential,

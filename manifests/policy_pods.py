@@ -1,4 +1,4 @@
-"""What every pod must be: restricted, bounded, probed, and GPU requests, tolerations and shared memory in one piece."""
+"""What every pod must be: restricted, bounded and probed."""
 
 from __future__ import annotations
 
@@ -55,25 +55,6 @@ def probed(world: World) -> Iterator[Finding]:
                     yield _fault(pod, box, probe, "a probe", None)
 
 
-def accelerators(world: World) -> Iterator[Finding]:
-    """A GPU limit and the toleration of GPU nodes come together, with memory-backed shared memory below the limit."""
-    for pod in pods(world.objects):
-        boxes = [box for box in pod.containers if _gpus(box)]
-        tolerations = pod.spec.get("tolerations", [])
-        tolerated = {t.get("key", "") for t in tolerations}
-        for box in boxes:
-            for name, count in _gpus(box).items():
-                if name not in tolerated and "" not in tolerated:
-                    yield _fault(pod, box, "tolerations", f"one for {name}: the limit asks for it", sorted(tolerated))
-                if box["resources"].get("requests", {}).get(name, count) != count:
-                    yield _fault(pod, box, f"resources.requests.{name}", f"{count}, as the limit", "another number")
-            yield from _shared_memory(pod, box)
-        wanted = {name for box in boxes for name in _gpus(box)}
-        for key in sorted(tolerated):
-            if key.endswith("/gpu") and key not in wanted:
-                yield _fault(pod, None, "tolerations", f"none for {key}: no container has the limit", key)
-
-
 def quantity(text: str) -> float:
     """Return a Kubernetes quantity as a number: bytes for memory, cores for CPU."""
     match = re.fullmatch(r"([0-9.]+)(m|k|[KMGT]i|[MGT]|)", text)
@@ -98,22 +79,6 @@ def _pod_level(pod: Pod) -> Iterator[Finding]:
         kinds = set(volume) - {"name"}
         if not kinds <= VOLUMES:
             yield _fault(pod, None, f"volumes.{volume['name']}", f"one of {', '.join(sorted(VOLUMES))}", sorted(kinds))
-
-
-def _gpus(box: Mapping[str, Any]) -> dict[str, str]:
-    return {k: v for k, v in box.get("resources", {}).get("limits", {}).items() if k.endswith("/gpu")}
-
-
-def _shared_memory(pod: Pod, box: Mapping[str, Any]) -> Iterator[Finding]:
-    mounted = {m["name"] for m in box.get("volumeMounts", []) if m["mountPath"] == "/dev/shm"}
-    for volume in pod.spec.get("volumes", []):
-        directory = volume.get("emptyDir") or {}
-        if volume["name"] in mounted and directory.get("medium") == "Memory" and "sizeLimit" in directory:
-            limit = box["resources"]["limits"].get("memory", "0")
-            if quantity(directory["sizeLimit"]) >= quantity(limit):
-                yield _fault(pod, box, "/dev/shm", f"less than the memory limit {limit}", directory["sizeLimit"])
-            return
-    yield _fault(pod, box, "/dev/shm", "an emptyDir in memory with a size limit", None)
 
 
 def _fault(pod: Pod, box: Mapping[str, Any] | None, path: str, expected: str, found: object) -> Finding:

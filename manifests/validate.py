@@ -1,8 +1,8 @@
 """Strict schema validation without a cluster: unknown fields, wrong types and missing fields of every object.
 
-Kinds of Kubernetes itself are checked against its published schemas for two versions. Kinds of Kueue, Trainer and the
+Kinds of Kubernetes itself are checked against its published schemas for two versions. Kinds of Kueue and the
 Prometheus operator are checked against closed schemas of exactly the fields used here (`manifests/schemas`), written from
-their Go types; pod templates inside them are checked as pods of Kubernetes.
+their Go types.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.objects import Finding, Object, pods, where
+from manifests.objects import Finding, Object, where
 
 VERSIONS = ("1.34", "1.37")
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -25,20 +25,17 @@ def validate(objects: Iterable[Object], versions: Iterable[str] = VERSIONS) -> I
     for item in objects:
         own = _own(item["kind"], item["apiVersion"])
         if own is None:
-            yield from _kubernetes(item, item, chosen)
-            continue
-        yield from _closed(item, own)
-        for pod in pods([item]):
-            shape = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": dict(pod.spec)}
-            yield from _kubernetes(shape, item, chosen)
+            yield from _kubernetes(item, chosen)
+        else:
+            yield from _closed(item, own)
 
 
-def _kubernetes(shape: Object, item: Object, versions: tuple[str, ...]) -> Iterator[Finding]:
+def _kubernetes(item: Object, versions: tuple[str, ...]) -> Iterator[Finding]:
     for version in versions:
-        message = _check(json.dumps(shape, sort_keys=True), version)
+        message = _check(json.dumps(item, sort_keys=True), version)
         if message:
             yield Finding(
-                expected=f"a valid {shape['kind']} {shape['apiVersion']} of Kubernetes {version}",
+                expected=f"a valid {item['kind']} {item['apiVersion']} of Kubernetes {version}",
                 found=message,
                 where=where(item),
                 action="mend the field; `kubectl explain` shows the type",

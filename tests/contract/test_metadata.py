@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "components").glob("*/metadata.yaml"), ROOT / "pipelines/metadata.yaml"])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 KEYS = {"name", "stability", "stages", "dependencies", "tags", "lastVerified", "links"}
-KUBEFLOW = {"Pipelines", "Trainer"}
+KUBEFLOW = {"Pipelines"}
 
 
 def problems(found: dict[str, Any], folder: str) -> list[str]:

@@ -93,14 +93,6 @@ def test_a_job_is_created_watched_and_left_with_its_logs(kube: FakeKube, api: Ga
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_job_without_a_time_to_live_is_deleted_after_success(kube: FakeKube, api: GangApi) -> None:
-    manifest = {**jobset(), "apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob"}
-    del manifest["spec"]["ttlSecondsAfterFinished"]
-    At(kube, watch_1=complete(kube, "Complete", "trainjobs"))
-    run(api, manifest)
-    assert kube.objects == {} and kube.requests[-1] == "delete"
-
-
 @pytest.mark.parametrize("fault", ["drop", "refuse", "503", "429"])
 def test_a_lost_or_refused_creation_ends_with_one_job(kube: FakeKube, api: GangApi, fault: str) -> None:
     kube.fault("create", fault, fault)

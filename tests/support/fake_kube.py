@@ -227,8 +227,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 while not kube.stopped:
                     for version, event, job in [e for e in kube.events if e[0] > seen]:
                         seen = version
-                        plain = {"JobSet": "jobsets", "TrainJob": "trainjobs"}.get(job["kind"], "")
-                        if plain == plural and _selected(job["metadata"]["name"], query):
+                        if (job["kind"], plural) == ("JobSet", "jobsets") and _selected(job["metadata"]["name"], query):
                             self._chunk({"type": event, "object": job})
                     if not kube.changed.wait(float(query["timeoutSeconds"])):
                         break

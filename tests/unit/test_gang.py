@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from instar import config as configs
 from instar import contract, errors
-from instar.components.catalog import ROLLOUT, UPDATE
+from instar.components.catalog import ROLLOUT
 from instar.components.rollout.config import SampleConfig
 from instar.components.update.stage import check_alone
 from instar.contract import Inputs, Shard
@@ -27,12 +27,9 @@ from instar.pipelines import pools
 from instar.pipelines.chain.gang import manifests
 from instar.pipelines.chain.gang import pod as pods
 from instar.pipelines.chain.gang.manifests import (
-    RUNTIME,
     SPEC_DIGEST,
-    GangJob,
     Owner,
     rollout_jobset,
-    update_trainjob,
 )
 from instar.pipelines.chain.gang.pod import PodSettings
 from instar.pipelines.ledger_runner import job_of
@@ -47,12 +44,6 @@ Object = dict[str, Any]
 def job_spec(manifest: Object) -> Object:
     (replicated,) = manifest["spec"]["replicatedJobs"]
     return dict(replicated["template"]["spec"])
-
-
-def update_job(**changes: Any) -> GangJob:
-    inputs = {port: f"sha256:{n:064x}" for n, port in enumerate(("policy", "batch", "rollouts", "scores"))}
-    given = {"stage": UPDATE, "shards": 1, "config": {"lr": 1e-6}, "inputs": inputs, "pod": pod()}
-    return rollout_job(**{**given, **changes})
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -71,9 +62,8 @@ def test_job_and_pod_are_valid_for_kubernetes(version: str, profile: str) -> Non
 
 
 @pytest.mark.parametrize("profile", ["gpu-prod", "kind-dev", "local"])
-def test_jobset_and_trainjob_keep_to_their_schemas(profile: str) -> None:
+def test_a_jobset_keeps_to_its_schema(profile: str) -> None:
     jsonschema.validate(rollout_jobset(rollout_job(pod=pod(profile))), gang_jobs.JOBSET)
-    jsonschema.validate(update_trainjob(update_job(pod=pod(profile)), 4), gang_jobs.TRAINJOB)
 
 
 def test_a_gang_runs_every_shard_of_the_stage_with_its_memo_key() -> None:
@@ -145,17 +135,13 @@ def test_any_text_reaches_the_stage_unchanged_and_names_fit(store: str, evolutio
 
 
 def test_no_shell_and_no_secret_in_a_manifest() -> None:
-    for manifest in (rollout_jobset(rollout_job()), update_trainjob(update_job(), 2)):
-        text = json.dumps(manifest)
-        assert not re.search(r'"(/bin/)?(ba)?sh"|"-c"', text)
-        values = {e["name"]: e for e in _box(manifest)["env"]}
-        assert values["AWS_SECRET_ACCESS_KEY"]["valueFrom"] == {
-            "secretKeyRef": {"name": "instar-store", "key": "secretkey"}
-        }
-        assert values["AWS_ACCESS_KEY_ID"]["valueFrom"] == {
-            "secretKeyRef": {"name": "instar-store", "key": "accesskey"}
-        }
-        assert shlex.join(_box(manifest)["command"]).startswith("instar supervise -- instar stage ")
+    manifest = rollout_jobset(rollout_job())
+    assert not re.search(r'"(/bin/)?(ba)?sh"|"-c"', json.dumps(manifest))
+    (box,) = job_spec(manifest)["template"]["spec"]["containers"]
+    values = {e["name"]: e for e in box["env"]}
+    for name, key in (("AWS_SECRET_ACCESS_KEY", "secretkey"), ("AWS_ACCESS_KEY_ID", "accesskey")):
+        assert values[name]["valueFrom"] == {"secretKeyRef": {"name": "instar-store", "key": key}}
+    assert shlex.join(box["command"]).startswith("instar supervise -- instar stage ")
 
 
 def test_the_pod_is_restricted_and_placed_as_its_pool_says() -> None:
@@ -206,9 +192,9 @@ def test_fewer_pods_at_a_time_have_more_time(shards: int, at_once: int, turns: i
 
 
 def test_a_queue_is_named_and_the_job_waits_for_it() -> None:
-    for manifest in (rollout_jobset(rollout_job()), update_trainjob(update_job(), 2)):
-        assert manifest["spec"]["suspend"] is True
-        assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "rollout"
+    manifest = rollout_jobset(rollout_job())
+    assert manifest["spec"]["suspend"] is True
+    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "rollout"
     without = rollout_jobset(rollout_job(pod=pod("kind-dev")))
     assert "suspend" not in without["spec"] and "kueue.x-k8s.io/queue-name" not in without["metadata"]["labels"]
 
@@ -217,20 +203,6 @@ def test_the_workflow_owns_the_job() -> None:
     (owner,) = rollout_jobset(rollout_job())["metadata"]["ownerReferences"]
     uid = "0c7e9c9a-0000-4000-8000-000000000001"
     assert owner == {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "sec-run-7", "uid": uid}
-
-
-def test_a_trainjob_uses_our_runtime_and_one_process_on_each_node() -> None:
-    spec = update_trainjob(update_job(), 4)["spec"]
-    assert spec["runtimeRef"] == {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": RUNTIME}
-    assert spec["trainer"]["numNodes"] == 4 and "--shard" not in spec["trainer"]["args"]
-    reserved = {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"}
-    assert not reserved & {e["name"] for e in spec["trainer"]["env"]}, "Trainer refuses these"
-
-
-@pytest.mark.parametrize(("nodes", "shards"), [(1, 1), (0, 1), (2, 2)])
-def test_a_trainjob_for_one_node_or_for_shards_is_refused(nodes: int, shards: int) -> None:
-    with pytest.raises(ConfigError, match="at least two nodes"):
-        update_trainjob(update_job(shards=shards), nodes)
 
 
 @pytest.mark.parametrize("changes", [{"shards": 0}, {"shards": 4, "parallelism": 5}, {"shards": 4, "parallelism": -1}])
@@ -270,9 +242,3 @@ def test_manifests_do_not_share_state() -> None:
     first["metadata"]["labels"]["x"] = "y"
     assert rollout_jobset(job) == kept
     assert pods.literal("$(A)") == "$$(A)"
-
-
-def _box(manifest: Object) -> Object:
-    if manifest["kind"] == "TrainJob":
-        return dict(manifest["spec"]["trainer"])
-    return dict(job_spec(manifest)["template"]["spec"]["containers"][0])

@@ -17,9 +17,9 @@ Object = dict[str, Any]
 _TIMEOUT = (5.0, 30.0)
 _TRANSIENT = frozenset({408, 410, 429, 500, 502, 503, 504})
 """410 says that a watch began at a version which the server no longer knows."""
-_PLURALS = {"JobSet": "jobsets", "TrainJob": "trainjobs", "Workflow": "workflows"}
+_PLURALS = {"JobSet": "jobsets", "Workflow": "workflows"}
 _JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
-"""Label of the pods; a TrainJob makes a JobSet of its own name."""
+"""Label of the pods of a JobSet: its name."""
 
 
 class GangApi:

@@ -13,11 +13,11 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def of(job: Object) -> End:
-    """Return how a JobSet or a TrainJob ended."""
+    """Return how a JobSet ended, or that it still runs."""
     true = {c["type"] for c in job.get("status", {}).get("conditions", []) if c.get("status") == "True"}
     if "Failed" in true:
         return "failed"
-    return "succeeded" if true & {"Completed", "Complete"} else "running"
+    return "succeeded" if "Completed" in true else "running"
 
 
 def error_of(job: Object, pods: list[Object]) -> InstarError:

@@ -66,8 +66,6 @@ def run_gang(
             raise SystemExit(128 + caught.number) from None
         finally:
             gang.ended.set()
-    if "ttlSecondsAfterFinished" not in manifest["spec"]:
-        api.delete(manifest, uid)
 
 
 def _settle(gang: _Gang) -> str:

@@ -1,8 +1,7 @@
-"""Manifests of jobs that are too large for tasks of a pipeline: one JobSet for many rollout shards, one TrainJob for an update.
+"""The manifest of a gang: one JobSet for the shards of a rollout that are too many for tasks of a pipeline.
 
-Pure functions that return plain dicts. Names are hashes of what the job has to make, so that a launcher that is started again
-finds the job of its predecessor. Fields as in JobSet v0.12 (`jobset.x-k8s.io/v1alpha2`) and Kubeflow Trainer v2.3
-(`trainer.kubeflow.org/v1alpha1`); the pods are described in `pod`.
+Pure functions return plain dicts. The name of a job is a hash of what it has to make. So a launcher that is started again finds
+the job of its predecessor. The fields are those of JobSet v0.12 (`jobset.x-k8s.io/v1alpha2`); `pod` describes the pods.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from instar.pipelines.chain.gang.pod import PodSettings, Work
 SPEC_DIGEST = "instar.dev/spec-digest"
 """Annotation: the job as it was asked for. Controllers add defaults to the object, so objects cannot be compared."""
 QUEUE = "kueue.x-k8s.io/queue-name"
-RUNTIME = "instar-update"
-"""The TrainingRuntime of an update on several nodes, in the namespace of the runs; it fixes security and credentials."""
 KEEP_S = 3600
 """A finished JobSet stays this long, with the logs of its pods."""
 RETRIES = 2
@@ -116,36 +113,6 @@ def rollout_jobset(job: GangJob) -> dict[str, Any]:
         "replicatedJobs": [{"name": "shard", "replicas": 1, "template": {"spec": _indexed_job(job)}}],
     }
     return _manifest("jobset.x-k8s.io/v1alpha2", "JobSet", job, spec)
-
-
-def update_trainjob(job: GangJob, nodes: int) -> dict[str, Any]:
-    """Return the TrainJob that runs a stage on several nodes.
-
-    Its runtime fixes security, credentials and retries; the process finds its place in the variables PET_*. The stage
-    uses the GPUs of one machine and refuses to start on more than one node.
-    """
-    if nodes < 2 or job.shards != 1:
-        raise ConfigError(
-            expected="at least two nodes and work that is not cut into shards",
-            found=f"{nodes} nodes, {job.shards} shards",
-            where="TrainJob",
-            action="run an update on one node as a task of the pipeline",
-        )
-    box = pods.container(job.work, job.pod)
-    placed = {"nodeSelector": dict(job.pod.pool.node_selector), "tolerations": pods.tolerations(job.pod)}
-    replicated = [{"name": "node", "template": {"spec": {"template": {"spec": placed}}}}]
-    patch = {"template": {"spec": {"replicatedJobs": replicated}}}
-    spec: dict[str, Any] = {
-        "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": RUNTIME},
-        "activeDeadlineSeconds": job.deadline_s,
-        "trainer": {
-            "numNodes": nodes,
-            "resourcesPerNode": box["resources"],
-            **{key: box[key] for key in ("image", "command", "args", "env")},
-        },
-        "runtimePatches": [{"manager": "instar.dev/launcher", "trainingRuntimeSpec": patch}],
-    }
-    return _manifest("trainer.kubeflow.org/v1alpha1", "TrainJob", job, spec)
 
 
 def permanent_codes() -> list[int]:

@@ -78,7 +78,7 @@ def test_a_pinned_site_is_installable(binary: Path, tmp_path: Path, capsys: pyte
     assert check.main(["--kubectl", str(binary), "--site", str(site)]) == 0, capsys.readouterr().out
     objects = render(binary, site)
     text = json.dumps(objects)
-    assert "registry.test:5000/team/mlflow@sha256:333" in text and "s3.internal" not in text
+    assert "registry.test:5000/team/mlflow@sha256:222" in text and "s3.internal" not in text
     policies = [o for o in objects if o["kind"] == "NetworkPolicy"]
     stage = Peer(namespace="instar", labels={"app.kubernetes.io/component": "update"})
     assert reaches(policies, stage, Peer(address="198.51.100.9"), 443)

@@ -46,11 +46,6 @@ def pod(path: str, value: Any) -> Fault:
     return at("Deployment", "mlflow", f"spec/template/spec/{path}", value)
 
 
-def node(path: str, value: Any) -> Fault:
-    inside = "spec/template/spec/replicatedJobs/0/template/spec/template/spec"
-    return at("TrainingRuntime", "instar-update", f"{inside}/{path}", value)
-
-
 def quota(resource: str, nominal: str, borrowed: str) -> dict[str, str]:
     return {"name": resource, "nominalQuota": nominal, "borrowingLimit": borrowed}
 
@@ -72,7 +67,6 @@ FAULTS: list[tuple[str, Policy, Fault]] = [
     ("host path", policy_pods.restricted, pod("volumes/+", {"name": "x", "hostPath": {"path": "/"}})),
     ("token", policy_pods.restricted, pod("automountServiceAccountToken", None)),
     ("init container", policy_pods.restricted, pod("initContainers", [{"name": "i", "image": "mlflow"}])),
-    ("pod in a CRD", policy_pods.restricted, node(f"{BOX}/readOnlyRootFilesystem", False)),
     ("no memory limit", policy_pods.bounded, pod("containers/0/resources/limits/memory", None)),
     ("no cpu request", policy_pods.bounded, pod("containers/0/resources/requests/cpu", None)),
     ("emptyDir without size", policy_pods.bounded, pod("volumes/0/emptyDir", {})),
@@ -125,7 +119,7 @@ FAULTS: list[tuple[str, Policy, Fault]] = [
     ("secret missing", policy_links.configuration, pod("containers/0/env/0/valueFrom/secretKeyRef/name", "gone")),
     ("key missing", policy_links.configuration, pod("containers/0/env/0/valueFrom/secretKeyRef/key", "gone")),
     ("config missing", policy_links.configuration, lambda w: w.objects.remove(one(w, "ConfigMap", "instar-store"))),
-    ("account missing", policy_links.configuration, node("serviceAccountName", "gone")),
+    ("account missing", policy_links.configuration, pod("serviceAccountName", "gone")),
     ("volume missing", policy_links.configuration, pod("volumes", [])),
     (
         "claim missing",

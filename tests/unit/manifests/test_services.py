@@ -148,12 +148,6 @@ def test_the_schedule_is_a_command_of_ours(overlay: Overlay, name: str) -> None:
     assert parsed["store"].startswith("s3://instar/") and len(parsed["cron"].split()) == 6
 
 
-def test_the_runtime_is_the_one_that_jobs_name(overlay: Overlay) -> None:
-    from instar.pipelines.chain.gang.manifests import RUNTIME
-
-    assert [o["metadata"]["name"] for o in overlay("gpu-prod").of("TrainingRuntime")] == [RUNTIME]
-
-
 def test_mlflow_takes_its_arguments_and_variables(overlay: Overlay) -> None:
     from mlflow import environment_variables
     from mlflow.cli import server

@@ -24,12 +24,6 @@ OPEN = {"labels", "annotations", "nodeLabels", "matchLabels"}
         ("Deployment", "spec/template/spec/containers/0/securityContext/readonly", True, "readonly"),
         ("CronJob", "spec/schedule", None, "schedule"),
         ("NetworkPolicy", "spec/podselector", {}, "podselector"),
-        (
-            "TrainingRuntime",
-            "spec/template/spec/replicatedJobs/0/template/spec/template/spec/hostnetwork",
-            True,
-            "hostnetwork",
-        ),
     ],
 )
 def test_faults_are_found(overlay: Overlay, version: str, kind: str, path: str, value: Any, said: str) -> None:
