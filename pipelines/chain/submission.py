@@ -1,8 +1,9 @@
 """Submit, stop and resume the chain of Kubeflow runs of an evolution: one run per segment, started once.
 
-Who may create a run is settled by a create-only claim in the store. Whether the server has created it is settled by
-looking, never by trust in an answer: a lost one may hide a run. What slips through, a run whose creation was executed
-late, is stopped by the fence in its own first task (`instar.fence.hold`).
+Two processes may try to start the same run. An object of the store that only one of them can create, the claim, decides which
+one may. Creating a run can time out although the server created it, so we look for the run before we create another. The server
+may also execute a creation late, when a second run is there already. Such a duplicate stops at its first task, because the fence
+has another holder by then (`instar.fence.hold`).
 """
 
 from __future__ import annotations
