@@ -1,7 +1,7 @@
 """The whole loop as one recursive Argo workflow, for clusters without Kubeflow Pipelines. Needs the `argo` extra.
 
-The same graphs as for Kubeflow. Digests travel as output parameters, so no artifact repository is needed; after each segment
-the template calls itself while the gate goes on. Argo's controller stops at 100 nested calls unless DISABLE_MAX_RECURSION is
+The graphs are those of Kubeflow. Digests travel as output parameters, so no artifact repository is needed. After each segment the
+template calls itself, as long as the gate goes on. Argo's controller stops at 100 nested calls unless DISABLE_MAX_RECURSION is
 set on it (argo-workflows, docs/scaling.md).
 """
 

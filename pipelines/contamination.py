@@ -1,7 +1,7 @@
-"""The tasks on which two policies can be compared: those of the one's pools that the other was not trained on.
+"""The tasks on which two policies can be compared: tasks of one evolution's pools that the other policy was not trained on.
 
-Pools are disjoint inside an evolution. Those of two evolutions, of two seeds for example, are not: what the one tests the other may
-have been taught.
+The pools of one evolution are disjoint. Those of two evolutions are not, for example of two seeds: the one may test what the other
+was taught.
 """
 
 from __future__ import annotations

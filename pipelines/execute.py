@@ -34,8 +34,8 @@ def execute(
 ) -> Result[O]:
     """Call `stage` with outputs in sub-folders of `folder`. What it left resident is filed under digests.
 
-    Outputs are named by content, but for what a stage of an inner step has named itself (`ctx.durable` is false). Where the
-    file system refuses, whatever library was told so, `StorageError` is raised.
+    Outputs are named by content. A stage of an inner step, whose outputs are not stored (`ctx.durable` is false), may name them
+    itself. Where the file system refuses, `StorageError` is raised, whichever library met the refusal.
     """
     with refusals(folder):
         return _execute(stage, inputs, config, ctx, folder)

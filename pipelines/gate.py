@@ -1,9 +1,11 @@
 """The gate: go on, stop, go back to the champion, or hold; and whether the new policy becomes champion.
 
-A pure function of the evaluation summaries so far. It reads the `val` split only: `id` and `ood` are test sets, and a
-policy selected on them would be reported on the data that chose it. When the interval cannot tell, nothing is promoted.
-A policy that is equal within the margin but behind in the point estimate is not promoted either, so that a row of small
-losses, each inside the margin, cannot add up. Under an alarm of the evaluation (a judge that decayed) nothing is promoted.
+A decision is a pure function of the evaluation summaries so far. It reads the `val` split only. `id` and `ood` are test sets: a
+policy that was selected on them would be reported on the data that chose it.
+
+Nothing is promoted when the interval cannot tell which policy is better. A policy that is equal within the margin, but behind in
+the point estimate, is not promoted either: a row of small losses, each inside the margin, could add up. Nothing is promoted under
+an alarm of the evaluation, for example that of a judge that decayed.
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ class Decision:
 def decide(history: Sequence[Mapping[str, Any]], config: GateConfig) -> Decision:
     """Decide on the last of `history`, the `summary.json` objects of all evaluations, oldest first.
 
-    An alarm holds: it comes after a rollback, which also promotes nothing, and before every promotion, that of the newest policy
-    by configuration included. Raises `ContractError` when a summary has no `val` split: no other split may stand in for it.
+    Under an alarm the loop holds, and promotes nothing; not even with `select="last"`. Only a rollback goes before it. Raises
+    `ContractError` when a summary has no `val` split, for which no other split may stand in.
     """
     scores = [float(_val(summary)["score"]) for summary in history]
     comparison = _val(history[-1])["comparison"]

@@ -1,8 +1,8 @@
-"""Stages and control tasks as Kubeflow container components, synthesised from their declarations.
+"""Stages and control nodes as Kubeflow container components, synthesised from their declarations.
 
-Wrong wiring is refused when a pipeline compiles. Artifacts use KFP's base types and are pointer files (`instar.executor`);
-the configuration crosses as one JSON string, because KFP turns integers inside structured parameters into floats. An output
-that shares its name with an input is called `out_<name>`, since a KFP component has one name space.
+Wrong wiring is refused when a pipeline compiles. Artifacts use KFP's base types and are pointer files (`instar.executor`). The
+configuration crosses as one JSON string, because KFP turns integers inside structured parameters into floats. An output with the
+name of an input is called `out_<name>`, since inputs and outputs of a KFP component share one name space.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def gang(image: str) -> Any:
 
 
 def control(kind: str, image: str, pointers: type[Any] | None = None) -> Any:
-    """Return the component of a control task. `pointers` declares what `open` and `gate` hand on, if they do."""
+    """Return the component of a control node. `pointers` declares what `open` and `gate` hand on, if they do."""
     outs = contract.ports(pointers) if pointers and kind in ("open", "gate") else {}
     extra = {"report": "Markdown", "metrics": "Metrics"} if kind == "advance" else {}
     return _component(

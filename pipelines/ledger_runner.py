@@ -1,7 +1,6 @@
 """What every runner of the loop shares: a stage whose memo key is in the ledger is not run again, and gates are recorded.
 
-How a missing result comes about is the subclass's business: `LocalRunner` runs the stage, `Replay` reads what a container
-recorded.
+A subclass says how a missing result is produced. `LocalRunner` runs the stage, `Replay` reads what a container recorded.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ class LedgerRunner(ABC):
         return contract.bind(stage.outs, made, where=stage.name)  # type: ignore[no-any-return]
 
     def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:
-        """Decide and record; on resume the recorded decision must come out again."""
+        """Decide and record. When an evolution is resumed, the decision that was recorded must come out again."""
         ledger, iteration = self.workspace.ledger, candidate.iteration
         summaries = [self.summary(e.body["evaluation"]) for e in ledger.of("gate") if e.body["iteration"] < iteration]
         decision = decide([*summaries, self.summary(candidate.champion_evaluation.digest)], config)

@@ -1,6 +1,6 @@
 """The local runner: the loop on this machine, each stage in process or as a subprocess, without Docker or a cluster.
 
-Outputs are stored before the ledger line is written, so that a kill at any instant loses at most the stage in flight.
+Outputs are stored before the ledger entry is written. So a kill at any instant loses at most the stage that was running.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a recipe needs of the machine that runs it, asked before its first stage.
 
-A machine that only submits to a cluster or starts containers is not asked: the stages run elsewhere.
+A machine that only submits to a cluster, or starts containers, is not asked, since the stages run elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What can change the last bits of a result besides code, inputs, configuration and seed: noted with every entry of a ledger.
 
-Notes lie in an entry's `time`, as text under `on/`, outside of the digest: a head says what was done and what came of it. Where two
-machines came to the same, their heads are equal; where they did not, `instar diff` reads here what differs.
+Notes lie in the `time` of an entry, as text under `on/`. The digest of an entry leaves them out: it says what was done and what
+came of it. So two machines that came to the same result have equal heads. Where they did not, `instar diff` reads here
+what differs.
 """
 
 from __future__ import annotations

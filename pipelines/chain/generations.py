@@ -1,6 +1,7 @@
 """Retraining on a schedule: an evolution that is done is followed by its next generation, `<name>-g0002`, `<name>-g0003`, ...
 
-A generation is an evolution of its own: own ledger, own head, own random numbers, same recipe. One runs at a time.
+A generation is an evolution of its own. It has the recipe of the one before, and a ledger, a head and random numbers of its own.
+One generation runs at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from instar.workspace import Workspace
 def tick_newest(store: ObjectStore, api: KfpApi, evolution: str, restart: bool, now: float, owner: str) -> Action:
     """Repair the newest generation; with `restart`, begin the next one when it is done. `now`: seconds since the epoch.
 
-    `LedgerError` when the store has no such evolution: a schedule with a misspelled name must not look healthy.
+    Raises `LedgerError` when the store has no such evolution. Otherwise a schedule with a misspelled name would look healthy.
     """
     name, number = newest(store, evolution)
     found = heads.read_head(store, name)

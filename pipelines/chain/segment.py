@@ -1,6 +1,6 @@
-"""The control tasks of a segment: `open` before the stages, `gate` between two iterations, `advance` after them.
+"""The control nodes of a segment: `open` before the stages, `gate` between two iterations, `advance` after them.
 
-None of them computes what a stage computes. They read and write the ledger, the head and the pipelines API.
+None of them computes what a stage computes. They read and write the ledger, the head and the API of Kubeflow Pipelines.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from instar.pipelines.replay import finished, replayed, why_over
 from instar.workspace import Workspace
 
 API = HOST, TOKEN, NAMESPACE = "INSTAR_KFP_HOST", "INSTAR_KFP_TOKEN_FILE", "INSTAR_KFP_NAMESPACE"
-"""Environment of the last task: API server (empty: somebody else starts the next segment), token file, namespace."""
+"""Environment of the last node: API server, token file, namespace. Without a server somebody else starts the next segment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The run that a control task belongs to."""
+    """The run that a control node belongs to."""
 
     run_id: str
     segment: int
@@ -51,8 +51,8 @@ def begin(workspace: Workspace, recipe: Mapping[str, Any]) -> Head:
 def open_segment(workspace: Workspace, run: Run) -> Position | None:
     """Take the fence of the segment and return the position of the loop; None before the beginning.
 
-    Attempt 0 claims the next attempt first: for engines that start a segment without `submit`. Raises `LockedError` when
-    another run holds the segment: a run that was created twice ends here, before any work.
+    Attempt 0 claims the next attempt first. Engines that start a segment without `submit`, such as Argo, give that number.
+    Raises `LockedError` when another run holds the segment. So a run that was created twice ends here, before any work.
     """
     attempt = run.attempt or _claim_next(workspace, run)
     head = hold(workspace.store, workspace.evolution, run.segment, attempt, run.run_id)

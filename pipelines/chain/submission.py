@@ -33,9 +33,9 @@ class Action:
 def start(
     store: ObjectStore, api: KfpApi, head: Head, chain: ChainConfig, owner: str, now: float | None = None
 ) -> Action:
-    """Begin an evolution: write `chain.json` and the first head, then submit its first run. Repeatable after a crash.
+    """Begin an evolution: write `chain.json` and the first head, then submit its first run. It can be repeated after a crash.
 
-    `ConfigError` when the experiment holds runs of an earlier evolution of this name: they could be taken for its own.
+    Raises `ConfigError` when the experiment holds runs of an earlier evolution of this name, which could be taken for its own.
     """
     if heads.read_head(store, head.evolution) is None:
         name = heads.run_name(head.evolution, head.segment, 1)
@@ -53,11 +53,12 @@ def start(
 
 
 def submit_current(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: float | None = None) -> Action:
-    """Make sure that the head's segment has its run: adopt somebody else's, or take over a claim that is older than
-    `grace_s` and never became one.
+    """Make sure that the segment at the head has its run.
 
-    `owner` names this caller and must be the same when it is retried, so that it can finish what it had begun: the run
-    id of the task. Two processes that live at one time must not share it. `now` is in seconds since the epoch.
+    A run that somebody else created is adopted. A claim that is older than `grace_s` and never became a run is taken over.
+    `owner` names this caller, for example by the id of the run that its task belongs to. A caller that is started again gives the
+    same name, and so finishes what it had begun. Two processes that live at one time must not share a name. `now` is in
+    seconds since the epoch.
     """
     found = heads.read_head(store, evolution)
     if found is None or found[0].status != "running":
@@ -127,7 +128,7 @@ def submit(
 
 
 def _create(store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head, claim: Claim) -> Action:
-    """Adopt the run of this claim or create it; ask a second time only after a look that finds none."""
+    """Adopt the run of this claim, or create it. Before each of two tries we look whether the run is there already."""
     failure: UnavailableError | None = None
     for last in (False, False, True):
         runs = api.find_runs(chain.experiment, claim.run_name)
@@ -167,7 +168,7 @@ def _spec(chain: ChainConfig, head: Head, claim: Claim) -> RunSpec:
 
 
 def stop(store: ObjectStore, api: KfpApi, evolution: str, reason: str) -> Action:
-    """Stop a running evolution and terminate its live run. Repeat it when the server did not answer."""
+    """Stop a running evolution and terminate its live run. When the server did not answer, call it again."""
     head = heads.change(
         store, evolution, lambda h: replace(h, status="stopped", reason=reason) if h.status == "running" else None
     )
@@ -180,8 +181,8 @@ def stop(store: ObjectStore, api: KfpApi, evolution: str, reason: str) -> Action
 def resume(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: float | None = None) -> Action:
     """Set a stopped or failed evolution running again, with a fresh count of attempts, and submit its next run.
 
-    Runs of attempts from before are terminated and can no longer take the fence. A running evolution is left as it is,
-    unless its newest attempt is somebody else's and has no run: then the next attempt is made at once.
+    Runs of earlier attempts are terminated and can no longer take the fence. A running evolution is left as it is, with one
+    exception: where its newest attempt belongs to somebody else and has no run, the next attempt is made at once.
     """
 
     def decide(head: Head) -> Head | None:
@@ -205,7 +206,7 @@ def resume(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: flo
 
 
 def end(store: ObjectStore, head: Head, status: Literal["stopped", "failed"], reason: str) -> Action:
-    """Set the status of a running head unless the head has moved on; then nothing is done."""
+    """Set the status of a running head. Where the head has moved on since, nothing is done."""
 
     def decide(found: Head) -> Head | None:
         same = (found.segment, found.base, found.by) == (head.segment, head.base, head.by)
@@ -241,5 +242,5 @@ def is_cancelled(api: KfpApi, run_id: str) -> bool:
 
 
 def known(api: KfpApi, run: RunInfo) -> RunInfo:
-    """Return a run with what is known of its end: a list of runs does not say who ended one, and why it failed."""
+    """Return a run with all that is known of its end. A list of runs does not say who ended a run, nor why it failed."""
     return run if run.state in LIVE else api.get_run(run.run_id) or run

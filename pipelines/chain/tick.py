@@ -1,7 +1,7 @@
 """The watchdog of the chain: look at the head and at the runs, and repair what is broken.
 
-A recurring run calls it. A healthy chain is left alone; a run that failed or vanished gets a successor, up to the limit
-of attempts; a run that a person has cancelled stops the evolution, because a machine must not overrule that.
+A recurring run calls it. It leaves a healthy chain alone. A run that failed or vanished gets a successor, up to the limit of
+attempts. A run that a person has cancelled stops the evolution, because a machine must not overrule a person.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Verdict:
 def tick(store: ObjectStore, api: KfpApi, evolution: str, now: float, owner: str) -> Action:
     """Bring the chain one step closer to health and say what was done. `now` is in seconds since the epoch.
 
-    Ticks may overlap with each other and with the runs: every change goes through a claim or a swap, and a verdict on a
-    head that has moved since has no effect.
+    Ticks may overlap with each other and with the runs. Every change goes through a claim or a compare-and-swap, so a verdict
+    about a head that has moved since has no effect.
     """
     found = heads.read_head(store, evolution)
     if found is None or found[0].status != "running":
@@ -55,9 +55,10 @@ def _look(api: KfpApi, chain: ChainConfig, head: Head, latest: Claim, now: float
 
 
 def judge(head: Head, latest: Claim, runs: Sequence[RunInfo], now: float, grace_s: float) -> Verdict:
-    """Decide about the newest attempt from its runs. There can be several of one name; the one with the fence counts.
+    """Decide about the newest attempt from its runs. There can be several of one name; the one that holds the fence counts.
 
-    A claim without a run is given `grace_s`; a claim from a clock that is further ahead than that is not waited for.
+    A claim without a run is given `grace_s` seconds: its run may be on its way. The clock that dated a claim may be ahead of ours.
+    If it is ahead by more than `grace_s`, the claim is not waited for.
     """
     cancelled = [run.run_id for run in runs if run.cancelled]
     if cancelled:

@@ -1,6 +1,7 @@
 """An evolution on this machine with every task in its own container: the compiled pipelines, run one segment after another.
 
-What a cluster does with the same packages and images, less the scheduling. The store is the only thing the containers share.
+A cluster does the same with the same packages and images, and decides besides where each task runs. The containers share
+nothing but the store.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read a compiled KFP pipeline (pipeline spec and platform spec) into a `Program`.
 
-The reader is strict: what it does not know is an error that names it, because a construct that a runner skips in silence is
-a stage that never ran.
+The reader is strict. A construct that it does not know is an error that names it: if the runner skipped one in silence, a stage
+might never run.
 """
 
 from __future__ import annotations

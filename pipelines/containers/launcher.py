@@ -1,6 +1,6 @@
 """What KFP's launcher does around a container: build its executor input, fill placeholders, read back its outputs.
 
-A task has succeeded when every output that it declares is there and sound; its exit code alone says nothing.
+A task has succeeded when every output that it declares is there and sound. Exit code 0 alone does not say so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run a compiled pipeline on one machine, each task in its own Docker container.
 
-The same images and the same executor input as on a cluster. A task has succeeded when its outputs are there and sound
-(`instar.pipelines.containers.launcher`), never because an engine says so. Nothing is cached: a stage records its own result.
+Images and executor input are those of a cluster. A task has succeeded when its outputs are there and sound, whatever the engine
+says of its end (`instar.pipelines.containers.launcher`). The runner caches nothing, since a stage records its own result.
 """
 
 from __future__ import annotations

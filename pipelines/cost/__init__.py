@@ -1,4 +1,17 @@
-"""`instar plan`: what a plan costs before it is submitted. See `plan` for the model."""
+"""`instar plan`: what a plan costs before it is submitted.
+
+case        a recipe, a model of so many parameters, so many GPUs; `constants` has every measured or assumed number
+   |
+   v
+run         the graph of each segment, its longest chain, and the seconds of each node:
+               `work` what a stage computes, `sizes` the bytes that it moves
+   |
+   v
+plan        seconds and bytes of the whole evolution, and the smallest number of iterations in a run that keeps the overhead low
+   |
+   v
+text        the page that is printed
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,17 @@
 """Fits a recipe to a named device: engine, slots, share of memory, micro-batches, checkpointing and where the moments rest.
 
-The fastest choice by the predicted seconds of a step that fits the device is written into the recipe, so that it stands in the
-ledger and nothing is decided while it runs. What cannot fit is refused with its parts.
+    devices    memory and speed of each device that can be named, for example h100-80g
+    work       what a recipe asks of one: weights, tokens, slots
+       |
+       v
+    choice     the settings to choose from  ->  account    the bytes of each part while sampling and while training
+                                            ->  seconds    the predicted seconds of a step
+       |
+       v
+    the recipe with the fastest choice that fits; `text` says it in words, `probe` measures the CPU of this machine
+
+The choice is written into the recipe. So it stands in the ledger, and nothing is decided while the recipe runs. A recipe that
+cannot fit is refused, with the bytes of each part.
 """
 
 from __future__ import annotations

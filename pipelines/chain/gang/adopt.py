@@ -1,4 +1,8 @@
-"""What to do with a job that has the name of ours: adopt it, wait until the name is free, or refuse. And how to remove ours."""
+"""What to do with a job that has the name of ours already, and how to remove ours.
+
+The name says what the job makes. So a job of that name is a predecessor's: it is adopted. One that is being deleted is waited for,
+and one that was described otherwise, for example with another image, is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,10 @@ from instar.pipelines.chain.gang.manifests import QUEUE, SPEC_DIGEST
 
 
 def adopt(api: GangApi, manifest: Object) -> str:
-    """Return the UID of the job that has the name, now ours too; nothing when the name will be free, or the job has changed.
+    """Return the UID of the job that has the name, which is ours too from now on.
 
-    A failed one is deleted. `ConfigError` when it was described otherwise.
+    The answer is empty where the caller has to try again: the job is gone or going, it had failed and was deleted here, or it
+    changed while we looked. Raises `ConfigError` when the job was described otherwise than ours.
     """
     found = api.get(manifest)
     if found is None or found["metadata"].get("deletionTimestamp"):

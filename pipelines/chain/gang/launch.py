@@ -1,8 +1,10 @@
 """Run one job of the cluster from a task of a pipeline: create or adopt it, wait for its end, leave nothing running behind.
 
-Each rule answers a leak that launchers are known for: a second launcher adopts the job of the first, because the name says
-what it makes; a wait survives dropped connections; SIGTERM suspends and deletes the job; a failed job is an error of the
-class that its pods ended with.
+Each rule answers a leak that launchers are known for.
+- The name of a job says what it makes, so a second launcher adopts the job of the first.
+- A dropped connection does not end the wait.
+- SIGTERM suspends and deletes the job.
+- A failed job becomes an error of the class that its pods ended with.
 """
 
 from __future__ import annotations

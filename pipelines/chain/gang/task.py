@@ -1,7 +1,7 @@
 """`instar control gang`: the task that stands for all shards of one rollout and for their gathering.
 
-It takes the executor input of a rollout, has the shards computed by one JobSet instead of one task each, and goes on as the
-task `gather` would. What is recorded is never computed again: a repeated task looks first.
+It takes the executor input of a rollout. One JobSet computes the shards, instead of one task for each; then it goes on as the
+task `gather` would. A task that is started again looks first, so a shard that is recorded is never computed twice.
 """
 
 from __future__ import annotations
