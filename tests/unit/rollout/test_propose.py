@@ -97,7 +97,7 @@ def test_actions_are_the_policys_on_the_logged_window(tmp_path: Path, arch: Arch
     model = load(world.policy.path)
     by_name = {row.rollout_id: row for row in world.rows}
     for row in world.run(slots(DRAWN))[0]:
-        source, steps = by_name[row.task_id], slice_task(row.offset, row.offset + len(row.actions))
+        source, steps = by_name[row.task_id], slice(row.offset, row.offset + len(row.actions))
         states = torch.tensor(source.observations).reshape(1, -1, 3)[:, steps]
         actions = torch.tensor(source.actions).reshape(1, -1, 1)[:, steps]
         togo = torch.tensor([source.returns_to_go])[:, steps] / 200
