@@ -103,7 +103,7 @@ def test_the_table_is_made_of_rollout_rows(hopper: Episodes) -> None:
     schema.check(RolloutRow, table, "here")
     row = next(iter(schema.from_table(RolloutRow, table)))
     assert (row.kind, row.arm, row.policy, row.seed, row.token_ids, row.steps) == (
-        "control",
+        "continuous",
         "medium",
         "test",
         7,
