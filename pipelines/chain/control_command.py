@@ -1,4 +1,4 @@
-"""`instar control begin|open|gate|advance|tick`: the tasks of a Kubeflow run that are not stages, as commands.
+"""`instar control begin|open|gate|advance|gang|tick`: the nodes of a run that are not stages, as commands.
 
 Like `instar stage`, they take KFP's executor input, or the same values as options. With options, each output becomes a file.
 """

@@ -93,36 +93,3 @@ JOBSET = closed(
         ),
     }
 )
-POD = closed({"nodeSelector": _OPEN, "tolerations": {"type": "array", "items": _OPEN}})
-JOB = closed({"template": closed({"spec": POD})})
-REPLICATED = closed({"name": _TEXT, "template": closed({"spec": JOB})})
-JOBS = closed({"replicatedJobs": {"type": "array", "items": REPLICATED}})
-PATCH = closed({"template": closed({"spec": JOBS})})
-"""What a runtime patch may change: where the pods of the job set run, and nothing else."""
-TRAINJOB = closed(
-    {
-        "apiVersion": {"const": "trainer.kubeflow.org/v1alpha1"},
-        "kind": {"const": "TrainJob"},
-        "metadata": META,
-        "spec": closed(
-            {
-                "runtimeRef": closed(
-                    {"apiGroup": _TEXT, "kind": {"enum": ["TrainingRuntime", "ClusterTrainingRuntime"]}, "name": _TEXT}
-                ),
-                "activeDeadlineSeconds": {"type": "integer", "minimum": 1},
-                "trainer": closed(
-                    {
-                        "numNodes": {"type": "integer", "minimum": 1},
-                        "resourcesPerNode": _OPEN,
-                        "image": _TEXT,
-                        "command": {"type": "array", "items": _TEXT},
-                        "args": {"type": "array", "items": _TEXT},
-                        "env": {"type": "array", "items": _OPEN},
-                    }
-                ),
-                "runtimePatches": {"type": "array", "items": closed({"manager": _TEXT, "trainingRuntimeSpec": PATCH})},
-            },
-            {"suspend": {"type": "boolean"}},
-        ),
-    }
-)

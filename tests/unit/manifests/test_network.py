@@ -114,7 +114,6 @@ def test_the_peers_are_the_pods_of_the_overlays(overlay: Callable[[str], World])
         ("instar-system", "postgres"),
         ("instar-system", "seaweedfs"),
         ("instar-system", "seaweedfs-buckets"),
-        ("instar", "update"),
         ("instar", "schedule"),
     }
 
