@@ -1,4 +1,4 @@
-"""Whether the pieces of a recipe fit: every column that a strategy reads is filled by some piece.
+"""Whether the pieces of a recipe fit: every column that a strategy reads is filled by some piece, and no piece objects.
 
 A chain that does not close would still run and learn nothing, or the wrong thing; here it is refused when it is built.
 """
@@ -8,28 +8,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
-from instar.components.columns import Piece
-from instar.components.curriculum.strategies import required_columns
 from instar.errors import ConfigError
-from instar.pipelines import agreement
-from instar.pipelines.agreement import PIECES
-from instar.rows import ArmStatsRow, BatchRow
-from instar.schema import fields
 
 if TYPE_CHECKING:
+    from instar.components.piece import Piece
     from instar.pipelines.recipe import Recipe
 
-ALWAYS = frozenset(f"batch.{field.name}" for field in fields(BatchRow)) | frozenset(
-    f"stats.{field.name}" for field in fields(ArmStatsRow) if not field.name.startswith("sum_")
-)
-"""Filled whatever the pieces are: the batch by any curriculum, counts of the statistics by any update."""
+PIECES = ("dataset_prep", "curriculum", "rollout", "reward", "update", "evaluate", "test")
+"""Fields of a recipe that hold a strategy, in the order of the loop."""
+
+
+def pieces(recipe: Recipe) -> dict[str, Piece]:
+    """Return the configuration of every strategy of a recipe, by its field."""
+    return {name: getattr(recipe, name) for name in PIECES}
 
 
 def check(recipe: Recipe) -> None:
+    """Raise `ConfigError` for the first column that nothing fills, then for the first piece that does not fit the others."""
+    _check_columns(recipe)
+    for name, piece in pieces(recipe).items():
+        piece.check(recipe, name)
+    recipe.gate.check(recipe)
+
+
+def _check_columns(recipe: Recipe) -> None:
     """Raise `ConfigError` naming the first column that is missing, who reads it and who could fill it."""
-    given = ALWAYS | {column for name in PIECES for column in provides(getattr(recipe, name))}
-    for name in PIECES:
-        missing = sorted(requires(getattr(recipe, name)) - given)
+    columns = frozenset[str]().union(*(piece.provides() for piece in pieces(recipe).values()))
+    for name, piece in pieces(recipe).items():
+        missing = sorted(piece.requires() - columns)
         if missing:
             able = [f"{who}.strategy={option}" for who, option in providers(missing[0], type(recipe))]
             raise ConfigError(
@@ -38,26 +44,13 @@ def check(recipe: Recipe) -> None:
                 where=f"recipe.{name}",
                 action=f"take one that does: {', '.join(able)}" if able else f"choose another {name}",
             )
-    agreement.check(recipe)
-
-
-def requires(piece: Any) -> frozenset[str]:
-    """Return the columns that a piece reads."""
-    if isinstance(piece, Piece):
-        return piece.requires()
-    return frozenset(f"stats.{column}" for column in required_columns(piece))
-
-
-def provides(piece: Any) -> frozenset[str]:
-    """Return the columns that a piece fills."""
-    return piece.provides() if isinstance(piece, Piece) else frozenset()
 
 
 def providers(column: str, recipe: type[Recipe]) -> Iterator[tuple[str, str]]:
     """Yield (piece, strategy) of every strategy that can fill `column`."""
     for name in PIECES:
         for option in alternatives(get_type_hints(recipe)[name]):
-            if column in getattr(option, "PROVIDES", ()):
+            if column in option.PROVIDES:
                 yield name, strategy_of(option)
 
 

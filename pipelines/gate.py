@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from instar.components.piece import RecipeView
 from instar.config import out_of_range
-from instar.errors import ContractError
+from instar.errors import ConfigError, ContractError
 
 Action: TypeAlias = Literal["continue", "stop", "rollback", "hold"]
 SPLIT = "val"
+WORSE = -0.03
+"""True difference of a policy whose chance of promotion `explain` states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,33 @@ class GateConfig:
         """Return fields without effect, and what would read them."""
         found = {} if self.patience else {"min_delta": "gate.patience"}
         return found if self.select == "best" else {**found, "rollback_margin": "gate.select=best"}
+
+    def check(self, recipe: RecipeView) -> None:
+        """Refuse a gate that could never tell: it would hold at every iteration, and the base stay champion."""
+        sizes = recipe.evaluate.validation_sizes(recipe)
+        if self.select == "last" or not recipe.iterations or SPLIT not in recipe.evaluate.splits or not sizes:
+            return
+        small = min(sizes, key=lambda arm: sizes[arm])
+        least, total = recipe.evaluate.min_pairs, sum(sizes.values())
+        if total < least or sizes[small] < 2:
+            raise ConfigError(
+                expected=f"at least {least} validation tasks and two in every arm: the gate compares policies on them",
+                found=f"{total}, of which {sizes[small]} in arm '{small}'",
+                where="recipe.evaluate",
+                action="raise the val pools (or val_episodes) or evaluate.tasks_per_arm, lower evaluate.min_pairs, or set "
+                "gate.select=last, which compares nothing",
+            )
+
+    def explain(self, recipe: RecipeView) -> list[str]:
+        """State the rule, the power of the validation set, and the chance of promotion by luck."""
+        if self.select == "last":
+            return ["the newest policy is champion by configuration; comparisons are reported and decide nothing"]
+        e, sizes = recipe.evaluate, list(recipe.evaluate.validation_sizes(recipe).values())
+        rule = (
+            f"promoted: the {e.confidence:.0%} interval of the paired difference to the champion lies above 0, or above "
+            f"-{e.margin:g} with an estimate that is not behind"
+        )
+        return [rule, *_power(sizes, recipe)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +159,44 @@ def _val(summary: Mapping[str, Any]) -> Mapping[str, Any]:
             action="add val to evaluate.splits; test splits never select",
         )
     return splits[SPLIT]
+
+
+def _power(sizes: Sequence[int], recipe: RecipeView) -> list[str]:
+    """State which gains and losses the validation tasks of the recipe can tell, `sizes` of them in each arm."""
+    from instar.components.evaluate import power
+    from instar.components.evaluate.intervals import freedom, student
+
+    e, total, arms = recipe.evaluate, sum(sizes), len(sizes)
+    tasks = f"{total} validation tasks in {arms} arm{'s' if arms > 1 else ''}"
+    if not e.bounded:
+        seen = student(e.confidence, freedom(sizes)) * sum(1 / n for n in sizes) ** 0.5 / arms
+        return [f"with {tasks} a gain is told from {seen:.2f} standard deviations of the paired differences"]
+    least, usual = (100 * f(sizes, e.confidence) for f in (power.least_gain, power.usual_gain))
+    loss = power.least_loss(sizes, e.confidence)
+    equal = f"equal answers everywhere leave room for a loss of {100 * loss:.2g} points: none passes as equal without a gain"
+    if loss <= e.margin:
+        equal = f"equal answers everywhere rule out a loss of {100 * loss:.2g} points: a policy can pass as equal"
+    return [
+        f"with {tasks} a gain below {least:.2g} points cannot be seen; one of {usual:.2g} points is seen four times of five, "
+        f"where {power.LOST:.0%} of the tasks are lost",
+        equal,
+        _luck(sizes, recipe),
+    ]
+
+
+def _luck(sizes: Sequence[int], recipe: RecipeView) -> str:
+    """State how often a policy that is worse is promoted all the same."""
+    from instar.components.evaluate import power
+
+    e, looks = recipe.evaluate, max(1, recipe.iterations)
+    once = power.luck(sizes, e.confidence, e.margin, WORSE)
+    ever = power.at_least_once(once, looks)
+    strict = power.at_least_once(power.luck(sizes, 0.99, e.margin, WORSE), looks)
+    more = f" ({strict:.1%} with evaluate.confidence=0.99)" if e.confidence < 0.99 else ""
+    return (
+        f"luck: a policy that is truly {-100 * WORSE:g} points worse passes one look in {once:.1%}, at least one of {looks} looks "
+        f"in at most {ever:.1%}{more}"
+    )
 
 
 def _require(holds: bool, field: str, expected: str, found: object) -> None:

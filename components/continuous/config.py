@@ -53,6 +53,18 @@ class DecisionMambaArch:
         if self.grouping == "released" and not self.fine:
             raise _bad("fine=true with grouping 'released'", self.fine, "fine", "grouping is about the fine scan")
 
+    def explain(self) -> list[str]:
+        """State the layers, and what the action depends on."""
+        layers = (
+            f"{self.layers} layers of width {self.width}, selective scan with state {self.state_size} over 3K tokens"
+        )
+        group = (
+            "(a_t-1, R_t, s_t)" if self.grouping == "shifted" else "(R_t, s_t, a_t), which shows the model its target"
+        )
+        fine = f" and over K groups {group}; fusion {self.fusion}" if self.fine else ", no fine scan"
+        leak = ", and of a_t: the target leaks" if self.grouping == "released" else " and never of a_t"
+        return [f"{self.strategy}: {layers}{fine}", _reading(self, leak)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionTransformerArch:
@@ -77,6 +89,13 @@ class DecisionTransformerArch:
         if self.width % self.heads:
             raise _bad(f"a divisor of width {self.width}", self.heads, "heads", "choose one, for example 1")
 
+    def explain(self) -> list[str]:
+        """State the layers, and what the action depends on."""
+        layers = (
+            f"{self.layers} layers of width {self.width}, causal attention with {self.heads} head(s) over 3K tokens"
+        )
+        return [f"{self.strategy}: {layers}", _reading(self, " and never of a_t")]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BcArch:
@@ -91,6 +110,10 @@ class BcArch:
 
     def __post_init__(self) -> None:
         _positive(self, "width", "layers", "window")
+
+    def explain(self) -> list[str]:
+        """State what the action depends on."""
+        return [f"a_hat_t = tanh f(s_t), multi-layer perceptron of {self.layers} x {self.width}: no return, no history"]
 
 
 Arch: TypeAlias = DecisionMambaArch | DecisionTransformerArch | BcArch
@@ -125,6 +148,13 @@ class ContinuousTask:
             raise _bad("positive deviations", min(self.state_std), "state_std", "add 1e-6 to constant dimensions")
         if not (math.isfinite(self.return_scale) and self.return_scale > 0):
             raise _bad("a positive number", self.return_scale, "return_scale", "divide returns by something positive")
+
+
+def _reading(arch: DecisionMambaArch | DecisionTransformerArch, leak: str) -> str:
+    """State what a sequence model predicts the action from."""
+    heads = "; s_hat_t+1 and R_hat_t+1 from the token of a_t" if arch.auxiliary else ""
+    read = f"a_hat_t = tanh head(s_t), a function of R_1, s_1, a_1, ..., R_t, s_t{leak}"
+    return f"{read}{heads}; encoder {arch.encoder}, head {arch.head}"
 
 
 def _positive(value: Any, *fields: str) -> None:

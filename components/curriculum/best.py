@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import BestConfig
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, require_fields
+from instar.components.curriculum.protocol import Draw, State, require_fields
 from instar.rows import ArmStatsRow
 
 
 class Best:
     """A fixed choice: nothing is observed, nothing remembered. `level` of an arm is the mean return of its trajectories."""
-
-    Config: TypeAlias = BestConfig
-    requires: ClassVar[frozenset[str]] = frozenset()
-    provides: ClassVar[frozenset[str]] = PROVIDES
 
     def __init__(self, config: BestConfig, arms: Sequence[Arm]) -> None:
         self.names = [arm.name for arm in arms]

@@ -7,16 +7,34 @@ gets, and how many more prompts to draw when a filter behind the rollouts will d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from instar.components.generated.templates import KINDS
+from instar.components.piece import Piece, RecipeView, Sections
 from instar.config import out_of_range
+from instar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instar.components.curriculum.pool import Arm
+    from instar.components.curriculum.protocol import Strategy
+    from instar.components.update.terms import Filter
 
 Signal: TypeAlias = Literal[
     "abs_advantage", "abs_advantage_correct", "abs_centred", "abs_centred_correct", "loss_change"
 ]
 Absent: TypeAlias = Literal["decay", "hold"]
+SIGNALS: dict[Signal, str] = {
+    "abs_advantage": "stats.sum_abs_advantage",
+    "abs_advantage_correct": "stats.sum_abs_advantage_correct",
+    "abs_centred": "stats.sum_abs_centred",
+    "abs_centred_correct": "stats.sum_abs_centred_correct",
+    "loss_change": "stats.sum_loss_change",
+}
+"""Signal of `sec` -> the column that it is the mean of."""
+SOLVE_RATE = frozenset({"stats.arm", "stats.num_rollouts", "stats.sum_correct"})
+"""Columns that a solve rate per arm is made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +56,47 @@ class GeneratedDraw:
         good = all(0.0 <= share <= 1.0 for share in self.shares.values()) and sum(self.shares.values()) <= 1.0 + 1e-9
         require(good, "generated.shares", "shares that add up to at most 1", self.shares)
 
+    def check(self, recipe: RecipeView, most: int) -> None:
+        """Refuse draws of more tasks than the `most` that can wait, and a filter that counts slots."""
+        if self.mode == "alternate" and self.prompts > most:
+            raise ConfigError(
+                expected=f"curriculum.generated.prompts <= {most}, the most generated tasks that can wait",
+                found=f"{self.prompts}",
+                where="recipe.curriculum.generated.prompts",
+                action=f"set curriculum.generated.prompts to {most} or less, or raise reward.recycle.max_size, max_age or rule",
+            )
+        behind = update_filter(recipe)
+        if behind is not None and behind.keep_prompts:
+            raise ConfigError(
+                expected="update.filter.keep_prompts=0: generated slots come last, and the first so many groups would leave "
+                "them out",
+                found=f"{behind.keep_prompts}",
+                where="recipe.update.filter",
+                action="set it to 0, or train without curriculum.generated",
+            )
+
+    def explain(self, recipe: RecipeView) -> str:
+        """State how generated tasks are drawn, and what they weigh in the loss."""
+        drawn = f"up to {self.prompts} of them are drawn on top of every batch"
+        if self.mode == "alternate":
+            drawn = f"once {self.prompts} wait, every second step is made of them alone"
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in self.shares.items())
+        weights = recipe.update.arm_weights if recipe.update.strategy == "policy_gradient" else {}
+        weighed = ", ".join(f"{arm} {weight:g}" for arm, weight in weights.items())
+        return (
+            f"{drawn}{f' ({shares}, the rest by age)' if shares else ', the oldest first'}, "
+            f"{recipe.curriculum.group_size} rollouts each; advantages are those of their own groups, never mixed with solving"
+            + (f"; weights of the loss: {weighed}" if weights else "")
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
-    """Fields of every strategy."""
+class Base(Piece):
+    """Fields of every strategy, and its checks."""
+
+    PROVIDES: ClassVar[frozenset[str]] = frozenset(
+        {"batch.slot", "batch.task_id", "batch.arm", "batch.probability", "batch.group_id", "batch.group_size"}
+    )
 
     prompts: int
     """Prompts one update trains on (B)."""
@@ -62,12 +117,51 @@ class Base:
         """Prompt slots to draw per step. The small term keeps 100 * 1.1 at 110."""
         return math.ceil(self.prompts * self.oversample - 1e-9)
 
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse generated tasks that nobody makes or draws, and draws that the update would not use."""
+        del name
+        recycle = recipe.reward.recycle if recipe.reward.strategy == "verify" else None
+        if (self.generated is None) != (recycle is None):
+            raise ConfigError(
+                expected="reward.recycle, which makes generated tasks, together with curriculum.generated, which draws them",
+                found="reward.recycle alone" if recycle else "curriculum.generated alone",
+                where="recipe.curriculum.generated",
+                action="set both, for example curriculum.generated.prompts and reward.recycle.wording, or none",
+            )
+        if self.generated is not None and recycle is not None:
+            self.generated.check(recipe, recycle.most_waiting())
+        self._check_oversample(recipe)
+
+    def _check_oversample(self, recipe: RecipeView) -> None:
+        behind = update_filter(recipe)
+        fits = behind is not None and behind.kind != "none" and behind.keep_prompts == self.prompts
+        if self.slots > self.prompts and not fits:
+            raise ConfigError(
+                expected=f"an update filter that keeps {self.prompts} of the {self.slots} prompts drawn",
+                found=f"filter '{behind.kind}' with keep_prompts={behind.keep_prompts}"
+                if behind
+                else "an update without a filter",
+                where="recipe.update.filter",
+                action=f"set update.filter.kind=zero_variance and update.filter.keep_prompts={self.prompts}, "
+                "or curriculum.oversample=1",
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniformConfig(Base):
     """Every training prompt once per pass, in random order. The control of every comparison."""
 
     strategy: Literal["uniform"] = "uniform"
+
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.uniform import Uniform
+
+        return Uniform(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how tasks are drawn."""
+        return {"curriculum": [f"every training {recipe.dataset_prep.UNIT} once per pass ({self.strategy})"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +176,17 @@ class OrderedConfig(Base):
         Base.__post_init__(self)
         require(self.steps >= 1, "steps", ">= 1", self.steps)
 
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.ordered import Ordered
+
+        return Ordered(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how tasks are drawn."""
+        way = {"prompt": "easy to hard", "segment": "lowest return first"}[recipe.dataset_prep.UNIT]
+        return {"curriculum": [f"one level after another, {way}, an equal share of {self.steps} steps each"]}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReverseConfig(Base):
@@ -94,6 +199,17 @@ class ReverseConfig(Base):
     def __post_init__(self) -> None:
         Base.__post_init__(self)
         require(self.steps >= 1, "steps", ">= 1", self.steps)
+
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.ordered import Ordered
+
+        return Ordered(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how tasks are drawn."""
+        way = {"prompt": "hard to easy", "segment": "highest return first"}[recipe.dataset_prep.UNIT]
+        return {"curriculum": [f"one level after another, {way}, an equal share of {self.steps} steps each"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +237,8 @@ SEC_MODES: dict[str, Switches] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecConfig(Base):
     """Self-Evolving Curriculum, arXiv 2505.14970: a Boltzmann bandit on the mean absolute advantage per arm."""
+
+    REQUIRES: ClassVar[frozenset[str]] = frozenset({"stats.arm", "stats.num_prompts", "stats.num_rollouts"})
 
     strategy: Literal["sec"] = "sec"
     mode: Literal["faithful", "fixed"] = "faithful"
@@ -173,10 +291,46 @@ class SecConfig(Base):
             found["epsilon"] = "curriculum.method=greedy"
         return found if self.objective == "advantage" else {**found, "signal": "curriculum.objective=advantage"}
 
+    def requires(self) -> frozenset[str]:
+        """Return the columns read: those of the signal, or the reward whose progress it is."""
+        signal = SIGNALS[self.switches.signal] if self.objective == "advantage" else "stats.sum_reward"
+        return self.REQUIRES | {signal}
+
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.sec import Sec
+
+        return Sec(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how Q moves, and how tasks are drawn from it."""
+        switches = self.switches
+        signal = f"mean {switches.signal} of the arm's rollouts"
+        if switches.signal == "loss_change":
+            signal = "mean fall of the arm's loss over the update, on the same windows"
+        if self.objective == "progress":
+            signal = "change of the mean reward"
+        rules = {
+            "boltzmann": f"P ~ exp(Q / {self.tau:g})",
+            "normalized_q": "P ~ max(Q, 0.01)",
+            "greedy": f"best arm, {self.epsilon:g} of the draws uniform",
+        }
+        absent = f"Q x {1 - self.alpha:g}" if switches.absent == "decay" else "Q unchanged"
+        floor = f", no arm below {switches.floor:g}" if switches.floor else ""
+        return {
+            "curriculum": [
+                f"Q[arm] += {self.alpha:g} (signal - Q[arm]), signal = {signal}; not drawn: {absent}; Q starts at "
+                f"{switches.q0:g}",
+                f"{rules[self.method]}{floor}; one draw per {recipe.dataset_prep.UNIT} (mode {self.mode})",
+            ]
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThompsonConfig(Base):
     """Beta posterior of the solve rate per arm with decay; arms are scored by theta (1 - theta)."""
+
+    REQUIRES: ClassVar[frozenset[str]] = SOLVE_RATE
 
     strategy: Literal["thompson"] = "thompson"
     decay: float = 0.9
@@ -195,10 +349,25 @@ class ThompsonConfig(Base):
         require(self.draws >= 1, "draws", ">= 1", self.draws)
         require_floor(self.floor)
 
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.thompson import Thompson
+
+        return Thompson(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how tasks are drawn."""
+        del recipe
+        evidence = f"Beta posterior of the solve rate theta, evidence x {self.decay:g} a step"
+        rule = f"{evidence}; P = P(theta (1 - theta) is best)"
+        return {"curriculum": [f"{rule}, no arm below {self.floor:g}"]}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProximalConfig(Base):
     """ProCuRL: Q is a moving average of the solve rate and P ~ exp(Q (1 - Q) / tau)."""
+
+    REQUIRES: ClassVar[frozenset[str]] = SOLVE_RATE
 
     strategy: Literal["proximal"] = "proximal"
     alpha: float = 0.5
@@ -217,10 +386,24 @@ class ProximalConfig(Base):
         require(0.0 <= self.q0 <= 1.0, "q0", "in [0, 1]", self.q0)
         require_floor(self.floor)
 
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.proximal import Proximal
+
+        return Proximal(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how tasks are drawn."""
+        del recipe
+        rule = f"Q moves by {self.alpha:g} to the solve rate; P ~ exp(Q (1 - Q) / {self.tau:g})"
+        return {"curriculum": [f"{rule}, no arm below {self.floor:g}"]}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnabilityConfig(Base):
     """P ~ p (1 - p) with p a moving average of the solve rate."""
+
+    REQUIRES: ClassVar[frozenset[str]] = SOLVE_RATE
 
     strategy: Literal["learnability"] = "learnability"
     alpha: float = 0.5
@@ -236,6 +419,18 @@ class LearnabilityConfig(Base):
         require(0.0 < self.prior < 1.0, "prior", "in (0, 1)", self.prior)
         require_floor(self.floor)
 
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.learnability import Learnability
+
+        return Learnability(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how tasks are drawn."""
+        del recipe
+        rule = f"p moves by {self.alpha:g} to the solve rate; P ~ p (1 - p)"
+        return {"curriculum": [f"{rule}, no arm below {self.floor:g}"]}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestConfig(Base):
@@ -248,6 +443,21 @@ class BestConfig(Base):
     def __post_init__(self) -> None:
         Base.__post_init__(self)
         require(0.0 < self.share <= 1.0, "share", "in (0, 1]", self.share)
+
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Return a fresh strategy over `arms`."""
+        from instar.components.curriculum.best import Best
+
+        return Best(self, arms)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how tasks are drawn."""
+        return {
+            "curriculum": [
+                f"only the best arms: whole ones by mean level, highest first, until they hold {self.share:.0%} of the "
+                f"training {recipe.dataset_prep.UNIT}s; each in proportion to its size, nothing is adapted"
+            ]
+        }
 
 
 Config: TypeAlias = (
@@ -271,3 +481,8 @@ def require(holds: bool, field: str, expected: str, found: Any) -> None:
 def require_floor(floor: float) -> None:
     """Raise `ConfigError` unless a floor could hold for two arms."""
     require(0.0 <= floor <= 0.5, "floor", "in [0, 0.5]", floor)
+
+
+def update_filter(recipe: RecipeView) -> Filter | None:
+    """Return the filter behind the rollouts, if the update has one."""
+    return recipe.update.filter if recipe.update.strategy == "policy_gradient" else None

@@ -7,23 +7,19 @@ they own together. After the planned steps the last level stays. Shapes: K arms,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import OrderedConfig, ReverseConfig
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, require_fields
+from instar.components.curriculum.protocol import Draw, State, require_fields
 from instar.rows import ArmStatsRow
 
 
 class Ordered:
     """One level at a time, by a fixed plan."""
-
-    Config: TypeAlias = OrderedConfig | ReverseConfig
-    requires: ClassVar[frozenset[str]] = frozenset()
-    provides: ClassVar[frozenset[str]] = PROVIDES
 
     def __init__(self, config: OrderedConfig | ReverseConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instar import seeds
 from instar.components.curriculum.cursor import permutation
-from instar.components.curriculum.pool import Arm
 from instar.errors import ContractError, LedgerError
 from instar.rows import ArmStatsRow
 
@@ -37,15 +36,7 @@ class Draw:
 
 
 class Strategy(Protocol):
-    """A curriculum over arms.
-
-    `requires` names the `ArmStatsRow` columns that `observe` reads, `provides` the `BatchRow` columns decided here.
-    """
-
-    requires: ClassVar[frozenset[str]]
-    provides: ClassVar[frozenset[str]]
-
-    def __init__(self, config: Any, arms: Sequence[Arm]) -> None: ...
+    """A curriculum over arms, built by its configuration, which names the columns of `ArmStatsRow` that `observe` reads."""
 
     def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
         """Return `num` pairs (arm, probability that the arm had for this slot)."""
@@ -66,9 +57,6 @@ class Strategy(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return `<arm>/p`, `<arm>/q` where there is a value, and `entropy` (nats); runners prefix the stage name."""
         ...
-
-
-PROVIDES = frozenset({"arm", "probability"})
 
 
 def measured(stats: Sequence[ArmStatsRow]) -> dict[str, ArmStatsRow]:

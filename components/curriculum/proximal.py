@@ -7,7 +7,7 @@ keep their Q. Shapes: K arms, Q and P [K].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import ProximalConfig
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import (
-    PROVIDES,
     Draw,
     State,
     measured,
@@ -29,10 +28,6 @@ from instar.rows import ArmStatsRow
 
 class Proximal:
     """Boltzmann weights on the zone of proximal development."""
-
-    Config: TypeAlias = ProximalConfig
-    requires: ClassVar[frozenset[str]] = frozenset({"arm", "num_rollouts", "sum_correct"})
-    provides: ClassVar[frozenset[str]] = PROVIDES
 
     def __init__(self, config: ProximalConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]

@@ -13,33 +13,22 @@ Shapes: K arms, Q and P [K].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
-from instar.components.curriculum.config import SecConfig, Signal
+from instar.components.curriculum.config import SIGNALS, SecConfig
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, total, unpack
+from instar.components.curriculum.protocol import Draw, State, measured, pack, require_fields, total, unpack
 from instar.rows import ArmStatsRow
 
-SIGNALS: dict[Signal, str] = {
-    "abs_advantage": "sum_abs_advantage",
-    "abs_advantage_correct": "sum_abs_advantage_correct",
-    "abs_centred": "sum_abs_centred",
-    "abs_centred_correct": "sum_abs_centred_correct",
-    "loss_change": "sum_loss_change",
-}
 SMALLEST_Q = 0.01
 """Lower clip of Q under `normalized_q` (published code)."""
 
 
 class Sec:
     """Boltzmann bandit on the learning signal."""
-
-    Config: TypeAlias = SecConfig
-    requires: ClassVar[frozenset[str]] = frozenset({"arm", "num_prompts", "num_rollouts"})
-    provides: ClassVar[frozenset[str]] = PROVIDES
 
     def __init__(self, config: SecConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]
@@ -77,7 +66,7 @@ class Sec:
     def _signal(self, row: ArmStatsRow) -> float | None:
         """Return r of one arm; `progress` has none when the arm is seen for the first time."""
         if self.config.objective == "advantage":
-            return total(row, SIGNALS[self.switches.signal]) / row.num_rollouts
+            return total(row, SIGNALS[self.switches.signal].removeprefix("stats.")) / row.num_rollouts
         before, now = self.last_reward[row.arm], row.sum_reward / row.num_rollouts
         self.last_reward[row.arm] = now
         return None if before is None else now - before

@@ -22,7 +22,6 @@ from instar.components.curriculum.generated import due, read_cache, require_free
 from instar.components.curriculum.memory import Memory, from_json, new_entry, reconcile, require_continues
 from instar.components.curriculum.pool import Pools, load_pools
 from instar.components.curriculum.protocol import Draw, measured, solve_rate
-from instar.components.curriculum.strategies import build, required_columns
 from instar.components.generated.templates import KINDS
 from instar.config import to_dict
 from instar.contract import Context, Metrics, Stage
@@ -56,7 +55,7 @@ def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     stats = ins.stats.read() if ins.stats is not None else None
     memory = observed(recall(ins.curriculum, pools, config, ctx), stats, config)
     memory = reconcile(memory, pools.arms)
-    strategy = build(config, pools.arms)
+    strategy = config.build(pools.arms)
     strategy.load_state_dict(memory.values)
     extra = due(read_cache(ins.generated, config.generated), config.generated, sum(memory.generated.values()))
     alone = bool(extra) and config.generated is not None and config.generated.mode == "alternate"
@@ -85,14 +84,14 @@ def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Con
             action="resume from the ledger; a state is made up at step 0 only",
         )
     arms = {arm.name: new_entry(arm) for arm in pools.arms}
-    return Memory(step=-1, key=ctx.evolution, config=settings, values=build(config, pools.arms).state_dict(), arms=arms)
+    return Memory(step=-1, key=ctx.evolution, config=settings, values=config.build(pools.arms).state_dict(), arms=arms)
 
 
 def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config) -> Memory:
     """Return the memory after the statistics of the last batch, over the arms of that batch."""
     first = memory.step < 0
     if stats is None:
-        if not first and required_columns(config):
+        if not first and config.requires():
             raise _stats_error(f"the arm statistics of step {memory.step}", "none")
         return memory
     if first:
@@ -105,7 +104,7 @@ def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config
             raise _stats_error(f"at most {drawn} groups of arm {row.arm}", f"{row.num_prompts}")
     if not any(arm.drawn for arm in memory.arms.values()):
         return memory  # a batch of generated tasks alone says nothing about the arms, not even that they were left out
-    strategy = build(config, memory.known())
+    strategy = config.build(memory.known())
     strategy.load_state_dict(memory.values)
     strategy.observe(mine)
     memory.values = strategy.state_dict()

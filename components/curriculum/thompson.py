@@ -8,23 +8,19 @@ slots are drawn from that estimate: the recorded probability is the one used. Sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import ThompsonConfig
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, measured, pack, require_fields, total, unpack
+from instar.components.curriculum.protocol import Draw, State, measured, pack, require_fields, total, unpack
 from instar.rows import ArmStatsRow
 
 
 class Thompson:
     """Draws arms by the posterior probability of having the largest p (1 - p)."""
-
-    Config: TypeAlias = ThompsonConfig
-    requires: ClassVar[frozenset[str]] = frozenset({"arm", "num_rollouts", "sum_correct"})
-    provides: ClassVar[frozenset[str]] = PROVIDES
 
     def __init__(self, config: ThompsonConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]

@@ -8,7 +8,7 @@ the shuffled labels and leaves the inside to the arm cursors. When pools come or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from instar.components.curriculum import probabilities as prob
 from instar.components.curriculum.config import UniformConfig
 from instar.components.curriculum.cursor import Cursor, take
 from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import PROVIDES, Draw, State, require_fields
+from instar.components.curriculum.protocol import Draw, State, require_fields
 from instar.rows import ArmStatsRow
 
 _UNION = "\x1funion"
@@ -25,10 +25,6 @@ _UNION = "\x1funion"
 
 class Uniform:
     """Every prompt once per pass."""
-
-    Config: TypeAlias = UniformConfig
-    requires: ClassVar[frozenset[str]] = frozenset()
-    provides: ClassVar[frozenset[str]] = PROVIDES
 
     def __init__(self, config: UniformConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from instar.components.columns import Piece
 from instar.components.dataset_prep.charlm import CharModelConfig
 from instar.components.dataset_prep.domains import DOMAINS
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.dataset_prep.packages import package
-from instar.components.dataset_prep.templates import TEMPLATES
+from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
 from instar.components.dataset_prep.warmstart import WarmStartConfig
 from instar.components.generated.anchors import AnchorConfig
+from instar.components.piece import Piece, TaskUnit
 from instar.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from instar.components.dataset_prep.stage import Ins, Outs
+    from instar.contract import Context, Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +114,41 @@ class TextConfig(Piece):
     """Task pools and initial policy."""
 
     PROVIDES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt", "tasks.reference"})
+    UNIT: ClassVar[TaskUnit] = "prompt"
 
     strategy: Literal["text"] = "text"
     pools: PoolsConfig
     initial: FromScratch | Packaged | Checkpoint
     anchors: AnchorConfig | None = None
     """Questions about given answers, by which evaluation measures the policy as a judge."""
+
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Build the task pools, and make or fetch the initial policy."""
+        from instar.components.dataset_prep.text import prepare
+
+        del ins
+        return prepare(outs, self, ctx)
+
+    def check_style(self, style: str, name: str) -> None:
+        """Raise `ConfigError` unless piece `name` reads answers in the style in which the template asks for them."""
+        asked = ANSWER_STYLE[self.pools.template]
+        if style != asked:
+            raise ConfigError(
+                expected=f"'{asked}', the style in which template '{self.pools.template}' asks for answers",
+                found=f"'{style}'",
+                where=f"recipe.{name}.style",
+                action=f"set {name}.style={asked}, or choose another dataset_prep.pools.template",
+            )
+
+    def splits(self) -> set[str]:
+        """Return the pools that evaluation can be asked for."""
+        arms = self.pools.arms
+        val = {"val"} if any(arm.val for arm in arms) else set[str]()
+        return val | {"ood" if arm.ood else "id" for arm in arms if arm.test}
+
+    def validation_sizes(self) -> dict[str, int]:
+        """Return arm -> validation tasks, of arms that have any."""
+        return {arm.name: arm.val for arm in self.pools.arms if arm.val}
 
 
 Config: TypeAlias = TextConfig | OfflineConfig

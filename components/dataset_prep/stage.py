@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from instar.artifact import Policy, QualityReport, Rollouts, Tasks
-from instar.components.dataset_prep.config import Config, TextConfig
-from instar.components.dataset_prep.offline.config import OfflineConfig
+from instar.components.dataset_prep.config import Config
 from instar.components.policy_io import name_weights, without_versions
 from instar.contract import Context, Metrics, Stage
 
@@ -32,16 +31,7 @@ class Outs:
 
 def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Build and validate tasks and data, and make or fetch the initial policy."""
-    del ins
-    match config:
-        case TextConfig():
-            from instar.components.dataset_prep.text import prepare as prepare_text
-
-            metrics = prepare_text(outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
-        case OfflineConfig():
-            from instar.components.dataset_prep.offline.prepare import prepare as prepare_offline
-
-            metrics = prepare_offline(outs, config, ctx)  # pyright: ignore[reportArgumentType]
+    metrics = config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
     without_versions(outs.policy.path)
     name_weights(outs.policy, ctx)
     return metrics

@@ -1,15 +1,27 @@
-"""Configuration of the evaluation stage."""
+"""Configuration of the evaluation stage: one class per strategy, and their union `Config`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from instar.components.columns import Piece
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
+from instar.components.piece import Piece, RecipeView, Sections
 from instar.components.rollout.config import EngineConfig
 from instar.config import out_of_range
+from instar.errors import ConfigError
 
+if TYPE_CHECKING:
+    from instar.components.evaluate.attempts import Attempts
+    from instar.components.evaluate.stage import Ins
+    from instar.contract import Context
+    from instar.rows import TaskRow
+
+NO_REWARD = (
+    "what the policy says of an answer is never a reward and labels nothing: it is asked to judge so that it learns to, when it "
+    "is measured, and at test time"
+)
 SPLITS = ("val", "id", "ood")
 Measure: TypeAlias = Literal["accuracy", "normalised_score"]
 
@@ -39,6 +51,25 @@ class Judged(Piece):
         _require(0.5 <= self.confidence < 1.0, "confidence", "in [0.5, 1)", self.confidence)
         _require(0.0 <= self.margin < 1.0, "margin", "in [0, 1)", self.margin)
         _require(self.min_pairs >= 2, "min_pairs", ">= 2", self.min_pairs)
+
+    def validation_sizes(self, recipe: RecipeView) -> dict[str, int]:
+        """Return arm -> validation tasks that are evaluated, of arms that have any."""
+        most, sizes = self.tasks_per_arm, recipe.dataset_prep.validation_sizes()
+        return {arm: min(count, most) if most else count for arm, count in sizes.items()}
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse an evaluation of pools that are never made, and one of iterations without `val`, which the gate reads."""
+        pools = recipe.dataset_prep.splits()
+        missing = [split for split in self.splits if split not in pools]
+        if missing or (name == "evaluate" and "val" not in self.splits):
+            raise ConfigError(
+                expected=f"splits of {', '.join(sorted(pools))}, which dataset_prep makes"
+                if missing
+                else "split val among them: the gate reads it",
+                found=", ".join(missing or self.splits),
+                where=f"recipe.{name}.splits",
+                action=f"take {', '.join(missing)} out of {name}.splits" if missing else f"add val to {name}.splits",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +132,34 @@ class AnswerConfig(Judged):
         """Return fields without effect, and what would read them."""
         return {} if self.samples else {"temperature": "samples > 0"}
 
+    def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
+        """Answer the tasks and verify the answers."""
+        from instar.components.evaluate.answers import answer
+
+        return answer(tasks, ins.tasks, ins.policy, self, ctx)
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse a style in which no answer is asked for, and a judge without anchors in its wording."""
+        prep = recipe.dataset_prep
+        if prep.strategy == "text":
+            prep.check_style(self.style, name)
+        if self.judge is not None:
+            self.judge.check(prep.anchors if prep.strategy == "text" else None, name)
+        Judged.check(self, recipe, name)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how the policy is measured as a judge and how it corrects itself, in evaluation or at the test."""
+        test = recipe.test if recipe.test.strategy == "answer" else self
+        judge, reflect = self.judge or test.judge, test.reflect or self.reflect
+        recycled = recipe.reward.strategy == "verify" and recipe.reward.recycle is not None
+        asked = [] if judge is None else judge.explain()
+        if recycled and judge is None:
+            asked = ["not measured (evaluate.judge is none)"]
+        return {
+            "judge": [NO_REWARD, *asked] if asked else [],
+            "reflection": reflect.explain() if reflect is not None else [],
+        }
+
     @property
     def by_greedy(self) -> bool:
         """Whether verdicts rest on greedy answers."""
@@ -140,6 +199,36 @@ class SimulateConfig(Judged):
     def __post_init__(self) -> None:
         Judged.__post_init__(self)
         _require(self.max_envs >= 1, "max_envs", ">= 1", self.max_envs)
+
+    def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
+        """Play an episode of every task."""
+        from instar.components.evaluate.simulate import simulate
+
+        return simulate(tasks, ins.tasks, ins.policy, self, ctx)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State how a policy is measured at the test, and which one is reported."""
+        test, prep = recipe.test, recipe.dataset_prep
+        if test.strategy != "simulate" or prep.strategy != "offline":
+            return {}
+        target = "the task's target return" if prep.target is None else f"a return of {prep.target:g}"
+        carried = test.context == "carried"
+        how = "state carried from step to step" if carried else "the last K steps run again at every step"
+        newest = recipe.gate.select == "last"
+        policy = "the last policy, with the best of all iterations beside it" if newest else "the champion of the gate"
+        lines = [
+            f"episodes asked for {target}, from start states that all policies share: {prep.val_episodes} to watch, "
+            f"{prep.test_episodes} other ones to report; R falls by the reward received; {how}",
+            "score = (return - random) / (expert - random): 0 as a random policy, 1 as the expert",
+            f"reported: {policy}; {test.confidence:.0%} intervals over episodes",
+        ]
+        if test.probes and prep.probes != ():
+            asked = "the task's" if prep.probes is None else ", ".join(f"{probe:g}" for probe in prep.probes)
+            lines.append(
+                f"probes: {prep.probe_episodes} episodes for each other return ({asked}); they show whether the policy does as "
+                "it is told and enter no verdict"
+            )
+        return {"evaluation": lines}
 
     @property
     def by_greedy(self) -> bool:

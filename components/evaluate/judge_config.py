@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from instar.components.generated.templates import STYLE, Wording
 from instar.config import out_of_range
+from instar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instar.components.generated.anchors import AnchorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,26 @@ class JudgeConfig:
     def style(self) -> Literal["boxed", "line"]:
         """Where verdicts and answers stand in this wording."""
         return "boxed" if STYLE[self.wording] == "boxed" else "line"
+
+    def check(self, anchors: AnchorConfig | None, name: str) -> None:
+        """Refuse a judge that is measured without anchors, or in another wording than theirs."""
+        if anchors is None or anchors.wording != self.wording:
+            raise ConfigError(
+                expected=f"anchors in wording '{self.wording}', by which {name}.judge measures the judge",
+                found=f"wording '{anchors.wording}'" if anchors else "none",
+                where=f"recipe.{name}.judge",
+                action=f"set dataset_prep.anchors.wording={self.wording}, or {name}.judge=none and {name}.reflect=none",
+            )
+
+    def explain(self) -> list[str]:
+        """State how the judge is measured, and when it raises an alarm."""
+        count = f"{self.anchors} questions a kind" if self.anchors else "all questions"
+        return [
+            f"measured after every iteration on anchors ({count}, from validation tasks and their references), each asked with "
+            "either verdict being right, pairs in both orders: balanced accuracy, .5 for one who always says the same",
+            f"alarm, and nothing is promoted, when it falls more than {self.drift_limit:g} below the champion's and the "
+            f"{self.confidence:.0%} interval of the paired difference lies below 0",
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +99,26 @@ class ReflectConfig:
     def max_calls(self) -> int:
         """Calls of the policy that one question can take, the first answer included."""
         return 1 + 2 * self.rounds
+
+    def explain(self) -> list[str]:
+        """State what happens to a greedy answer, and when it counts."""
+        lines = [
+            f"greedy answer, then at most {self.rounds} round(s): verdict and, unless it is Yes, a new answer to a prompt that "
+            f"shows the old one; at most {self.max_calls} calls. An accepted answer is never changed; the last new answer is "
+            "not judged",
+            "reported beside the accuracy without it, which alone chooses a champion",
+        ]
+        if self.mode == "published":
+            return [
+                *lines,
+                "always, and an unreadable verdict asks for a new answer: a judge that guesses costs points",
+            ]
+        return [
+            *lines,
+            f"tried behind a judge whose balanced accuracy on single answers lies above {0.5 + self.margin:g} with its whole "
+            f"interval, and used only where it then raised the score of the validation tasks by more than {self.least_gain:g} "
+            "with its whole interval; an unreadable verdict keeps the answer",
+        ]
 
 
 def _require(holds: bool, name: str, expected: str, found: Any) -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from instar.artifact import Evaluation, Policy, Tasks
-from instar.components.evaluate.attempts import Attempts, choose_tasks
-from instar.components.evaluate.config import AnswerConfig, Config, SimulateConfig
+from instar.components.evaluate.attempts import choose_tasks
+from instar.components.evaluate.config import AnswerConfig, Config
 from instar.contract import Context, Metrics, Stage
 from instar.rows import EvalRow, TaskRow
 
@@ -48,7 +48,7 @@ class Outs:
 def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the baseline."""
     tasks = choose_tasks(ins.tasks, config.splits, config, ctx)
-    attempts = attempt(tasks, ins, config, ctx)
+    attempts = config.attempt(tasks, ins, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
     judging = attempts.judging
     outs.evaluation.write([*attempts.rows, *(judging.rows if judging is not None else [])])
     summary = summarise(attempts.rows, tasks, ins.policy.digest, ins.baseline, config) | attempts.notes
@@ -71,19 +71,6 @@ def _judged(summary: dict[str, Any], judging: Judging, ins: Ins, outs: Outs, con
     lines = [json.dumps(dialogue.to_json(), sort_keys=True) + "\n" for dialogue in judging.dialogues]
     (outs.evaluation.path / "reflections.jsonl").write_text("".join(lines), encoding="utf-8")
     return extend(summary, judging, ins.baseline, config)
-
-
-def attempt(tasks: Sequence[TaskRow], ins: Ins, config: Config, ctx: Context) -> Attempts:
-    """Return the attempts of the configured strategy."""
-    match config:
-        case AnswerConfig():
-            from instar.components.evaluate.answers import answer
-
-            return answer(tasks, ins.tasks, ins.policy, config, ctx)
-        case SimulateConfig():
-            from instar.components.evaluate.simulate import simulate
-
-            return simulate(tasks, ins.tasks, ins.policy, config, ctx)
 
 
 def summarise(

@@ -1,14 +1,30 @@
-"""Settings of the reward stage."""
+"""Configuration of the reward stage: one class per strategy, and their union `Config`."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from instar.components.columns import Piece
 from instar.components.generated.rule import Rule
-from instar.components.generated.templates import Wording
+from instar.components.generated.templates import Wording, characters
+from instar.components.piece import Piece, RecipeView, Sections
 from instar.config import out_of_range
+from instar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instar.components.reward.stage import Ins, Outs
+    from instar.contract import Context, Metrics
+
+TEMPLATES_OF = {"terse": ("terse",), "few_shot": ("few_shot",), "words": ("boxed", "base_chat", "chat")}
+"""Wording of generated tasks -> templates of the tasks they are made from."""
+BALANCE = {
+    "none": "labels follow the policy's accuracy, as in the release: the better it solves, the more often Yes is right",
+    "label": "among single answers as many are right as wrong, at every accuracy; of pairs A is right as often as B",
+    "arm": "among single answers of every arm as many are right as wrong; of pairs A is right as often as B",
+}
+SHOWN = 6
+"""Values of a schedule that `explain` writes out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +64,65 @@ class RecycleConfig:
         """Return fields without effect, and what would read them: `terse` has one form of reflection."""
         return {"rule.known_wrong_share": "recycle.wording=words or few_shot"} if self.wording == "terse" else {}
 
+    def most_waiting(self) -> int:
+        """Return how many tasks the cache can hold: all of the last `max_age` steps, and no more than `max_size`."""
+        limits = [self.max_size] if self.max_size else []
+        limits += [(self.rule.judges + self.rule.reflections) * self.max_age] if self.max_age else []
+        return min(limits, default=sys.maxsize)
+
+    def check(self, recipe: RecipeView) -> None:
+        """Refuse generated tasks in a wording that does not go with the tasks they are made of."""
+        self._check_template(recipe)
+        self._check_alphabet(recipe)
+
+    def _check_template(self, recipe: RecipeView) -> None:
+        prep, rollout = recipe.dataset_prep, recipe.rollout
+        template = prep.pools.template if prep.strategy == "text" else ""
+        stop = rollout.stop if rollout.strategy == "sample" else ()
+        words, able = self.wording == "words", TEMPLATES_OF[self.wording]
+        fitting = next((name for name, fits in TEMPLATES_OF.items() if template in fits), "")
+        if template in able and not (words and stop):
+            return
+        raise ConfigError(
+            expected=f"template {' or '.join(able)}" + (" and no stop strings" if words else ""),
+            found=f"template '{template}', stop {list(stop)}",
+            where="recipe.reward.recycle.wording",
+            action=f"set reward.recycle.wording={fitting}"
+            if fitting and fitting != self.wording
+            else "take out the stop strings",
+        )
+
+    def _check_alphabet(self, recipe: RecipeView) -> None:
+        """Refuse a character model that cannot read or write generated tasks: unknown characters become padding."""
+        prep = recipe.dataset_prep
+        if prep.strategy != "text" or prep.initial.strategy != "from_scratch":
+            return
+        alphabet = prep.initial.model.alphabet
+        missing = characters(self.wording) - set(alphabet)
+        if missing:
+            raise ConfigError(
+                expected=f"an alphabet with every character of wording '{self.wording}'",
+                found=f"'{alphabet}' without '{''.join(sorted(missing))}'",
+                where="recipe.dataset_prep.initial.model.alphabet",
+                action=f"set dataset_prep.initial.model.alphabet='{alphabet}{''.join(sorted(missing))}'",
+            )
+
+    def explain(self, recipe: RecipeView) -> list[str]:
+        """State which tasks are made, what their labels are, and how they are drawn."""
+        rule, draw = self.rule, recipe.curriculum.generated
+        lines = [
+            f"of every step's attempts: at most {rule.judges} to judge (per group of attempts one: an answer where all are "
+            f"right or all wrong; where they differ with probability {rule.pair_share:g} which of two is right, else one "
+            f"answer) and {rule.reflections} to correct",
+            BALANCE[rule.balance],
+            f"{rule.confirm_share:.0%} of the attempts to correct are right and have to be kept; attempts cut by the length "
+            "limit " + ("count as wrong" if self.keep_truncated else "are left out"),
+            "reward as above, by a rule verifier: of a verdict against the label, of a correction against the parent's reference",
+            f"waiting tasks: first in, first out, {f'at most {self.max_size} tasks' if self.max_size else 'any number of tasks'}, "
+            + (f"at most {self.max_age} updates old" if self.max_age else "of any age"),
+        ]
+        return lines if draw is None else [*lines, draw.explain(recipe)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig(Piece):
@@ -75,6 +150,25 @@ class VerifyConfig(Piece):
         ):
             if not low <= value <= high:
                 raise out_of_range(f"reward.{name}", f"a number in {low}..{high}", value)
+
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Verify the answers of all rollouts."""
+        from instar.components.reward.score import score
+
+        return score(ins, outs, self, ctx)
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse a style in which no answer is asked for, and generated tasks that do not go with the others."""
+        if recipe.dataset_prep.strategy == "text":
+            recipe.dataset_prep.check_style(self.style, name)
+        if self.recycle is not None:
+            self.recycle.check(recipe)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State the reward of one rollout, and the tasks that are made of attempts."""
+        shaped = f" + {self.format_reward:g} (an answer was found and it is wrong)" if self.format_reward else ""
+        reward = f"r_i = correct_i{shaped}; a failed verdict is no number and its rollout is left out"
+        return {"reward": [reward], "own tasks": self.recycle.explain(recipe) if self.recycle else []}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +223,47 @@ class RefineConfig(Piece):
             return 0.0
         grown = self.beta_end * iteration / self.stages if self.schedule == "progressive" else self.beta_cap
         return min(self.beta_cap, grown)
+
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Label the windows of all rollouts. Nothing is made of them."""
+        from instar.components.reward.refine import refine
+
+        outs.generated.write([])
+        return refine(ins.rollouts, ins.policy, ins.data, outs.scores, self, ctx)
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse a return-to-go that means one thing where a policy learns and another where it acts."""
+        del name
+        pieces = {"rollout": recipe.rollout, "reward": self, "evaluate": recipe.evaluate, "test": recipe.test}
+        delayed = {field: piece.delayed for field, piece in pieces.items() if hasattr(piece, "delayed")}
+        if len(set(delayed.values())) > 1:
+            raise ConfigError(
+                expected=f"one value of delayed in {', '.join(delayed)}",
+                found=", ".join(f"{field}.delayed={value}" for field, value in delayed.items()),
+                where="recipe",
+                action="set all of them, or none",
+            )
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State the label of a window, and the action target of PSER with its schedule."""
+        prep = recipe.dataset_prep
+        fixed = prep.return_scale if prep.strategy == "offline" else None
+        scale = f"{fixed:g}" if fixed else "the task's scale"
+        rule = "the return of the whole episode at every step" if self.delayed else "r_t + r_t+1 + ..., undiscounted"
+        return {"return": [f"R_t = ({rule}) / {scale}"], "target": self._explain_target(recipe)}
+
+    def _explain_target(self, recipe: RecipeView) -> list[str]:
+        if self.schedule == "none":
+            return ["a~_t = a_t, the logged action"]
+        unit, steps = "iteration" if recipe.inner_steps == 1 else "inner step", recipe.iterations * recipe.inner_steps
+        cap, grown = f"{self.beta_cap:g}", f"{self.beta_end:g} k/{self.stages}"
+        beta = f"min({cap}, {grown})" if self.schedule == "progressive" else cap
+        values = [f"{self.beta(k):.3g}" for k in range(1, steps + 1)]
+        shown = ", ".join(values if steps <= SHOWN + 1 else [*values[:SHOWN], "...", values[-1]])
+        return [
+            f"a~_t = (1 - beta_k) a_t + beta_k a^past_t, a^past of the policy that {unit} k starts from: frozen, same window",
+            f"beta_1 = 0, beta_k = {beta}: {shown}",
+        ]
 
 
 Config: TypeAlias = VerifyConfig | RefineConfig

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from instar.artifact import Policy, Rollouts, Scores, Tasks
-from instar.components.reward.config import Config, RefineConfig, VerifyConfig
+from instar.components.reward.config import Config
 from instar.contract import Context, Metrics, Stage
 
 
@@ -38,16 +38,7 @@ class Outs:
 
 def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Score all rollouts. Raises `ContractError` for unknown tasks and `RewardError` when too many verdicts failed."""
-    match config:
-        case VerifyConfig():
-            from instar.components.reward.score import score
-
-            return score(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
-        case RefineConfig():
-            from instar.components.reward.refine import refine
-
-            outs.generated.write([])
-            return refine(ins.rollouts, ins.policy, ins.data, outs.scores, config, ctx)
+    return config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
 
 
 STAGE = Stage("reward", Ins, Outs, Config, reward, version=7)

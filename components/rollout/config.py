@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from instar.components.columns import Piece
+from instar.components.piece import Piece, RecipeView
 from instar.config import out_of_range
 from instar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instar.components.rollout.stage import Ins, Outs
+    from instar.contract import Context, Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,13 @@ class SampleConfig(Piece):
                 "set it to 1, or set rollout.allow_tempered and correct for the mismatch in the update",
             )
 
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Sample answers to the slots of this shard."""
+        from instar.components.rollout.sample import sample
+
+        tasks = [table for table in (ins.tasks, ins.generated) if table is not None]
+        return sample(ins.policy, tasks, ins.slots(ctx.shard), outs.rollouts, self, ctx)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProposeConfig(Piece):
@@ -126,6 +137,23 @@ class ProposeConfig(Piece):
     def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {} if self.act else {"max_windows": "rollout.act=true"}
+
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Cut the windows of this shard's slots, and act on them."""
+        from instar.components.rollout.propose import propose
+
+        return propose(ins.policy, ins.tasks, ins.slots(ctx.shard), ins.data, outs.rollouts, self, ctx)
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse several rollouts of a task: all of them would be the same."""
+        del name
+        if recipe.curriculum.group_size != 1:
+            raise ConfigError(
+                expected="one rollout per task: a deterministic policy does the same each time",
+                found=f"group_size {recipe.curriculum.group_size}",
+                where="recipe.curriculum.group_size",
+                action="set curriculum.group_size=1 and draw more tasks instead",
+            )
 
 
 Config: TypeAlias = SampleConfig | ProposeConfig

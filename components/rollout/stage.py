@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from instar.artifact import Batch, Policy, Rollouts, Tasks
-from instar.components.rollout.config import Config, ProposeConfig, SampleConfig
-from instar.contract import Context, Metrics, Stage
+from instar.components.rollout.config import Config
+from instar.contract import Context, Metrics, Shard, Stage
+from instar.rows import BatchRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,10 @@ class Ins:
     data: Rollouts | None = None
     generated: Tasks | None = None
 
+    def slots(self, shard: Shard) -> list[BatchRow]:
+        """Return the slots of the batch that `shard` works on."""
+        return self.batch.read()[shard.number :: shard.total]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
@@ -33,18 +38,7 @@ class Outs:
 
 def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Act on the slots of this shard."""
-    slots = ins.batch.read()[ctx.shard.number :: ctx.shard.total]
-    match config:
-        case SampleConfig():
-            from instar.components.rollout.sample import sample
-
-            return sample(
-                ins.policy, [t for t in (ins.tasks, ins.generated) if t is not None], slots, outs.rollouts, config, ctx
-            )
-        case ProposeConfig():
-            from instar.components.rollout.propose import propose
-
-            return propose(ins.policy, ins.tasks, slots, ins.data, outs.rollouts, config, ctx)
+    return config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
 
 
 STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=7)

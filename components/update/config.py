@@ -8,147 +8,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from instar.components.columns import Piece
+from instar.components.generated.templates import KINDS
+from instar.components.piece import COUNTS, Piece, RecipeView, Sections
+from instar.components.update import schedule
 from instar.components.update.sequence.config import SequenceConfig
-from instar.config import out_of_range
+from instar.components.update.terms import Filter, Kl, LoraConfig, Mismatch, Overlong, need
+from instar.errors import ConfigError, nearest
 
+if TYPE_CHECKING:
+    from instar.components.update.stage import Ins, Outs
+    from instar.contract import Context, Metrics
 
-@dataclass(frozen=True, kw_only=True)
-class Kl:
-    """Penalty towards the reference policy; l = log pi - log ref.
-
-    In the reward only k1 = l, detached. In the loss k2 = l^2/2 (gradient of KL(pi||ref)), k3 = exp(-l) - 1 + l
-    (gradient of KL(ref||pi)) or k3w = k3 times the ratio (gradient of KL(pi||ref)). k1 in the loss has expected
-    gradient 0. Exponents are bounded at 10 nats; beyond, a token has no gradient of that term.
-    """
-
-    place: Literal["none", "reward", "loss"] = "none"
-    kind: Literal["k1", "k2", "k3", "k3w"] = "k3w"
-    coef: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.place == "none":
-            return
-        _need(self.coef > 0, "> 0", self.coef, "kl.coef", "or set update.kl.place=none")
-        in_loss = self.place == "loss"
-        _need(
-            not (in_loss and self.kind == "k1"),
-            "k2, k3 or k3w in the loss",
-            "k1",
-            "kl.kind",
-            "k1 has no expected gradient",
-        )
-        _need(
-            in_loss or self.kind == "k1",
-            "k1 in the reward",
-            self.kind,
-            "kl.kind",
-            "k2 is biased and k3 has a heavy tail",
-        )
-
-    def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        return dict.fromkeys(("kind", "coef"), "kl.place=loss or reward") if self.place == "none" else {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Which groups reach the optimiser, judged on `correct`: all, those not all equal, or mean inside (low, high)."""
-
-    kind: Literal["none", "zero_variance", "band"] = "none"
-    low: float = 0.0
-    high: float = 1.0
-    keep_prompts: int = 0
-    """Train on the first so many groups that pass, in slot order; 0 takes all."""
-
-    def __post_init__(self) -> None:
-        _need(self.high <= 1, "<= 1", self.high, "filter.high")
-        _need(0 <= self.low < self.high, f"in [0, {self.high}), below filter.high", self.low, "filter.low")
-        _need(self.keep_prompts >= 0, ">= 0", self.keep_prompts, "filter.keep_prompts")
-
-    def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        return {} if self.kind == "band" else dict.fromkeys(("low", "high"), "filter.kind=band")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Overlong:
-    """Answers that reach the length limit: trained on, left out of the loss, or penalised softly (DAPO eq. 13)."""
-
-    kind: Literal["none", "mask", "soft"] = "none"
-    max_length: int = 0
-    """L of the soft penalty, in action tokens."""
-    buffer: int = 0
-    """C of the soft penalty: the penalty starts at L - C."""
-
-    def __post_init__(self) -> None:
-        if self.kind == "soft":
-            _need(self.max_length > 1, "> 1", self.max_length, "overlong.max_length", "kind=soft needs both lengths")
-            _need(0 < self.buffer < self.max_length, f"in [1, {self.max_length})", self.buffer, "overlong.buffer")
-
-    def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        return {} if self.kind == "soft" else dict.fromkeys(("max_length", "buffer"), "overlong.kind=soft")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mismatch:
-    """Trainer against sampler: rho = pi_trainer / pi_sampler of the sampled tokens. Always measured."""
-
-    kind: Literal["off", "token_trunc", "token_mask", "seq_trunc", "seq_mask"] = "token_trunc"
-    agg: Literal["sum", "mean"] = "mean"
-    """Sequence versions: product of rho (its variance grows with length) or geometric mean."""
-    low: float = 0.5
-    high: float = 2.0
-    alarm_mean: float = 0.05
-    """Largest mean of |log rho| that is not an error, in nats; twice as much where the update computes in bfloat16.
-
-    There the lower end of the mean over prompts is compared, as is that of the share."""
-    alarm_gap: float = 0.5
-    """|log rho| of a token from which it counts as a gap, in nats; twice as much where the update computes in bfloat16."""
-    alarm_share: float = 0.02
-    """Largest share of tokens with a gap that is not an error."""
-
-    def __post_init__(self) -> None:
-        _need(self.high >= 1, ">= 1", self.high, "mismatch.high", "an exact sampler has rho = 1")
-        _need(0 <= self.low <= 1, "in [0, 1]", self.low, "mismatch.low", "an exact sampler has rho = 1")
-        _need(self.alarm_mean > 0, "> 0", self.alarm_mean, "mismatch.alarm_mean")
-        _need(self.alarm_gap > 0, "> 0", self.alarm_gap, "mismatch.alarm_gap")
-        _need(0 <= self.alarm_share <= 1, "in [0, 1]", self.alarm_share, "mismatch.alarm_share")
-
-    def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        found = {} if self.kind.startswith("seq") else {"agg": "mismatch.kind=seq_trunc or seq_mask"}
-        if not self.kind.endswith("mask"):
-            found["low"] = "mismatch.kind=token_mask or seq_mask"
-        return found if self.kind != "off" else {**found, "high": "a mismatch.kind other than off"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685): delta W = alpha / r * B A on linear layers below the head."""
-
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-    """Names of layers, whole or their last parts; each has to name a linear layer of the model. Empty takes all of them."""
-
-    def __post_init__(self) -> None:
-        _need(self.r >= 1, ">= 1", self.r, "lora.r")
-        _need(self.alpha >= 1, ">= 1", self.alpha, "lora.alpha")
-        _need(
-            self.dropout == 0,
-            "0",
-            self.dropout,
-            "lora.dropout",
-            "dropout makes the on-policy ratio differ from 1",
-        )
-        for name in ("lm_head", "embed_tokens"):
-            more = "head and embeddings are used as matrices, beside which an adapter would not be seen"
-            _need(name not in self.targets, "linear layers below the head", name, "lora.targets", more)
+__all__ = ["Config", "Filter", "Kl", "LoraConfig", "Mismatch", "Overlong", "PolicyGradientConfig", "SequenceConfig"]
+BASELINES = {
+    "none": "r_i",
+    "batch": "r_i - mean(batch)",
+    "group": "r_i - mean(group)",
+    "loo": "n/(n-1) (r_i - mean(group)), the mean of the others",
+    "critic": "GAE: d_t = r_t + gamma V_t+1 - V_t, A_t = sum_l (gamma lam)^l d_t+l",
+}
+AGGREGATES = {
+    "token_mean": "L = sum_i sum_t l_it / (number of tokens of the optimiser step)",
+    "seq_token_mean": "L = 1/B sum_i 1/T_i sum_t l_it",
+    "seq_token_sum": "L = 1/B sum_i sum_t l_it",
+    "constant": "L = 1/(B {max_length}) sum_i sum_t l_it",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,16 +44,14 @@ class PolicyGradientConfig(Piece):
     REQUIRES: ClassVar[frozenset[str]] = frozenset(
         {"rollouts.token_ids", "rollouts.behaviour_logprobs", "scores.correct", "scores.reward"}
     )
-    PROVIDES: ClassVar[frozenset[str]] = frozenset(
-        {
-            "stats.sum_correct",
-            "stats.sum_reward",
-            "stats.sum_abs_advantage",
-            "stats.sum_abs_advantage_correct",
-            "stats.sum_abs_centred",
-            "stats.sum_abs_centred_correct",
-        }
-    )
+    PROVIDES: ClassVar[frozenset[str]] = COUNTS | {
+        "stats.sum_correct",
+        "stats.sum_reward",
+        "stats.sum_abs_advantage",
+        "stats.sum_abs_advantage_correct",
+        "stats.sum_abs_centred",
+        "stats.sum_abs_centred_correct",
+    }
 
     strategy: Literal["policy_gradient"] = "policy_gradient"
     preset: str = "default"
@@ -268,15 +152,58 @@ class PolicyGradientConfig(Piece):
             found["moments"] = "update.processes=1"
         return found
 
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Train on one batch of scored rollouts, in this process or in those it starts."""
+        if self.processes != 1:
+            from instar.components.update.parallel.launch import improve_together
+
+            return improve_together(ins, outs, self, ctx)
+        from instar.components.update.policy_gradient import improve
+
+        return improve(ins, outs, self, ctx)
+
+    def steps_per_update(self, recipe: RecipeView) -> int:
+        """Return the optimiser steps of one update at most: a minibatch without any signal is skipped."""
+        del recipe
+        return self.epochs * self.minibatches
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse settings that another piece leaves without effect, or contradicts."""
+        del name
+        _check_groups(self, recipe)
+        schedule.check(recipe)
+        _check_precision(self, recipe)
+        _check_arm_weights(self, recipe)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State reward terms, advantage, filter, loss, optimiser and batch."""
+        few = f"groups with fewer than {self.min_group} valid scores are dropped and counted"
+        entropy = [f"l_it -= {self.entropy_coef:g} entropy_it"] if self.entropy_coef else []
+        return {
+            "reward": [*self.kl.explain_reward(), *self.overlong.explain()],
+            "advantage": [_advantage(self)],
+            "filter": [f"{self.filter.explain()}; {few}"],
+            "loss": [
+                _ratio(self),
+                _token_loss(self),
+                *entropy,
+                self.mismatch.explain(self.dtype),
+                *self.kl.explain_loss(),
+            ],
+            "aggregation": [AGGREGATES[self.aggregate].format(max_length=self.max_length)],
+            "optimiser": [_optimiser(self), *filter(None, [schedule.outlook(recipe)])],
+            "loop": _loop(recipe),
+        }
+
 
 Config: TypeAlias = PolicyGradientConfig | SequenceConfig
 
 
 def _check_advantage(c: PolicyGradientConfig) -> None:
     grouped = c.baseline in ("group", "loo")
-    _need(not grouped or c.min_group >= 2, ">= 2", c.min_group, "min_group", "one sample has no group baseline")
-    _need(c.min_group >= 1, ">= 1", c.min_group, "min_group")
-    _need(
+    need(not grouped or c.min_group >= 2, ">= 2", c.min_group, "min_group", "one sample has no group baseline")
+    need(c.min_group >= 1, ">= 1", c.min_group, "min_group")
+    need(
         c.scale != "group_std" or grouped,
         "group or loo",
         c.baseline,
@@ -284,16 +211,16 @@ def _check_advantage(c: PolicyGradientConfig) -> None:
         "scale=group_std divides by the group's std",
     )
     if c.baseline == "critic":
-        _need(
+        need(
             c.scale in ("none", "whiten"),
             "none or whiten",
             c.scale,
             "scale",
             "a critic's advantages differ by token",
         )
-    _need(0 < c.gamma <= 1, "in (0, 1]", c.gamma, "gamma")
-    _need(0 <= c.lam <= 1, "in [0, 1]", c.lam, "lam")
-    _need(c.eps > 0, "> 0", c.eps, "eps", "a nearly constant group would explode")
+    need(0 < c.gamma <= 1, "in (0, 1]", c.gamma, "gamma")
+    need(0 <= c.lam <= 1, "in [0, 1]", c.lam, "lam")
+    need(c.eps > 0, "> 0", c.eps, "eps", "a nearly constant group would explode")
 
 
 def _check_loss(c: PolicyGradientConfig) -> None:
@@ -301,40 +228,40 @@ def _check_loss(c: PolicyGradientConfig) -> None:
     if sequence and c.objective == "clip":
         for name in ("clip_high", "clip_low"):
             more = "sequence ratios move by 1e-4; a token clip never binds"
-            _need(getattr(c, name) <= 0.05, "<= 0.05", getattr(c, name), name, more)
+            need(getattr(c, name) <= 0.05, "<= 0.05", getattr(c, name), name, more)
     if c.objective == "cispo":
         good = c.cap is not None and math.isfinite(c.cap) and c.cap >= 1
-        _need(good, ">= 1", c.cap, "cap", "a cap below 1 scales every gradient down")
+        need(good, ">= 1", c.cap, "cap", "a cap below 1 scales every gradient down")
     else:
-        _need(c.cap is None, "none", c.cap, "cap", "only objective=cispo reads it")
+        need(c.cap is None, "none", c.cap, "cap", "only objective=cispo reads it")
     plain = c.objective == "reinforce"
     for name in ("epochs", "minibatches"):
         one = "1, for one optimiser step per batch"
-        _need(not plain or getattr(c, name) <= 1, one, getattr(c, name), name, "reinforce has no ratio")
-    _need(not (plain and sequence), "token", c.ratio, "ratio", "reinforce has no ratio")
+        need(not plain or getattr(c, name) <= 1, one, getattr(c, name), name, "reinforce has no ratio")
+    need(not (plain and sequence), "token", c.ratio, "ratio", "reinforce has no ratio")
     bad = sorted(arm for arm, weight in c.arm_weights.items() if not (math.isfinite(weight) and weight >= 0))
-    _need(not bad, "a table of weights >= 0", bad, "arm_weights", "write 0 to measure an arm without training on it")
-    _need(c.clip_low > 0, "> 0", c.clip_low, "clip_low")
-    _need(c.clip_high > 0, "> 0", c.clip_high, "clip_high")
+    need(not bad, "a table of weights >= 0", bad, "arm_weights", "write 0 to measure an arm without training on it")
+    need(c.clip_low > 0, "> 0", c.clip_low, "clip_low")
+    need(c.clip_high > 0, "> 0", c.clip_high, "clip_high")
     if c.clip_dual is not None:
-        _need(c.objective == "clip", "none", c.clip_dual, "clip_dual", "only objective=clip reads it")
-        _need(c.clip_dual > 1, "> 1", c.clip_dual, "clip_dual")
+        need(c.objective == "clip", "none", c.clip_dual, "clip_dual", "only objective=clip reads it")
+        need(c.clip_dual > 1, "> 1", c.clip_dual, "clip_dual")
     if c.aggregate == "constant":
-        _need(c.max_length > 0, "> 0", c.max_length, "max_length", "aggregate=constant divides by it")
+        need(c.max_length > 0, "> 0", c.max_length, "max_length", "aggregate=constant divides by it")
 
 
 def _check_optimiser(c: PolicyGradientConfig) -> None:
-    _need(c.epochs >= 1, ">= 1", c.epochs, "epochs")
-    _need(c.minibatches >= 1, ">= 1", c.minibatches, "minibatches")
-    _need(c.lr > 0, "> 0", c.lr, "lr")
-    _need(all(0 <= beta < 1 for beta in c.betas), "two numbers in [0, 1)", c.betas, "betas")
-    _need(c.adam_eps > 0, "> 0", c.adam_eps, "adam_eps")
-    _need(c.weight_decay >= 0, ">= 0", c.weight_decay, "weight_decay", "a negative one lets the weights grow")
-    _need(c.warmup_steps >= 0, ">= 0", c.warmup_steps, "warmup_steps")
-    _need(c.critic_lr > 0, "> 0", c.critic_lr, "critic_lr")
-    _need(c.max_grad_norm > 0, "> 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip")
+    need(c.epochs >= 1, ">= 1", c.epochs, "epochs")
+    need(c.minibatches >= 1, ">= 1", c.minibatches, "minibatches")
+    need(c.lr > 0, "> 0", c.lr, "lr")
+    need(all(0 <= beta < 1 for beta in c.betas), "two numbers in [0, 1)", c.betas, "betas")
+    need(c.adam_eps > 0, "> 0", c.adam_eps, "adam_eps")
+    need(c.weight_decay >= 0, ">= 0", c.weight_decay, "weight_decay", "a negative one lets the weights grow")
+    need(c.warmup_steps >= 0, ">= 0", c.warmup_steps, "warmup_steps")
+    need(c.critic_lr > 0, "> 0", c.critic_lr, "critic_lr")
+    need(c.max_grad_norm > 0, "> 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip")
     good = c.schedule == "constant" or c.total_steps > c.warmup_steps
-    _need(
+    need(
         good,
         f"> warmup_steps, which is {c.warmup_steps}",
         c.total_steps,
@@ -342,12 +269,117 @@ def _check_optimiser(c: PolicyGradientConfig) -> None:
         f"schedule={c.schedule} ends there",
     )
     several = c.processes == "auto" or c.processes >= 1
-    _need(several, "1 or more, or auto", c.processes, "processes", "write how many GPUs of this machine to use")
-    _need(c.collective_timeout_s > 0, "> 0", c.collective_timeout_s, "collective_timeout_s")
-    _need(c.micro_batch_tokens >= 1, ">= 1", c.micro_batch_tokens, "micro_batch_tokens")
-    _need(c.logprob_chunk >= 0, ">= 0", c.logprob_chunk, "logprob_chunk")
+    need(several, "1 or more, or auto", c.processes, "processes", "write how many GPUs of this machine to use")
+    need(c.collective_timeout_s > 0, "> 0", c.collective_timeout_s, "collective_timeout_s")
+    need(c.micro_batch_tokens >= 1, ">= 1", c.micro_batch_tokens, "micro_batch_tokens")
+    need(c.logprob_chunk >= 0, ">= 0", c.logprob_chunk, "logprob_chunk")
 
 
-def _need(good: bool, expected: str, found: object, field_name: str, more: str = "") -> None:
-    if not good:
-        raise out_of_range(f"update.{field_name}", expected, found, more)
+def _check_groups(c: PolicyGradientConfig, recipe: RecipeView) -> None:
+    """Refuse groups that are all dropped, and more minibatches than groups: a group is dealt whole."""
+    drawn = recipe.curriculum
+    if c.min_group > drawn.group_size:
+        raise ConfigError(
+            expected=f"update.min_group <= {drawn.group_size}, the rollouts of a prompt: smaller groups are dropped",
+            found=str(c.min_group),
+            where="recipe.update.min_group",
+            action=f"set update.min_group to at most {drawn.group_size}, or a larger curriculum.group_size",
+        )
+    most = (c.filter.keep_prompts or drawn.slots) + (drawn.generated.prompts if drawn.generated else 0)
+    if c.minibatches > most:
+        raise ConfigError(
+            expected=f"update.minibatches <= {most}, the groups of a batch: a group is never split",
+            found=str(c.minibatches),
+            where="recipe.update.minibatches",
+            action=f"set update.minibatches to at most {most}, or a larger curriculum.prompts",
+        )
+
+
+def _check_precision(c: PolicyGradientConfig, recipe: RecipeView) -> None:
+    """Refuse a trainer in bfloat16 behind a sampler that does not: one rounds a float32 policy, the other reads it as it is."""
+    rollout = recipe.rollout
+    if c.dtype == "bfloat16" and rollout.strategy == "sample" and rollout.engine.dtype != "bfloat16":
+        raise ConfigError(
+            expected="rollout.engine.dtype=bfloat16, as update.dtype: both have to read a float32 policy rounded",
+            found=f"'{rollout.engine.dtype}'",
+            where="recipe.rollout.engine.dtype",
+            action="set rollout.engine.dtype=bfloat16 (and evaluate.engine.dtype, test.engine.dtype), or update.dtype=float32",
+        )
+
+
+def _check_arm_weights(c: PolicyGradientConfig, recipe: RecipeView) -> None:
+    """Refuse a weight for an arm that no rollout is of: it would change nothing."""
+    prep = recipe.dataset_prep
+    if prep.strategy != "text":
+        return
+    names = [arm.name for arm in prep.pools.arms if arm.train]
+    names += KINDS if recipe.curriculum.generated is not None else ()
+    unknown = sorted(set(c.arm_weights) - set(names))
+    if unknown:
+        raise ConfigError(
+            expected="arms that are trained on",
+            found=", ".join(unknown),
+            where="recipe.update.arm_weights",
+            action=nearest(unknown[0], names),
+        )
+
+
+def _advantage(c: PolicyGradientConfig) -> str:
+    """State A."""
+    base = BASELINES[c.baseline]
+    scales = {
+        "none": f"A_i = {base}",
+        "group_std": f"A_i = ({base}) / (std(group) + {c.eps:g})",
+        "batch_std": f"A_i = ({base}) / (std(batch) + {c.eps:g})",
+        "whiten": f"A = ({base}), centred and divided by (std over the batch's tokens + {c.eps:g})",
+    }
+    tail = f", gamma {c.gamma:g}, lam {c.lam:g}" if c.baseline == "critic" else "; 0 in groups of equal rewards"
+    return scales[c.scale] + (tail if c.baseline in ("critic", "group", "loo") else "")
+
+
+def _ratio(c: PolicyGradientConfig) -> str:
+    """State w."""
+    if c.objective == "reinforce":
+        return "no ratio: one optimiser step per batch"
+    if c.ratio == "sequence":
+        return "w_i = exp(mean_t(log pi - log old)), one ratio for the sequence, gradient through each token's log pi"
+    return "w_it = pi(o_it) / old(o_it) up to e^10, old = the policy before this update, scored by the trainer"
+
+
+def _token_loss(c: PolicyGradientConfig) -> str:
+    """State l."""
+    if c.objective == "reinforce":
+        return "l_it = -A log pi(o_it)"
+    once = "; w is 1 in the only step of a batch, so no bound on it is reached" if c.epochs * c.minibatches == 1 else ""
+    if c.objective == "cispo":
+        return f"l_it = -sg[min(w, {c.cap:g})] A log pi(o_it){once}"
+    text = f"l_it = -min(w A, clip(w, 1 - {c.clip_low:g}, 1 + {c.clip_high:g}) A)"
+    return text + (f"; for A < 0 at most {c.clip_dual:g} |A|" if c.clip_dual is not None else "") + once
+
+
+def _optimiser(c: PolicyGradientConfig) -> str:
+    """State the optimiser steps of one update."""
+    end = f", {c.schedule} to 0 at {c.total_steps}" if c.schedule != "constant" else ""
+    warm = f", {c.warmup_steps} warm-up steps" if c.warmup_steps else ""
+    return (
+        f"AdamW lr {c.lr:g}{warm}{end}, betas {c.betas[0]:g}/{c.betas[1]:g}, weight decay {c.weight_decay:g}, "
+        f"gradient norm <= {c.max_grad_norm:g}; {c.epochs * c.minibatches} step(s) per batch ({c.epochs} epoch(s) x "
+        f"{c.minibatches} minibatch(es)), arithmetic {c.dtype}{f'; {c.lora.explain()}' if c.lora else ''}"
+    )
+
+
+def _loop(recipe: RecipeView) -> list[str]:
+    """State the updates of the run, and the rollouts that one of them sees."""
+    drawn, rollout = recipe.curriculum, recipe.rollout
+    more = f" ({drawn.slots} drawn)" if drawn.slots != drawn.prompts else ""
+    sampled = (
+        f"{drawn.prompts} prompts{more} x {drawn.group_size} rollouts = {drawn.prompts * drawn.group_size} rollouts"
+    )
+    limits = ""
+    if rollout.strategy == "sample":
+        limits = f" of at most {rollout.max_new_tokens} tokens at temperature {rollout.temperature:g}"
+    return [
+        f"{recipe.iterations} iterations x {recipe.inner_steps} inner steps = {recipe.iterations * recipe.inner_steps} "
+        f"updates, clock '{recipe.clock}'; evaluation and gate after each iteration",
+        f"per update {sampled}{limits}",
+    ]

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
-from instar.components.update.config import Config, PolicyGradientConfig
-from instar.components.update.sequence.config import SequenceConfig
+from instar.components.update.config import Config
 from instar.contract import Context, Metrics, Stage
 from instar.errors import ConfigError
 
@@ -42,19 +41,7 @@ class Outs:
 def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Train the policy on one batch of labelled rollouts, in this process or in those it starts."""
     check_alone(os.environ)
-    match config:
-        case PolicyGradientConfig():
-            if config.processes != 1:
-                from instar.components.update.parallel.launch import improve_together
-
-                return improve_together(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType]
-            from instar.components.update.policy_gradient import improve
-
-            return improve(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
-        case SequenceConfig():
-            from instar.components.update.sequence.fit import fit
-
-            return fit(ins, outs, config, ctx)  # pyright: ignore[reportArgumentType]
+    return config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
 
 
 def check_alone(environment: Mapping[str, str]) -> None:

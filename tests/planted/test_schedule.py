@@ -9,11 +9,11 @@ import pytest
 
 from instar.cli.explain import explain
 from instar.cli.resolve import resolve
+from instar.components.update.schedule import outlook, planned_steps
 from instar.errors import ConfigError
 from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
-from instar.pipelines.schedule import outlook, planned_steps
 from instar.workspace import create_workspace
 
 SEC = ["iterations=4", "inner_steps=3"]

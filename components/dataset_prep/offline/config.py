@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from instar.components.columns import Piece
 from instar.components.continuous.config import Arch, DecisionMambaArch
+from instar.components.piece import Piece, RecipeView, Sections, TaskUnit
 from instar.config import out_of_range
+
+if TYPE_CHECKING:
+    from instar.components.dataset_prep.stage import Ins, Outs
+    from instar.contract import Context, Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,11 @@ class PendulumSource:
         _need(bool(good), "different rates in [0, 1]", self.rates, "source.rates")
         _need(self.episodes >= 1, ">= 1", self.episodes, "source.episodes")
 
+    def explain(self) -> str:
+        """Name the source."""
+        rates = ", ".join(f"{rate:g}" for rate in self.rates)
+        return f"Pendulum-v1, a scripted swing-up with random actions at rate {rates}: {self.episodes} episodes each"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodesSource:
@@ -35,6 +44,10 @@ class EpisodesSource:
     tiers: tuple[str, ...] = ()
     """Tiers to take; none named takes all."""
 
+    def explain(self) -> str:
+        """Name the source."""
+        return f"episodes in {self.path}" + (f", tiers {', '.join(self.tiers)}" if self.tiers else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MinariSource:
@@ -42,6 +55,10 @@ class MinariSource:
 
     strategy: Literal["minari"] = "minari"
     path: str
+
+    def explain(self) -> str:
+        """Name the source."""
+        return f"Minari data set in {self.path}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +68,10 @@ class D4rlSource:
     strategy: Literal["d4rl"] = "d4rl"
     path: str
     task: str
+
+    def explain(self) -> str:
+        """Name the source."""
+        return f"D4RL data set {self.task} in {self.path}"
 
 
 Source: TypeAlias = PendulumSource | EpisodesSource | MinariSource | D4rlSource
@@ -73,6 +94,12 @@ class NoiseConfig:
         found = {} if self.share else {"std": "noise.share > 0"}
         return found if self.std else {**found, "share": "noise.std > 0"}
 
+    def explain(self) -> list[str]:
+        """State the noise, if there is any."""
+        if not self.share:
+            return []
+        return [f"Gaussian noise of {self.std:g} on the actions of {self.share:.0%} of all steps"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineConfig(Piece):
@@ -85,6 +112,7 @@ class OfflineConfig(Piece):
     PROVIDES: ClassVar[frozenset[str]] = frozenset(
         {"tasks.features", "data.observations", "data.actions", "data.rewards", "data.returns_to_go"}
     )
+    UNIT: ClassVar[TaskUnit] = "segment"
 
     strategy: Literal["offline"] = "offline"
     source: Source = field(default_factory=PendulumSource)
@@ -111,6 +139,31 @@ class OfflineConfig(Piece):
     def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {"probe_episodes": "dataset_prep.probes with a return"} if self.probes == () else {}
+
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Read the trajectories, cut them into tasks, and make the initial policy."""
+        from instar.components.dataset_prep.offline.prepare import prepare
+
+        del ins
+        return prepare(outs, self, ctx)
+
+    def splits(self) -> set[str]:
+        """Return the pools that evaluation can be asked for."""
+        return {"val", "id"}
+
+    def validation_sizes(self) -> dict[str, int]:
+        """Return arm -> validation tasks. Episodes ask for one return, which is one arm."""
+        return {"target": self.val_episodes}
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State where trajectories come from, what an arm is, and what the policy's action depends on."""
+        del recipe
+        arm = f"{self.buckets} quantiles of the return" if self.buckets else "the tiers of the data"
+        task = (
+            f"a task is a segment of one episode: about {self.arch.window} consecutive starts of windows of "
+            f"K = {self.arch.window} steps; an arm is one of {arm}; states are standardised, actions scaled to [-1, 1]"
+        )
+        return {"data": [self.source.explain(), *self.noise.explain(), task], "policy": self.arch.explain()}
 
 
 def _need(good: bool, expected: str, found: object, name: str) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from instar.components.columns import Piece
+from instar.components.piece import COUNTS, Piece, RecipeView, Sections
+from instar.components.update import schedule
 from instar.config import out_of_range
+
+if TYPE_CHECKING:
+    from instar.components.update.stage import Ins, Outs
+    from instar.contract import Context, Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,7 @@ class SequenceConfig(Piece):
         {"data.observations", "data.actions", "data.rewards", "rollouts.offset", "scores.reward", "scores.components"}
     )
     # Not sum_reward: a window's return-to-go is a fact of the data that no update moves, so its change is no progress.
-    PROVIDES: ClassVar[frozenset[str]] = frozenset({"stats.sum_loss", "stats.sum_loss_change"})
+    PROVIDES: ClassVar[frozenset[str]] = COUNTS | {"stats.sum_loss", "stats.sum_loss_change"}
 
     strategy: Literal["sequence"] = "sequence"
     batch: int = 64
@@ -65,6 +70,58 @@ class SequenceConfig(Piece):
     def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         return {"total_steps": "update.schedule=linear or cosine"} if self.schedule == "constant" else {}
+
+    def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
+        """Fit the policy to the labelled windows of one batch."""
+        from instar.components.update.sequence.fit import fit
+
+        return fit(ins, outs, self, ctx)
+
+    def steps_per_update(self, recipe: RecipeView) -> int:
+        """Return the optimiser steps of one update."""
+        return -(-recipe.curriculum.slots * recipe.curriculum.group_size // self.batch)
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse a schedule that ends before the run."""
+        del name
+        schedule.check(recipe)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State loss, optimiser and batch."""
+        return {
+            "loss": self._explain_loss(recipe),
+            "optimiser": [self._explain_optimiser(), *filter(None, [schedule.outlook(recipe)])],
+            "loop": self._explain_loop(recipe),
+        }
+
+    def _explain_loss(self, recipe: RecipeView) -> list[str]:
+        prep, action = recipe.dataset_prep, "|a_hat_t - a~_t|^2"
+        if prep.strategy != "offline" or prep.arch.strategy == "bc" or not prep.arch.auxiliary:
+            return [f"L = mean {action}, over the steps of a window that are not padding"]
+        act, state, rtg = self.weights
+        return [
+            f"L = {act:g} mean {action} + {state:g} mean Huber(s_hat_t+1 - s_t+1) + {rtg:g} mean Huber(R_hat_t+1 - R_t+1)",
+            "means over the steps of a window that are not padding; the last step of an episode has no next one; Huber with "
+            "delta 1",
+        ]
+
+    def _explain_optimiser(self) -> str:
+        end = f", {self.schedule} to 0 at {self.total_steps}" if self.schedule != "constant" else ""
+        warm = f", {self.warmup_steps} warm-up steps over the evolution" if self.warmup_steps else ""
+        decayed = "of all but biases and LayerNorm" if self.decay_ssm_params else "not of A_log, D, norms and biases"
+        return (
+            f"AdamW lr {self.lr:g}{warm}{end}, betas {self.betas[0]:g}/{self.betas[1]:g}, eps {self.adam_eps:g}, weight decay "
+            f"{self.weight_decay:g} ({decayed}), gradient norm <= {self.max_grad_norm:g}; {self.batch} windows per step"
+        )
+
+    def _explain_loop(self, recipe: RecipeView) -> list[str]:
+        drawn, total = recipe.curriculum.prompts, recipe.iterations * recipe.inner_steps
+        steps = -(-drawn // self.batch)
+        return [
+            f"{recipe.iterations} iterations x {recipe.inner_steps} inner step(s), clock '{recipe.clock}'; evaluation and gate "
+            "after each iteration; what the policy does in evaluation never enters the data",
+            f"per inner step {drawn} windows, each used once: {steps} optimiser steps, {steps * total} in all",
+        ]
 
 
 def _need(good: bool, expected: str, found: object, name: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instar.cli.resolve import resolve
+from instar.components.update.schedule import outlook
 from instar.errors import ConfigError
 from instar.memory_limits import address_space_left, limits
 from instar.pipelines import preflight, versions
@@ -15,7 +16,6 @@ from instar.pipelines.lifecycle import check_code, close, open_evolution, stored
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import METHODS
-from instar.pipelines.schedule import outlook
 from instar.status import ending, status
 from instar.store import open_store
 from instar.store_files import refusals

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from instar import config as configs
+from instar.components.update import schedule
 from instar.components.update.presets import expanded
 from instar.errors import ConfigError
-from instar.pipelines import schedule
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import method, planned
 from instar.plain import brief

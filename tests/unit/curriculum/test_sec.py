@@ -14,7 +14,6 @@ from instar.components.curriculum.config import SEC_MODES, SecConfig, Signal
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import Draw, total
 from instar.components.curriculum.sec import SIGNALS, Sec
-from instar.components.curriculum.strategies import required_columns
 from instar.errors import ConfigError
 from instar.rows import ArmStatsRow
 
@@ -186,10 +185,10 @@ def test_one_override_leaves_the_other_switches() -> None:
 
 
 def test_required_columns_follow_the_signal() -> None:
-    assert "sum_abs_advantage" in required_columns(config())
-    assert "sum_abs_advantage_correct" in required_columns(config(mode="fixed"))
-    assert "sum_abs_advantage" not in required_columns(config(mode="fixed"))
-    assert "sum_reward" in required_columns(config(objective="progress"))
+    assert "stats.sum_abs_advantage" in config().requires()
+    assert "stats.sum_abs_advantage_correct" in config(mode="fixed").requires()
+    assert "stats.sum_abs_advantage" not in config(mode="fixed").requires()
+    assert "stats.sum_reward" in config(objective="progress").requires()
     assert set(SIGNALS) == set(get_args(Signal))
 
 

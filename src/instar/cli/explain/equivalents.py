@@ -6,6 +6,7 @@ They were read in the released wheels: `trl/trainer/{grpo,rloo}_config.py`, `ver
 
 from __future__ import annotations
 
+from instar.components.reward.config import VerifyConfig
 from instar.components.update.config import PolicyGradientConfig
 from instar.pipelines.recipe import Recipe
 
@@ -35,7 +36,19 @@ def equivalents(recipe: Recipe, u: PolicyGradientConfig) -> list[Row]:
             f"--train.batch_size {max(c.prompts * c.group_size // u.minibatches, 1)} --train.max_epochs {u.epochs}",
         ),
         ("curriculum", NONE, NONE, "- (fixed prompt probabilities)"),
+        *_generated(recipe),
     ]
+
+
+def _generated(recipe: Recipe) -> list[Row]:
+    """Return the rows of tasks that the evolution makes itself, if it makes any."""
+    if not isinstance(recipe.reward, VerifyConfig) or recipe.reward.recycle is None:
+        return []
+    place = "- (a data.custom_cls dataset can add prompts in on_batch_end; experimental, makes none itself)"
+    rows = [("own tasks", NONE, place, "- (the release of SPARK is a fork)")]
+    if recipe.curriculum.generated is not None and recipe.curriculum.generated.mode == "alternate":
+        rows.append(("two updates", NONE, NONE, "- (in that fork)"))
+    return [*rows, ("test time", NONE, NONE, NONE)]
 
 
 def _advantage(u: PolicyGradientConfig) -> tuple[str, str, str]:

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from instar.components.update.config import PolicyGradientConfig
+from instar.components.piece import RecipeView
 from instar.components.update.rate import lr_factor
 from instar.errors import ConfigError
 
-if TYPE_CHECKING:
-    from instar.pipelines.recipe import Recipe
 
-
-def steps_per_update(recipe: Recipe) -> int:
-    """Return the optimiser steps of one update at most: a minibatch without any signal is skipped."""
-    update, drawn = recipe.update, recipe.curriculum
-    if isinstance(update, PolicyGradientConfig):
-        return update.epochs * update.minibatches
-    return -(-drawn.slots * drawn.group_size // update.batch)
-
-
-def planned_steps(recipe: Recipe) -> int:
+def planned_steps(recipe: RecipeView) -> int:
     """Return the optimiser steps of the whole evolution at most."""
-    return recipe.iterations * recipe.inner_steps * steps_per_update(recipe)
+    return recipe.iterations * recipe.inner_steps * recipe.update.steps_per_update(recipe)
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: RecipeView) -> None:
     """Raise `ConfigError` for a schedule that reaches 0 before the run ends: all steps after it would change nothing."""
     update, planned = recipe.update, planned_steps(recipe)
     if update.schedule == "constant" or update.total_steps >= planned:
@@ -39,7 +28,7 @@ def check(recipe: Recipe) -> None:
     )
 
 
-def check_given(recipe: Recipe, given: Mapping[str, Any], where: str) -> None:
+def check_given(recipe: RecipeView, given: Mapping[str, Any], where: str) -> None:
     """Raise `ConfigError` for a warm-up that is given and longer than the run: no step would have the rate that is set."""
     update, planned, told = recipe.update, planned_steps(recipe), given.get("update")
     asked = isinstance(told, Mapping) and "warmup_steps" in told
@@ -52,7 +41,7 @@ def check_given(recipe: Recipe, given: Mapping[str, Any], where: str) -> None:
         )
 
 
-def outlook(recipe: Recipe) -> str:
+def outlook(recipe: RecipeView) -> str:
     """Return in a sentence what the run leaves undone of its schedule; nothing where it leaves nothing."""
     update, planned = recipe.update, planned_steps(recipe)
     if not planned:
@@ -65,8 +54,8 @@ def outlook(recipe: Recipe) -> str:
     return ""
 
 
-def _sum(recipe: Recipe) -> str:
+def _sum(recipe: RecipeView) -> str:
     return (
         f"the optimiser steps of the run: {recipe.iterations} iterations x {recipe.inner_steps} inner steps "
-        f"x {steps_per_update(recipe)} per batch"
+        f"x {recipe.update.steps_per_update(recipe)} per batch"
     )
