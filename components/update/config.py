@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from instar.components.generated.templates import KINDS
 from instar.components.piece import COUNTS, Piece, RecipeView, Sections
-from instar.components.update import schedule
+from instar.components.update.schedule import check_schedule, outlook
 from instar.components.update.sequence.config import SequenceConfig
 from instar.components.update.terms import Filter, Kl, LoraConfig, Mismatch, Overlong, need
 from instar.errors import ConfigError, nearest
@@ -171,7 +171,7 @@ class PolicyGradientConfig(Piece):
         """Refuse settings that another piece leaves without effect, or contradicts."""
         del name
         _check_groups(self, recipe)
-        schedule.check(recipe)
+        check_schedule(recipe)
         _check_precision(self, recipe)
         _check_arm_weights(self, recipe)
 
@@ -191,7 +191,7 @@ class PolicyGradientConfig(Piece):
                 *self.kl.explain_loss(),
             ],
             "aggregation": [AGGREGATES[self.aggregate].format(max_length=self.max_length)],
-            "optimiser": [_optimiser(self), *filter(None, [schedule.outlook(recipe)])],
+            "optimiser": [_optimiser(self), *filter(None, [outlook(recipe)])],
             "loop": _loop(recipe),
         }
 

@@ -15,7 +15,7 @@ def planned_steps(recipe: RecipeView) -> int:
     return recipe.iterations * recipe.inner_steps * recipe.update.steps_per_update(recipe)
 
 
-def check(recipe: RecipeView) -> None:
+def check_schedule(recipe: RecipeView) -> None:
     """Raise `ConfigError` for a schedule that reaches 0 before the run ends: all steps after it would change nothing."""
     update, planned = recipe.update, planned_steps(recipe)
     if update.schedule == "constant" or update.total_steps >= planned:
@@ -28,7 +28,7 @@ def check(recipe: RecipeView) -> None:
     )
 
 
-def check_given(recipe: RecipeView, given: Mapping[str, Any], where: str) -> None:
+def check_warmup(recipe: RecipeView, given: Mapping[str, Any], where: str) -> None:
     """Raise `ConfigError` for a warm-up that is given and longer than the run: no step would have the rate that is set."""
     update, planned, told = recipe.update, planned_steps(recipe), given.get("update")
     asked = isinstance(told, Mapping) and "warmup_steps" in told

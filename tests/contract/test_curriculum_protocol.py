@@ -88,7 +88,7 @@ def reload(strategy: Strategy, config: Config) -> Strategy:
     return fresh
 
 
-def test_every_strategy_has_a_variant_and_a_config() -> None:
+def test_every_configuration_of_the_union_has_a_variant() -> None:
     names = {get_args(get_type_hints(kind)["strategy"])[0] for kind in get_args(Config)}
     assert names == {name.partition("-")[0] for name in VARIANTS}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from instar.components.piece import COUNTS, Piece, RecipeView, Sections
-from instar.components.update import schedule
+from instar.components.update.schedule import check_schedule, outlook
 from instar.config import out_of_range
 
 if TYPE_CHECKING:
@@ -84,13 +84,13 @@ class SequenceConfig(Piece):
     def check(self, recipe: RecipeView, name: str) -> None:
         """Refuse a schedule that ends before the run."""
         del name
-        schedule.check(recipe)
+        check_schedule(recipe)
 
     def explain(self, recipe: RecipeView) -> Sections:
         """State loss, optimiser and batch."""
         return {
             "loss": self._explain_loss(recipe),
-            "optimiser": [self._explain_optimiser(), *filter(None, [schedule.outlook(recipe)])],
+            "optimiser": [self._explain_optimiser(), *filter(None, [outlook(recipe)])],
             "loop": self._explain_loop(recipe),
         }
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from instar import config as configs
-from instar.components.update import schedule
 from instar.components.update.presets import expanded
+from instar.components.update.schedule import check_warmup
 from instar.errors import ConfigError
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import method, planned
@@ -31,8 +31,8 @@ def resolve(
     except ConfigError:
         configs.check_read(recipe, differences, str(file))  # a `--set` may give the setting that reads it
     configs.check_read(recipe, assigned, name)
-    schedule.check_given(recipe, differences, str(file))
-    schedule.check_given(recipe, assigned, name)
+    check_warmup(recipe, differences, str(file))
+    check_warmup(recipe, assigned, name)
     return recipe
 
 
