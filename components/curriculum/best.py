@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
-from instar.components.curriculum.config import BestConfig
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import Draw, State, require_fields
 from instar.rows import ArmStatsRow
+
+if TYPE_CHECKING:
+    from instar.components.curriculum.config import BestConfig
 
 
 class Best:

@@ -36,11 +36,11 @@ Signal: TypeAlias = Literal[
 ]
 Absent: TypeAlias = Literal["decay", "hold"]
 SIGNALS: dict[Signal, str] = {
-    "abs_advantage": "stats.sum_abs_advantage",
-    "abs_advantage_correct": "stats.sum_abs_advantage_correct",
-    "abs_centred": "stats.sum_abs_centred",
-    "abs_centred_correct": "stats.sum_abs_centred_correct",
-    "loss_change": "stats.sum_loss_change",
+    "abs_advantage": "sum_abs_advantage",
+    "abs_advantage_correct": "sum_abs_advantage_correct",
+    "abs_centred": "sum_abs_centred",
+    "abs_centred_correct": "sum_abs_centred_correct",
+    "loss_change": "sum_loss_change",
 }
 """Signal of `sec` -> the column that it is the mean of."""
 SOLVE_RATE = frozenset({"stats.arm", "stats.num_rollouts", "stats.sum_correct"})
@@ -184,6 +184,11 @@ class SecConfig(Base):
             floor=mode.floor if self.floor is None else self.floor,
         )
 
+    @property
+    def signal_column(self) -> str:
+        """The column of the arm statistics that Q follows: that of the signal, or the reward whose progress it is."""
+        return SIGNALS[self.switches.signal] if self.objective == "advantage" else "sum_reward"
+
     def ineffective_fields(self) -> dict[str, str]:
         """Return fields without effect, and what would read them."""
         found = {} if self.method == "boltzmann" else {"tau": "curriculum.method=boltzmann"}
@@ -192,9 +197,8 @@ class SecConfig(Base):
         return found if self.objective == "advantage" else {**found, "signal": "curriculum.objective=advantage"}
 
     def requires(self) -> frozenset[str]:
-        """Return the columns read: those of the signal, or the reward whose progress it is."""
-        signal = SIGNALS[self.switches.signal] if self.objective == "advantage" else "stats.sum_reward"
-        return self.REQUIRES | {signal}
+        """Return the columns read: those of every mode, and the one that Q follows."""
+        return self.REQUIRES | {f"stats.{self.signal_column}"}
 
     def build(self, arms: Sequence[Arm]) -> Strategy:
         """Return a fresh strategy over `arms`."""

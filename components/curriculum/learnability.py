@@ -7,12 +7,11 @@ share. Absent arms keep their p. Shapes: K arms, p and P [K].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
-from instar.components.curriculum.config import LearnabilityConfig
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import (
     Draw,
@@ -24,6 +23,9 @@ from instar.components.curriculum.protocol import (
     unpack,
 )
 from instar.rows import ArmStatsRow
+
+if TYPE_CHECKING:
+    from instar.components.curriculum.config import LearnabilityConfig
 
 
 class Learnability:

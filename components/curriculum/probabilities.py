@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from instar.components.curriculum.config import require
+from instar.components.curriculum.base_config import require
 
 Vector = NDArray[np.float64]
 

@@ -7,12 +7,11 @@ keep their Q. Shapes: K arms, Q and P [K].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
-from instar.components.curriculum.config import ProximalConfig
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import (
     Draw,
@@ -24,6 +23,9 @@ from instar.components.curriculum.protocol import (
     unpack,
 )
 from instar.rows import ArmStatsRow
+
+if TYPE_CHECKING:
+    from instar.components.curriculum.config import ProximalConfig
 
 
 class Proximal:

@@ -13,15 +13,17 @@ Shapes: K arms, Q and P [K].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
-from instar.components.curriculum.config import SIGNALS, SecConfig
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import Draw, State, measured, pack, require_fields, total, unpack
 from instar.rows import ArmStatsRow
+
+if TYPE_CHECKING:
+    from instar.components.curriculum.config import SecConfig
 
 SMALLEST_Q = 0.01
 """Lower clip of Q under `normalized_q` (published code)."""
@@ -66,7 +68,7 @@ class Sec:
     def _signal(self, row: ArmStatsRow) -> float | None:
         """Return r of one arm; `progress` has none when the arm is seen for the first time."""
         if self.config.objective == "advantage":
-            return total(row, SIGNALS[self.switches.signal].removeprefix("stats.")) / row.num_rollouts
+            return total(row, self.config.signal_column) / row.num_rollouts
         before, now = self.last_reward[row.arm], row.sum_reward / row.num_rollouts
         self.last_reward[row.arm] = now
         return None if before is None else now - before

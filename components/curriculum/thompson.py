@@ -8,15 +8,17 @@ slots are drawn from that estimate: the recorded probability is the one used. Sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
-from instar.components.curriculum.config import ThompsonConfig
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import Draw, State, measured, pack, require_fields, total, unpack
 from instar.rows import ArmStatsRow
+
+if TYPE_CHECKING:
+    from instar.components.curriculum.config import ThompsonConfig
 
 
 class Thompson:

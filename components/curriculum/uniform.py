@@ -8,16 +8,18 @@ the shuffled labels and leaves the inside to the arm cursors. When pools come or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instar.components.curriculum import probabilities as prob
-from instar.components.curriculum.config import UniformConfig
 from instar.components.curriculum.cursor import Cursor, take
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import Draw, State, require_fields
 from instar.rows import ArmStatsRow
+
+if TYPE_CHECKING:
+    from instar.components.curriculum.config import UniformConfig
 
 _UNION = "\x1funion"
 """Name of the shuffle of labels; the leading separator keeps it apart from every arm."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from instar.components.dataset_prep.charlm import CharModelConfig
 from instar.components.dataset_prep.domains import DOMAINS
+from instar.components.dataset_prep.initial import Checkpoint, FromScratch, Packaged, pretrained
 from instar.components.dataset_prep.offline.config import OfflineConfig
-from instar.components.dataset_prep.packages import package
 from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
-from instar.components.dataset_prep.warmstart import WarmStartConfig
 from instar.components.generated.anchors import AnchorConfig
 from instar.components.piece import Piece, TaskUnit
 from instar.errors import ConfigError, nearest
@@ -18,6 +16,18 @@ from instar.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from instar.components.dataset_prep.stage import Ins, Outs
     from instar.contract import Context, Metrics
+
+__all__ = [
+    "ArmConfig",
+    "Checkpoint",
+    "Config",
+    "FromScratch",
+    "OfflineConfig",
+    "Packaged",
+    "PoolsConfig",
+    "TextConfig",
+    "pretrained",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,40 +83,6 @@ class PoolsConfig:
                 "arms",
                 "rename or add arms",
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromScratch:
-    """A character model trained here, warm-started on easy arms."""
-
-    strategy: Literal["from_scratch"] = "from_scratch"
-    model: CharModelConfig
-    warm_start: WarmStartConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packaged:
-    """A pretrained model that a registry package ships, converted once and cached (`packages.PACKAGES`)."""
-
-    strategy: Literal["packaged"] = "packaged"
-    name: str = "smollm2-135m-instruct"
-
-    def __post_init__(self) -> None:
-        """Refuse a model that no known package ships."""
-        package(self.name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A transformers checkpoint: a folder, or a hub id that transformers can reach."""
-
-    strategy: Literal["checkpoint"] = "checkpoint"
-    path: str
-
-
-def pretrained(model: str | None) -> Packaged | Checkpoint:
-    """Return the model that `--model` names, or the packaged one."""
-    return Checkpoint(path=model) if model else Packaged()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from instar.components.dataset_prep.config import ArmConfig, PoolsConfig, TextConfig
 from instar.components.dataset_prep.domains import DOMAINS, Domain, Item
 from instar.components.dataset_prep.templates import FORM, SHOTS, TEMPLATES
 from instar.components.generated.anchors import build as build_anchors
 from instar.components.reward.verifiers import VERIFIERS, Score
 from instar.errors import ContractError
 from instar.rows import TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.dataset_prep.config import ArmConfig, PoolsConfig, TextConfig
 
 TRIES_PER_ITEM, EXTRA_TRIES = 20, 200
 SEED_RANGE = 1 << 62  # leaves room for `seed + index` in a signed 64-bit column

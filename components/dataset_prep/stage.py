@@ -31,7 +31,7 @@ class Outs:
 
 def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Build and validate tasks and data, and make or fetch the initial policy."""
-    metrics = config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
+    metrics = config.run(ins, outs, ctx)
     without_versions(outs.policy.path)
     name_weights(outs.policy, ctx)
     return metrics

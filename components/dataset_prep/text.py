@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instar.components import policy_files
-from instar.components.dataset_prep.config import Checkpoint, FromScratch, Packaged, TextConfig
+from instar.components.dataset_prep.initial import Checkpoint, FromScratch, Packaged
 from instar.components.dataset_prep.pools import build_tasks
 from instar.components.policy_io import read_language_model
 from instar.components.tokenizer import TextTokenizer
@@ -24,6 +24,7 @@ from instar.quality import run_gate
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
+    from instar.components.dataset_prep.config import TextConfig
     from instar.components.dataset_prep.stage import Outs
 
 

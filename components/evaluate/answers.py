@@ -8,11 +8,11 @@ which pairs their answers as tightly as possible, and a policy that did not chan
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from instar import seeds
 from instar.artifact import Policy, Tasks
 from instar.components.evaluate.attempts import Attempts
-from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.verifiers import Abstain, Failed, Score, verify
 from instar.components.rollout.engine import Request
 from instar.components.rollout.engines import open_engine
@@ -20,6 +20,9 @@ from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 from instar.errors import RewardError
 from instar.rows import EvalRow, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.evaluate.config import AnswerConfig
 
 _REQUESTS = 256
 """Requests handed to the engine at once; a heartbeat follows each batch."""

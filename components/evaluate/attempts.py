@@ -10,13 +10,13 @@ import numpy as np
 
 from instar import schema
 from instar.artifact import Tasks
-from instar.components.evaluate.config import Config
 from instar.components.task_table import resident_table
 from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
 
 if TYPE_CHECKING:
+    from instar.components.evaluate.config import Config
     from instar.components.evaluate.judging import Judging
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from instar import config as configs
 from instar import schema
 from instar.artifact import Evaluation, Tasks
 from instar.components.evaluate.asking import Asker, Reply
-from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.intervals import stratified_mean
-from instar.components.evaluate.judge_config import JudgeConfig
 from instar.components.evaluate.quality import Anchored, anchor_quality, column, units
 from instar.components.generated.anchors import SPLIT
 from instar.components.generated.item import LABELS, origin
@@ -28,6 +26,10 @@ from instar.components.task_table import resident_table
 from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.evaluate.config import AnswerConfig
+    from instar.components.evaluate.judge_config import JudgeConfig
 
 DRIFT = "judge_drift"
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instar.artifact import Evaluation, Tasks
 from instar.components.evaluate.asking import Asker
 from instar.components.evaluate.attempts import choose_tasks
-from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.intervals import Interval, stratified_mean
 from instar.components.evaluate.judge import DRIFT, ask_anchors, choose_anchors, drift, judge_summary, reply_row
 from instar.components.evaluate.quality import own_quality
@@ -23,6 +22,9 @@ from instar.components.evaluate.summary import arrays
 from instar.components.reward.verifiers import Score, verify
 from instar.contract import Context
 from instar.rows import EvalRow, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.evaluate.config import AnswerConfig
 
 TRIAL = "val"
 """Pool on which reflection must have gained something before it decides any answer."""

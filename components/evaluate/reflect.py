@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instar.components.evaluate.asking import Asker, Reply
-from instar.components.evaluate.config import AnswerConfig
 from instar.components.evaluate.intervals import Interval
-from instar.components.evaluate.judge_config import ReflectConfig
 from instar.components.evaluate.quality import Opinion
 from instar.components.generated.anchors import POINT
 from instar.components.generated.item import question_of
 from instar.components.generated.templates import read_verdict, render
 from instar.components.reward.extract import extract
 from instar.rows import EvalRow, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.evaluate.config import AnswerConfig
+    from instar.components.evaluate.judge_config import ReflectConfig
 
 JUDGE, REWRITE = "P1", "P6"
 ACCEPTED, NO_ANSWER, NO_VERDICT, NO_REWRITE, SAME, ROUNDS = (

@@ -12,14 +12,12 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instar.artifact import Policy, Tasks
 from instar.components.continuous.actor import open_actor
-from instar.components.continuous.config import ContinuousTask
 from instar.components.environments import quiet
 from instar.components.evaluate.attempts import Attempts, choose_tasks
-from instar.components.evaluate.config import SimulateConfig
 from instar.components.evaluate.episodes import Condition, Episode, run_episodes
 from instar.components.evaluate.simulators import open_environments, time_limit
 from instar.components.evaluate.summary import split_summary
@@ -27,6 +25,10 @@ from instar.components.task_table import resident_table
 from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.continuous.config import ContinuousTask
+    from instar.components.evaluate.config import SimulateConfig
 
 PROBE = "probe"
 

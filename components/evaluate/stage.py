@@ -48,7 +48,7 @@ class Outs:
 def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the baseline."""
     tasks = choose_tasks(ins.tasks, config.splits, config, ctx)
-    attempts = config.attempt(tasks, ins, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
+    attempts = config.attempt(tasks, ins, ctx)
     judging = attempts.judging
     outs.evaluation.write([*attempts.rows, *(judging.rows if judging is not None else [])])
     summary = summarise(attempts.rows, tasks, ins.policy.digest, ins.baseline, config) | attempts.notes

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instar.components.evaluate.config import AnswerConfig, Config
 from instar.components.evaluate.intervals import stratified_mean, wilson
 from instar.errors import ContractError
 from instar.rows import EvalRow
+
+if TYPE_CHECKING:
+    from instar.components.evaluate.config import Config
 
 Means = dict[str, dict[str, float]]
 """Mean score: arm -> task -> number; of answers a share in [0, 1], of episodes any number."""
@@ -65,7 +67,7 @@ def split_summary(rows: Sequence[EvalRow], split: str, config: Config) -> dict[s
         "worst_score": arms[worst]["score"],
         "arms": arms,
     }
-    if isinstance(config, AnswerConfig) and config.greedy:
+    if config.strategy == "answer" and config.greedy:
         greedy = task_means(mine, split, greedy=True)
         out["greedy_score"] = float(np.mean([a.mean() for a in arrays(greedy)])) if greedy else None
     return out

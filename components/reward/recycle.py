@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +21,13 @@ from instar.components.generated import rule as rules
 from instar.components.generated import templates
 from instar.components.generated.groups import Group, collect
 from instar.components.generated.item import LABELS, Origin, is_generated, make, origin, question_of
-from instar.components.reward.config import RecycleConfig, VerifyConfig
+from instar.components.reward.recycle_config import RecycleConfig
 from instar.contract import Context, Metrics
 from instar.errors import LedgerError
 from instar.rows import RolloutRow, ScoreRow, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.reward.config import VerifyConfig
 
 MEMORY = "recycler.json"
 

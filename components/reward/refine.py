@@ -7,7 +7,7 @@ the rollout recorded, `delayed`, and `shift`, how far those actions are from the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +15,14 @@ import pyarrow as pa
 from instar import schema
 from instar.artifact import Policy, Rollouts, Scores
 from instar.components.continuous.config import ContinuousTask
-from instar.components.reward.config import RefineConfig
 from instar.components.trajectories import Doubles, Integers, Trajectories, Windows, open_trajectories
 from instar.config import from_dict
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, ContractError, RewardError
 from instar.rows import ScoreRow
+
+if TYPE_CHECKING:
+    from instar.components.reward.config import RefineConfig
 
 SCORER = "return-to-go/1"
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from instar.components.generated.item import is_generated
-from instar.components.reward.config import VerifyConfig
 from instar.components.reward.recycle import read_cache, recycle, summary_by_kind, write_cache
 from instar.components.reward.verifiers import VERSION, Failed, Score, Verdict, chance, verify
 from instar.components.task_table import lookup
@@ -18,6 +17,7 @@ from instar.errors import ContractError, RewardError
 from instar.rows import RolloutRow, ScoreRow, TaskRow
 
 if TYPE_CHECKING:
+    from instar.components.reward.config import VerifyConfig
     from instar.components.reward.stage import Ins, Outs
 
 Decode = Callable[[list[int]], str]

@@ -38,7 +38,7 @@ class Outs:
 
 def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Score all rollouts. Raises `ContractError` for unknown tasks and `RewardError` when too many verdicts failed."""
-    return config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
+    return config.run(ins, outs, ctx)
 
 
 STAGE = Stage("reward", Ins, Outs, Config, reward, version=7)

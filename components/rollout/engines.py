@@ -6,15 +6,17 @@ An engine is kept between the stage calls of one process, and replaced when the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from instar import config as configs
 from instar.artifact import Policy
-from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Engine, check_served
 from instar.contract import Context
 from instar.errors import EngineError
 from instar.resident import Kind
+
+if TYPE_CHECKING:
+    from instar.components.rollout.config import EngineConfig
 
 ENGINE: Kind[tuple[str, Engine]] = Kind("rollout/engine", newest=1)
 """The engine that serves a policy, with the digest of its settings."""

@@ -17,7 +17,6 @@ import numpy as np
 from instar.artifact import Policy, Rollouts, Tasks
 from instar.components.continuous.actor import check_fits, filled, open_actor
 from instar.components.policy_io import row_name
-from instar.components.rollout.config import ProposeConfig
 from instar.components.rollout.slices import choose_windows, to_table
 from instar.components.trajectories import Flags, Integers, Singles, Trajectories, Windows, open_trajectories
 from instar.contract import PERF, Context, Metrics
@@ -26,6 +25,7 @@ from instar.rows import BatchRow
 
 if TYPE_CHECKING:
     from instar.components.continuous.model import ContinuousPolicy
+    from instar.components.rollout.config import ProposeConfig
 
 
 def propose(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from instar.artifact import Policy, Rollouts, Tasks
 from instar.components.policy_io import row_name
-from instar.components.rollout.config import SampleConfig
 from instar.components.rollout.describe import describe
 from instar.components.rollout.engine import (
     Engine,
@@ -29,6 +29,9 @@ from instar.components.tokenizer import TextTokenizer, load_tokenizer
 from instar.contract import PERF, Context, Metrics
 from instar.errors import ContractError, EngineError
 from instar.rows import BatchRow, RolloutRow, Step, TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.rollout.config import SampleConfig
 
 _PARTS = 4  # engine batches between two heartbeats
 

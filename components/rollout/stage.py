@@ -38,7 +38,7 @@ class Outs:
 
 def rollout(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Act on the slots of this shard."""
-    return config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
+    return config.run(ins, outs, ctx)
 
 
 STAGE = Stage("rollout", Ins, Outs, Config, rollout, version=7)

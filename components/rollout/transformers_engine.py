@@ -15,7 +15,6 @@ import torch
 from instar.artifact import Policy
 from instar.components.rollout.batching import Batcher, Ends, Row
 from instar.components.rollout.checks import check_decoding, check_requests, check_weights, write_count
-from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, Sample
 from instar.components.rollout.forward import Forward
 from instar.components.rollout.open_forward import open_forward
@@ -27,6 +26,7 @@ from instar.errors import EngineError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from instar.components.rollout.config import EngineConfig
     from instar.components.tokenizer import TextTokenizer
 
 

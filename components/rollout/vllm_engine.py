@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from instar.artifact import Policy
 from instar.components.rollout import vllm_server
-from instar.components.rollout.config import EngineConfig
 from instar.components.rollout.engine import Request, Sample
 from instar.components.rollout.stops import holds
 from instar.components.rollout.vllm_server import Server, refuse
@@ -26,6 +25,7 @@ from instar.errors import NumericsError
 from instar.resident import Kind
 
 if TYPE_CHECKING:
+    from instar.components.rollout.config import EngineConfig
     from instar.components.tokenizer import TextTokenizer
 
 SERVER: Kind[Server] = Kind("rollout/vllm")

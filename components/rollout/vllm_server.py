@@ -15,7 +15,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -23,9 +23,11 @@ from torch import nn
 from instar.artifact import Policy
 from instar.components.policy_io import MODEL, VERSIONS
 from instar.components.rollout import vllm_weights
-from instar.components.rollout.config import EngineConfig
 from instar.contract import Context
 from instar.errors import EngineError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from instar.components.rollout.config import EngineConfig
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from instar.components.update.advantages import Bools, Floats, Ints, group_sum, zero_variance
-from instar.components.update.config import Filter
+
+if TYPE_CHECKING:
+    from instar.components.update.config import Filter
 
 
 def keep_groups(config: Filter, correct: Floats, group: Ints, num_groups: int) -> Bools:

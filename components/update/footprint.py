@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from instar.components.update.config import PolicyGradientConfig
 from instar.kernels.logprob.budget import CHUNK_LOGITS
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 FIXED_BYTES = 3 * 2**26
 HEAP = 0.4

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch import Tensor
 from instar.components.policy_io import logits_dtype
 from instar.components.update.advantages import Ints
 from instar.components.update.batching import Micro, mask, micro_batches
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.update_batch import UpdateBatch
 from instar.errors import ConfigError, NumericsError
 from instar.kernels.logprob.dispatch import selected_logprob
 from instar.resident import Kind, Resident
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 _AGREES: Kind[frozenset[tuple[str, ...]]] = Kind("update/agrees")
 """The structures, with type, device and layout, that have passed `check_forward` in this process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,14 @@ from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import MODEL, cast_copy, load_model, row_name
 from instar.components.update import memory
 from instar.components.update.advantages import Ints
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import device
 from instar.components.update.resident_state import REFERENCE
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, LedgerError
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
 

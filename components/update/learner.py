@@ -17,7 +17,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import cast_copy, fingerprint, row_name
 from instar.components.update import lora
 from instar.components.update.bfloat16_copy import Bfloat16Copy
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_head
 from instar.components.update.forward import as_loaded
 from instar.components.update.optimizer import Optimizer
@@ -42,6 +41,9 @@ from instar.components.update.resident_state import (
 )
 from instar.contract import Context
 from instar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 FORMAT = 1
 

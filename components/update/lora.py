@@ -15,14 +15,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from instar import seeds
-from instar.components.update.config import LoraConfig
 from instar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instar.components.update.config import LoraConfig
 
 ADAPTER = "adapter"
 """Folder of a policy that holds its adapter."""

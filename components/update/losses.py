@@ -9,10 +9,14 @@ that, is no number; long before, a single token outweighs all others of its batc
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from instar.components.update.config import PolicyGradientConfig
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
+
 
 LOG_MOST = 10.0
 """Largest exponent of a ratio or of a KL term, in nats: a factor of 22,026. Beyond it the value stays and the gradient is 0.

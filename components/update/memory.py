@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from instar.artifact import Policy
 from instar.components.policy_io import MODEL, RESIDENT
 from instar.components.update import footprint
 from instar.components.update.batching import shapes
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.footprint import SIZES, Passes
 from instar.components.update.footprint import Plan as Plan  # what `plan` returns is named here, too
 from instar.components.update.learner import device
@@ -30,6 +29,9 @@ from instar.contract import PERF, Metrics
 from instar.errors import ConfigError
 from instar.memory_limits import address_space_left
 from instar.resident import Resident
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 
 def plan(

@@ -5,15 +5,19 @@ Names: plain for the whole batch, `arm/<arm>/…` per arm, `kind/<kind>/…` whe
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from instar.components.update.advantages import Bools, Floats, group_sum, zero_variance
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.losses import LOG_MOST
 from instar.components.update.trainer import Outcome, Trace
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Metrics
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 MOST = 700.0
 """Largest exponent that a metric shows: exp of more is infinite in float64."""

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from instar.components.update.config import Mismatch, PolicyGradientConfig
 from instar.components.update.losses import sequence_mean, sequence_sum
 from instar.errors import NumericsError
+
+if TYPE_CHECKING:
+    from instar.components.update.config import Mismatch, PolicyGradientConfig
 
 
 def weights(config: Mismatch, old: Tensor, behaviour: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from instar.components.update.advantages import Bools, Floats, Ints
-from instar.components.update.config import Overlong
+
+if TYPE_CHECKING:
+    from instar.components.update.config import Overlong
 
 
 def soft_penalty(lengths: Ints, max_length: int, buffer: int) -> Floats:

@@ -15,13 +15,13 @@ from instar.artifact import Policy
 from instar.components import policy_io
 from instar.components.rollout.engines import ENGINE
 from instar.components.update import batching, forward, inputs, memory, metrics, stats, trainer, update_batch
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import Learner
 from instar.components.update.learner import device as device_of
 from instar.contract import Context, Metrics
 
 if TYPE_CHECKING:
     from instar.artifact import Policy
+    from instar.components.update.config import PolicyGradientConfig
     from instar.components.update.stage import Ins, Outs
 
 

@@ -6,6 +6,7 @@ Shapes: N rollouts, G groups, M action tokens of all rollouts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 from instar.components.update import aggregate, critic, filters, overlong
 from instar.components.update.advantages import Bools, Floats, Ints, advantages, whiten
 from instar.components.update.batching import Micro, micro_batches
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.update_batch import UpdateBatch, ragged
 from instar.contract import Context
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 
 @dataclass(frozen=True, kw_only=True)

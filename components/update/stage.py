@@ -41,7 +41,7 @@ class Outs:
 def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Train the policy on one batch of labelled rollouts, in this process or in those it starts."""
     check_alone(os.environ)
-    return config.run(ins, outs, ctx)  # pyright: ignore[reportArgumentType] (one class under two module names)
+    return config.run(ins, outs, ctx)
 
 
 def check_alone(environment: Mapping[str, str]) -> None:

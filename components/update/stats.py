@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instar.components.update.advantages import Bools, Floats, advantages, centred, zero_variance
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.update_batch import UpdateBatch
 from instar.rows import ArmStatsRow
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 
 def arm_stats(config: PolicyGradientConfig, data: UpdateBatch, abs_advantage: Floats, kept: Bools) -> list[ArmStatsRow]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,13 +20,15 @@ from torch import Tensor
 from instar.components.update import kl, losses, mismatch, prepare
 from instar.components.update.advantages import Bools, Ints
 from instar.components.update.batching import Micro, micro_batches, padding_ratio
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.critic import value_loss
 from instar.components.update.forward import check_forward, score
 from instar.components.update.learner import Learner
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
 from instar.errors import NumericsError
+
+if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
 
 Dump = Callable[[Ints], Path]
 
@@ -196,7 +198,7 @@ def _compare_first(
 def _no_kl(config: PolicyGradientConfig) -> PolicyGradientConfig:
     import dataclasses
 
-    from instar.components.update.config import Kl
+    from instar.components.update.terms import Kl
 
     return dataclasses.replace(config, kl=Kl())
 

@@ -19,19 +19,13 @@ from transformers.utils import logging
 from instar.components.continuous import build as policies
 from instar.components.continuous.config import Arch, BcArch, ContinuousTask
 from instar.components.dataset_prep.offline import pendulum, statistics
-from instar.components.dataset_prep.offline.config import (
-    D4rlSource,
-    EpisodesSource,
-    MinariSource,
-    OfflineConfig,
-    PendulumSource,
-)
 from instar.components.dataset_prep.offline.cutting import return_buckets, slices
 from instar.components.dataset_prep.offline.d4rl import read_d4rl
 from instar.components.dataset_prep.offline.episodes import Episodes, concat
 from instar.components.dataset_prep.offline.minari import read_minari
 from instar.components.dataset_prep.offline.noise import add_action_noise
 from instar.components.dataset_prep.offline.rows import EpisodeRow, episode_table
+from instar.components.dataset_prep.offline.sources import D4rlSource, EpisodesSource, MinariSource, PendulumSource
 from instar.components.dataset_prep.offline.table import read_parquet, to_table
 from instar.components.dataset_prep.offline.tasks import Environment, action_box, find_environment, find_task
 from instar.components.dataset_prep.offline.validate import validate, whole
@@ -41,6 +35,7 @@ from instar.quality import run_gate
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
+    from instar.components.dataset_prep.offline.config import OfflineConfig
     from instar.components.dataset_prep.stage import Outs
 
 GENERATOR = "offline/1"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from instar import config as configs
 from instar import contract
-from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import device
 from instar.components.update.parallel.gang import Gang, write
 from instar.contract import Context, Metrics
@@ -23,6 +22,7 @@ from instar.errors import ConfigError, MissingDependencyError
 from instar.resident import Kind
 
 if TYPE_CHECKING:
+    from instar.components.update.config import PolicyGradientConfig
     from instar.components.update.stage import Ins, Outs
 
 GANG: Kind[tuple[str, Gang]] = Kind("update/processes")

@@ -16,7 +16,6 @@ from instar.components import policy_io
 from instar.components.trajectories import open_trajectories
 from instar.components.update.sequence import probe
 from instar.components.update.sequence.batch import Labelled, join
-from instar.components.update.sequence.config import SequenceConfig
 from instar.components.update.sequence.learner import Learner, check_trainer
 from instar.components.update.sequence.samples import Samples
 from instar.components.update.sequence.stats import arm_stats
@@ -25,6 +24,7 @@ from instar.contract import PERF, Context, Metrics
 from instar.rows import ArmStatsRow
 
 if TYPE_CHECKING:
+    from instar.components.update.sequence.config import SequenceConfig
     from instar.components.update.stage import Ins, Outs
 
 

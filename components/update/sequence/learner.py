@@ -7,7 +7,7 @@ any of them would change what is learned without a word.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,10 +16,12 @@ from instar.artifact import Policy, TrainerState
 from instar.components.continuous.model import ContinuousPolicy
 from instar.components.policy_io import fingerprint
 from instar.components.update.optimizer import Optimizer
-from instar.components.update.sequence.config import SequenceConfig
 from instar.config import to_dict
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError, LedgerError
+
+if TYPE_CHECKING:
+    from instar.components.update.sequence.config import SequenceConfig
 
 FORMAT = "sequence-1"
 FREE = ("device", "probe")

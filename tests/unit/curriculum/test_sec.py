@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pytest
 
-from instar.components.curriculum.config import SEC_MODES, SecConfig, Signal
+from instar.components.curriculum.config import SEC_MODES, SIGNALS, SecConfig, Signal
 from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import Draw, total
-from instar.components.curriculum.sec import SIGNALS, Sec
+from instar.components.curriculum.sec import Sec
 from instar.errors import ConfigError
 from instar.rows import ArmStatsRow
 
