@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Sections: TypeAlias = dict[str, list[str]]
 """Title of a section of `instar explain` -> its texts, for example `{"filter": ["all groups are trained on"]}`."""
-TaskUnit: TypeAlias = Literal["prompt", "segment"]
-"""What one training task is: a prompt to answer, or a segment of a logged episode."""
+TaskUnit: TypeAlias = Literal["prompt", "slice"]
+"""What one training task is: a prompt to answer, or a slice of a logged episode."""
 
 COUNTS = frozenset(
     {

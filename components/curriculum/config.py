@@ -84,7 +84,7 @@ class OrderedConfig(Base):
 
     def explain(self, recipe: RecipeView) -> Sections:
         """State how tasks are drawn."""
-        way = {"prompt": "easy to hard", "segment": "lowest return first"}[recipe.dataset_prep.UNIT]
+        way = {"prompt": "easy to hard", "slice": "lowest return first"}[recipe.dataset_prep.UNIT]
         return {"curriculum": [f"one level after another, {way}, an equal share of {self.steps} steps each"]}
 
 
@@ -108,7 +108,7 @@ class ReverseConfig(Base):
 
     def explain(self, recipe: RecipeView) -> Sections:
         """State how tasks are drawn."""
-        way = {"prompt": "hard to easy", "segment": "highest return first"}[recipe.dataset_prep.UNIT]
+        way = {"prompt": "hard to easy", "slice": "highest return first"}[recipe.dataset_prep.UNIT]
         return {"curriculum": [f"one level after another, {way}, an equal share of {self.steps} steps each"]}
 
 

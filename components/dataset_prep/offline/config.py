@@ -43,7 +43,7 @@ class OfflineConfig(Piece):
     PROVIDES: ClassVar[frozenset[str]] = frozenset(
         {"tasks.features", "data.observations", "data.actions", "data.rewards", "data.returns_to_go"}
     )
-    UNIT: ClassVar[TaskUnit] = "segment"
+    UNIT: ClassVar[TaskUnit] = "slice"
 
     strategy: Literal["offline"] = "offline"
     source: Source = field(default_factory=PendulumSource)
@@ -91,7 +91,7 @@ class OfflineConfig(Piece):
         del recipe
         arm = f"{self.buckets} quantiles of the return" if self.buckets else "the tiers of the data"
         task = (
-            f"a task is a segment of one episode: about {self.arch.window} consecutive starts of windows of "
+            f"a task is a slice of one episode: about {self.arch.window} consecutive starts of windows of "
             f"K = {self.arch.window} steps; an arm is one of {arm}; states are standardised, actions scaled to [-1, 1]"
         )
         return {"data": [self.source.explain(), *self.noise.explain(), task], "policy": self.arch.explain()}

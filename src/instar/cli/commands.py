@@ -199,12 +199,10 @@ def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float
     from instar.components.dataset_prep.offline.record import make_data as record
     from instar.components.dataset_prep.offline.recording import Job
 
-    def say(line: str) -> None:
-        say(line + "\n")
-
     torch.set_num_threads(1)
-    found = record(Job(env=environment, steps=steps, seed=seed, seconds=seconds), out, say)
-    for tier, facts in found["tiers"].items():
+    job = Job(env=environment, steps=steps, seed=seed, seconds=seconds)
+    recorded = record(job, out, lambda line: say(line + "\n"))
+    for tier, facts in recorded["tiers"].items():
         say(f"{tier}: {facts['episodes']:.0f} episodes, mean return {facts['mean_return']:.1f}\n")
 
 
