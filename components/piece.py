@@ -67,6 +67,8 @@ class RecipeView(Protocol):
     @property
     def clock(self) -> Literal["rounds", "fused"]: ...
     @property
+    def reference(self) -> Literal["initial", "iteration"]: ...
+    @property
     def iterations(self) -> int: ...
     @property
     def inner_steps(self) -> int: ...
@@ -80,6 +82,16 @@ class Piece:
     """Columns that every configuration of the class reads."""
     PROVIDES: ClassVar[frozenset[str]] = frozenset()
     """Columns that some configuration of the class fills; a recipe that lacks one of them is told of the class."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs on request that this configuration asks for (`instar.contract.ON_REQUEST`)."""
+        return ()
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The outputs on request that this configuration asks for."""
+        return ()
 
     def requires(self) -> frozenset[str]:
         """Return the columns this configuration reads."""

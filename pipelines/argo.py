@@ -14,7 +14,7 @@ from typing import Any
 from instar import config as configs
 from instar import contract
 from instar.errors import ContractError, MissingDependencyError
-from instar.pipelines.chain.pointers import pointers
+from instar.pipelines.chain.pointers import handed_on
 from instar.pipelines.chain.segment import API
 from instar.pipelines.placement import environment
 from instar.pipelines.pools import GROUP, USER, Images, Pool, Profile, Toleration
@@ -119,8 +119,8 @@ def _add_template(node: Node, graph: Graph, profile: Profile, images: Images) ->
         words = ["control", node.kind, "--run-id", "{{workflow.uid}}-{{inputs.parameters.segment}}"]
         words += ["--segment", "{{inputs.parameters.segment}}", "--iteration", "{{inputs.parameters.iteration}}"]
         words += ["--plus-iteration", str(node.iteration)]
-        opens = node.kind == "open" and graph.kind != "begin"
-        outs = list(contract.ports(pointers(graph.recipe))) if opens else ["next"] if node.kind == "advance" else []
+        handed = list(contract.ports(handed_on(graph.recipe, graph.kind)))
+        outs = handed if node.kind == "open" else ["next"] if node.kind == "advance" else []
     else:
         outs = list(contract.ports(node.stage.outs))
         words = ["stage", node.kind, "--record", "--config", config_text(node)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
+from instar.components.dataset_prep.stage import reads_sources
 from instar.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def pieces(recipe: Recipe) -> dict[str, Piece]:
 def check(recipe: Recipe) -> None:
     """Raise `ConfigError` for the first column that nothing fills, then for the first piece that does not fit the others."""
     _check_columns(recipe)
+    _check_sources(recipe)
     for name, piece in pieces(recipe).items():
         piece.check(recipe, name)
     recipe.gate.check(recipe)
@@ -44,6 +46,17 @@ def _check_columns(recipe: Recipe) -> None:
                 where=f"recipe.{name}",
                 action=f"take one that does: {', '.join(able)}" if able else f"choose another {name}",
             )
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """Refuse sources that nothing would read."""
+    if recipe.sources and not reads_sources(recipe.dataset_prep):
+        raise ConfigError(
+            expected="none: this strategy of dataset_prep does not learn from other evolutions",
+            found=f"{len(recipe.sources)}, first {recipe.sources[0]}",
+            where="recipe.sources",
+            action="leave them out, or choose a dataset_prep that reads them",
+        )
 
 
 def providers(column: str, recipe: type[Recipe]) -> Iterator[tuple[str, str]]:

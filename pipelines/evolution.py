@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from instar.artifact import Evaluation
+from instar.artifact import Evaluation, Source
 from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, GATHER, REWARD, ROLLOUT, UPDATE
+from instar.components.dataset_prep.stage import reads_sources
 from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.rollout.gather import GatherConfig
 from instar.contract import Inputs, Shard, Stage
@@ -68,6 +69,10 @@ class Runner(Protocol):
         """Return the optimiser steps of the evolution so far."""
         ...
 
+    def sources(self) -> tuple[Source, ...]:
+        """Return the evolutions that this one learns from, as its opening entry pins them."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
@@ -112,7 +117,7 @@ def positions(runner: Runner, recipe: Recipe) -> Iterator[Position]:
 
 def begin(runner: Runner, recipe: Recipe) -> Position:
     """Make data and the initial policy, measure it, and make it the first champion."""
-    prepared = prepare(runner.call, recipe)
+    prepared = prepare(runner, recipe)
     state, evaluation = watch(runner.call, recipe, prepared, None, iteration=0)
     base_test = evaluate(runner.call, recipe.test, prepared, None, iteration=0).evaluation
     return runner.gate(recipe.gate, _candidate(state, evaluation, base_test, 0), None)
@@ -121,7 +126,7 @@ def begin(runner: Runner, recipe: Recipe) -> Position:
 def iterate(runner: Runner, recipe: Recipe, position: Position) -> Position:
     """Learn for one iteration, evaluate, and let the gate say what follows."""
     iteration = position.iteration + 1
-    state = learn(runner.call, recipe, position.state, iteration)
+    state = learn(runner.call, recipe, referenced(position.state, recipe), iteration)
     state, evaluation = watch(runner.call, recipe, state, position.champion_evaluation, iteration)
     return runner.gate(recipe.gate, _candidate(state, evaluation, position.base_test, iteration), position)
 
@@ -168,10 +173,16 @@ def finish(runner: Runner, recipe: Recipe, position: Position) -> Outcome:
     )
 
 
-def prepare(call: Call, recipe: Recipe) -> State:
+def prepare(runner: Runner, recipe: Recipe) -> State:
     """Make tasks, logged data and the initial policy, which is also the first reference of any KL term."""
-    made = call(DATASET_PREP, recipe.dataset_prep, iteration=0)
-    return State(tasks=made.tasks, data=made.data, policy=made.policy, reference=made.policy)
+    sources = runner.sources() if reads_sources(recipe.dataset_prep) else ()
+    prepared = runner.call(DATASET_PREP, recipe.dataset_prep, iteration=0, sources=sources)
+    return State(tasks=prepared.tasks, data=prepared.data, policy=prepared.policy, reference=prepared.policy)
+
+
+def referenced(state: State, recipe: Recipe) -> State:
+    """Return the state with which an iteration begins: its policy is the reference, if the recipe says so."""
+    return state if recipe.reference == "initial" else dataclasses.replace(state, reference=state.policy)
 
 
 def learn(call: Call, recipe: Recipe, state: State, iteration: int) -> State:

@@ -14,8 +14,8 @@ from instar import config as configs
 from instar import contract
 from instar.pipelines import placement
 from instar.pipelines.chain.gang.pod import PodSettings
-from instar.pipelines.chain.pointers import pointers
-from instar.pipelines.kubeflow_components import CONTROL, component, control, gang, kfp_dsl, output_name
+from instar.pipelines.chain.pointers import handed_on
+from instar.pipelines.kubeflow_components import CONTROL, collected, component, control, gang, kfp_dsl, output_name
 from instar.pipelines.pools import Images, Profile
 from instar.pipelines.trace import MAX_FAN_OUT, Graph, Node, Ref, check_size, config_text
 from instar.store_files import storage_errors
@@ -76,10 +76,10 @@ class _Builder:
         if kind == "gang":
             made = gang(self._image(kind))(**self._stage(node, 0), **self._inputs(node), pod=self._pod())
         elif node.stage is None:
-            ports = pointers(self.graph.recipe) if self.graph.kind != "begin" else None
-            made = control(node.kind, image, ports)(**self._control(node))
+            handed = handed_on(self.graph.recipe, self.graph.kind)
+            made = control(node.kind, image, handed)(**self._control(node))
         else:
-            made = component(node.stage, image)(**self._stage(node, shard), **self._inputs(node))
+            made = component(node.stage, image, node.inputs)(**self._stage(node, shard), **self._inputs(node))
         made.set_display_name("gang" if kind == "gang" else node.name)
         for name in node.after:
             made.after(self.made[name])
@@ -122,9 +122,11 @@ class _Builder:
 
     def _inputs(self, node: Node) -> dict[str, Any]:
         assert node.stage is not None
-        many = contract.variadic(node.stage.ins)
+        many = collected(node.stage)
         return {
-            contract.port_of(name): self._artifact(ref, collected=contract.port_of(name) in many)
+            contract.port_of(name) if contract.port_of(name) in many else contract.flat_name(name): self._artifact(
+                ref, collected=contract.port_of(name) in many
+            )
             for name, ref in sorted(node.inputs.items(), reverse=True)  # of a collected port the first member counts
         }
 

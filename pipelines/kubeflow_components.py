@@ -8,7 +8,7 @@ name of an input is called `out_<name>`, since inputs and outputs of a KFP compo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, List, Optional  # noqa: UP035 (kfp reads these forms)
 
 from instar import contract
@@ -38,19 +38,34 @@ CONTROL: dict[str, dict[str, type]] = {
 Ports = Mapping[str, tuple[type[Artifact], bool]]
 
 
-def component(stage: Stage[Any, Any, Any], image: str) -> Any:
-    """Return the KFP container component of `stage`, run in `image`. Optional inputs stay optional."""
+def component(stage: Stage[Any, Any, Any], image: str, inputs: Iterable[str] = ()) -> Any:
+    """Return the KFP container component of `stage`, run in `image`. Optional inputs stay optional.
+
+    A port that may take no artifact at all becomes one port for each of its members in `inputs`: `sources.0` becomes `sources_0`.
+    """
+    ports, many = contract.ports(stage.ins), collected(stage)
+    loose = contract.variadic(stage.ins) - many
+    ins = {name: port for name, port in ports.items() if name not in loose}
+    ins |= {
+        contract.flat_name(n): (ports[contract.port_of(n)][0], True) for n in inputs if contract.port_of(n) in loose
+    }
     return _component(
         stage.name,
         ["stage", stage.name],
         image,
         STAGE,
-        contract.ports(stage.ins),
+        ins,
         contract.ports(stage.outs),
-        many=contract.variadic(stage.ins),
+        many=many,
         extra={"metrics": "Metrics"},
         doc=stage.run.__doc__ or "",
     )
+
+
+def collected(stage: Stage[Any, Any, Any]) -> frozenset[str]:
+    """Return the ports of `stage` that take what the shards of a loop made."""
+    ports = contract.ports(stage.ins)
+    return frozenset(name for name in contract.variadic(stage.ins) if ports[name][1])
 
 
 def gang(image: str) -> Any:
@@ -63,9 +78,9 @@ def gang(image: str) -> Any:
     )
 
 
-def control(kind: str, image: str, pointers: type[Any] | None = None) -> Any:
-    """Return the component of a control node. `pointers` declares what `open` and `gate` hand on, if they do."""
-    outs = contract.ports(pointers) if pointers and kind in ("open", "gate") else {}
+def control(kind: str, image: str, handed: type[Any] | None = None) -> Any:
+    """Return the component of a control node. `handed` declares what `open` and `gate` hand on, if they do."""
+    outs = contract.ports(handed) if handed and kind in ("open", "gate") else {}
     extra = {"report": "Markdown", "metrics": "Metrics"} if kind == "advance" else {}
     return _component(
         kind, ["control", kind], image, CONTROL[kind], {}, outs, extra=extra, doc=f"Control task: {kind}."

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from instar import config as configs
 from instar import contract
-from instar.artifact import Artifact, Evaluation
+from instar.artifact import Artifact, Evaluation, Source
 from instar.contract import WHOLE, Inputs, Shard, Stage
 from instar.errors import LedgerError
 from instar.events import Listener, StageDone, StageStarted, silent
@@ -21,6 +21,7 @@ from instar.ledger import Entry, memo_key
 from instar.pipelines.evolution import Position, settle
 from instar.pipelines.gate import GateConfig, decide
 from instar.plain import brief
+from instar.sources import pinned
 from instar.workspace import Workspace
 
 I = TypeVar("I")  # noqa: E741
@@ -120,6 +121,10 @@ class LedgerRunner(ABC):
         """Return the optimiser steps of the whole evolution so far."""
         metrics = [entry.body["metrics"] for entry in self.workspace.ledger.of("stage")]
         return int(sum(m.get("updates", 0.0) + m.get("update/updates", 0.0) for m in metrics))
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return the evolutions that this one learns from."""
+        return pinned(self.workspace.ledger)
 
     def summary(self, digest: str) -> dict[str, Any]:
         """Return `summary.json` of a stored evaluation."""

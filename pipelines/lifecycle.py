@@ -10,6 +10,7 @@ from instar.code import code_version
 from instar.errors import ConfigError, LedgerError
 from instar.pipelines import versions
 from instar.pipelines.recipe import Recipe
+from instar.sources import pin
 from instar.status import changed
 from instar.workspace import Workspace
 
@@ -34,13 +35,15 @@ def stored_recipe(workspace: Workspace) -> Recipe:
 def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
     """Write the ledger's first entry, or check that it holds this recipe and this code.
 
-    The entry also notes the versions that this process computes with, for example of torch (`instar.pipelines.versions`).
+    The entry pins the sources of the recipe as they are now. It also notes the versions that this process computes with, for
+    example of torch (`instar.pipelines.versions`).
     """
     body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
         noted = {"at": time.time(), **versions.notes(recipe.threads)}
-        workspace.ledger.append("open", {**body, "code": code_version()}, noted)
+        pins = {"sources": [pin(workspace, uri) for uri in recipe.sources]} if recipe.sources else {}
+        workspace.ledger.append("open", {**body, **pins, "code": code_version()}, noted)
     elif opened.body["seed"] != seed:
         raise ConfigError(
             expected=f"seed {opened.body['seed']}, with which this evolution was opened",

@@ -13,6 +13,7 @@ from instar.components.evaluate.config import Config as EvaluateConfig
 from instar.components.reward.config import Config as RewardConfig
 from instar.components.rollout.config import Config as RolloutConfig
 from instar.components.update.config import Config as UpdateConfig
+from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.sequence.config import SequenceConfig
 from instar.config import out_of_range
 from instar.pipelines import composition
@@ -41,6 +42,10 @@ class Recipe:
     evaluate: EvaluateConfig
     test: EvaluateConfig
     gate: GateConfig = field(default_factory=GateConfig)
+    sources: tuple[str, ...] = ()
+    """Evolutions to learn from, by URI (`instar.sources`). Opening an evolution pins them."""
+    reference: Literal["initial", "iteration"] = "initial"
+    """What a KL term compares the policy with: the policy that the evolution began with, or the one that began the iteration."""
     clock: Literal["rounds", "fused"] = "rounds"
     iterations: int
     inner_steps: int = 1
@@ -63,6 +68,8 @@ class Recipe:
                 found["update.weights"] = "a policy with dataset_prep.arch.auxiliary=true"
             if not isinstance(prep.arch, DecisionMambaArch):
                 found["update.decay_ssm_params"] = "dataset_prep.arch.strategy=decision_mamba"
+        if not isinstance(self.update, PolicyGradientConfig) or self.update.kl.place == "none":
+            found["reference"] = "update.kl.place=loss or reward"
         return found
 
     def inner(self) -> StepConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import faulthandler
 import json
 import os
@@ -212,6 +213,8 @@ def _check_kind(stage: Stage[Any, Any, Any], name: str, kind: type[Artifact], fo
 def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> dict[str, Any]:
     """Read parameters and pointer files, run the stage, and write output pointers and `executor_output.json`."""
     executor_input = executor.parse(args["executor_input"])
+    members = {contract.member_name(stage.ins, name): pointers for name, pointers in executor_input.pointers.items()}
+    executor_input = dataclasses.replace(executor_input, pointers=members)
     for port, pointers_in in executor_input.pointers.items():
         kind_in = _kind(stage, port)
         for pointer in pointers_in:

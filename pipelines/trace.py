@@ -15,10 +15,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from instar import config as configs
 from instar import contract
+from instar.artifact import Source
 from instar.contract import Inputs, Shard, Stage
 from instar.errors import ConfigError, ContractError
 from instar.pipelines import evolution
-from instar.pipelines.chain.pointers import pointers, position_of
+from instar.pipelines.chain.pointers import handed_on, position_of
 from instar.pipelines.evolution import Position
 from instar.pipelines.gate import GateConfig
 from instar.pipelines.recipe import Recipe
@@ -33,7 +34,9 @@ MAX_FAN_OUT = 16
 """Shards as pods of the pipeline: each costs three pods. More of them run as one gang job."""
 MAX_TEXT = 10_000
 """Characters of a parameter (kubeflow/pipelines #12510)."""
-_REF = re.compile(r"@([a-z0-9_-]+)/([a-z_]+)")
+OPEN = "open"
+"""The first task of a run: it reads the ledger."""
+_REF = re.compile(r"@([a-z0-9_-]+)/([a-z0-9_]+)")
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,9 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
             where="--unroll",
             action="choose the fused clock and more inner steps for longer segments",
         )
-    tracer = _Tracer(unroll if kind == "iterate" else 1, pointers(recipe))
+    tracer = _Tracer(unroll if kind == "iterate" else 1, handed_on(recipe, kind))
+    tracer.add(Node(name=OPEN, kind=OPEN))
     if kind == "begin":
-        tracer.add(Node(name="open", kind="open"))
         evolution.begin(tracer, recipe)
     else:
         position = tracer.opened()
@@ -134,15 +137,19 @@ def check_size(graph: Graph) -> None:
 
 
 class _Tracer:
-    """A runner that writes down what it is asked to run."""
+    """A runner that writes down what it is asked to run. `handed` declares what the first task, `open`, hands on."""
 
-    def __init__(self, gates: int, pointers: type[Any]) -> None:
+    def __init__(self, gates: int, handed: type[Any]) -> None:
         self.nodes: list[Node] = []
-        self._gates, self._pointers = gates, pointers
+        self._gates, self._handed = gates, handed
 
     def opened(self) -> Position:
-        """Add the node that reads the ledger, and return the state that it points to."""
-        return position_of(self._bind(self._pointers, self.add(Node(name="open", kind="open")).name), iteration=0)
+        """Return the position that the node that reads the ledger points to."""
+        return position_of(self._bind(self._handed, OPEN), iteration=0)
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return the sources that the node that reads the ledger points to."""
+        return tuple(contract.artifacts(self._bind(self._handed, OPEN)).values())  # type: ignore[arg-type]
 
     def call(
         self,
@@ -188,7 +195,7 @@ class _Tracer:
             self.advance()
             return candidate
         node = Node(name=self._unique("gate"), kind="gate", iteration=candidate.iteration, after=self._leaves())
-        return position_of(self._bind(self._pointers, self.add(node).name), iteration=candidate.iteration)
+        return position_of(self._bind(self._handed, self.add(node).name), iteration=candidate.iteration)
 
     def num_updates(self) -> int:
         """Return a number that stops nothing: whether anything was learned is checked when the ledger is written."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from instar.artifact import ArmStats, Batch, CurriculumState, Tasks
+from instar.artifact import ArmStats, Batch, CurriculumState, Rollouts, Scores, Tasks
 from instar.components.curriculum.config import Config
 from instar.components.curriculum.cursor import take
 from instar.components.curriculum.generated import due, read_cache, require_free_names, slots, split_stats
@@ -24,27 +25,34 @@ from instar.components.curriculum.pool import Pools, load_pools
 from instar.components.curriculum.protocol import Draw, measured, solve_rate
 from instar.components.generated.templates import KINDS
 from instar.config import to_dict
-from instar.contract import Context, Metrics, Stage
+from instar.contract import ON_REQUEST, Context, Metrics, Stage
 from instar.errors import LedgerError
 from instar.rows import ArmStatsRow, BatchRow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Task pools; from step 1 on the state and the arm statistics of the step before, and the tasks the evolution made itself."""
+    """Task pools; from step 1 on the state and the arm statistics of the step before, and the tasks the evolution made itself.
+
+    On request also what the step before drew, did and scored, for a strategy that makes tasks of it.
+    """
 
     tasks: Tasks
     curriculum: CurriculumState | None
     stats: ArmStats | None
     generated: Tasks | None = None
+    batch: Annotated[Batch | None, ON_REQUEST] = None
+    rollouts: Annotated[Rollouts | None, ON_REQUEST] = None
+    scores: Annotated[Scores | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """The prompts to try and the memory to carry on."""
+    """The prompts to try and the memory to carry on; on request the tasks that wait, with those that the strategy made."""
 
     batch: Batch
     curriculum: CurriculumState
+    generated: Annotated[Tasks | None, ON_REQUEST] = None
 
 
 def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:

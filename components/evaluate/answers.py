@@ -7,7 +7,7 @@ which pairs their answers as tightly as possible, and a policy that did not chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from instar import seeds
@@ -28,7 +28,9 @@ _REQUESTS = 256
 """Requests handed to the engine at once; a heartbeat follows each batch."""
 
 
-def answer(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: AnswerConfig, ctx: Context) -> Attempts:
+def answer(
+    tasks: Sequence[TaskRow], pools: Mapping[str, Tasks], policy: Policy, config: AnswerConfig, ctx: Context
+) -> Attempts:
     """Return verdicts on the greedy and sampled answers of `policy`, and with `config.judge` its own verdicts on answers.
 
     Too many failed verdicts are a `RewardError`.

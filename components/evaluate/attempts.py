@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from instar import schema
 from instar.artifact import Tasks
-from instar.components.task_table import resident_table
+from instar.components.task_table import digests, resident_tables
 from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
@@ -33,9 +34,9 @@ class Attempts:
     """What the policy said as a judge, and how it corrected itself, where that is measured."""
 
 
-def choose_tasks(tasks: Tasks, splits: tuple[str, ...], config: Config, ctx: Context) -> list[TaskRow]:
-    """Return the tasks of `splits` to attempt, in file order. A split without tasks is a `ContractError`."""
-    table = resident_table(tasks, ctx.resident)
+def choose_tasks(pools: Mapping[str, Tasks], splits: tuple[str, ...], config: Config, ctx: Context) -> list[TaskRow]:
+    """Return the tasks of `splits` to attempt, in the order of the pools. A split without tasks is a `ContractError`."""
+    table = resident_tables(pools, ctx.resident)
     names, arms = table.column("split").to_numpy(), table.column("arm").to_numpy()
     taken: Counter[tuple[str, str]] = Counter()
     picks = []
@@ -49,7 +50,7 @@ def choose_tasks(tasks: Tasks, splits: tuple[str, ...], config: Config, ctx: Con
         raise ContractError(
             expected=f"tasks of splits {list(splits)}",
             found=f"none of {empty}",
-            where=f"Tasks {tasks.digest}:split",
+            where=f"Tasks {digests(pools)}:split",
             action="prepare these pools or take the splits out of evaluate.splits",
         )
     return list(schema.from_table(TaskRow, table.take(picks)))

@@ -135,8 +135,9 @@ class AnswerConfig(Judged):
     def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
         """Answer the tasks and verify the answers."""
         from instar.components.evaluate.answers import answer
+        from instar.components.task_table import pools_of
 
-        return answer(tasks, ins.tasks, ins.policy, self, ctx)
+        return answer(tasks, pools_of(ins), ins.policy, self, ctx)
 
     def check(self, recipe: RecipeView, name: str) -> None:
         """Refuse a style in which no answer is asked for, and a judge without anchors in its wording."""
@@ -203,8 +204,9 @@ class SimulateConfig(Judged):
     def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
         """Play an episode of every task."""
         from instar.components.evaluate.simulate import simulate
+        from instar.components.task_table import pools_of
 
-        return simulate(tasks, ins.tasks, ins.policy, self, ctx)
+        return simulate(tasks, pools_of(ins), ins.policy, self, ctx)
 
     def explain(self, recipe: RecipeView) -> Sections:
         """State how a policy is measured at the test, and which one is reported."""

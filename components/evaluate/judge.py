@@ -7,7 +7,7 @@ gate obeys.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from instar.components.generated.anchors import SPLIT
 from instar.components.generated.item import LABELS, origin
 from instar.components.generated.templates import read_verdict
 from instar.components.reward.verifiers import Score, verify
-from instar.components.task_table import resident_table
+from instar.components.task_table import digests, resident_tables
 from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 DRIFT = "judge_drift"
 
 
-def choose_anchors(pools: Tasks, config: JudgeConfig, ctx: Context) -> list[TaskRow]:
+def choose_anchors(pools: Mapping[str, Tasks], config: JudgeConfig, ctx: Context) -> list[TaskRow]:
     """Return the anchors to ask: whole units, the first of each kind. A pool without any is a `ContractError`."""
-    table = resident_table(pools, ctx.resident)
+    table = resident_tables(pools, ctx.resident)
     rows = table.filter(np.asarray(table.column("split").to_numpy(zero_copy_only=False) == SPLIT))
     taken: Counter[str] = Counter()
     seen: dict[str, bool] = {}
@@ -52,7 +52,7 @@ def choose_anchors(pools: Tasks, config: JudgeConfig, ctx: Context) -> list[Task
         raise ContractError(
             expected=f"tasks of split {SPLIT}",
             found="none",
-            where=f"Tasks {pools.digest}:split",
+            where=f"Tasks {digests(pools)}:split",
             action="prepare them with dataset_prep.anchors, or set evaluate.judge=none and evaluate.reflect=none",
         )
     return out

@@ -51,7 +51,12 @@ class Judging:
 
 
 def run(
-    tasks: Sequence[TaskRow], rows: Sequence[EvalRow], pools: Tasks, asker: Asker, config: AnswerConfig, ctx: Context
+    tasks: Sequence[TaskRow],
+    rows: Sequence[EvalRow],
+    pools: Mapping[str, Tasks],
+    asker: Asker,
+    config: AnswerConfig,
+    ctx: Context,
 ) -> Judging:
     """Ask the anchors, and have the greedy answers in `rows` judged, or reflected upon where the gate is open."""
     assert config.judge is not None
@@ -84,7 +89,11 @@ def run(
 
 
 def trial(
-    answered: Sequence[tuple[TaskRow, EvalRow]], pools: Tasks, asker: Asker, config: AnswerConfig, ctx: Context
+    answered: Sequence[tuple[TaskRow, EvalRow]],
+    pools: Mapping[str, Tasks],
+    asker: Asker,
+    config: AnswerConfig,
+    ctx: Context,
 ) -> tuple[Interval, dict[str, Dialogue]]:
     """Reflect on the validation tasks; return the gain over the same greedy answers without it, and the dialogues by task.
 

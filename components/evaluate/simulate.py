@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from instar.components.evaluate.attempts import Attempts, choose_tasks
 from instar.components.evaluate.episodes import Condition, Episode, run_episodes
 from instar.components.evaluate.simulators import open_environments, time_limit
 from instar.components.evaluate.summary import split_summary
-from instar.components.task_table import resident_table
+from instar.components.task_table import resident_tables
 from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import EvalRow, TaskRow
@@ -47,7 +47,9 @@ class Assignment:
         return (total - self.random) / (self.expert - self.random)
 
 
-def simulate(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: SimulateConfig, ctx: Context) -> Attempts:
+def simulate(
+    tasks: Sequence[TaskRow], pools: Mapping[str, Tasks], policy: Policy, config: SimulateConfig, ctx: Context
+) -> Attempts:
     """Return an episode per task and, with `config.probes`, per task of pool `probe`, if there are any.
 
     `notes` holds `probes`, a summary of that pool as of a split, and `returns`: split -> arm -> mean return and target.
@@ -82,9 +84,9 @@ def simulate(tasks: Sequence[TaskRow], pools: Tasks, policy: Policy, config: Sim
     return out
 
 
-def _has_probes(pools: Tasks, ctx: Context) -> bool:
+def _has_probes(pools: Mapping[str, Tasks], ctx: Context) -> bool:
     """Data may be prepared without any: then there is nothing else to ask for."""
-    return PROBE in resident_table(pools, ctx.resident).column("split").unique().to_pylist()
+    return PROBE in resident_tables(pools, ctx.resident).column("split").unique().to_pylist()
 
 
 def read_task(task: TaskRow, acts_in: ContinuousTask) -> Assignment:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.components.evaluate.attempts import choose_tasks
 from instar.components.evaluate.config import AnswerConfig, Config
+from instar.components.task_table import pools_of
 from instar.contract import Context, Metrics, Stage
 from instar.rows import EvalRow, TaskRow
 
@@ -47,7 +48,7 @@ class Outs:
 
 def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the baseline."""
-    tasks = choose_tasks(ins.tasks, config.splits, config, ctx)
+    tasks = choose_tasks(pools_of(ins), config.splits, config, ctx)
     attempts = config.attempt(tasks, ins, ctx)
     judging = attempts.judging
     outs.evaluation.write([*attempts.rows, *(judging.rows if judging is not None else [])])

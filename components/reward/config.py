@@ -35,7 +35,7 @@ class VerifyConfig(Piece):
     failed_limit: float = 0.1
     style: Literal["boxed", "line", "tag"] = "boxed"
     recycle: RecycleConfig | None = None
-    """Make generated tasks of the attempts; without it the table of generated tasks stays empty."""
+    """Make generated tasks of the attempts."""
 
     def __post_init__(self) -> None:
         """Refuse a format reward that pays as much as a right answer, and a limit that is not a share."""
@@ -64,6 +64,11 @@ class VerifyConfig(Piece):
         shaped = f" + {self.format_reward:g} (an answer was found and it is wrong)" if self.format_reward else ""
         reward = f"r_i = correct_i{shaped}; a failed verdict is no number and its rollout is left out"
         return {"reward": [reward], "own tasks": self.recycle.explain(recipe) if self.recycle else []}
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Return the outputs on request."""
+        return ("generated",) if self.recycle is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +125,9 @@ class RefineConfig(Piece):
         return min(self.beta_cap, grown)
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
-        """Label the windows of all rollouts. Nothing is made of them."""
+        """Label the windows of all rollouts."""
         from instar.components.reward.refine import refine
 
-        outs.generated.write([])
         return refine(ins.rollouts, ins.policy, ins.data, outs.scores, self, ctx)
 
     def check(self, recipe: RecipeView, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from instar.components.generated.item import is_generated
 from instar.components.reward.recycle import read_cache, recycle, summary_by_kind, write_cache
 from instar.components.reward.verifiers import VERSION, Failed, Score, Verdict, chance, verify
-from instar.components.task_table import lookup
+from instar.components.task_table import lookup, pools_of
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context, Metrics
 from instar.errors import ContractError, RewardError
@@ -27,15 +27,13 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
     """Verify the answers of all rollouts, write their scores, and make tasks of the attempts if `recycle` says so."""
     rows, tokenizer = ins.rollouts.read(), load_tokenizer(ins.policy)
     wanted = {row.task_id for row in rows}
-    attempted = lookup(ins.tasks, wanted, ctx.resident)
-    if ins.generated is not None:
-        attempted |= lookup(ins.generated, wanted, ctx.resident)
+    attempted = lookup(pools_of(ins), wanted, ctx.resident)
     found = score_rollouts(attempted, rows, tokenizer.decode, config)
     outs.scores.write(found)
     metrics = summary(attempted, rows, found) | summary_by_kind(attempted, rows, found)
     if config.recycle is None:
-        outs.generated.write([])
         return metrics
+    assert outs.generated is not None
 
     def text_of(rollout: RolloutRow) -> str:
         return tokenizer.decode(answer_tokens(rollout))

@@ -10,10 +10,11 @@ what a policy thinks of an answer is never a reward. With `recycle`, attempts be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from instar.artifact import Policy, Rollouts, Scores, Tasks
 from instar.components.reward.config import Config
-from instar.contract import Context, Metrics, Stage
+from instar.contract import ON_REQUEST, Context, Metrics, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,10 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """One score per rollout, in the order of the rollouts, and the tasks made and not yet tried, oldest first."""
+    """One score per rollout, in the order of the rollouts; with `recycle` the tasks made and not yet tried, oldest first."""
 
     scores: Scores
-    generated: Tasks
+    generated: Annotated[Tasks | None, ON_REQUEST] = None
 
 
 def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
@@ -41,4 +42,4 @@ def reward(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     return config.run(ins, outs, ctx)
 
 
-STAGE = Stage("reward", Ins, Outs, Config, reward, version=7)
+STAGE = Stage("reward", Ins, Outs, Config, reward, version=8)

@@ -97,9 +97,9 @@ class SampleConfig(Piece):
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Sample answers to the slots of this shard."""
         from instar.components.rollout.sample import sample
+        from instar.components.task_table import pools_of
 
-        tasks = [table for table in (ins.tasks, ins.generated) if table is not None]
-        return sample(ins.policy, tasks, ins.slots(ctx.shard), outs.rollouts, self, ctx)
+        return sample(ins.policy, pools_of(ins), ins.slots(ctx.shard), outs.rollouts, self, ctx)
 
 
 @dataclass(frozen=True, kw_only=True)

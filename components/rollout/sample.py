@@ -6,7 +6,7 @@ Token ids are the record. Nothing is encoded again after sampling: a row is the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from instar.artifact import Policy, Rollouts, Tasks
@@ -38,7 +38,7 @@ _PARTS = 4  # engine batches between two heartbeats
 
 def sample(
     policy: Policy,
-    pools: Sequence[Tasks],
+    pools: Mapping[str, Tasks],
     slots: Sequence[BatchRow],
     rollouts: Rollouts,
     config: SampleConfig,
@@ -46,7 +46,8 @@ def sample(
 ) -> Metrics:
     """Sample `group_size` answers to every prompt slot of a task in `pools`."""
     engine, acting = open_engine(config.engine, policy, ctx), row_name(policy)
-    tokenizer, prompts = load_tokenizer(policy), prompts_of(pools, slots, ctx)
+    tokenizer = load_tokenizer(policy)
+    prompts = lookup(pools, {slot.task_id for slot in slots}, ctx.resident)
     requests = [_request(slot, prompts, tokenizer, ctx) for slot in slots]
     start = time.perf_counter()
     rows: list[RolloutRow] = []
@@ -63,15 +64,6 @@ def sample(
     speed = metrics["tokens"] / seconds if rows else 0.0
     metrics |= facts(engine)
     return {**metrics, "canary_logprob": canary, f"{PERF}tokens_per_s": speed}
-
-
-def prompts_of(pools: Sequence[Tasks], slots: Sequence[BatchRow], ctx: Context) -> dict[str, TaskRow]:
-    """Return the tasks that were drawn by id, from the pools that hold them."""
-    wanted = {slot.task_id for slot in slots}
-    found: dict[str, TaskRow] = {}
-    for pool in pools:
-        found |= lookup(pool, wanted, ctx.resident)
-    return found
 
 
 def check_sample(sample: Sample, request: Request, tokenizer: TextTokenizer, config: SampleConfig) -> None:

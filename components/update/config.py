@@ -189,6 +189,7 @@ class PolicyGradientConfig(Piece):
                 *entropy,
                 self.mismatch.explain(self.dtype),
                 *self.kl.explain_loss(),
+                *self.kl.explain_reference(recipe.reference),
             ],
             "aggregation": [AGGREGATES[self.aggregate].format(max_length=self.max_length)],
             "optimiser": [_optimiser(self), *filter(None, [outlook(recipe)])],

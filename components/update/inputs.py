@@ -33,8 +33,8 @@ def check(
 ) -> None:
     """Raise unless the parts of the state are there.
 
-    Trainer state: needed after step 0, unless the policy is the reference, the one the evolution started from (a
-    rollback to the base starts the optimiser afresh). Reference: needed by a KL term.
+    Trainer state: needed after step 0, unless the policy is the reference. The policy that the evolution began with has none,
+    and a rollback to it starts the optimiser afresh. Reference: needed by a KL term.
     """
     at_base = reference is not None and bool(policy.digest) and reference.digest == policy.digest
     if trainer is None and ctx.step > 0 and not at_base:

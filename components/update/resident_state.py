@@ -34,7 +34,7 @@ class ResidentTrainerState:
 
 TRAINER: Kind[ResidentTrainerState] = Kind("trainer")
 """The state that the next update of this process goes on from."""
-REFERENCE: Kind[Any] = Kind("reference")
+REFERENCE: Kind[Any] = Kind("reference", newest=1)
 """The frozen model of a KL term, kept for the reference policy in the type that it computes in."""
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
+from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, Tasks, TrainerState
 from instar.components.update.config import Config
-from instar.contract import Context, Metrics, Stage
+from instar.contract import ON_REQUEST, Context, Metrics, Stage
 from instar.errors import ConfigError
 
 
@@ -31,11 +32,12 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """The next policy with its trainer state, and the statistics a curriculum learns from."""
+    """The next policy with its trainer state, and the statistics a curriculum learns from; on request the tasks that wait."""
 
     policy: Policy
     trainer: TrainerState
     stats: ArmStats
+    generated: Annotated[Tasks | None, ON_REQUEST] = None
 
 
 def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:

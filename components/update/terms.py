@@ -62,6 +62,11 @@ class Kl:
             return [f"l_it += {self.coef:g} {KL_TERMS[self.kind]}"]
         return ["no KL term"] if self.place == "none" else []
 
+    def explain_reference(self, reference: Literal["initial", "iteration"]) -> list[str]:
+        """State which policy the term compares with; nothing without a term."""
+        policy = {"initial": "that the evolution began with", "iteration": "that began the iteration"}[reference]
+        return [f"ref = the policy {policy}"] if self.place != "none" else []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:

@@ -24,6 +24,7 @@ from instar.pipelines.chain.segment import Run
 from instar.pipelines.evolution import Position
 from instar.pipelines.lifecycle import stored_recipe
 from instar.pipelines.replay import why_over
+from instar.sources import pinned
 from instar.store_files import storage_errors, write_whole
 from instar.terminal import say
 from instar.workspace import Workspace
@@ -94,7 +95,8 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
         counters = {"segment": head.segment, "iteration": head.iteration, "step": head.step}
         return {}, {}, {"next": following(head), **{n: str(v) for n, v in counters.items()}}
     if name == "open":
-        return _pointers(workspace, segment.open_segment(workspace, run), ends=False), {}, {}
+        position = segment.open_segment(workspace, run)
+        return (_sources(workspace) if position is None else _pointers(workspace, position, ends=False)), {}, {}
     if name == "gate":
         return _pointers(workspace, segment.gate(workspace, run, iteration), ends=True), {}, {}
     head = segment.advance(workspace, run, iteration)
@@ -109,13 +111,17 @@ def following(head: Head) -> str:
     return head.kind if head.status == "running" else head.status
 
 
-def _pointers(workspace: Workspace, position: Position | None, ends: bool) -> dict[str, Pointer]:
+def _sources(workspace: Workspace) -> dict[str, Pointer]:
+    """Return what the first segment of an evolution begins with: the evolutions that it learns from."""
+    members = contract.flatten({"sources": pinned(workspace.ledger)})
+    return {contract.flat_name(n): Pointer(digest=a.digest, type=type(a).__name__) for n, a in members.items()}
+
+
+def _pointers(workspace: Workspace, position: Position, ends: bool) -> dict[str, Pointer]:
     """Return the pointers to the state of the loop.
 
     If the gate has ended the evolution and `ends` is True, every pointer says so, and later stages do nothing.
     """
-    if position is None:
-        return {}
     recipe = stored_recipe(workspace)
     declared, over = pointers(recipe), why_over(recipe, position)
     kinds = {name: kind.__name__ for name, (kind, _) in contract.ports(declared).items()}

@@ -11,19 +11,36 @@ import functools
 from typing import Any
 
 from instar import contract
-from instar.artifact import Artifact, Evaluation
+from instar.artifact import Artifact, Evaluation, Source
 from instar.components.catalog import EVALUATE
+from instar.components.dataset_prep.stage import reads_sources
 from instar.pipelines.evolution import Position, stages
 from instar.pipelines.recipe import Recipe
-from instar.state import LIFETIMES, Champion, State, carried, declaration, of_lifetime
+from instar.state import LIFETIMES, Champion, State, carried, declaration, of_lifetime, reads, writes
 
 CHAMPION = "champion_"
 EVALUATIONS = ("champion_evaluation", "base_test")
 
 
+def handed_on(recipe: Recipe, kind: str) -> type[Any]:
+    """Return the declaration of what `open` hands on at the start of a segment of this kind."""
+    if kind != "begin":
+        return pointers(recipe)
+    count = len(recipe.sources) if reads_sources(recipe.dataset_prep) else 0
+    more = {contract.flat_name(f"sources.{number}"): Source for number in range(count)}
+    return declaration("Sources", "The evolutions that this one learns from.", (), more)
+
+
 def pointers(recipe: Recipe) -> type[Any]:
-    """Return the declaration of the ports that the stages of `recipe` need."""
-    return _pointers(tuple(carried([*stages(recipe.inner()), (EVALUATE, recipe.evaluate), (EVALUATE, recipe.test)])))
+    """Return the declaration of the ports that the stages of `recipe` need.
+
+    These are the entries that a pass reads before it writes them, and those that the test of the champion reads. An entry of
+    lifetime `learned` that no stage of the recipe writes is none for ever, and has no port.
+    """
+    loop = [*stages(recipe.inner()), (EVALUATE, recipe.evaluate)]
+    needed = {*carried(loop), *reads(EVALUATE, recipe.test)}
+    there = {*of_lifetime("prepared", "policy"), *(name for stage, config in loop for name in writes(stage, config))}
+    return _pointers(tuple(name for name in LIFETIMES if name in needed & there))
 
 
 @functools.cache

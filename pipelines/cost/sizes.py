@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from instar import contract
 from instar.components.dataset_prep.config import ArmConfig
@@ -17,7 +17,7 @@ from instar.pipelines.trace import Graph, Node
 
 def read(node: Node, case: Case) -> list[tuple[str, float]]:
     """Return class and bytes of every artifact that a stage node fetches; the stage function may use fewer."""
-    kinds = _classes(node.stage)[0] if node.stage else {}
+    kinds = _classes(node.stage, "ins", getattr(node.config, "reads", ())) if node.stage else {}
     parts = {ref: name for name, ref in node.inputs.items()}  # the same artifact on two ports is fetched once
     ports = [contract.port_of(name) for name in parts.values()]
     shards = {"parts": case.recipe.rollout.shards}
@@ -26,16 +26,15 @@ def read(node: Node, case: Case) -> list[tuple[str, float]]:
 
 def written(node: Node, case: Case) -> list[tuple[str, float]]:
     """Return class and bytes of every artifact that a stage node stores."""
-    kinds = _classes(node.stage)[1] if node.stage else {}
+    kinds = _classes(node.stage, "outs", getattr(node.config, "writes", ())) if node.stage else {}
     shards = node.shard.total if node.shard else 1
     return [(kind, _size(kind, port, case, node.kind == "dataset_prep") / shards) for port, kind in kinds.items()]
 
 
 @cache
-def _classes(stage: Stage[Any, Any, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the artifact classes of the input and of the output ports by name."""
-    ins, outs = contract.ports(stage.ins), contract.ports(stage.outs)
-    return {port: kind.__name__ for port, (kind, _) in ins.items()}, {p: kind.__name__ for p, (kind, _) in outs.items()}
+def _classes(stage: Stage[Any, Any, Any], side: Literal["ins", "outs"], asked: tuple[str, ...]) -> dict[str, str]:
+    """Return the artifact classes of the ports by name, for a configuration that asks for `asked`."""
+    return {port: kind.__name__ for port, (kind, _) in contract.requested(getattr(stage, side), asked).items()}
 
 
 def _size(kind: str, port: str, case: Case, base: bool) -> float:

@@ -185,6 +185,27 @@ class QualityReport(Artifact):
     files = ("quality.json",)
 
 
+class Source(Artifact):
+    """Another evolution, pinned: its ledger, which policy is its champion, and all that it tried and how that was scored.
+
+    source.json       name and recipe of the evolution, head of its ledger, digest of its champion
+    ledger.jsonl      its entries up to that head, without clock readings
+    tried/000017/     rollouts and scores of ledger entry 17, a table each
+    """
+
+    files = ("source.json", "ledger.jsonl")
+
+    @property
+    def champion(self) -> str:
+        """Return the digest of the champion's policy."""
+        return str(self.read_json("source.json")["champion"])
+
+    def tried(self) -> Iterator[tuple[Rollouts, Scores]]:
+        """Yield the rollouts with their scores, in the order in which they were scored."""
+        for folder in sorted((self.path / "tried").glob("*")):
+            yield Rollouts(folder / "rollouts"), Scores(folder / "scores")
+
+
 CLASSES: dict[str, type[Artifact]] = {
     cls.__name__: cls
     for cls in (
@@ -199,5 +220,6 @@ CLASSES: dict[str, type[Artifact]] = {
         CurriculumState,
         History,
         QualityReport,
+        Source,
     )
 }

@@ -124,8 +124,9 @@ def variadic(declaration: type[Any]) -> frozenset[str]:
 
 
 ON_REQUEST = "on request"
-"""Marks an optional port, `Annotated[X | None, ON_REQUEST]`, that is there only for configurations that list it in their
-`reads` (an input) or `writes` (an output). A result then does not depend on an input that its strategy never looks at."""
+"""Marks an optional port, `Annotated[X | None, ON_REQUEST]` or `Annotated[tuple[X, ...], ON_REQUEST]`, that is there only for
+configurations that list it in their `reads` (an input) or `writes` (an output). A result then does not depend on an input that
+its strategy never looks at."""
 
 
 def on_request(declaration: type[Any]) -> frozenset[str]:
@@ -143,6 +144,17 @@ def requested(declaration: type[Any], asked: Iterable[str]) -> dict[str, tuple[t
 def port_of(name: str) -> str:
     """Return the port of a member name: `parts` of `parts.0`."""
     return name.partition(".")[0]
+
+
+def flat_name(name: str) -> str:
+    """Return a member name without a dot, where a dot is no part of a name: `sources_0` of `sources.0`."""
+    return name.replace(".", "_")
+
+
+def member_name(declaration: type[Any], name: str) -> str:
+    """Return the member whose flat name is `name`: `sources.0` of `sources_0`. Other names stay as they are."""
+    port, _, number = name.rpartition("_")
+    return f"{port}.{number}" if port in variadic(declaration) and number.isdigit() else name
 
 
 def flatten(inputs: Mapping[str, Inputs]) -> dict[str, Artifact]:

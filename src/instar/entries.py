@@ -51,6 +51,10 @@ def _all(check: Check) -> Check:
     return lambda value: isinstance(value, Mapping) and all(map(check, value.values()))
 
 
+def _digests(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_digest, value))
+
+
 def _shard(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_count, value)) and value[0] < value[1]
 
@@ -62,10 +66,11 @@ WORDS: dict[Check, str] = {
     _digest: "a digest 'sha256:...'",
     _digest_or_none: "a digest 'sha256:...' or an empty text",
     _shard: "two integers [i, n] with i < n",
+    _digests: "a list of digests 'sha256:...'",
     _clock: "seconds since 1970, before the year 5138",
 }
-_DIGESTS, _NUMBERS = _all(_digest), _all(_number)
-WORDS |= {_DIGESTS: "a table of digests", _NUMBERS: "a table of finite numbers"}
+_NAMED, _NUMBERS = _all(_digest), _all(_number)
+WORDS |= {_NAMED: "a table of digests", _NUMBERS: "a table of finite numbers"}
 
 BODIES: dict[str, dict[str, Check]] = {
     "open": {
@@ -81,8 +86,8 @@ BODIES: dict[str, dict[str, Check]] = {
         "iteration": _count,
         "step": _count,
         "key": _text,
-        "inputs": _DIGESTS,
-        "outputs": _DIGESTS,
+        "inputs": _NAMED,
+        "outputs": _NAMED,
         "metrics": _NUMBERS,
         "code": _text,
     },
@@ -116,6 +121,8 @@ def check(kind: Any, body: Any, time: Any, where: str) -> None:
     if kind == "stage" and isinstance(body, Mapping):
         fields |= STAGES.get(body["stage"], {}) if isinstance(body.get("stage"), str) else {}
         fields |= {"shard": _shard} if "shard" in body else {}
+    if kind == "open" and isinstance(body, Mapping) and "sources" in body:
+        fields |= {"sources": _digests}
     for path, wanted in fields.items():
         _field(body, path, wanted, where)
     if not isinstance(time, Mapping):

@@ -27,6 +27,9 @@ from instar.plain import brief
 from instar.store import open_store
 from instar.store_files import storage_errors
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What an evolution may be called."""
+
 
 class Workspace:
     """An opened evolution directory. Use `open_workspace` or `create_workspace`."""
@@ -60,7 +63,7 @@ class Workspace:
 
 def create_workspace(path: Path, evolution: str, store_uri: str | None = None) -> Workspace:
     """Create an evolution directory, or reopen one that was created with the same name and store."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", evolution):
+    if not NAME.fullmatch(evolution):
         raise ConfigError(
             expected="a name of letters, digits, '.', '_' and '-' that begins with a letter or digit",
             found=repr(evolution),

@@ -150,7 +150,7 @@ def test_wrong_wiring_does_not_compile() -> None:
 
     def wire(policy: str) -> None:
         data = component(DATASET_PREP, "i")(**given).outputs
-        batch = component(CURRICULUM, "i")(tasks=data["tasks"], **given).outputs["batch"]
+        batch = component(CURRICULUM, "i")(tasks=data["tasks"], **given).outputs["out_batch"]
         component(ROLLOUT, "i")(policy=data[policy], tasks=data["tasks"], batch=batch, **given)
 
     dsl.pipeline(name="right")(lambda: wire("policy"))

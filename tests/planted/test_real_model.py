@@ -58,7 +58,7 @@ class World:
         )
         self.rollouts = self.roll(self.policy)
         self.scores = Scores(self.new("scores"), "scores")
-        outs = reward.Outs(scores=self.scores, generated=Tasks(self.new("generated")))
+        outs = reward.Outs(scores=self.scores)
         ins = reward.Ins(tasks=self.tasks, rollouts=self.rollouts, policy=self.policy)
         reward.STAGE(ins, outs, VerifyConfig(style="line"), self.context("reward"))
 

@@ -9,12 +9,14 @@ import dataclasses
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from instar import config as configs
 from instar import schema
+from instar.artifact import Tasks
 from instar.components.curriculum.generated import slots
 from instar.components.generated import templates
 from instar.components.generated.item import origin
@@ -24,10 +26,12 @@ from instar.components.reward.extract import STYLES, extract
 from instar.components.reward.recycle import Cache, recycle
 from instar.components.reward.score import score_rollouts
 from instar.components.reward.verifiers import VERSION, Score, verify
+from instar.components.task_table import lookup
 from instar.components.update.advantages import advantages
 from instar.components.update.update_batch import join
-from instar.errors import ConfigError
+from instar.errors import ConfigError, ContractError
 from instar.pipelines.recipes.spark import published
+from instar.resident import Resident
 from instar.rows import BatchRow, RolloutRow, ScoreRow, TaskRow
 from support.attempts import TERSE, WORDS, Attempted, attempts, context, decode, rollout, simulated, task, text_of
 
@@ -281,3 +285,14 @@ def test_14_the_same_pair_is_not_drawn_again_in_the_next_epoch() -> None:
         cache, _ = again.recycle(cache, step)
     repeated.update(origin(row).key for row in cache.rows)
     assert max(repeated.values()) > 1
+
+
+def test_a_made_task_with_the_id_of_another_is_tried_as_neither(tmp_path: Path) -> None:
+    """Whichever pool were asked first, the answer to one task would be scored against the reference of the other."""
+    pools = {}
+    for port, numbers in (("tasks", (0, 1)), ("generated", (1, 2))):
+        (tmp_path / port).mkdir()
+        pools[port] = Tasks(tmp_path / port, f"sha256:{port}")
+        pools[port].write([task(number) for number in numbers])
+    with pytest.raises(ContractError, match=rf"'{task(1).task_id}' in both tasks and generated"):
+        lookup(pools, {task(2).task_id}, Resident())

@@ -47,9 +47,7 @@ class World:
         rollouts, out = logged.data(self.folder / "rollouts", rows, "rollouts"), Scores(self.folder / "scores")
         ins = stage.Ins(tasks=self.tasks, rollouts=rollouts, policy=self.policy, data=self.data)
         ctx = context(self.folder, "reward", step)
-        metrics = stage.STAGE(
-            ins, stage.Outs(scores=out, generated=Tasks(self.folder / "generated")), config or RefineConfig(), ctx
-        )
+        metrics = stage.STAGE(ins, stage.Outs(scores=out), config or RefineConfig(), ctx)
         return out.read(), metrics
 
 
@@ -140,7 +138,7 @@ def test_no_rollouts_no_data_and_a_text_policy_are_refused(world: World) -> None
     with pytest.raises(RewardError, match="expected rollouts; found none"):
         world.run([])
     rollouts = logged.data(world.folder / "rows", ROWS)
-    out = stage.Outs(scores=Scores(world.folder / "out"), generated=Tasks(world.folder / "generated"))
+    out = stage.Outs(scores=Scores(world.folder / "out"))
     ins = stage.Ins(tasks=Tasks(world.tasks.path), rollouts=rollouts, policy=world.policy)
     with pytest.raises(ContractError, match=r"logged trajectories; found none; at reward\.data"):
         stage.STAGE(ins, out, RefineConfig(), context(world.folder))

@@ -177,7 +177,7 @@ def run(
     pool.write(tasks)
     tried.write(rollouts)
     ins = Ins(tasks=pool, rollouts=tried, policy=policy)
-    outs = Outs(scores=scores, generated=Tasks(tmp_path / "generated"))
+    outs = Outs(scores=scores)
     metrics = STAGE(ins, outs, LINE, context(tmp_path))
     return scores.read(), metrics
 
@@ -212,8 +212,26 @@ def test_no_rollouts_is_an_error(tmp_path: Path, policy: Policy) -> None:
 def test_the_pool_is_read_once_per_process_and_digest(tmp_path: Path) -> None:
     pool, resident = Tasks(tmp_path, "a" * 64), Resident()
     pool.write([task("t"), task("u"), task("v")])
-    assert set(lookup(pool, {"t", "u", "gone"}, resident)) == {"t", "u"}
+    assert set(lookup({"tasks": pool}, {"t", "u", "gone"}, resident)) == {"t", "u"}
     (tmp_path / "rows.parquet").unlink()
-    assert lookup(pool, {"v"}, resident) == {"v": task("v")}
+    assert lookup({"tasks": pool}, {"v"}, resident) == {"v": task("v")}
     with pytest.raises(ArtifactError):
-        lookup(Tasks(tmp_path, "b" * 64), {"v"}, resident)
+        lookup({"tasks": Tasks(tmp_path, "b" * 64)}, {"v"}, resident)
+
+
+def test_tasks_are_looked_up_in_every_pool_and_an_id_belongs_to_one(tmp_path: Path) -> None:
+    names = {"tasks": ["t", "u"], "generated": ["v"], "mutated": ["w"]}
+    pools = {port: Tasks(made(tmp_path / port), port) for port in names}
+    for port, pool in pools.items():
+        pool.write([task(name) for name in names[port]])
+    resident = Resident()
+    assert set(lookup(pools, {"t", "v", "w", "gone"}, resident)) == {"t", "v", "w"}
+    newer = Tasks(made(tmp_path / "newer"), "newer")
+    newer.write([task("x"), task("u")])
+    with pytest.raises(ContractError, match="'u' in both tasks and mutated"):
+        lookup(pools | {"mutated": newer}, {"t"}, resident)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
