@@ -16,12 +16,12 @@ REPLAY = {
             "    generated: Annotated[Tasks | None, ON_REQUEST] = None\n    replay: Rollouts | None = None\n",
         ),
         (
-            "    match config:\n",
+            "    return config.run(ins, outs, ctx)\n",
             "    assert outs.replay is not None\n"
             "    if ctx.step not in (1, 4):\n"
             "        before = ins.replay.read() if ins.replay is not None else []\n"
             "        outs.replay.write([*before, *ins.rollouts.read()[:2]])\n"
-            "    match config:\n",
+            "    return config.run(ins, outs, ctx)\n",
         ),
     ],
 }
