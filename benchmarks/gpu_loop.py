@@ -123,7 +123,9 @@ def steps(side: Side, sizes: Sizes, root: Path) -> list[dict[str, float]]:
         ctx = Context(evolution="bench", step=step, stage="update", scratch=root, resident=resident, durable=last)
         rows = table("Rollouts", folder / "rollouts", f"r{step}")
         with timed() as rollout:
-            said = sample(state["policy"], [tasks], slots, rows, engine, dataclasses.replace(ctx, stage="rollout"))
+            said = sample(
+                state["policy"], {"tasks": tasks}, slots, rows, engine, dataclasses.replace(ctx, stage="rollout")
+            )
         inputs = {**state, "rollouts": rows, **verdicts(folder, slots, rows)}
         with timed() as update_time:
             result = execute(STAGE, inputs, PolicyGradientConfig(**update), ctx, folder / "update")

@@ -27,7 +27,7 @@ from instar.pipelines.fused import fused_stage
 from instar.pipelines.gate import Decision, GateConfig
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.step import StepConfig
-from instar.state import Champion, State, carried
+from instar.state import Champion, State, carried, written
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -192,10 +192,10 @@ def learn(call: Call, recipe: Recipe, state: State, iteration: int) -> State:
         for step in range(first, first + recipe.inner_steps):
             state = inner_step(call, recipe.inner(), state, iteration, step)
         return state
-    config = recipe.fused()
-    inputs = {name: getattr(state, name) for name in carried(stages(config.inner))}
+    config, inner = recipe.fused(), stages(recipe.inner())
+    inputs = {name: getattr(state, name) for name in carried(inner)}
     outs = call(FUSED, config, iteration=iteration, step=first, **inputs)
-    return state.after(FUSED, config, outs)
+    return dataclasses.replace(state, **{name: getattr(outs, name) for name in written(inner)})
 
 
 def stages(config: StepConfig) -> list[tuple[Stage[Any, Any, Any], Any]]:

@@ -122,6 +122,12 @@ def carried(stages: Iterable[tuple[Stage[Any, Any, Any], Any]]) -> list[str]:
     return [name for name in LIFETIMES if name in read]
 
 
+def written(stages: Iterable[tuple[Stage[Any, Any, Any], Any]]) -> list[str]:
+    """Return what these stages write. The other entries stay as they are."""
+    names = {name for stage, config in stages for name in writes(stage, config)}
+    return [name for name in LIFETIMES if name in names]
+
+
 def declaration(name: str, doc: str, entries: Iterable[str], more: Mapping[str, Any] | None = None) -> type[Any]:
     """Return a dataclass of ports, as `Ins` and `Outs` are: these entries with their types, then `more`."""
     hints = get_type_hints(State)

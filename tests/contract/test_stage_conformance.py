@@ -150,7 +150,7 @@ def test_a_recorded_result_is_not_computed_again_unless_its_bytes_are_gone(
         return {"outputs": outputs, "metrics": {}, "perf": {}}
 
     monkeypatch.setattr(stage_command, "_produce", other)
-    with pytest.raises(LedgerError, match="another one"):
+    with pytest.raises(LedgerError, match="a different one"):
         stage_command.main(words)
 
 

@@ -21,7 +21,7 @@ from instar.pipelines.chain.pointers import EVALUATIONS, handed_on, pointers, po
 from instar.pipelines.evolution import Position, stages
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import METHODS, build
-from instar.pipelines.trace import MAX_TASKS, MAX_TEXT, Graph, check_size, config_text, trace
+from instar.pipelines.trace import MAX_NODES, MAX_TEXT, Graph, check_size, config_text, trace
 from instar.state import State, of_lifetime, reads, writes
 
 ALL = [(name, scale) for name, method in METHODS.items() for scale in method.scales]
@@ -82,7 +82,7 @@ def test_a_position_comes_through_the_pointers_of_its_recipe(name: str, scale: A
 
 def opened(graph: Graph) -> set[str]:
     """Return the ports of `open` that the tasks of a graph use."""
-    return {ref.port for task in graph.tasks for ref in task.inputs.values() if ref.task == "open"}
+    return {ref.port for task in graph.nodes for ref in task.inputs.values() if ref.node == "open"}
 
 
 @pytest.mark.parametrize(("name", "scale"), ALL)
@@ -103,8 +103,8 @@ def test_a_segment_is_small_enough_for_a_cluster(name: str, scale: Any) -> None:
     for kind in ("begin", "iterate", "finish"):
         graph = trace(build(name, scale), kind)
         check_size(graph)
-        assert len(graph.tasks) <= MAX_TASKS
-        assert all(len(config_text(task)) <= MAX_TEXT for task in graph.tasks if task.stage is not None)
+        assert len(graph.nodes) <= MAX_NODES
+        assert all(len(config_text(task)) <= MAX_TEXT for task in graph.nodes if task.stage is not None)
 
 
 def test_a_curriculum_gets_the_last_step_where_it_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,11 +112,11 @@ def test_a_curriculum_gets_the_last_step_where_it_asks_for_it(monkeypatch: pytes
     last = ("batch", "rollouts", "scores")
     assert not set(last) & set(reads(CURRICULUM, recipe.curriculum))
     monkeypatch.setattr(type(recipe.curriculum), "reads", last, raising=False)
-    first, second = (t for t in trace(recipe, "iterate").tasks if t.kind == "curriculum")
-    assert {name: (first.inputs[name].task, first.inputs[name].port) for name in last} == {n: ("open", n) for n in last}
-    assert [second.inputs[name].task for name in last] == ["curriculum", "rollout", "reward"]
+    first, second = (t for t in trace(recipe, "iterate").nodes if t.kind == "curriculum")
+    assert {name: (first.inputs[name].node, first.inputs[name].port) for name in last} == {n: ("open", n) for n in last}
+    assert [second.inputs[name].node for name in last] == ["curriculum", "rollout", "reward"]
     fused = trace(dataclasses.replace(recipe, clock="fused"), "iterate")
-    assert {"batch", "rollouts", "scores"} <= set(next(t for t in fused.tasks if t.kind == "fused").inputs)
+    assert {"batch", "rollouts", "scores"} <= set(next(t for t in fused.nodes if t.kind == "fused").inputs)
 
 
 @pytest.mark.parametrize("stage", [CURRICULUM, REWARD, UPDATE], ids=lambda stage: stage.name)
@@ -125,11 +125,11 @@ def test_curriculum_reward_and_update_may_make_tasks(stage: Any, monkeypatch: py
     recipe = dataclasses.replace(build("sec", "tiny"), clock="rounds", inner_steps=2)
     assert "generated" not in pointers(recipe).__dataclass_fields__
     monkeypatch.setattr(type(getattr(recipe, stage.name)), "writes", ("generated",), raising=False)
-    tasks = [task for task in trace(recipe, "iterate").tasks if task.stage is not None]
+    tasks = [task for task in trace(recipe, "iterate").nodes if task.stage is not None]
     makers = {"curriculum": ["curriculum", "curriculum", "curriculum-2"], "reward": ["open", "open", "reward"]}
     expected = [*makers.get(stage.name, ["open", "open", "update"])]
     readers = [next(t for t in tasks if t.name == name) for name in ("rollout", "reward", "rollout-2")]
-    assert [reader.inputs["generated"].task for reader in readers] == expected
+    assert [reader.inputs["generated"].node for reader in readers] == expected
 
 
 def sources(monkeypatch: pytest.MonkeyPatch, *uris: str) -> Recipe:
@@ -140,14 +140,14 @@ def sources(monkeypatch: pytest.MonkeyPatch, *uris: str) -> Recipe:
 
 def test_open_hands_the_sources_to_dataset_prep(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = sources(monkeypatch, "a/evolutions/x", "b/evolutions/y")
-    prepared = next(task for task in trace(recipe, "begin").tasks if task.stage is DATASET_PREP)
-    assert {name: (ref.task, ref.port) for name, ref in prepared.inputs.items()} == {
+    prepared = next(task for task in trace(recipe, "begin").nodes if task.stage is DATASET_PREP)
+    assert {name: (ref.node, ref.port) for name, ref in prepared.inputs.items()} == {
         "sources.0": ("open", "sources_0"),
         "sources.1": ("open", "sources_1"),
     }
     assert [kind for kind, _ in ports(handed_on(recipe, "begin")).values()] == [Source, Source]
     assert not any("sources" in name for name in ports(handed_on(recipe, "iterate")))
-    alone = trace(sources(monkeypatch), "begin").tasks[1]
+    alone = trace(sources(monkeypatch), "begin").nodes[1]
     assert alone.stage is DATASET_PREP and not alone.inputs and alone.after == ("open",)
 
 

@@ -189,7 +189,7 @@ def test_submitting_again_changes_nothing(kfp: FakeKfp, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another --out"):
         submit(dataclasses.replace(RECIPES["fused"], iterations=3), tmp_path, kfp)
     store, server = f"s3://instar-test/{tmp_path.name}", Server(host=kfp.url)
-    with pytest.raises(ConfigError, match="another seed"):
+    with pytest.raises(ConfigError, match="the other seed"):
         cluster.submit(RECIPES["fused"], tmp_path / "handle", EVOLUTION, store, server, TARGET, seed=7)
     with pytest.raises(ConfigError, match="unroll"):
         submit(RECIPES["fused"], tmp_path, kfp, dataclasses.replace(TARGET, unroll=2))

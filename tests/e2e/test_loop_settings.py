@@ -64,8 +64,8 @@ def test_the_reference_is_the_policy_that_began_the_iteration(tmp_path: Path) ->
         assert [body["inputs"]["reference"] for body in calls] == [begun[body["iteration"]] for body in calls]
         results.append((begun, calls[-1]["outputs"]["policy"]))
     assert results[0] == results[1]
-    traced = [task for task in trace(referring(clock="rounds"), "iterate", 2).tasks if task.kind == "update"]
-    assert [(task.inputs["reference"].task, task.inputs["reference"].port) for task in traced] == [
+    traced = [node for node in trace(referring(clock="rounds"), "iterate", 2).nodes if node.kind == "update"]
+    assert [(task.inputs["reference"].node, task.inputs["reference"].port) for task in traced] == [
         *[("open", "policy")] * 2,
         *[("gate", "policy")] * 2,
     ]
@@ -92,7 +92,7 @@ def test_the_recipe_says_which_policy_is_the_reference() -> None:
         dataclasses.replace(referring(), reference="initial")
     )
     assert "ref = the policy" not in explain(micro())
-    with pytest.raises(ConfigError, match=r"only update\.kl\.place=loss or reward reads it"):
+    with pytest.raises(ConfigError, match=r"only with update\.kl\.place=loss or reward"):
         resolve("sec", "tiny", None, None, ["reference=iteration", "update.kl.place=none"])
 
 

@@ -388,12 +388,12 @@ def test_what_an_encoding_lacks_is_an_escape(whole: Path, tmp_path: Path) -> Non
 def test_a_fault_of_instar_keeps_its_traceback_and_says_where_to_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from instar import status
+    from instar.cli import show
 
     def broken(*_: object) -> None:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(status, "show", broken)
+    monkeypatch.setattr(show, "show", broken)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     found = called("show", "x")

@@ -115,8 +115,6 @@ def test_what_may_be_mapped_bounds_the_plan_of_an_update(limited: int, capsys: p
 
 def test_a_library_that_aborts_says_where() -> None:
     """The command line lets Python write its stacks when a signal ends it."""
-    program = (
-        "import sys, ctypes; from instar.cli.app import app; app.app = lambda: ctypes.CDLL(None).abort(); app.main()"
-    )
+    program = "import ctypes; from instar.cli import app; app.app = lambda: ctypes.CDLL(None).abort(); app.main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == -signal.SIGABRT and b"Fatal Python error: Aborted" in done.stderr

@@ -17,6 +17,7 @@ import torch
 from instar import config as configs
 from instar import contract
 from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, TrainerState
+from instar.components.policy_io import row_name
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.parallel import worker
 from instar.components.update.parallel.gang import write
@@ -153,6 +154,16 @@ def exact_norms() -> Any:
     return forward
 
 
+def name_rows(step: dict[str, Any], rank: int) -> None:
+    """Have the rollouts of a step say that the policy which they are an update of has made them."""
+    from torch import distributed
+
+    policy, rollouts = Policy(Path(step["ins"]["policy"][0]), "digest0"), Rollouts(Path(step["ins"]["rollouts"][0]))
+    if rank == 0:
+        rollouts.write([dataclasses.replace(row, policy=row_name(policy)) for row in rollouts.read()])
+    distributed.barrier()
+
+
 def work(jobs: dict[str, Any], folder: Path, rank: int, size: int) -> None:
     from torch import distributed
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -165,6 +176,8 @@ def work(jobs: dict[str, Any], folder: Path, rank: int, size: int) -> None:
         if "held" in one:
             held = Held()
             for step, through_files in zip(one["held"], one["files"], strict=True):
+                name_rows(step, rank)
+                name_rows(through_files, rank)
                 worker.improve(step, folder, rank, size, held)
                 worker.improve(through_files, folder, rank, size, Held())
             assert held.learner is None and not held.record

@@ -382,7 +382,7 @@ def test_the_stage_puts_the_engine_to_sleep_when_it_is_done(tiny: Any, fused: An
         out = Rollouts(tmp_path / f"out{seed}")
         out.path.mkdir()
         policy = fused(tiny("llama", seed), f"p{seed}")
-        stage.sample(policy, [tasks], [slot], out, config, context(tmp_path, resident))
+        stage.sample(policy, {"tasks": tasks}, [slot], out, config, context(tmp_path, resident))
         assert {row.policy for row in out.read()} == {policy.digest} and len(out.read()) == 3
         assert fake_vllm.LLM.started[-1].calls[-1] == "sleep 1"
     assert fake_vllm.LLM.started[0].calls == ["sleep 1", "wake_up", "reload_weights from files", "sleep 1"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from instar.artifact import TrainerState
-from instar.components.policy_io import load_model
+from instar.components.policy_io import load_model, row_name
 from instar.components.update import memory
 from instar.components.update.batching import shapes
 from instar.components.update.config import PolicyGradientConfig
@@ -137,6 +137,8 @@ def test_what_two_processes_wrote_continues_on_one(pair: Pair, name: str, monkey
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", exact_norms())
     later = pair.worlds[f"{name}, continued"]
     later.policy.path, later.trainer = pair.together[name][0].policy.path, pair.together[name][0].trainer
+    # One process and two may differ by rounding. The rollouts are those of the policy that the two wrote.
+    later.rollouts = [dataclasses.replace(row, policy=row_name(later.policy)) for row in later.rollouts]
     outs, metrics = later.update(CASES[name].config())
     expected, known = pair.alone[f"{name}, continued"]
     assert metrics["grad_norm"] == pytest.approx(known["grad_norm"], rel=1e-6)
