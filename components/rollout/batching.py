@@ -1,9 +1,12 @@
-"""Continuous batching: samples share slots, and a slot that falls free takes the next waiting sample.
+"""Continuous batching: samples share slots. When a sample ends, its slot takes the next waiting sample.
 
-Shapes: N wanted samples, S slots, R live rows, L token limit, V vocabulary. Nobody waits for the longest row. Samples wait
-in order of their prompts, so those of one prompt stand together: it is read once, copied to each of them, and kept
-while some of them still wait. Numbers per row live in numpy on the host; one transfer per step brings the drawn
-tokens there. A sample uses its own uniforms at its own positions, so it depends on its neighbours by rounding alone.
+Shapes: N wanted samples, S slots, R live rows, L token limit, V vocabulary.
+
+- No sample waits for the longest one.
+- Samples wait in the order of their prompts, so samples of one prompt stand together. A prompt is read once and copied to each of
+  its samples. Its keys and values are held until all of these samples have a slot.
+- Counters and drawn tokens live in numpy on the host. Each step brings its drawn tokens there in one transfer.
+- A sample draws with its own uniform numbers, one per position. So its neighbours can change it by rounding only.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from instar.components.rollout.stops import StopRule
 from instar.errors import NumericsError
 
 _PREFILL_TOKENS = 8192  # bounds the activations of one prefill pass
-_REFILL_SHARE = 0.125  # new prompts are read when this share of the slots is free: reading a few at once costs less
+_REFILL_SHARE = 0.125  # new prompts wait until this share of the slots is free: reading several at once costs less
 
 Ints = npt.NDArray[np.int64]
 
@@ -42,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ends:
-    """When a sample is over: stop tokens as bool [V] on the host, a rule for stop strings, the token limit."""
+    """What ends a sample: stop tokens (bool [V] on the host), a rule for stop strings, and the token limit."""
 
     tokens: npt.NDArray[np.bool_]
     rule: StopRule | None
@@ -51,7 +54,7 @@ class Ends:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """A prompt that was read and whose samples do not all have a slot yet."""
+    """A prompt that was read, while some of its samples still wait for a slot."""
 
     prompt: tuple[int, ...]
     logits: Tensor
@@ -59,7 +62,7 @@ class _Read:
 
 
 class Batcher:
-    """Decodes rows sorted by length and prompt. Use once."""
+    """Decodes rows that are sorted by length and prompt. An instance decodes once."""
 
     def __init__(self, forward: Forward, rows: Sequence[Row], slots: int, ends: Ends, temperature: float) -> None:
         self._forward, self._rows, self._ends, self._temperature = forward, rows, ends, temperature
@@ -75,13 +78,13 @@ class Batcher:
         self._live = self._next = 0
         self._row = np.zeros(self._slots, dtype=np.int64)  # slot -> row
         self._position = np.zeros(self._slots, dtype=np.int64)  # slot -> column of the next token
-        self._kept: _Read | None = None
+        self._waiting_prompt: _Read | None = None
         self._logits: Tensor = torch.empty(0, device=forward.device)
         self._cache: SlotCache | None = None
         self._columns = max(len(row.prompt) for row in rows) + ends.limit
 
     def run(self) -> list[Sample]:
-        """Return the samples, in order of the rows. Raises `NumericsError` for logits that are not finite."""
+        """Return one sample per row, in the order of the rows. Raises `NumericsError` for logits that are not finite."""
         while self._live or self._next < len(self._rows):
             self._refill()
             token = self._retire(self._draw())
@@ -90,8 +93,8 @@ class Batcher:
         return [self._sample(i) for i in range(len(self._rows))]
 
     def _refill(self) -> None:
-        """Give free slots to waiting rows: at once where their prompt was read, else when enough slots are free."""
-        self._place_kept()
+        """Give free slots to waiting rows. Rows whose prompt was read get one at once, others when enough slots are free."""
+        self._place_waiting_prompt()
         free, waiting = self._slots - self._live, len(self._rows) - self._next
         if not waiting or not free or (self._live and free < _REFILL_SHARE * self._slots and free < waiting):
             return
@@ -101,23 +104,25 @@ class Batcher:
             number = {prompt: i for i, prompt in enumerate(part)}
             chosen = self._rows[self._next : self._next + self._slots - self._live]
             self._place(prefix, logits, [number[row.prompt] for row in chosen if row.prompt in number])
-            last = len(part) - 1
-            if self._next < len(self._rows) and self._rows[self._next].prompt == part[last]:
-                copy = [(k[last:].clone(), v[last:].clone()) for k, v in prefix]
-                self._kept = _Read(prompt=part[last], logits=logits[last:].clone(), prefix=copy)
+            end = len(part) - 1
+            if self._next < len(self._rows) and self._rows[self._next].prompt == part[end]:
+                copy = [(k[end:].clone(), v[end:].clone()) for k, v in prefix]
+                self._waiting_prompt = _Read(prompt=part[end], logits=logits[end:].clone(), prefix=copy)
 
-    def _place_kept(self) -> None:
-        if self._kept is None:
+    def _place_waiting_prompt(self) -> None:
+        """Give free slots to more samples of the prompt that is held, and forget it when all of them have one."""
+        read = self._waiting_prompt
+        if read is None:
             return
         waiting = self._rows[self._next : self._next + self._slots - self._live]
-        same = [0 for row in waiting if row.prompt == self._kept.prompt]
+        same = [0 for row in waiting if row.prompt == read.prompt]
         if same:
-            self._place(self._kept.prefix, self._kept.logits, same)
-        if self._next == len(self._rows) or self._rows[self._next].prompt != self._kept.prompt:
-            self._kept = None
+            self._place(read.prefix, read.logits, same)
+        if self._next == len(self._rows) or self._rows[self._next].prompt != read.prompt:
+            self._waiting_prompt = None
 
     def _place(self, prefix: Prefix, logits: Tensor, owner: list[int]) -> None:
-        """Put the next waiting rows into the slots behind the live ones; `owner` numbers their prompts in `prefix`."""
+        """Put the next waiting rows into the slots behind the live ones. Row i gets prompt number `owner[i]` of `prefix`."""
         first, count, width = self._live, len(owner), prefix[0][0].shape[2]
         if self._cache is None:
             longest = len(self._rows[-1].prompt)
@@ -131,7 +136,7 @@ class Batcher:
         self._live, self._next = first + count, self._next + count
 
     def _draw(self) -> Ints:
-        """Draw the next token of every live row, note it with its log-probability, and return the tokens [R]."""
+        """Draw the next token of every live row. Record it with its log-probability, and return the tokens [R]."""
         row = self._row[: self._live]
         noise = None
         if self._noise is not None:
@@ -145,7 +150,7 @@ class Batcher:
         return drawn
 
     def _retire(self, token: Ints) -> Ints:
-        """Take the rows that are over out of the slots, fill the holes from behind, and return the others' tokens."""
+        """Take ended rows out of their slots and return the tokens of the others. Rows from behind move into the holes."""
         row = self._row[: self._live]
         over = self._ends.tokens[token]
         if self._candidates is not None and self._ends.rule is not None:
@@ -184,7 +189,7 @@ class Batcher:
                     expected="finite logits",
                     found="NaN or infinity",
                     where="rollout",
-                    action="check the last update for divergence",
+                    action="check whether the last update diverged",
                 )
 
     def _sample(self, i: int) -> Sample:

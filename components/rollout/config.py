@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How samples are computed. None of these settings changes the distribution sampled from, up to rounding."""
+    """How samples are computed. No setting changes the distribution that is sampled from, except by rounding."""
 
     name: Literal["transformers", "vllm"] = "transformers"
     max_rows: int = 512
-    """Samples decoded at once; the key-value cache grows with it."""
+    """How many samples are decoded at once. The key-value cache grows with this number."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """`auto` keeps the precision the policy was stored in; bfloat16 on a CPU without it is computed in float32."""
+    """`auto` keeps the precision in which the policy is stored. A CPU without bfloat16 instructions computes bfloat16 in
+    float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA when there is one."""
+    """`auto` takes CUDA where there is a CUDA device."""
     forward: Literal["auto", "stock"] = "auto"
-    """`auto` decodes the Llama family on a path of its own, the rest by transformers; `stock` takes transformers always."""
+    """`auto` decodes the Llama family with code of this package, and other models with transformers. `stock` always takes
+    transformers."""
     memory_share: float = 0.5
-    """Share of the device's memory that `vllm` takes for weights, keys and values while it is awake."""
+    """Share of the device's memory that `vllm` takes while it is awake, for weights, keys and values."""
     lora_rank: int = 0
-    """Rank of adapters that `vllm` serves beside the base weights it holds; 0 loads the merged weights of every policy."""
+    """Rank of the adapters that `vllm` serves on top of the base weights. 0 loads the merged weights of every policy."""
     batch_invariant: bool = False
-    """Have `vllm` round a row the same whatever its neighbours are: equal seeds give equal samples, bit for bit. Slower.
+    """Make `vllm` round a row in the same way whatever its neighbours are. Equal seeds then give equal samples, bit for bit. It is
+    slower.
 
-    Without it a sample keeps its own noise and depends on its neighbours by rounding alone. One process has one mode.
+    Without it the neighbours of a sample can change it by rounding only. All engines of a process share one mode.
     """
 
     def __post_init__(self) -> None:
@@ -47,7 +50,7 @@ class EngineConfig:
             raise out_of_range("rollout.engine.lora_rank", ">= 0", self.lora_rank)
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields without effect, each with the setting that would give it one."""
         if self.name == "vllm":
             return {"forward": "engine.name=transformers"}
         return dict.fromkeys(("memory_share", "lora_rank", "batch_invariant"), "engine.name=vllm")
@@ -55,7 +58,10 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Piece):
-    """Text sampled for training. No top-p, no top-k: both sample from a distribution the trainer does not score."""
+    """Text sampled for training.
+
+    There is no top-p and no top-k. Both would sample from another distribution than the one that the trainer scores.
+    """
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt"})
     PROVIDES: ClassVar[frozenset[str]] = frozenset(
@@ -64,15 +70,15 @@ class SampleConfig(Piece):
 
     strategy: Literal["sample"] = "sample"
     max_new_tokens: int
-    """Action tokens per sample, the stop token included; a longer answer is cut and marked truncated."""
+    """Most action tokens of a sample, the stop token included. A longer answer is cut and marked truncated."""
     temperature: float = 1.0
-    """Recorded log-probabilities are those of the distribution sampled from, at this temperature."""
+    """Temperature of the samples. The recorded log-probabilities are those at this temperature."""
     allow_tempered: bool = False
     """Accept a temperature other than 1, although the trainer scores the same tokens at temperature 1."""
     stop: tuple[str, ...] = ()
-    """An answer ends with the first token after which its text holds one of these strings; that token is kept."""
+    """Strings that end an answer. It ends with the first token after which its text contains one of them; that token stays."""
     shards: int = 1
-    """Parts in which a batch is sampled, each by a pod of its own on a cluster."""
+    """Number of parts of a batch. On a cluster each part is sampled by a pod of its own."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -81,10 +87,13 @@ class SampleConfig(Piece):
         if self.max_new_tokens < 1:
             raise out_of_range("rollout.max_new_tokens", ">= 1", self.max_new_tokens)
         if not all(self.stop):
-            raise _wrong("strings with at least one character", self.stop, "rollout.stop", "leave the empty one out")
+            raise _wrong("strings with at least one character", self.stop, "rollout.stop", "remove the empty string")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise _wrong(
-                "a positive number", self.temperature, "rollout.temperature", "greedy answers belong to evaluate"
+                "a positive number",
+                self.temperature,
+                "rollout.temperature",
+                "set it to 1; for greedy answers use evaluate.greedy",
             )
         if self.temperature != 1.0 and not self.allow_tempered:
             raise _wrong(
@@ -95,7 +104,7 @@ class SampleConfig(Piece):
             )
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
-        """Sample answers to the slots of this shard."""
+        """Sample answers to the prompts of this shard."""
         from instar.components.rollout.sample import sample
         from instar.components.task_table import pools_of
 
@@ -104,9 +113,9 @@ class SampleConfig(Piece):
 
 @dataclass(frozen=True, kw_only=True)
 class ProposeConfig(Piece):
-    """Windows of logged trajectories, and what the acting policy would have done at each of their steps.
+    """Windows of logged trajectories, with the action that the policy would have taken at each step.
 
-    The policy that acts is the one the last iteration ended with: the past policy of Decision Mamba's self-evolution.
+    The policy is the one at the end of the iteration before. Decision Mamba calls it the past policy of its self-evolution.
     """
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset(
@@ -116,13 +125,13 @@ class ProposeConfig(Piece):
 
     strategy: Literal["propose"] = "propose"
     delayed: bool = False
-    """Condition every step on the whole return of its episode; as `reward.delayed`."""
+    """Condition every step on the whole return of its episode, as `reward.delayed` does."""
     act: bool = True
-    """Record the policy's own actions. Without them nothing can be blended into the targets."""
+    """Record the policy's own actions. Without them the update cannot blend them into its targets."""
     max_windows: int = 128
-    """Windows in one forward pass."""
+    """Most windows in one forward pass."""
     shards: int = 1
-    """Parts in which a batch is worked on, each by a pod of its own on a cluster."""
+    """Number of parts of a batch. On a cluster each part is worked on by a pod of its own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
@@ -131,25 +140,25 @@ class ProposeConfig(Piece):
                 raise out_of_range(f"rollout.{name}", ">= 1", getattr(self, name))
 
     def provides(self) -> frozenset[str]:
-        """Return the columns filled; without `act` there are no actions."""
+        """Return the columns that are filled. Without `act` the column of actions stays empty."""
         return self.PROVIDES if self.act else self.PROVIDES - {"rollouts.actions"}
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields without effect, each with the setting that would give it one."""
         return {} if self.act else {"max_windows": "rollout.act=true"}
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
-        """Cut the windows of this shard's slots, and act on them."""
+        """Cut one window per slot of this shard, and let the policy act in them."""
         from instar.components.rollout.propose import propose
 
         return propose(ins.policy, ins.tasks, ins.slots(ctx.shard), ins.data, outs.rollouts, self, ctx)
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse several rollouts of a task: all of them would be the same."""
+        """Refuse several rollouts of one task. The policy is deterministic, so all of them would be the same."""
         del name
         if recipe.curriculum.group_size != 1:
             raise ConfigError(
-                expected="one rollout per task: a deterministic policy does the same each time",
+                expected="one rollout per task, because a deterministic policy acts the same way each time",
                 found=f"group_size {recipe.curriculum.group_size}",
                 where="recipe.curriculum.group_size",
                 action="set curriculum.group_size=1 and draw more tasks instead",

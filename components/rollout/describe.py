@@ -1,4 +1,4 @@
-"""Counts and shares of rollouts, of any kind."""
+"""Metrics of rollouts of any kind: counts, and shares for rollouts of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from instar.rows import RolloutRow
 
 
 def describe(rows: Sequence[RolloutRow]) -> Metrics:
-    """Return counts and shares; a group of equal answers teaches nothing, so the share of distinct ones is watched."""
+    """Return the metrics. `unique_share` is the share of distinct answers: a group of equal answers teaches nothing."""
     tokens = sum(len(row.behaviour_logprobs) for row in rows)
     metrics: Metrics = {"num_rollouts": float(len(rows))}
     if any(row.kind == "continuous" for row in rows):

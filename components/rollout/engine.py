@@ -1,7 +1,7 @@
-"""What an engine is: it serves one policy, named by digest, and turns prompts into samples.
+"""What an engine is: it serves one policy, named by a digest, and turns prompts into samples.
 
-Two checks keep an engine honest. It must report the digest that was asked for, and the log-probability of a fixed prompt must
-move when the digest moves. `instar.components.rollout.engines` opens one.
+Two checks find an engine that serves old weights. The engine must report the digest of the policy that was asked for. And when the
+digest changes, the log-probability of a few fixed prompts (the canary) must change too. `engines` opens an engine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Action tokens, the one that ended the sample included, with the log-probability each had when it was chosen."""
+    """The action tokens, with the log-probability that each had when it was drawn. The token that ended the sample is included."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -37,7 +37,7 @@ class Sample:
 
 
 class Engine(Protocol):
-    """Anything that samples. A sample is a function of weights, prompt, seed and temperature, not of its neighbours."""
+    """Anything that samples. A sample depends on weights, prompt, seed and temperature, but not on its neighbours."""
 
     @property
     def digest(self) -> str:
@@ -49,26 +49,27 @@ class Engine(Protocol):
     ) -> list[list[Sample]]:
         """Return the samples of each request, in order. Temperature 0 takes the likeliest token.
 
-        A sample ends with a stop token of the policy, or with the first token after which the decoded action text holds
-        one of the strings `stop`; that token is kept and `truncated` is False. Special tokens have no text. Otherwise
-        it is cut at `max_new_tokens`. Log-probabilities belong to the distribution sampled from; at temperature 0 to the
-        untempered one.
+        A sample ends with a stop token of the policy. It also ends with the first token after which the decoded action text
+        contains one of the strings `stop`. In both cases that token stays and `truncated` is False. A sample without such an end
+        is cut at `max_new_tokens`. Special tokens have no text.
+
+        Log-probabilities are those of the distribution that is sampled from. At temperature 0 they are those at temperature 1.
         """
         ...
 
 
 def rest(engine: Engine) -> None:
-    """Let an engine that can give its device's memory to the update do so; it wakes for its next sample."""
+    """Let the engine release device memory for the update, if it can. It takes the memory back for its next sample."""
     sleep = getattr(engine, "rest", None)
     if sleep is not None:
         sleep()
 
 
 def facts(engine: Engine) -> dict[str, float]:
-    """Return what an engine says of itself for the ledger: which code decodes decides roundings."""
-    said = getattr(engine, "facts", dict)
-    found: dict[str, float] = said()
-    return found
+    """Return what an engine says about itself for the ledger, for example which code decodes, because that decides rounding."""
+    say = getattr(engine, "facts", dict)
+    numbers: dict[str, float] = say()
+    return numbers
 
 
 def check_served(engine: Engine, policy: Policy) -> None:
@@ -83,10 +84,10 @@ def check_served(engine: Engine, policy: Policy) -> None:
 
 
 def canary_logprob(engine: Engine, vocab_size: int) -> float:
-    """Return the sum of log-probabilities of samples after fixed prompts, the first ids of the vocabulary.
+    """Return the sum of the log-probabilities of samples after fixed prompts. A prompt is the first ids of the vocabulary.
 
-    Several prompts, and drawn hot: where a policy is sure, the log-probability of its choice is 0 up to rounding, and stays the
-    same number while every logit moves.
+    The samples are drawn at a high temperature and after several prompts. Where a policy is certain, the log-probability of its
+    choice is 0 up to rounding. That number could stay the same although every logit changed.
     """
     lengths = [max(1, min(n, vocab_size)) for n in _CANARY_PROMPTS]
     requests = [Request(request_id="canary", prompt_ids=list(range(n)), seeds=[n]) for n in lengths]
@@ -95,7 +96,7 @@ def canary_logprob(engine: Engine, vocab_size: int) -> float:
 
 
 def check_canary(ctx: Context, policy: Policy, value: float) -> None:
-    """Raise `EngineError` when the digest moved since this process' last rollout and the canary did not."""
+    """Raise `EngineError` when the digest changed since the last rollout of this process, but the canary did not."""
     before = ctx.resident.get(CANARY)
     ctx.resident.put(CANARY, None, (policy.digest, value))
     if before is not None and before[0] != policy.digest and before[1] == value:
@@ -103,5 +104,5 @@ def check_canary(ctx: Context, policy: Policy, value: float) -> None:
             expected=f"a canary log-probability other than {value!r} after the policy changed",
             found="the same value",
             where=f"rollout.canary_logprob, policy {before[0]} to {policy.digest}",
-            action="the engine samples from old weights, or the update changed none: check both",
+            action="check the engine and the update: the engine samples from old weights, or the update changed no weight",
         )

@@ -1,6 +1,6 @@
-"""The engines there are, and the one that this process has open.
+"""Which engines there are, and which one this process has open.
 
-An engine is kept between the stage calls of one process, and replaced when the policy or the configuration changes.
+An engine stays open between the stage calls of a process. It is replaced when the policy or the configuration changes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def _vllm(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
 
 ENGINES: dict[str, Callable[[EngineConfig, Policy, Context], Engine]] = {
     "transformers": _transformers,  # stock causal language models, on CPU or CUDA
-    "vllm": _vllm,  # the same on CUDA, by vLLM in this process
+    "vllm": _vllm,  # the same models on CUDA, with vLLM in this process
 }
 
 
 def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
-    """Return an engine that serves `policy`, reusing the resident one. Only the newest engine stays resident.
+    """Return an engine that serves `policy`. The engine of the call before is used again where it fits; otherwise it is dropped.
 
-    Raises `EngineError` when the policy has no digest or the engine reports another one.
+    Raises `EngineError` when the policy has no digest, or when the engine reports another digest.
     """
     if not policy.digest:
         raise EngineError(

@@ -1,8 +1,8 @@
-"""What sampling holds in memory, by cause, from sizes alone: no weights, no torch. C columns of a row are prompt and answer.
+"""How much memory sampling needs, by cause. It is computed from sizes alone, without weights and without torch.
 
-`transformers` counts the loaded model, the weights laid out for decoding, keys and values of all slots at their full
-columns, one pass over prompts, logits of a step, and what the host notes per sample. `vllm` counts its own copy of the
-weights, the cache, the profile run's activations and logits, and its graphs.
+`transformers` counts the loaded model, the weights laid out for decoding, the keys and values of all full slots, one pass over
+prompts, the logits of a step, and what the host records per sample. `vllm` counts its own copy of the weights, the cache, the
+activations and logits of its profile run, and its graphs. A column is one position of a row, which holds a prompt and its answer.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from instar.components.architecture import Architecture
 
 PREFILL_TOKENS = 8192
-"""Prompt tokens of one pass."""
+"""Prompt tokens that one pass reads."""
 NOTED_BYTES = 28
-"""Per sample and position on the host: a uniform, a token, a log-probability, and what making the uniforms takes."""
+"""Bytes on the host per sample and position: a uniform number, a token, a log-probability, and the making of the uniforms."""
 FIXED_BYTES = 2**28
-"""Libraries and fragments, beside what is counted; measured on a CPU."""
+"""Bytes of libraries and of memory that is lost to fragmentation. This number was measured on a CPU."""
 VLLM_GRAPHS = 2**31
-"""Captured graphs and workspaces of vLLM, beside the profile run; assumed."""
+"""Bytes of vLLM's captured graphs and workspaces. This number is assumed, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Footprint:
 
     @property
     def peak_bytes(self) -> int:
-        """Everything at once."""
+        """The sum of all causes."""
         return (
             self.model_bytes
             + self.weights_bytes
@@ -49,7 +49,10 @@ class Footprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What is sampled: `rows` at once, of `samples` in one call of the engine, `prompt` tokens and `new` tokens at most."""
+    """What one call of the engine samples: `samples` in all, `rows` of them at once, for the prompts of `groups` groups.
+
+    A row has at most `prompt` tokens of prompt and `new` tokens of answer.
+    """
 
     rows: int
     samples: int
@@ -69,7 +72,10 @@ def cache_bytes(model: Architecture, rows: int, columns: int, word: int) -> int:
 
 
 def transformers(model: Architecture, work: Sampling, stored: int, word: int, head: int) -> Footprint:
-    """Return the footprint of the engine of this package. Bytes of a number: as `stored`, as computed, of the head."""
+    """Return the footprint of the `transformers` engine.
+
+    `stored`, `word` and `head` are bytes per number: in the loaded model, in computation, and in the output head.
+    """
     rows, prompts = min(work.rows, work.samples), min(work.groups, max(1, PREFILL_TOKENS // max(work.prompt, 1)))
     embedding = 0 if stored == word else model.head_parameters * word
     heads = model.head_parameters * head
@@ -85,7 +91,7 @@ def transformers(model: Architecture, work: Sampling, stored: int, word: int, he
 
 
 def vllm(model: Architecture, work: Sampling, word: int) -> Footprint:
-    """Return the footprint of vLLM with room for `work.rows` full rows; its sampler holds float32 logits of a step twice."""
+    """Return the footprint of vLLM with room for `work.rows` full rows. Its sampler holds the float32 logits of a step twice."""
     return Footprint(
         model_bytes=0,
         weights_bytes=model.parameters * word,
@@ -98,6 +104,6 @@ def vllm(model: Architecture, work: Sampling, word: int) -> Footprint:
 
 
 def prefill_bytes_per_token(model: Architecture, word: int) -> int:
-    """Return what one prompt token holds while prompts are read: its keys and values, and the widest tensors of one layer."""
+    """Return the bytes that one prompt token needs while prompts are read: keys, values, and the widest tensors of a layer."""
     width = 4 * model.hidden + 3 * model.intermediate + (model.heads + 2 * model.kv_heads) * model.head_dim
     return model.cache_bytes(word) + width * word

@@ -1,4 +1,4 @@
-"""How logits are computed: what the batcher asks of a model. `instar.components.rollout.open_forward` chooses who answers."""
+"""What the batcher asks of a model: to read prompts, and to append one token per row. `open_forward` chooses the implementation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Forward(Protocol):
     name: Name
     reason: str
     compiled: bool
-    """Whether a compiled kernel takes part: it rounds otherwise than plain torch."""
+    """Whether a compiled kernel takes part. It rounds differently from plain torch."""
     device: torch.device
 
     def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:
-        """Return next-token logits [N, V] and the keys and values of prompts sorted by length."""
+        """Return the next-token logits [N, V] of prompts that are sorted by length, with their keys and values."""
         ...
 
     def step(self, token: Tensor, position: Tensor, cache: SlotCache, columns: int, ragged: bool) -> Tensor:
         """Append `token` [R] at column `position` [R] of the first R slots and return the next logits [R, V].
 
-        `columns` is the largest position plus one; `ragged` says that positions differ.
+        `columns` is the largest position plus one. `ragged` says that the positions of the rows differ.
         """
         ...

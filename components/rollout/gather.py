@@ -1,6 +1,6 @@
-"""Gather: the shards of a rollout become one table again, in the order of the batch.
+"""Gather: the shards of a rollout are joined to one table, in the order of the batch.
 
-A missing or doubled prompt is an error: a shard that was lost must not look like prompts that nobody drew.
+A prompt without its rollouts, or with too many, is an error. Otherwise a lost shard would look like prompts that nobody drew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from instar.rows import RolloutRow
 
 @dataclass(frozen=True, kw_only=True)
 class GatherConfig:
-    """Nothing to choose."""
+    """There is nothing to set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """All rollouts, as one unsharded rollout would have written them."""
+    """All rollouts, as one rollout without shards would have written them."""
 
     rollouts: Rollouts
 
@@ -43,15 +43,15 @@ def gather(ins: Ins, outs: Outs, config: GatherConfig, ctx: Context) -> Metrics:
             groups.setdefault(row.group_id, []).append(row)
     batch = ins.batch.read()
     expected = {slot.group_id: slot.group_size for slot in batch}
-    found = {group: len(rows) for group, rows in groups.items()}
-    if found != expected:
-        wrong = sorted(g for g in {*found, *expected} if found.get(g) != expected.get(g))
+    sizes = {group: len(rows) for group, rows in groups.items()}
+    if sizes != expected:
+        wrong = sorted(g for g in {*sizes, *expected} if sizes.get(g) != expected.get(g))
         raise ContractError(
             expected=f"{len(expected)} groups, each of the size that was drawn",
-            found=f"{len(wrong)} groups that differ, first {wrong[0]}: {found.get(wrong[0], 0)} rollouts "
-            f"for {expected.get(wrong[0], 0)} drawn",
+            found=f"{len(wrong)} groups of another size; the first is {wrong[0]}, with {sizes.get(wrong[0], 0)} rollouts "
+            f"instead of {expected.get(wrong[0], 0)}",
             where=f"gather of {len(ins.parts)} shards",
-            action="run the missing shard again; give every shard the same batch and shard count",
+            action="run the missing shard again, and give every shard the same batch and the same number of shards",
         )
     rows = [row for slot in batch for row in groups[slot.group_id]]
     outs.rollouts.write(rows)

@@ -1,9 +1,11 @@
-"""A decode path for the Llama family: the same arithmetic as transformers with fewer, larger operations.
+"""Decoding for the Llama family: the same arithmetic as transformers, in fewer and larger operations.
 
 Shapes: R rows, E hidden, A query heads, H key-value heads, D head width, V vocabulary, N prompts, W columns.
-Per layer: one product for queries, keys and values, one for gate and up, rotary angles once per step for all layers,
-queries of one key-value head side by side (no repeated keys), keys and values written in place. Weights are converted,
-fused and laid out once per policy; the model they came from is not changed and not copied.
+
+- One matrix product per layer computes queries, keys and values. Another one computes gate and up.
+- Rotary angles are computed once per step, for all layers.
+- The queries that share a key-value head stand side by side, so keys are not repeated. Keys and values are written in place.
+- Weights are converted, fused and laid out once per policy. The model that they come from stays as it is.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ _PRODUCTS = (
     *(f"self_attn.{name}_proj" for name in "qkvo"),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 )
-_ROWS = 32  # rows that products are laid out for
+_ROWS = 32  # number of rows for which weights are laid out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Layer:
-    """Products and scales of one layer; `heads` scales of queries and keys where the family has them (Qwen3)."""
+    """Matrix products and scales of one layer. `heads` has the scales of queries and keys, where a family has them (Qwen3)."""
 
     before: Tensor
     qkv: Linear
@@ -44,7 +46,7 @@ class _Layer:
 
 
 def refusal(model: Any) -> str:
-    """Return why this path cannot serve `model`, or nothing."""
+    """Return the reason why this code cannot serve `model`, or an empty text when it can."""
     kind = type(model).__name__
     if kind not in FAMILY:
         return f"{kind} is not of the Llama family"
@@ -88,7 +90,7 @@ class LlamaForward:
         return weight.detach().to(device=self.device, dtype=self._dtype)
 
     def _linear(self, *modules: Any, dtype: torch.dtype | None = None) -> Linear:
-        """Return the product with the weights of all modules, one below the other."""
+        """Return one product with the weights of all modules, stacked by rows."""
         weight = torch.cat([m.weight.detach() for m in modules]) if modules[1:] else modules[0].weight
         bias = None if modules[0].bias is None else torch.cat([m.bias.detach() for m in modules])
         kind = dtype or self._dtype
@@ -122,7 +124,8 @@ class LlamaForward:
         return self._head(kernel.add_norm(x, delta, self._norm, self._eps).to(self._kind))
 
     def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:
-        """Return next-token logits [N, V] and the keys and values of prompts sorted by length, padded on the right."""
+        """Return the next-token logits [N, V] of prompts that are sorted by length, with keys and values. Padding is on the
+        right."""
         width, count, prefix, delta = len(prompts[-1]), len(prompts), Prefix(), None
         ids = torch.tensor([[*p, *[p[-1]] * (width - len(p))] for p in prompts], device=self.device)
         x = self._embed[ids.flatten()]
@@ -138,12 +141,12 @@ class LlamaForward:
             mixed = mixed.transpose(1, 2).reshape(count * width, -1)
             normed = kernel.add_norm(x, layer.out(mixed), layer.after, self._eps)
             delta = layer.down(kernel.silu_mul(layer.gate_up(normed)))
-        last = torch.tensor([i * width + len(p) - 1 for i, p in enumerate(prompts)], device=self.device)
+        ends = torch.tensor([i * width + len(p) - 1 for i, p in enumerate(prompts)], device=self.device)
         assert delta is not None
-        return self._head(kernel.add_norm(x[last], delta[last], self._norm, self._eps).to(self._kind)), prefix
+        return self._head(kernel.add_norm(x[ends], delta[ends], self._norm, self._eps).to(self._kind)), prefix
 
     def _split(self, qkv: Tensor, layer: _Layer) -> Tensor:
-        """Return [M, A + 2 H, D], queries and keys scaled where the family does so."""
+        """Return [M, A + 2 H, D]. Queries and keys are scaled where the family does so."""
         qkv = qkv.view(len(qkv), -1, self._width)
         if layer.heads is None:
             return qkv

@@ -1,7 +1,7 @@
-"""Matrix products with weights laid out once for the processor.
+"""Matrix products with weights that are laid out once for the processor.
 
-oneDNN reorders a plain weight matrix at every call; a decode step has few rows, so that reordering costs as much as
-the product. Reordered once per policy the same products take 0.5 to 0.8 of the time (`benchmarks/decoding.py`).
+oneDNN reorders a plain weight matrix at every call. A decode step has few rows, so the reordering costs as much as the product.
+Here it happens once per policy. The products then take 0.5 to 0.8 of the time (`benchmarks/decoding.py`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 Linear = Callable[[Tensor], Tensor]
-_SMALLEST = 2**17  # weights below this fit the first-level caches, and the call itself costs more than the reordering
+_SMALLEST = 2**17  # smaller matrices fit the first-level caches, and the call itself costs more than the reordering
 
 
 def linear(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
-    """Return x [M, K] -> x W^T + b for W [N, K]. `rows` is the M to lay out for; any other M is right, too."""
+    """Return the function x [M, K] -> x W^T + b for W [N, K]. The layout is best for M = `rows`; every other M works, too."""
     if not packs(weight):
         return lambda x: torch.nn.functional.linear(x, weight, bias)
     ops: Any = torch.ops.mkldnn
@@ -27,7 +27,7 @@ def linear(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
 
 
 def packs(weight: Tensor) -> bool:
-    """Return whether the weight gains from a layout of its own here."""
+    """Return whether a layout of its own makes products with this weight faster on this machine."""
     backend: Any = torch.backends.mkldnn
     if weight.device.type != "cpu" or weight.numel() < _SMALLEST or not backend.is_available():
         return False
@@ -38,7 +38,7 @@ def packs(weight: Tensor) -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Return whether this processor multiplies bfloat16 faster than it would convert it."""
+    """Return whether this processor has instructions that multiply bfloat16. Without them, converting to float32 is faster."""
     cpu: Any = torch.cpu
     probes = (getattr(cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(probe is not None and bool(probe()) for probe in probes)

@@ -1,9 +1,9 @@
-"""Windows of logged trajectories, and what the acting policy would have done at each of their steps.
+"""Windows of logged trajectories, with the action that the policy would have taken at each step.
 
-A drawn task is a slice: the starts of windows from `start` up to `end` in one logged episode. The slot's seed picks one of
-them; the window holds the K steps of the policy's architecture from there, fewer at the end of the episode. The policy
-reads the logged window and gives its own action for every step of it (the past policy of Decision Mamba, section 4). No
-environment is stepped, and what is logged is not copied into the rows.
+A drawn task is a slice: the steps `start` to `end` - 1 of one logged episode, at each of which a window may begin. The seed of the
+slot picks one of these steps. The window holds the K steps from there that the architecture reads, or fewer at the end of the
+episode. The policy reads the logged window and gives its own action for every step (the past policy of Decision Mamba, section 4).
+No environment takes a step, and the logged data is not copied into the rows.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def propose(
 ) -> Metrics:
     """Write one window per slot, with the policy's actions unless `config.act` is off.
 
-    Metrics: counts, and the mean |a_hat - a| over all numbers of all actions in the model's units, in which the
-    environment's box is [-1, 1] (`shift_mean`). Raises `ContractError` without data, for a slot whose task is not a
-    training slice of that data, and for a policy of other dimensions; `NumericsError` for actions that are not finite.
+    The metrics are counts and `shift_mean`, the mean of |a_hat - a| over all numbers of all actions. It is in the model's units, in
+    which every action is in [-1, 1]. Raises `ContractError` without data, for a task that is not a training slice of that data,
+    and for a policy with other dimensions. Raises `NumericsError` for actions that are not finite.
     """
     model = open_actor(policy, config.device, ctx, "rollout")
     logged = open_trajectories(data, ctx.resident, "rollout")
@@ -62,11 +62,11 @@ def propose(
 def act(
     model: ContinuousPolicy, logged: Trajectories, windows: Windows, config: ProposeConfig, ctx: Context
 ) -> Singles:
-    """Return the policy's actions at every step of every window, [M, K, A], in the environment's box; 0 at padding.
+    """Return the policy's actions at every step of every window, [M, K, A], in the units of the environment. Padding gets 0.
 
-    At most about `config.max_windows` windows at once. What a window gets does not depend on the others: those without
-    padding, which the policy works on by another path, are kept apart, and every pass has a multiple of
-    `actor.ROWS` rows.
+    A pass has about `config.max_windows` windows at most. The actions of a window must not depend on the other windows, not even by
+    rounding. So windows without padding have passes of their own, because the policy computes them differently. And every pass has
+    a multiple of `actor.ROWS` rows.
     """
     import torch
 
@@ -85,17 +85,17 @@ def act(
     if not np.isfinite(out).all():
         raise NumericsError(
             expected="finite actions",
-            found=f"{int((~np.isfinite(out)).sum())} that are not",
+            found=f"{int((~np.isfinite(out)).sum())} numbers that are not finite",
             where="rollout.policy",
-            action="go back to an earlier policy; the weights of this one have diverged",
+            action="go back to an earlier policy, because the weights of this one have diverged",
         )
     return out
 
 
 def batches(full: Flags, most: int) -> Iterator[tuple[Integers, int]]:
-    """Yield indices and how many of them are new: first the windows that `full` marks, then the others.
+    """Yield the indices of one pass, and how many of them count. Windows that `full` marks come first, then the others.
 
-    The last indices of a run are repetitions that fill it up.
+    The indices behind those that count are repetitions, which fill the pass up to a multiple of `actor.ROWS`.
     """
     for part in (np.flatnonzero(full), np.flatnonzero(~full)):
         for start in range(0, len(part), most):
@@ -104,7 +104,7 @@ def batches(full: Flags, most: int) -> Iterator[tuple[Integers, int]]:
 
 
 def describe(windows: Windows) -> Metrics:
-    """Return counts, and the share of windows that an episode's end cut short."""
+    """Return counts, and the share of windows that are short because their episode ends."""
     count = len(windows.rows)
     metrics: Metrics = {"num_rollouts": float(count), "num_steps": float(windows.mask.sum())}
     if count:
@@ -113,7 +113,7 @@ def describe(windows: Windows) -> Metrics:
 
 
 def shift(model: ContinuousPolicy, logged: Trajectories, windows: Windows, actions: Singles) -> float:
-    """Return the mean |a_hat - a| over all numbers, in the model's units."""
+    """Return the mean of |a_hat - a| over all numbers, in the model's units."""
     half = (np.array(model.task.action_high) - np.array(model.task.action_low)) / 2
     gap = np.abs(actions[windows.mask] - logged.actions[windows.rows[windows.mask]].astype(np.float64)) / half
     return float(gap.mean())

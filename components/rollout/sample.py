@@ -1,6 +1,7 @@
-"""Text rollouts: the policy answers the drawn prompts, and the record keeps the tokens and the probability each had.
+"""Text rollouts: the policy answers the drawn prompts. The record keeps every token with its log-probability.
 
-Token ids are the record. Nothing is encoded again after sampling: a row is the prompt's ids and then the sampled ids.
+Token ids are the record. A row holds the ids of the prompt, followed by the sampled ids. Text is never encoded again after
+sampling.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from instar.rows import BatchRow, RolloutRow, Step, TaskRow
 if TYPE_CHECKING:
     from instar.components.rollout.config import SampleConfig
 
-_PARTS = 4  # engine batches between two heartbeats
+_PARTS = 4  # a heartbeat follows after this many engine batches
 
 
 def sample(
@@ -67,10 +68,10 @@ def sample(
 
 
 def check_sample(sample: Sample, request: Request, tokenizer: TextTokenizer, config: SampleConfig) -> None:
-    """Raise `EngineError` unless the sample ends with its first stop or was cut, one log-probability per token.
+    """Raise `EngineError` unless the sample ends with its first stop or at the limit, with one log-probability per token.
 
-    A stop is a stop token, or the token that completes a stop string. An engine that takes its tokens from text loses
-    stop tokens, cuts behind a stop string or changes the count; all of it shows here.
+    A stop is a stop token, or the token that completes a stop string. Some engines take their tokens from text. They lose stop
+    tokens, end a sample after its stop string, or return another number of tokens. This check finds all three.
     """
     ids, eos_ids, limit = sample.token_ids, tokenizer.eos_ids, config.max_new_tokens
     stops = [i for i, token in enumerate(ids) if token in eos_ids]
@@ -79,8 +80,8 @@ def check_sample(sample: Sample, request: Request, tokenizer: TextTokenizer, con
     ended = not sample.truncated and not early and len(ids) <= limit and (stops or late)
     if len(ids) != len(sample.logprobs) or stops not in ([], [len(ids) - 1]) or not (cut or ended):
         raise EngineError(
-            expected=f"tokens up to the first of {[*sorted(eos_ids), *config.stop]} or {limit} cut, "
-            "one log-probability each",
+            expected=f"tokens up to the first of {[*sorted(eos_ids), *config.stop]}, or {limit} tokens of a truncated answer, "
+            "with one log-probability each",
             found=f"{len(ids)} tokens, {len(sample.logprobs)} log-probabilities, stop tokens at {stops}, "
             f"stop string {'before the last token' if early else 'at the last token' if late else 'nowhere'}, "
             f"truncated {sample.truncated}",
@@ -90,9 +91,9 @@ def check_sample(sample: Sample, request: Request, tokenizer: TextTokenizer, con
 
 
 def check_append_only(row: RolloutRow, prompt_ids: Sequence[int]) -> None:
-    """Raise `ContractError` unless the row starts with exactly the prompt that was sampled from and its spans tile it.
+    """Raise `ContractError` unless the row starts with exactly the prompt, and its steps cover it without gaps.
 
-    Holds for every turn: what the policy has read is never rewritten, only appended to.
+    This holds for every turn: tokens that the policy has read are never rewritten, and new ones are only appended.
     """
     edges = [0, *(step.end for step in row.steps)]
     tiled = all(s.start == a and s.end >= a for s, a in zip(row.steps, edges, strict=False)) and edges[-1] == len(
@@ -105,7 +106,7 @@ def check_append_only(row: RolloutRow, prompt_ids: Sequence[int]) -> None:
     differs = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(row.token_ids), len(prompt_ids)))
     raise ContractError(
         expected=f"{len(prompt_ids)} prompt ids unchanged, spans without gaps, one log-probability per action token",
-        found=f"ids equal up to {differs}, spans {[(s.role, s.start, s.end) for s in row.steps]} "
+        found=f"ids that are equal up to {differs}, spans {[(s.role, s.start, s.end) for s in row.steps]} "
         f"of {len(row.token_ids)} tokens, {len(row.behaviour_logprobs)} log-probabilities",
         where=f"rollout {row.rollout_id}:token_ids",
         action="append sampled ids to the prompt ids; do not decode and encode in between",
@@ -129,7 +130,7 @@ Drawn = tuple[BatchRow, Request]
 
 
 def _parts(drawn: Sequence[Drawn], num_rows: int) -> Iterator[list[Drawn]]:
-    """Split into runs of whole groups with about `num_rows` samples each."""
+    """Yield parts of about `num_rows` samples each. A group is never split."""
     part: list[Drawn] = []
     for pair in drawn:
         if part and sum(len(request.seeds) for _, request in [*part, pair]) > num_rows:

@@ -1,6 +1,6 @@
-"""Drawing tokens: inverse transform sampling with one counter-based uniform per (sample seed, position).
+"""Drawing tokens: inverse transform sampling, with one counter-based uniform number per sample seed and position.
 
-Shapes: R rows, V vocabulary, B block of the vocabulary, L positions. Nothing here depends on which rows share a batch.
+Shapes: R rows, V vocabulary, B block of the vocabulary, L positions. No result depends on which rows share a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = 256
 
 
 def uniforms(seeds: Sequence[int], num_positions: int) -> Tensor:
-    """Return uniforms in [0, 1) as float64 [R, L]; row r is the Philox stream keyed by `seeds[r]`."""
+    """Return uniform numbers in [0, 1) as float64 [R, L]. Row r is the Philox stream with the key `seeds[r]`."""
     raw = np.empty((len(seeds), num_positions), dtype=np.uint64)
     stream = np.random.Philox(key=0)
     start = stream.state
@@ -31,7 +31,7 @@ def uniforms(seeds: Sequence[int], num_positions: int) -> Tensor:
 
 
 def pick(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-    """Draw as `draw` does, by the C++ kernel where it is built."""
+    """Do what `draw` does, with the C++ kernel where it is built."""
     if kernels.draws(logits.dtype, logits.device.type):
         return cpp.draw(logits, uniform, temperature)
     return draw(logits, uniform, temperature)
@@ -40,8 +40,8 @@ def pick(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Te
 def draw(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
     """Return token ids int64 [R] and their log-probabilities float32 [R] from logits [R, V].
 
-    `uniform` float64 [R] picks tokens by inverse CDF of softmax(logits / temperature); None takes the likeliest token
-    and scores it at temperature 1. A row that is not finite gives a log-probability that is not finite.
+    `uniform` float64 [R] picks tokens by the inverse CDF of softmax(logits / temperature). Without `uniform` the likeliest token is
+    taken and scored at temperature 1. A row that is not finite gives a log-probability that is not finite.
     """
     if uniform is None:
         scores = logits.float()
@@ -57,8 +57,8 @@ def draw(logits: Tensor, uniform: Tensor | None, temperature: float) -> tuple[Te
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     """Return the token [R] at quantile `uniform` of non-negative weights [R, V] with any positive sum.
 
-    Large vocabularies are searched in two levels, blocks and then inside one block: one pass of sums in place of a
-    cumulative sum over V, and float64 partial sums at both levels.
+    A large vocabulary is searched in two levels: first for a block, then inside that block. That needs one pass of sums instead of
+    a cumulative sum over V. Partial sums are float64 at both levels.
     """
     rows, vocab = weights.shape
     if vocab <= _ONE_LEVEL:
@@ -78,7 +78,7 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
 def _locate(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first index [R] whose cumulative value exceeds `target` [R], and the cumulative value before it.
 
-    The target is kept below the last value, so an entry of weight 0 is never returned.
+    A target at the end is moved just below the last value, so an entry of weight 0 is never returned.
     """
     limit = torch.nextafter(cumulative[:, -1], torch.zeros_like(target))
     index = torch.searchsorted(cumulative, torch.minimum(target, limit)[:, None], right=True)

@@ -1,4 +1,4 @@
-"""From drawn slices to windows of logged episodes, and from windows to rollout rows."""
+"""How drawn slices become windows of logged episodes, and how windows become rollout rows."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from instar.rows import BatchRow, RolloutRow
 
 pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
 Slice = tuple[str, int, int]
-"""Episode, first start of a window, and one past the last start."""
+"""An episode, the first step at which a window may begin, and the step after the last such step."""
 
 
 def choose_windows(
     tasks: Tasks, slots: Sequence[BatchRow], seeds: Integers, logged: Trajectories, steps: int, ctx: Context
 ) -> Windows:
-    """Return the window of every slot, which begins at first + seed mod (end - first) of its slice.
+    """Return the window of every slot. It begins at step first + seed mod (end - first) of its slice.
 
-    A slot whose task is not a training slice of `logged` is a `ContractError`.
+    Raises `ContractError` for a slot whose task is not a training slice of `logged`.
     """
     known = _slices(tasks, slots, ctx)
     drawn = [known[slot.task_id] for slot in slots]
@@ -47,10 +47,10 @@ def _slices(tasks: Tasks, slots: Sequence[BatchRow], ctx: Context) -> dict[str, 
     arm_of = dict(zip(names, arms, strict=True))
     for slot in slots:
         if arm_of.get(slot.task_id) != slot.arm or slot.group_size != 1:
-            found = f"a task of arm {arm_of[slot.task_id]}" if slot.task_id in arm_of else "no such task"
+            task = f"a task of arm {arm_of[slot.task_id]}" if slot.task_id in arm_of else "no such task"
             raise ContractError(
-                expected=f"task {slot.task_id} of arm {slot.arm}, once: the policy acts deterministically",
-                found=f"{found}, group_size {slot.group_size}",
+                expected=f"task {slot.task_id} of arm {slot.arm}, once, because the policy acts deterministically",
+                found=f"{task}, group_size {slot.group_size}",
                 where=f"batch slot {slot.slot}",
                 action="draw from the task pools that the rollout reads, with curriculum.group_size=1",
             )
@@ -65,7 +65,7 @@ def _slice(name: str, pool: str, text: str) -> Slice:
         episode, start, end = "", 0, 0
     if pool != "train" or not 0 <= start < end:
         raise ContractError(
-            expected='a training slice, features {"episode": ..., "start": s, "end": e} with 0 <= s < e',
+            expected='a training slice with features {"episode": ..., "start": s, "end": e} and 0 <= s < e',
             found=f"split {pool}, features {text[:80]}",
             where=f"Tasks:features of {name}",
             action="prepare the data with dataset_prep.strategy=offline",
@@ -81,12 +81,12 @@ def to_table(
     actions: Singles | None,
     policy: str,
 ) -> pa.Table:
-    """Return one `RolloutRow` a slot, built by columns; `task_id` is the episode, as in the row that logged it.
+    """Return one `RolloutRow` per slot, built column by column. `task_id` is the episode, as in the row that logged it.
 
-    `actions` [M, K, A] lose their padding; None leaves the column empty.
+    The padding of `actions` [M, K, A] is left out. None leaves the column empty.
     """
     count = len(slots)
-    given: dict[str, Any] = {
+    values_by_column: dict[str, Any] = {
         "rollout_id": [f"{slot.group_id}/0" for slot in slots],
         "task_id": [logged.ids[episode] for episode in windows.episodes.tolist()],
         "arm": [slot.arm for slot in slots],
@@ -98,7 +98,7 @@ def to_table(
         "offset": windows.starts,
     }
     declared = {field.name: field.arrow for field in schema.fields(RolloutRow)}
-    columns = {name: pa.array(values, declared[name]) for name, values in given.items()}
+    columns = {name: pa.array(values, declared[name]) for name, values in values_by_column.items()}
     if actions is not None:
         ends = np.concatenate([[0], np.cumsum(windows.lengths * actions.shape[2])]).astype(np.int32)
         numbers = pa.array(actions[windows.mask].astype(np.float64).ravel())

@@ -1,9 +1,10 @@
-"""Keys and values of the samples in flight: one slot per sample, each at a column of its own.
+"""Keys and values of the samples that are being decoded. Each sample has a slot, and column c of a slot holds its token c.
 
 Shapes: S slots, R live rows, H key-value heads, C allocated columns, D head width, W prompt columns.
-Live rows always fill the slots 0..R-1: a sample that ends leaves a hole, and the last row moves into it. So a decode step
-works on a view of the first R slots, and what is moved is one row per sample, not the cache per step. Column c of a row
-holds its token c. Columns are allocated in growing blocks, never concatenated. A block that the device has no room for is refused.
+
+- Live rows always fill the slots 0 to R - 1. When a sample ends, the last row moves into its slot. So a decode step works on a view
+  of the first R slots, and only one row moves per ended sample.
+- Columns are allocated in growing blocks, not one per step. A block for which the device has no room is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from instar.errors import ConfigError
 
 Prefix = list[tuple[Tensor, Tensor]]
-"""Keys and values [N, H, W, D] per layer of N prompts that were read; columns behind a prompt's end hold anything finite."""
+"""Keys and values [N, H, W, D] per layer, of N prompts that were read. Columns after the end of a prompt hold any finite value."""
 
 _BLOCK = 32
 
@@ -38,12 +39,12 @@ class SlotCache:
         return self.keys[0].shape[2]
 
     def reserve(self, columns: int, limit: int) -> None:
-        """Allocate at least `columns` columns, half as many again when there were too few, never more than `limit`."""
+        """Allocate at least `columns` columns. When there are too few, half as many again are added, up to `limit` in all."""
         if columns <= self.columns:
             return
         extra = min(limit, max(columns, self.columns + max(_BLOCK, self.columns // 2))) - self.columns
         slots, device = self.keys[0].shape[0], self.keys[0].device.type
-        beside = self.keys[0].nbytes  # of one tensor the old and the new one exist at once
+        beside = self.keys[0].nbytes  # the old and the new version of one tensor exist at once
         _check_room(self.column_bytes * slots * extra + beside, slots, self.columns + extra, device)
         for tensors in (self.keys, self.values):
             for i, tensor in enumerate(tensors):
@@ -57,7 +58,7 @@ class SlotCache:
             self.values[i][slots, :, : values.shape[2]] = values[owner]
 
     def move(self, source: Sequence[int], target: Sequence[int], columns: int) -> None:
-        """Copy the first `columns` columns of the slots `source` into the slots `target`; no slot is in both."""
+        """Copy the first `columns` columns of the slots `source` into the slots `target`. No slot is in both."""
         for tensors in (self.keys, self.values):
             for tensor in tensors:
                 for a, b in zip(source, target, strict=True):
@@ -65,7 +66,7 @@ class SlotCache:
 
 
 def _check_room(wanted: int, slots: int, columns: int, device: str) -> None:
-    """Raise `ConfigError` when `wanted` more bytes are not free on the device."""
+    """Raise `ConfigError` when fewer than `wanted` bytes are free on the device."""
     from instar.components.update.memory import available_bytes
 
     free = available_bytes(device)
@@ -74,21 +75,21 @@ def _check_room(wanted: int, slots: int, columns: int, device: str) -> None:
             expected=f"{wanted / 2**30:.2f} GiB more for keys and values of {slots} rows x {columns} columns",
             found=f"{free / 2**30:.2f} GiB free on {device}",
             where="rollout.engine.max_rows",
-            action="lower it (also of evaluate and test, if it was reached there): rows then wait for each other, and no "
-            "answer is another one; `instar plan` says how many fit",
+            action="lower it (and engine.max_rows of evaluate and test, if the error came from there); rows then wait for each "
+            "other, and no answer changes; `instar plan` says how many rows fit",
         )
 
 
 def first_columns(longest: int, limit: int) -> int:
-    """Return the columns to start with for prompts of `longest` tokens and at most `limit` columns in all."""
+    """Return how many columns to start with, for prompts of up to `longest` tokens and rows of up to `limit` columns."""
     return min(limit, longest + max(_BLOCK, longest // 2))
 
 
 def passes(prompts: list[tuple[int, ...]], tokens: int) -> list[list[tuple[int, ...]]]:
-    """Split prompts, sorted by length, into passes of at most `tokens` padded tokens, or of one prompt."""
-    made: list[list[tuple[int, ...]]] = [[]]
+    """Split prompts that are sorted by length into passes. A pass has at most `tokens` padded tokens, or a single prompt."""
+    parts: list[list[tuple[int, ...]]] = [[]]
     for prompt in prompts:
-        if made[-1] and len(prompt) * (len(made[-1]) + 1) > tokens:
-            made.append([])
-        made[-1].append(prompt)
-    return made
+        if parts[-1] and len(prompt) * (len(parts[-1]) + 1) > tokens:
+            parts.append([])
+        parts[-1].append(prompt)
+    return parts

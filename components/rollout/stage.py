@@ -1,7 +1,10 @@
-"""Rollout: the policy acts on the drawn tasks, and the record keeps what it did.
+"""Rollout: the policy acts on the drawn tasks, and every act is recorded.
 
-Strategies: `sample` answers to prompts, with every token and its probability; `propose` actions on windows of logged
-trajectories, for recipes that learn offline. Shard i of n works on slots i, i + n, i + 2n, ... of the batch.
+There are two strategies. `sample` lets the policy answer prompts, and records every token with its log-probability. `propose`
+is for recipes that learn offline: it cuts windows of logged trajectories and records the actions that the policy would have
+taken there.
+
+A batch may be split into shards. Shard i of n works on the slots i, i + n, i + 2n, ... of the batch.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ from instar.rows import BatchRow
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """The acting policy, the tasks, the drawn ones; logged trajectories and tasks made by the evolution, if there are any."""
+    """The acting policy, all tasks, and the batch of drawn tasks.
+
+    Where they exist, also logged trajectories (`data`) and the tasks that the evolution made (`generated`).
+    """
 
     policy: Policy
     tasks: Tasks
@@ -31,7 +37,7 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """One row per sample, in the order of the batch."""
+    """One row per sample or window, in the order of the batch."""
 
     rollouts: Rollouts
 

@@ -1,8 +1,9 @@
-"""The forward pass of transformers over slots. Serves every causal language model with attention over all positions.
+"""The forward pass of transformers over slots. It serves every causal language model with attention over all positions.
 
-Prompts of one pass are padded on the right, where causal attention needs no mask, up to their last token; that one is
-read by itself in column W - 1 and its keys and values are then put where they belong, behind the prompt. The gap is
-masked and position ids count real tokens, so logits equal those of an unpadded pass up to rounding.
+Prompts of different lengths are read in two passes. The first pass reads every prompt without its last token, padded on the
+right. Causal attention needs no mask there. The second pass reads the last tokens, in column W - 1 of every row. Their keys and
+values then move to the end of their own prompts. The gap is masked and position ids count real tokens. So the logits equal
+those of a pass without padding, up to rounding.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from instar.kernels.decode.reference import open_mask
 
 
 class StockForward:
-    """A model of transformers; copied when precision or device must change."""
+    """A model of transformers. It is copied when precision or device must change."""
 
     name: Name = "stock"
 
@@ -34,7 +35,7 @@ class StockForward:
         self.compiled = draws(torch.float32, device)
 
     def read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Prefix]:
-        """Return next-token logits [N, V] and the keys and values of prompts sorted by length."""
+        """Return the next-token logits [N, V] of prompts that are sorted by length, with their keys and values."""
         cache, device, width = DynamicCache(), self.device, len(prompts[-1])
         if len(prompts[0]) == width:
             logits = self._run(torch.tensor(prompts, device=device), None, cache, None)
@@ -42,11 +43,11 @@ class StockForward:
         head = width - 1
         filled = [[*p[:-1], *p[-1:] * (head - len(p) + 1)] for p in prompts]
         self._run(torch.tensor(filled, device=device), None, cache, None)
-        last = torch.tensor([[p[-1]] for p in prompts], device=device)
+        last_tokens = torch.tensor([[p[-1]] for p in prompts], device=device)
         end = torch.tensor([len(p) - 1 for p in prompts], device=device)
         mask = open_mask(end - 1, width, self._model.dtype)
         mask[..., -1] = 0.0
-        logits, prefix = self._run(last, end[:, None], cache, mask), _prefix(cache)
+        logits, prefix = self._run(last_tokens, end[:, None], cache, mask), _prefix(cache)
         rows = torch.arange(len(prompts), device=device)
         for tensor in (tensor for pair in prefix for tensor in pair):
             tensor[rows, :, end] = tensor[:, :, -1].clone()
@@ -73,15 +74,16 @@ class StockForward:
 
 
 def cache_argument(model: Any) -> str:
-    """Return the name under which a model takes its cache: `cache` since transformers 5.24, before that `past_key_values`.
+    """Return the name of the argument in which a model takes its cache.
 
-    5.24 still knows the old name and says that 5.40 will not.
+    It is `cache` since transformers 5.24 and `past_key_values` before. Version 5.24 still accepts the old name, but warns that 5.40
+    will not.
     """
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class _StepLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer of the slots during one step: the new key and value of row r go to column position[r]."""
+    """One layer of the slots during one step. The new key and value of row r go to column position[r]."""
 
     def __init__(self, cache: SlotCache, layer: int, position: Tensor, columns: int) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class _StepLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the slots exist."""
+        """Do nothing, because the slots exist already."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -103,15 +105,15 @@ class _StepLayer(CacheLayerMixin):  # type: ignore[misc]
         return keys[:, :, : self.columns], values[:, :, : self.columns]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the key length, and offset 0."""
+        """Return the number of keys, and offset 0."""
         return self.columns, 0
 
     def get_seq_length(self) -> int:
-        """Return the columns in use before this step."""
+        """Return the number of columns that were in use before this step."""
         return self.columns - 1
 
     def get_max_length(self) -> int:
-        """Return -1: the slots grow."""
+        """Return -1, which means no limit, because the slots grow."""
         return -1
 
 

@@ -1,7 +1,7 @@
 """The engine that samples from causal language models of transformers, on CPU or CUDA.
 
-It holds one policy, checks what it is asked for, and leaves decoding to the batcher (`batching`) and the arithmetic to a
-forward pass (`forward`). Log-probabilities equal those of a full unpadded forward pass up to rounding.
+It holds one policy and checks the requests. The batcher (`batching`) decodes, and a forward pass (`forward`) does the arithmetic.
+Log-probabilities equal those of one forward pass over the whole sequence without padding, up to rounding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """Samples from a model that must not change while the engine serves it."""
+    """Samples from a model. The model must not change while the engine serves it."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class TransformersEngine:
         device: str = "",
         forward: Literal["auto", "stock"] = "auto",
     ) -> None:
-        """Stop strings need the `tokenizer`. Precision and device are those of the model unless named."""
+        """Hold `model`. The `tokenizer` is needed for stop strings only. Precision and device default to those of the model."""
         self._model: Any = model
         self._digest, self._max_rows, self._tokenizer = digest, max_rows, tokenizer
         self._versions = write_count(model)
@@ -91,7 +91,7 @@ class TransformersEngine:
     def sample(
         self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float, stop: tuple[str, ...] = ()
     ) -> list[list[Sample]]:
-        """Return samples per request. Raises `EngineError` for what it cannot serve, `NumericsError` for NaN logits."""
+        """Return the samples of each request. Raises `EngineError` for what it cannot serve, `NumericsError` for NaN logits."""
         check_weights(self._model, self._versions, self._digest)
         check_requests(requests, max_new_tokens, self._model.config, self.vocab_size)
         rows = [
@@ -101,17 +101,17 @@ class TransformersEngine:
         ]
         rows.sort(key=lambda row: (len(row.prompt), row.prompt))
         ends = Ends(tokens=self._is_eos, rule=self._rule(stop), limit=max_new_tokens)
-        found: dict[tuple[int, int], Sample] = {}
+        sample_of: dict[tuple[int, int], Sample] = {}
         if rows:
             with torch.inference_mode():
                 samples = Batcher(self.forward, rows, self._max_rows, ends, temperature).run()
-            found = {(row.request, row.index): sample for row, sample in zip(rows, samples, strict=True)}
-        return [[found[r, i] for i in range(len(request.seeds))] for r, request in enumerate(requests)]
+            sample_of = {(row.request, row.index): sample for row, sample in zip(rows, samples, strict=True)}
+        return [[sample_of[r, i] for i in range(len(request.seeds))] for r, request in enumerate(requests)]
 
     def _rule(self, stop: tuple[str, ...]) -> StopRule | None:
         if stop and self._tokenizer is None:
             raise EngineError(
-                expected="a tokenizer, which stop strings need",
+                expected="a tokenizer, because stop strings need one",
                 found="none",
                 where="rollout engine",
                 action="pass the policy's tokenizer to the engine",
@@ -120,7 +120,7 @@ class TransformersEngine:
 
 
 def precision(wanted: Literal["float32", "bfloat16", "auto"], stored: torch.dtype, device: str) -> torch.dtype:
-    """Return the type to compute in. bfloat16 on a processor without it is computed in float32: finer, and faster."""
+    """Return the type to compute in. A CPU without bfloat16 instructions computes in float32, which is more precise and faster."""
     if wanted == "auto":
         return stored
     return torch.bfloat16 if wanted == "bfloat16" and (device != "cpu" or has_bfloat16()) else torch.float32

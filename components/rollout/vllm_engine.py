@@ -1,11 +1,12 @@
-"""Group sampling with vLLM on a GPU, offline: one `vllm.LLM` in this process, which takes the policy's weights from memory.
+"""The engine that samples with vLLM on a GPU: one `vllm.LLM` in this process, which takes the policy's weights from memory.
 
-Prompts go in and actions come out as token ids. vLLM's text is read by nobody: it only looks for stop strings in it. Each
-sample is a request of its own with a seed of its own; the prefix cache reads a group's prompt once. Log-probabilities
-are `processed_logprobs`, those of the distribution that is sampled from (at temperature 0 the untempered one).
+Prompts go in as token ids, and actions come out as token ids. vLLM decodes text to look for stop strings, and nobody else reads
+that text. Each sample is a request of its own with its own seed. The prefix cache reads the prompt of a group once.
+Log-probabilities are vLLM's `processed_logprobs`: those of the distribution that is sampled from, and at temperature 0 those at
+temperature 1.
 
-What a seed promises and costs is in docs/gpu.md. Checked against vLLM 0.30 (torch 2.13), whose engine runs in this process
-when VLLM_ENABLE_V1_MULTIPROCESSING is 0.
+docs/gpu.md says what a seed promises and what it costs. This code was checked against vLLM 0.30 (torch 2.13). The engine of that
+version runs in this process when VLLM_ENABLE_V1_MULTIPROCESSING is 0.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from instar.components.tokenizer import TextTokenizer
 
 SERVER: Kind[Server] = Kind("rollout/vllm")
-"""The process has one, whatever policy it serves: an update drops what is kept for the policy it changes, and this may stay."""
-_COOLEST, _HOTTEST = 0.01, 2.0  # vLLM raises lower temperatures to the first and refuses those above the second
+"""The one server of this process. It belongs to no policy: an update drops what is held for the old policy, but not the server."""
+_COOLEST, _HOTTEST = 0.01, 2.0  # vLLM raises lower temperatures to the first number, and refuses those above the second
 
 
 class VllmEngine:
@@ -72,7 +73,7 @@ class VllmEngine:
         return self._server.digest
 
     def facts(self) -> dict[str, float]:
-        """Return what of the engine decides roundings, for the ledger."""
+        """Return the modes of the engine that decide rounding, for the ledger."""
         invariant = self._server.batch_invariant
         return {"seeds_in_kernel": float(self._server.seeds_in_kernel()), "batch_invariant": float(invariant)}
 
@@ -83,7 +84,7 @@ class VllmEngine:
     def sample(
         self, requests: Sequence[Request], *, max_new_tokens: int, temperature: float, stop: tuple[str, ...] = ()
     ) -> list[list[Sample]]:
-        """Return samples per request. Raises `EngineError` for what it cannot serve, `NumericsError` for NaN."""
+        """Return the samples of each request. Raises `EngineError` for what it cannot serve, `NumericsError` for NaN."""
         if self.digest != self._policy.digest:
             raise refuse(
                 f"policy {self._policy.digest}", f"policy {self.digest or 'of unknown weights'}", "open it again"
@@ -108,42 +109,45 @@ class VllmEngine:
             "detokenize": bool(stop),
             "skip_special_tokens": True,
         }
-        found = self._server.llm.generate(
+        outputs = self._server.llm.generate(
             [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in flat],
             [make(seed=seed, **common) for _, seed in flat],
             use_tqdm=False,
             lora_request=self._server.adapter,
         )
-        if len(found) != len(flat):
-            raise refuse(f"{len(flat)} answers", str(len(found)), "report the version of vLLM")
-        samples = iter([self._read(out, request, stop) for out, (request, _) in zip(found, flat, strict=True)])
+        if len(outputs) != len(flat):
+            raise refuse(f"{len(flat)} answers", str(len(outputs)), "report this error with the version of vLLM")
+        samples = iter([self._read(out, request, stop) for out, (request, _) in zip(outputs, flat, strict=True)])
         return [[next(samples) for _ in request.seeds] for request in requests]
 
     def _check(self, requests: Sequence[Request], max_new_tokens: int, temperature: float) -> None:
         if temperature != 0 and not _COOLEST <= temperature <= _HOTTEST:
             allowed = f"temperature 0 or {_COOLEST} to {_HOTTEST}"
-            raise refuse(allowed, str(temperature), "vLLM would change it without a word")
+            raise refuse(allowed, str(temperature), "choose a temperature that vLLM does not change silently")
         for request in requests:
             ids = request.prompt_ids
             if not ids or min(ids) < 0 or max(ids) >= self.vocab_size or len(ids) + max_new_tokens > self._longest:
                 raise refuse(
-                    f"1 to {self._longest - max_new_tokens} prompt ids in 0..{self.vocab_size - 1}",
+                    f"1 to {self._longest - max_new_tokens} prompt ids, each in 0..{self.vocab_size - 1}",
                     f"{len(ids)} ids, {f'{min(ids)} to {max(ids)}' if ids else 'none'}, in request {request.request_id}",
                     "encode the prompt with the tokenizer of this policy, or shorten it",
                 )
 
     def _read(self, out: Any, request: Request, stop: tuple[str, ...]) -> Sample:
-        """Return the sample of one finished request, cut behind its first stop string."""
+        """Return the sample of one finished request. It is cut after the token that completes its first stop string."""
         if len(out.outputs) != 1 or list(out.prompt_token_ids) != list(request.prompt_ids):
-            found = f"{len(out.outputs)} answers to {list(out.prompt_token_ids)[:8]}..."
-            raise refuse(f"one answer to the prompt of request {request.request_id}", found, "check the prompt's path")
+            raise refuse(
+                f"one answer to the prompt of request {request.request_id}",
+                f"{len(out.outputs)} answers to {list(out.prompt_token_ids)[:8]}...",
+                "report this error with the version of vLLM: it changed a prompt",
+            )
         answer = out.outputs[0]
         ids, places, reason = list(map(int, answer.token_ids)), list(answer.logprobs or ()), answer.finish_reason
         chosen = [place.get(token) for token, place in zip(ids, places, strict=False)]
         if reason not in ("stop", "length") or not ids or len(places) != len(ids) or None in chosen:
             raise refuse(
-                "sampled ids, each with its own log-probability, ended by a stop or the length limit",
-                f"{len(ids)} ids, {sum(c is not None for c in chosen)} with one, ended by {reason}",
+                "sampled ids with one log-probability each, ended by a stop or by the length limit",
+                f"{len(ids)} ids, {sum(c is not None for c in chosen)} of them with a log-probability, ended by {reason}",
                 "take the ids that were sampled, never ids encoded from text",
             )
         logprobs = [float(place.logprob) for place in chosen if place is not None]
@@ -152,16 +156,16 @@ class VllmEngine:
                 expected="finite log-probabilities",
                 found="NaN or infinity",
                 where="rollout engine vllm",
-                action="check the last update for divergence",
+                action="check whether the last update diverged",
             )
         end = self._first_stop(ids, stop)
         ended = end < len(ids) or ids[-1] in self._tokenizer.eos_ids or holds(self._tokenizer.decode(ids), stop)
         return Sample(token_ids=ids[:end], logprobs=logprobs[:end], truncated=not ended)
 
     def _first_stop(self, ids: list[int], stop: tuple[str, ...]) -> int:
-        """Return how many tokens a sample has that ends with the first after which its text holds a stop string.
+        """Return how many tokens there are up to the one after which the text first contains a stop string.
 
-        vLLM looks at text as it grows and may see the string later than a decoding of all tokens shows it.
+        vLLM searches the text while it grows, and may see a stop string a token later than a decoding of all tokens does.
         """
         if not stop or not holds(self._tokenizer.decode(ids[:-1]), stop):
             return len(ids)
@@ -169,7 +173,7 @@ class VllmEngine:
 
 
 def _loaded(server: Server | None, key: str, dtype: str, config: EngineConfig, policy: Policy, ctx: Context) -> Server:
-    """Return the server, started where there is none, with the whole weights of `policy` inside."""
+    """Return the server with the whole weights of `policy` inside. It is started where there is none."""
     source, inside = vllm_server.weights(policy, ctx), False
     if server is None:
         inside = vllm_server.stored(policy.path)

@@ -1,9 +1,11 @@
-"""A running vLLM engine that outlives the policies it serves: how it is started, given weights, put to sleep and woken.
+"""A running vLLM engine: how it is started, given weights, put to sleep and woken. It serves one policy after another.
 
-A new policy replaces the weights in place and forgets the cached keys of the old one. Where the policy is a model in this
-process, its tensors are handed over as they lie and no file is written or read; else the policy's files are. Asleep the
-server leaves the device's memory to the update. Each of these steps can go wrong without a sign, so the weights inside the
-engine are compared with the policy's after loading, and after waking with what they were when it fell asleep (failure row 5).
+A new policy replaces the weights in place, and the cached keys of the old policy are dropped. If the policy is a model in this
+process, its tensors are handed over without writing or reading a file. Otherwise the policy's files are read. A sleeping server
+leaves the memory of the device to the update.
+
+Each of these steps can fail silently. So the weights inside the engine are compared twice: after loading with the policy's weights,
+and after waking with the weights from before the sleep (row 5 of the list of silent failures).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class Server:
     """A running `vllm.LLM`: what it was started for, which policy it serves, and whether it sleeps.
 
-    `base` is the policy whose weights are inside; `adapter` what is served beside them, None for the policy itself.
+    `base` is the policy whose weights are inside. `adapter` is what is served on top of them; None means `base` itself.
     """
 
     llm: Any
@@ -51,14 +53,16 @@ class Server:
     adapters: int = 0
 
     def load(self, source: Path | nn.Module, digest: str, inside: bool = False) -> None:
-        """Put the weights of a folder or a model into the engine, unless they are `inside`, and check that they arrived."""
+        """Put the weights of a folder or a model into the engine, unless they are `inside` already. Check that they arrived."""
         dtype = _DTYPES[self.dtype]
         if not inside:
             self.wake()
-            self.digest = ""  # nothing is served while the weights are half of each
-            named = isinstance(source, Path)
-            given = {"weights_path": str(source)} if named else {"weights_iterator": vllm_weights.stream(source, dtype)}
-            self.llm.collective_rpc("reload_weights", kwargs=given)
+            self.digest = ""  # nothing is served while the weights are partly old and partly new
+            files = isinstance(source, Path)
+            origin = (
+                {"weights_path": str(source)} if files else {"weights_iterator": vllm_weights.stream(source, dtype)}
+            )
+            self.llm.collective_rpc("reload_weights", kwargs=origin)
             if not self.llm.reset_prefix_cache():
                 raise refuse(
                     "an empty prefix cache", "keys and values of the old weights", "end running requests first"
@@ -70,28 +74,30 @@ class Server:
     def adapt(self, folder: Path, digest: str) -> None:
         """Serve the adapter in `folder` on top of the weights that are inside.
 
-        vLLM keeps adapters by number and cached keys by name, so every policy gets a number and a name of its own.
+        vLLM tells adapters apart by number, and cached keys by name. So every policy gets its own number and its own name.
         """
         self.wake()
         self.digest, self.adapters = "", self.adapters + 1
         if self._sums() != self.sums:
-            raise refuse(f"the weights of policy {self.base} below the adapter", "other ones", "open the engine again")
+            raise refuse(
+                f"the weights of policy {self.base} below the adapter", "other weights", "open the engine again"
+            )
         request = importlib.import_module("vllm.lora.request").LoRARequest
         self.adapter = request(lora_name=digest, lora_int_id=self.adapters, lora_path=str(folder))
         self.digest = digest
 
     def wake(self) -> None:
-        """Bring weights and cache back; raises `EngineError` when the weights are not those that fell asleep."""
+        """Bring weights and cache back. Raises `EngineError` when the weights differ from those before the sleep."""
         if not self.asleep:
             return
         self.llm.wake_up()
         self.asleep = False
         if self._sums() != self.sums:
             digest, self.digest = self.digest, ""
-            raise refuse(f"the weights of policy {digest} after waking", "other ones", "open the engine again")
+            raise refuse(f"the weights of policy {digest} after waking", "other weights", "open the engine again")
 
     def sleep(self) -> None:
-        """Give the device's memory back: weights go to host memory, cached keys and values are dropped."""
+        """Release the memory of the device. Weights go to host memory, and cached keys and values are dropped."""
         if not self.asleep:
             self.llm.sleep(level=1)
             self.asleep = True
@@ -107,18 +113,18 @@ class Server:
             torch.cuda.empty_cache()
 
     def seeds_in_kernel(self) -> bool:
-        """Whether one kernel draws for all rows, each with its own seed (model runner V2); V1 draws them one by one."""
+        """Whether one kernel draws for all rows, each with its own seed. vLLM's model runner V2 does; V1 draws row by row."""
         return bool(self.llm.llm_engine.vllm_config.use_v2_model_runner)
 
     def _sums(self) -> vllm_weights.Sums:
-        found: vllm_weights.Sums = self.llm.apply_model(vllm_weights.of_engine)[0]
-        return found
+        sums: vllm_weights.Sums = self.llm.apply_model(vllm_weights.of_engine)[0]
+        return sums
 
 
 def start(folder: Path, config: EngineConfig, dtype: str) -> Any:
-    """Return a `vllm.LLM` on the weights of `folder`, with nothing taken from the folder's generation settings.
+    """Return a `vllm.LLM` with the weights of `folder`. The generation settings of the folder are not read.
 
-    In a folder without weights it starts on random ones, to be replaced before it serves.
+    Without weights in the folder it starts with random ones. They are replaced before it serves.
     """
     choose_modes(config)
     complete = stored(folder)
@@ -153,30 +159,34 @@ def start(folder: Path, config: EngineConfig, dtype: str) -> Any:
 
 
 def choose_modes(config: EngineConfig) -> None:
-    """Set what vLLM reads from the environment when it is imported; raise `EngineError` where that is settled otherwise.
+    """Set the environment variables that vLLM reads at its import. Raise `EngineError` where one has another value already.
 
-    The engine runs in this process: weights and functions are handed to it, not sent.
+    The engine must run in this process, because weights and functions are handed to it as objects.
     """
     wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_BATCH_INVARIANT": str(int(config.batch_invariant))}
     for name, value in wanted.items():
         imported = "0" if name == "VLLM_BATCH_INVARIANT" and "vllm" in sys.modules else value
-        found = os.environ.get(name, imported)
-        if found != value:
+        present = os.environ.get(name, imported)
+        if present != value:
             how = f"unset {name}" if value == "0" else "set it before this process starts"
-            raise refuse(f"{name}={value}, as rollout.engine says", found, f"{how}: one process has one mode")
+            raise refuse(
+                f"{name}={value}, which rollout.engine asks for",
+                present,
+                f"{how}: all engines of a process share one mode",
+            )
         os.environ[name] = value
 
 
 def server_key(policy: Policy, config: EngineConfig, dtype: str) -> str:
-    """Return what a running server must have been started for: architecture, tokenizer, precision and sizes."""
-    other = {"dtype", "torch_dtype", "_name_or_path", *VERSIONS}  # what may differ from one policy to the next
+    """Return what a running server depends on: architecture, tokenizer, precision and sizes. It serves policies of equal key."""
+    other = {"dtype", "torch_dtype", "_name_or_path", *VERSIONS}  # these may differ between policies of one server
     shape = {k: v for k, v in policy.read_json("config.json").items() if k not in other}
     sizes = [dtype, config.max_rows, config.memory_share, config.lora_rank, config.batch_invariant]
     return json.dumps([shape, (policy.path / "tokenizer.json").read_text(), sizes], sort_keys=True)
 
 
 def stored_dtype(policy: Policy, config: EngineConfig, ctx: Context) -> str:
-    """Return the precision to serve in. vLLM's own `auto` would make float16 of float32."""
+    """Return the precision to serve in. vLLM's own `auto` would turn float32 into float16."""
     if config.dtype != "auto":
         return config.dtype
     model = ctx.resident.get(MODEL, policy.digest)
@@ -186,9 +196,9 @@ def stored_dtype(policy: Policy, config: EngineConfig, ctx: Context) -> str:
 
 
 def adapter_base(policy: Policy, config: EngineConfig) -> str:
-    """Return the digest of the policy that `policy` adds an adapter to, or nothing when it is to be loaded whole.
+    """Return the digest of the policy that `policy` adds an adapter to. An empty text means that it is loaded whole.
 
-    An update writes the adapter beside the merged weights (`adapter/base.json` names the base).
+    An update writes the adapter beside the merged weights, and `adapter/base.json` names the base.
     """
     named = policy.path / "adapter" / "base.json"
     return str(json.loads(named.read_text())["digest"]) if config.lora_rank and named.is_file() else ""
@@ -200,9 +210,10 @@ def stored(folder: Path) -> bool:
 
 
 def weights(policy: Policy, ctx: Context) -> Path | nn.Module:
-    """Return the model of `policy` where this process holds it, else the folder with its files.
+    """Return the model of `policy` where this process holds it, otherwise the folder with its files.
 
-    Weights that are only in memory must be those that the folder names (`EngineError`), and there (`ArtifactError`).
+    Some policies are only in memory, and their folder holds a fingerprint. Raises `ArtifactError` when the model of such a
+    policy is not in memory, and `EngineError` when its weights have another fingerprint.
     """
     from instar.components.policy_io import RESIDENT, fingerprint, load_model
 
@@ -211,11 +222,11 @@ def weights(policy: Policy, ctx: Context) -> Path | nn.Module:
         return policy.path if held is None else held
     named = policy.read_json(RESIDENT)["fingerprint"]
     model: Any = load_model(policy, ctx)
-    if (found := fingerprint(model)) != named:
-        raise refuse(f"weights {named} of policy {policy.digest} in memory", found, "run the segment again")
+    if (actual := fingerprint(model)) != named:
+        raise refuse(f"weights {named} of policy {policy.digest} in memory", actual, "run the segment again")
     return cast(nn.Module, model)
 
 
 def refuse(expected: str, found: str, action: str) -> EngineError:
-    """Return the error of what the engine does not do."""
+    """Return the error for what the engine does not serve."""
     return EngineError(expected=expected, found=found, where="rollout engine vllm", action=action)

@@ -1,8 +1,8 @@
-"""The weights that a vLLM engine is given, from a folder or from memory, and whether they are inside it.
+"""The weights for a vLLM engine, from a folder or from memory, and the check that they are inside the engine.
 
-Compared are sums of bit patterns, as a fingerprint is. vLLM stacks some matrices (query, key and value; gate and up) and pads
-the vocabulary. A sum of integers does not care how matrices are stacked, so the stacked names are added up on both sides; a
-matrix whose size differs is left out.
+The check compares sums of bit patterns, as fingerprints do. vLLM stacks some matrices: query, key and value become one, and so
+do gate and up. A sum of integers does not depend on the stacking, so the sums of stacked matrices are added up on both sides.
+vLLM also pads the vocabulary. A matrix whose size differs for that reason is left out of the check.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from instar.errors import EngineError
 
 Sums = dict[str, tuple[int, int]]
-"""Name of a parameter: number of entries, sum of their bit patterns."""
+"""Name of a parameter -> number of its entries, and the sum of their bit patterns."""
 STACKED: dict[str, str] = {
     "q_proj": "qkv_proj",
     "k_proj": "qkv_proj",
@@ -29,42 +29,45 @@ _WIDTHS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def of_engine(model: Any) -> Sums:
-    """Return the sums of a model's parameters; runs inside the engine's worker. Layers made ready for adapters wrap theirs."""
+    """Return the sums of a model's parameters. This function runs inside the engine's worker.
+
+    A layer that takes adapters wraps its parameters under `base_layer`. That part of the name is left out.
+    """
     return {name.replace(".base_layer.", "."): _sum(p.detach()) for name, p in model.named_parameters()}
 
 
 def of(source: Path | nn.Module, dtype: torch.dtype) -> Sums:
-    """Return the sums of what a policy is: a folder with files, or a model in memory."""
+    """Return the sums of a policy, which is a folder with files or a model in memory."""
     return of_folder(source, dtype) if isinstance(source, Path) else of_model(source, dtype)
 
 
 def of_folder(folder: Path, dtype: torch.dtype) -> Sums:
-    """Return the sums of the safetensors files of `folder`, each tensor rounded to `dtype` first."""
+    """Return the sums of the safetensors files of `folder`. Each tensor is rounded to `dtype` first."""
     return _stacked(_read(folder), dtype)
 
 
 def of_model(model: Any, dtype: torch.dtype) -> Sums:
-    """Return the sums of a model of transformers, each tensor rounded to `dtype` first, on the model's device."""
+    """Return the sums of a model of transformers, computed on its device. Each tensor is rounded to `dtype` first."""
     return _stacked(checkpoint(model).items(), dtype)
 
 
 def checkpoint(model: Any) -> dict[str, Tensor]:
-    """Return the tensors of a model of transformers by the names that its files would have; no copy is made.
+    """Return the tensors of a model of transformers, by the names that they would have in its files. Nothing is copied.
 
-    What is tied is there once. Families whose files hold other matrices than their modules (experts in one tensor) are
-    taken apart as saving does.
+    Tied weights appear once. Some families hold other matrices in their modules than in their files, for example all experts in
+    one tensor. Such tensors are split in the same way as saving does.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    kept = {name for name, _ in model.named_parameters()}
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - kept
+    distinct = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - distinct
     state = {name: value.detach() for name, value in model.state_dict().items() if name not in tied}
     named: dict[str, Tensor] = revert_weight_conversion(model, state)
     return named
 
 
 def stream(model: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and tensor as vLLM loads them, each in `dtype`; a copy lives no longer than its turn."""
+    """Yield names and tensors as vLLM loads them, in `dtype`. At most one converted copy exists at a time."""
     for name, value in checkpoint(model).items():
         yield name, value.to(dtype)
 
@@ -79,27 +82,27 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _stacked(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Sums:
-    found: Sums = {}
+    sums: Sums = {}
     for name, value in named:
         key = ".".join(STACKED.get(part, part) for part in name.split("."))
         size, total = _sum(value.to(dtype))
-        before = found.get(key, (0, 0))
-        found[key] = (before[0] + size, before[1] + total)
-    return found
+        before = sums.get(key, (0, 0))
+        sums[key] = (before[0] + size, before[1] + total)
+    return sums
 
 
 def compare(engine: Sums, policy: Sums, digest: str) -> None:
-    """Raise `EngineError` unless every parameter that both sides hold in the same size is the same."""
+    """Raise `EngineError` unless all parameters are equal that both sides hold in the same size."""
     shared = sorted(name for name, (size, _) in engine.items() if policy.get(name, (-1, 0))[0] == size)
     differ = [name for name in shared if engine[name] != policy[name]]
     if differ or not any(".layers." in name or ".h." in name for name in shared):
         raise EngineError(
             expected=f"the weights of policy {digest} in the engine",
-            found=f"{len(differ)} of {len(shared)} parameters are other ones, first {differ[:1]}"
+            found=f"{len(differ)} of {len(shared)} parameters with other values; the first is {differ[0]}"
             if differ
-            else f"no layer that can be compared among {len(engine)} parameters",
+            else f"{len(engine)} parameters, and no layer among them that can be compared",
             where="rollout engine vllm",
-            action="the engine did not take the new weights: start it anew, and report the version of vLLM",
+            action="start the engine again, because it did not take the new weights, and report the version of vLLM",
         )
 
 

@@ -161,7 +161,7 @@ def test_weights_that_do_not_arrive_are_noticed(world: Any, monkeypatch: pytest.
     policies, ctx = world
     open_engine(CONFIG, policies[0], ctx)
     server = ctx.resident.get(SERVER)
-    with monkeypatch.context() as patch, pytest.raises(EngineError, match="other ones"):
+    with monkeypatch.context() as patch, pytest.raises(EngineError, match="other weights"):
         patch.setattr(server.llm, "collective_rpc", lambda *args, **kwargs: [None])
         open_engine(CONFIG, policies[1], ctx)
     assert open_engine(CONFIG, policies[1], ctx).digest == "policy1"

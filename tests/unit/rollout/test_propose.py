@@ -202,8 +202,8 @@ def test_the_resident_model_is_not_changed(world: World) -> None:
 BAD: list[tuple[TaskRow, str]] = [
     (slice_task("t", "a", 0, 9), "a start in 0..5 of episode a"),
     (slice_task("t", "z", 0, 2), "an episode of the logged trajectories; found 'z'"),
-    (slice_task("t", "a", 2, 2), "with 0 <= s < e"),
-    (slice_task("t", "a", -1, 2), "with 0 <= s < e"),
+    (slice_task("t", "a", 2, 2), "and 0 <= s < e"),
+    (slice_task("t", "a", -1, 2), "and 0 <= s < e"),
     (logged.task_row("t", "train", {"length": 3}), "a training slice"),
     (logged.task_row("t", "val", {"episode": "a", "start": 0, "end": 2}), "found split val"),
 ]

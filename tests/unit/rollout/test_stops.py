@@ -101,7 +101,7 @@ def test_the_engine_ends_where_the_text_first_holds_a_stop(
 
 def test_stop_strings_need_a_tokenizer(tiny: Any, prompts: Any) -> None:
     engine = TransformersEngine(tiny("llama"), digest="d", eos_ids=[1], max_rows=8)
-    with pytest.raises(EngineError, match="a tokenizer, which stop strings need"):
+    with pytest.raises(EngineError, match="a tokenizer, because stop strings need one"):
         engine.sample(prompts([3], 1), max_new_tokens=3, temperature=1.0, stop=("\n",))
 
 

@@ -410,7 +410,7 @@ def test_batch_invariance_is_set_before_vllm_is_imported(
     fake()
     monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
     policy = fused(tiny("llama"), "a")
-    with pytest.raises(EngineError, match="one process has one mode"):
+    with pytest.raises(EngineError, match="all engines of a process share one mode"):
         opened("vllm", policy, tmp_path, batch_invariant=True)
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
     assert facts(opened("vllm", policy, tmp_path, batch_invariant=True))["batch_invariant"] == 1.0
