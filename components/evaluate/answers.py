@@ -1,8 +1,8 @@
 """Answers of a policy to held-out tasks, as evaluation rows.
 
-The tasks are the first of each arm and split in file order, and the seed of a sample is keyed by evolution, task and
-sample number but not by the step: two policies of one evolution face the same tasks with the same random numbers,
-which pairs their answers as tightly as possible, and a policy that did not change gives the same answers again.
+All policies of an evolution get the same tasks: the first of each arm and split, in file order. They also get the same random
+numbers, because the seed of a sample depends on evolution, task and sample number, but not on the step. This pairs the answers of
+two policies as tightly as possible. A policy that did not change gives the same answers again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from instar.components.evaluate.config import AnswerConfig
 
 _REQUESTS = 256
-"""Requests handed to the engine at once; a heartbeat follows each batch."""
+"""How many requests the engine gets at once. A heartbeat follows each batch."""
 
 
 def answer(
     tasks: Sequence[TaskRow], pools: Mapping[str, Tasks], policy: Policy, config: AnswerConfig, ctx: Context
 ) -> Attempts:
-    """Return verdicts on the greedy and sampled answers of `policy`, and with `config.judge` its own verdicts on answers.
+    """Return verdicts on the greedy and sampled answers of `policy`. With `config.judge`, also return its own verdicts on answers.
 
-    Too many failed verdicts are a `RewardError`.
+    Raises `RewardError` when too many verdicts failed.
     """
     engine, tokenizer, out = open_engine(config.engine, policy, ctx), load_tokenizer(policy), Attempts()
     plans = [(0.0, [-1])] if config.greedy else []
@@ -57,7 +57,7 @@ def answer(
             expected=f"at most {config.failed_limit:.0%} failed verdicts",
             found=f"{share:.0%} of {len(out.rows)}; most often ({count}x) {reason}",
             where="evaluate.evaluation",
-            action="fix the verifier or the references; a failed verdict is not a wrong answer",
+            action="fix the verifier or the references, because a failed verdict is not a wrong answer",
         )
     if config.judge is not None:
         from instar.components.evaluate.asking import Asker

@@ -1,4 +1,4 @@
-"""Greedy questions to a policy, and the probability that it gave to the token that decided its answer."""
+"""Greedy questions to a policy, and the probability of the token that decided its answer."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from instar.components.rollout.engine import Engine, Request, Sample
 from instar.components.tokenizer import TextTokenizer
 
 REQUESTS = 256
-"""Requests handed to the engine at once; a heartbeat follows each batch."""
+"""How many requests the engine gets at once. A heartbeat follows each batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A greedy reply: its text, and the tokens with their log-probabilities."""
+    """A greedy reply: its text, and its tokens with their log-probabilities."""
 
     text: str
     sample: Sample
 
     @property
     def num_tokens(self) -> int:
-        """Action tokens."""
+        """Number of action tokens."""
         return len(self.sample.token_ids)
 
 
@@ -38,7 +38,7 @@ class Asker:
     heartbeat: Callable[[str, Mapping[str, float]], None]
 
     def greedy(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int, what: str) -> list[Reply]:
-        """Return the likeliest reply to every (prompt, form), in order. `what` names them in heartbeats."""
+        """Return the likeliest reply to every pair of prompt and form, in order. `what` is their name in heartbeats."""
         out: list[Reply] = []
         for start in range(0, len(prompts), REQUESTS):
             requests = [
@@ -53,9 +53,9 @@ class Asker:
         return out
 
     def probability(self, reply: Reply, style: str) -> float | None:
-        """Return the probability of the token that begins the answer in `reply`; None without an answer or log-probabilities.
+        """Return the probability of the token that begins the answer in `reply`, or None without answer or log-probabilities.
 
-        Of a verdict of one word the first token decides.
+        A verdict is one word, for example Yes or No, and its first token decides which one.
         """
         answer, ids = locate(reply.text, style), reply.sample.token_ids
         if answer is None or len(reply.sample.logprobs) != len(ids):

@@ -1,4 +1,4 @@
-"""Attempts at held-out tasks: what the strategies of the stage return, and which tasks they attempt."""
+"""Attempts at held-out tasks: which tasks are attempted, and what the strategies of the stage return."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Attempts:
-    """Rows in order of task and sample, how many verdicts are missing and why, and more to say per split and arm."""
+    """Rows in order of task and sample. Also how many verdicts are missing and why, and further entries of the summary."""
 
     rows: list[EvalRow] = field(default_factory=list)
     num_abstained: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     notes: dict[str, Any] = field(default_factory=dict)
-    """Added to the summary, for example under `probes`."""
+    """Entries that are added to the summary, for example `probes`."""
     judging: Judging | None = None
-    """What the policy said as a judge, and how it corrected itself, where that is measured."""
+    """What the policy said as a judge, and how it corrected itself. None where that is not measured."""
 
 
 def choose_tasks(pools: Mapping[str, Tasks], splits: tuple[str, ...], config: Config, ctx: Context) -> list[TaskRow]:
-    """Return the tasks of `splits` to attempt, in the order of the pools. A split without tasks is a `ContractError`."""
+    """Return the tasks of `splits` to attempt, in the order of the pools. Raises `ContractError` for a split without tasks."""
     table = resident_tables(pools, ctx.resident)
     names, arms = table.column("split").to_numpy(), table.column("arm").to_numpy()
     taken: Counter[tuple[str, str]] = Counter()
@@ -51,6 +51,6 @@ def choose_tasks(pools: Mapping[str, Tasks], splits: tuple[str, ...], config: Co
             expected=f"tasks of splits {list(splits)}",
             found=f"none of {empty}",
             where=f"Tasks {digests(pools)}:split",
-            action="prepare these pools or take the splits out of evaluate.splits",
+            action="prepare these pools, or remove the splits from evaluate.splits",
         )
     return list(schema.from_table(TaskRow, table.take(picks)))

@@ -1,10 +1,18 @@
-"""Is one policy better than another? A paired comparison on the same tasks, with a verdict a script can act on.
+"""Is one policy better than another? A paired comparison on the same tasks, with a verdict that a script can act on.
 
-With the interval [low, high] of the difference (policy minus baseline, macro mean over arms) and a margin m: `better`
-low > 0; `equal` low >= -m (no loss beyond the margin); `worse` high < 0; otherwise `unknown`. Also `unknown`: fewer
-than `min_pairs` common tasks, an arm with fewer than two, or answers taken under another protocol. Few tasks that do not differ
-are no proof that nothing was lost (48 equal answers leave room for a loss of 7 points), unless the policy is the same one.
-`needed` says how many more tasks of the same kind would have told, had the difference and its spread stayed what they are.
+The difference is the score of the policy minus that of the baseline, as a mean over arms. Let [low, high] be its interval and m the
+margin. The first rule that holds gives the verdict:
+
+    low > 0      better
+    low >= -m    equal: no loss beyond the margin
+    high < 0     worse
+    otherwise    unknown
+
+The verdict is also `unknown` with fewer than `min_pairs` common tasks, with an arm of fewer than two common tasks, or when the
+baseline answered under another protocol. A few tasks without a difference do not prove that nothing was lost: 48 equal answers
+leave room for a loss of 7 points. A policy is `equal` to itself, however.
+
+`needed` says how many more tasks of the same kind would decide, if the difference and its spread stayed the same.
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ EXIT_CODES: dict[Verdict, int] = {"better": 0, "equal": 0, "worse": 3, "unknown"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Difference of the macro score with interval, on `num_tasks` common tasks; numbers are empty when not computed."""
+    """The difference of the mean over arms, with its interval, on `num_tasks` common tasks. Numbers are None if not computed."""
 
     verdict: Verdict
     reason: str
@@ -37,8 +45,10 @@ class Comparison:
     low: float | None = None
     high: float | None = None
     needed: int | None = None
-    """More tasks of the same kind that would have told, were the difference and its spread as measured; None when it is told,
-    or the difference is behind."""
+    """How many more tasks of the same kind would decide, if the difference and its spread stayed as measured.
+
+    None when the verdict is known, and when the policy is behind the baseline.
+    """
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -68,11 +78,11 @@ def compare(rows: Sequence[EvalRow], baseline: Sequence[EvalRow], split: str, co
         return _unknown(f"arms {only} have answers of one policy alone", count, either - count)
     if count < config.min_pairs or min(len(tasks) for tasks in pairs.values()) < 2 or len(pairs) < len(ours):
         return _unknown(f"{count} common tasks; at least {config.min_pairs} and two per arm", count, either - count)
-    found = moments(arrays(pairs))
-    low, high = limits(found, config.confidence, bounded=config.bounded)
-    interval = Interval(estimate=float(found.estimate), low=float(low), high=float(high))
+    difference = moments(arrays(pairs))
+    low, high = limits(difference, config.confidence, bounded=config.bounded)
+    interval = Interval(estimate=float(difference.estimate), low=float(low), high=float(high))
     verdict, reason = judge(interval, config.margin)
-    needed = more(found, count, config) if verdict == "unknown" else None
+    needed = more(difference, count, config) if verdict == "unknown" else None
     return Comparison(
         verdict=verdict,
         reason=reason if needed is None else f"{reason}; about {needed} more tasks like these would tell",
@@ -86,7 +96,7 @@ def compare(rows: Sequence[EvalRow], baseline: Sequence[EvalRow], split: str, co
 
 
 def judge(interval: Interval, margin: float) -> tuple[Verdict, str]:
-    """Return the verdict of an interval of the difference, and the rule that gave it."""
+    """Return the verdict that follows from the interval of the difference, and the rule that gave it."""
     if interval.low > 0.0:
         return "better", f"the interval lies above 0 (low {interval.low:+.3f})"
     if interval.low >= -margin:
@@ -99,19 +109,19 @@ def judge(interval: Interval, margin: float) -> tuple[Verdict, str]:
     )
 
 
-def more(found: Moments, count: int, config: Config) -> int | None:
-    """Return how many tasks beside `count` would show a gain, or rule out a loss beyond the margin, whichever is sooner.
+def more(difference: Moments, count: int, config: Config) -> int | None:
+    """Return how many tasks beside `count` would show a gain, or rule out a loss beyond the margin. The smaller number counts.
 
-    Every arm grows alike, so variance and event shrink by one factor. None for a difference that is behind, and where no number
-    of tasks is enough.
+    All arms are taken to grow by the same factor, so the variance and the largest effect of one task shrink by that factor. Returns
+    None when the policy is behind, and when no number of tasks would be enough.
     """
-    ahead, margin = float(found.estimate), config.margin
-    unseen = found.event * margin * (1.0 - margin) if config.bounded else 0.0
-    cases = [(ahead, float(found.variance)), (ahead + margin, max(float(found.variance), unseen))]
+    ahead, margin = float(difference.estimate), config.margin
+    unseen = difference.event * margin * (1.0 - margin) if config.bounded else 0.0
+    cases = [(ahead, float(difference.variance)), (ahead + margin, max(float(difference.variance), unseen))]
     factors = [spread / reach**2 for reach, spread in cases if reach > 0.0]
     if ahead < 0.0 or not factors:
         return None
-    return max(1, math.ceil(count * (student(config.confidence, found.freedom) ** 2 * min(factors) - 1.0)))
+    return max(1, math.ceil(count * (student(config.confidence, difference.freedom) ** 2 * min(factors) - 1.0)))
 
 
 def the_same(num_tasks: int) -> Comparison:
@@ -128,7 +138,7 @@ def the_same(num_tasks: int) -> Comparison:
 
 
 def other_protocol(config: Config) -> Comparison:
-    """Return the comparison of answers that were taken under different settings."""
+    """Return the comparison with a baseline that was evaluated under other settings."""
     return _unknown(f"the baseline answered other tasks, or under other values of {', '.join(config.protocol)}", 0, 0)
 
 

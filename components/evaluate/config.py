@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from instar.rows import TaskRow
 
 NO_REWARD = (
-    "what the policy says of an answer is never a reward and labels nothing: it is asked to judge so that it learns to, when it "
-    "is measured, and at test time"
+    "what the policy says about an answer is never a reward and never a label; it judges in order to learn judging, to be measured "
+    "as a judge, and to correct itself at test time"
 )
 SPLITS = ("val", "id", "ood")
 Measure: TypeAlias = Literal["accuracy", "normalised_score"]
@@ -28,18 +28,18 @@ Measure: TypeAlias = Literal["accuracy", "normalised_score"]
 
 @dataclass(frozen=True, kw_only=True)
 class Judged(Piece):
-    """Which tasks, and how sure a verdict must be: the fields of every strategy."""
+    """The fields that every strategy has: which tasks are attempted, and how sure a verdict must be."""
 
     splits: tuple[str, ...] = SPLITS
-    """Pools to evaluate; the gate reads `val`."""
+    """Pools to evaluate. The gate reads `val`."""
     tasks_per_arm: int = 0
-    """First tasks of each arm and split, the same for every policy; 0 takes all."""
+    """How many tasks of each arm and split are attempted. They are the first ones, for every policy; 0 takes all."""
     confidence: float = 0.95
-    """Level of all intervals."""
+    """Confidence level of all intervals."""
     margin: float = 0.02
-    """Difference of the macro score that counts as equal."""
+    """Loss of the mean over arms that still counts as equal."""
     min_pairs: int = 20
-    """Fewer common tasks than this cannot tell. A recipe whose gate would rest on fewer is refused."""
+    """Fewer common tasks than this give the verdict `unknown`. A recipe whose gate would rest on fewer is refused."""
 
     def __post_init__(self) -> None:
         unknown = [s for s in self.splits if s not in SPLITS]
@@ -53,28 +53,28 @@ class Judged(Piece):
         _require(self.min_pairs >= 2, "min_pairs", ">= 2", self.min_pairs)
 
     def validation_sizes(self, recipe: RecipeView) -> dict[str, int]:
-        """Return arm -> validation tasks that are evaluated, of arms that have any."""
+        """Return arm -> number of validation tasks that are evaluated. Arms without such tasks are left out."""
         most, sizes = self.tasks_per_arm, recipe.dataset_prep.validation_sizes()
         return {arm: min(count, most) if most else count for arm, count in sizes.items()}
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse an evaluation of pools that are never made, and one of iterations without `val`, which the gate reads."""
+        """Refuse pools that are never made. Also refuse an evaluation of iterations without `val`, because the gate reads it."""
         pools = recipe.dataset_prep.splits()
         missing = [split for split in self.splits if split not in pools]
         if missing or (name == "evaluate" and "val" not in self.splits):
             raise ConfigError(
-                expected=f"splits of {', '.join(sorted(pools))}, which dataset_prep makes"
+                expected=f"splits that dataset_prep makes: {', '.join(sorted(pools))}"
                 if missing
-                else "split val among them: the gate reads it",
+                else "a list of splits with val, because the gate reads it",
                 found=", ".join(missing or self.splits),
                 where=f"recipe.{name}.splits",
-                action=f"take {', '.join(missing)} out of {name}.splits" if missing else f"add val to {name}.splits",
+                action=f"remove {', '.join(missing)} from {name}.splits" if missing else f"add val to {name}.splits",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerConfig(Judged):
-    """Answers to held-out prompts, verified. The score of an answer is 1 or 0, so the measure is an accuracy."""
+    """Answers to held-out prompts, which are verified. The score of an answer is 1 or 0, so the measure is an accuracy."""
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt", "tasks.reference"})
     measure: ClassVar[Measure] = "accuracy"
@@ -91,45 +91,53 @@ class AnswerConfig(Judged):
 
     strategy: Literal["answer"] = "answer"
     samples: int = 1
-    """Sampled answers per task; 0 with `greedy` evaluates greedy answers alone."""
+    """Sampled answers per task. With 0, which needs `greedy`, only greedy answers are evaluated."""
     greedy: bool = False
-    """Take a greedy answer per task as well. Verdicts rest on the samples where there are any."""
+    """Also take one greedy answer per task. The verdict rests on the samples where there are any."""
     max_new_tokens: int
-    """Length limit of an answer."""
+    """Most tokens of an answer."""
     temperature: float = 1.0
     """Temperature of the samples."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer; as in training."""
+    """Strings that end an answer, as in training."""
     style: Literal["boxed", "line", "tag"] = "boxed"
-    """Where in the completion the answer stands; as in training."""
+    """Where in a completion the answer stands, as in training."""
     failed_limit: float = 0.1
     """Share of failed verdicts above which the stage stops."""
     judge: JudgeConfig | None = None
-    """Also measure how well the policy judges answers: the anchors, and with `greedy` its own."""
+    """Also measure how well the policy judges answers: those of the anchors, and with `greedy` its own."""
     reflect: ReflectConfig | None = None
-    """Also let the policy judge and correct its greedy answers. The score stays that of the answers before it."""
+    """Also let the policy judge and correct its greedy answers. The score stays that of the uncorrected answers."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         Judged.__post_init__(self)
         _require(self.samples >= 0, "samples", ">= 0", self.samples)
-        _require(self.samples > 0 or self.greedy, "samples", "> 0, or greedy to true", self.samples)
+        _require(self.samples > 0 or self.greedy, "samples", "> 0 unless greedy is true", self.samples)
         _require(self.max_new_tokens >= 1, "max_new_tokens", ">= 1", self.max_new_tokens)
-        _require(0.0 < self.temperature < float("inf"), "temperature", "> 0; greedy is its own field", self.temperature)
+        _require(
+            0.0 < self.temperature < float("inf"),
+            "temperature",
+            "> 0, because greedy answers have a field of their own",
+            self.temperature,
+        )
         _require(all(self.stop), "stop", "a list of strings with at least one character", self.stop)
         _require(0.0 <= self.failed_limit <= 1.0, "failed_limit", "in [0, 1]", self.failed_limit)
         if self.judge is not None:
             style = self.judge.style
             _require(
-                self.style == style, "style", f"'{style}', as judge.wording '{self.judge.wording}' asks", self.style
+                self.style == style,
+                "style",
+                f"'{style}', the style of answers in judge.wording '{self.judge.wording}'",
+                self.style,
             )
         if self.reflect is not None:
-            needed = "a table, such as {wording = 'words'}: reflection rests on a judge that is measured"
+            needed = "a table such as {wording = 'words'}, because reflection needs a judge that is measured"
             _require(self.judge is not None, "judge", needed, self.judge)
-            _require(self.greedy, "greedy", "true: reflection starts from the greedy answer", self.greedy)
+            _require(self.greedy, "greedy", "true, because reflection starts from the greedy answer", self.greedy)
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields without effect, each with the setting that would give it one."""
         return {} if self.samples else {"temperature": "samples > 0"}
 
     def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
@@ -140,7 +148,7 @@ class AnswerConfig(Judged):
         return answer(tasks, pools_of(ins), ins.policy, self, ctx)
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse a style in which no answer is asked for, and a judge without anchors in its wording."""
+        """Refuse a style that the prompts do not ask for, and a judge without anchors in its wording."""
         prep = recipe.dataset_prep
         if prep.strategy == "text":
             prep.check_style(self.style, name)
@@ -149,7 +157,7 @@ class AnswerConfig(Judged):
         Judged.check(self, recipe, name)
 
     def explain(self, recipe: RecipeView) -> Sections:
-        """State how the policy is measured as a judge and how it corrects itself, in evaluation or at the test."""
+        """State how the policy is measured as a judge and how it corrects itself, in the evaluation or at the test."""
         test = recipe.test if recipe.test.strategy == "answer" else self
         judge, reflect = self.judge or test.judge, test.reflect or self.reflect
         recycled = recipe.reward.strategy == "verify" and recipe.reward.recycle is not None
@@ -174,10 +182,10 @@ class AnswerConfig(Judged):
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig(Judged):
-    """Episodes in the simulator, conditioned on a target return, from start states that every policy shares.
+    """Episodes in the simulator, conditioned on a target return. All policies begin from the same start states.
 
-    The score is 0 at the return of a random policy and 1 at the expert's. A policy acts deterministically, so there is one
-    episode per task.
+    The score is 0 at the return of a random policy and 1 at that of the expert. A policy acts deterministically, so a task has one
+    episode.
     """
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.features"})
@@ -186,15 +194,16 @@ class SimulateConfig(Judged):
 
     strategy: Literal["simulate"] = "simulate"
     splits: tuple[str, ...] = ("val", "id")
-    """Pools to evaluate; the gate reads `val`. Offline data has no pool `ood`."""
+    """Pools to evaluate. The gate reads `val`. Offline data has no pool `ood`."""
     context: Literal["carried", "window"] = "carried"
-    """`carried`: one step at a time with carried state, constant work per step. `window`: run the last K steps again each time."""
+    """`carried` carries the state of the policy from step to step, with constant work per step. `window` runs the last K steps
+    again at every step."""
     delayed: bool = False
-    """Keep the return-to-go at the target instead of lowering it by what was received; as `reward.delayed` in training."""
+    """Keep the return-to-go at the target, instead of lowering it by every reward. It has the value of `reward.delayed`."""
     probes: bool = True
-    """Also run the tasks of pool `probe`: other target returns, which show whether the policy does as it is told."""
+    """Also run the tasks of pool `probe`. They ask for other returns and show whether the policy follows its target."""
     max_envs: int = 64
-    """Episodes stepped at once."""
+    """Most episodes that run at once."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
@@ -202,7 +211,7 @@ class SimulateConfig(Judged):
         _require(self.max_envs >= 1, "max_envs", ">= 1", self.max_envs)
 
     def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
-        """Play an episode of every task."""
+        """Run one episode per task."""
         from instar.components.evaluate.simulate import simulate
         from instar.components.task_table import pools_of
 
@@ -215,31 +224,31 @@ class SimulateConfig(Judged):
             return {}
         target = "the task's target return" if prep.target is None else f"a return of {prep.target:g}"
         carried = test.context == "carried"
-        how = "state carried from step to step" if carried else "the last K steps run again at every step"
+        how = "the state is carried from step to step" if carried else "the last K steps are run again at every step"
         newest = recipe.gate.select == "last"
-        policy = "the last policy, with the best of all iterations beside it" if newest else "the champion of the gate"
+        policy = "the last policy, and beside it the best of all iterations" if newest else "the champion of the gate"
         lines = [
-            f"episodes asked for {target}, from start states that all policies share: {prep.val_episodes} to watch, "
-            f"{prep.test_episodes} other ones to report; R falls by the reward received; {how}",
-            "score = (return - random) / (expert - random): 0 as a random policy, 1 as the expert",
+            f"episodes ask for {target} and begin from start states that all policies share: {prep.val_episodes} in validation, "
+            f"{prep.test_episodes} other ones in the test; R falls by every reward received; {how}",
+            "score = (return - random) / (expert - random), so a random policy has 0 and the expert has 1",
             f"reported: {policy}; {test.confidence:.0%} intervals over episodes",
         ]
         if test.probes and prep.probes != ():
             asked = "the task's" if prep.probes is None else ", ".join(f"{probe:g}" for probe in prep.probes)
             lines.append(
-                f"probes: {prep.probe_episodes} episodes for each other return ({asked}); they show whether the policy does as "
-                "it is told and enter no verdict"
+                f"probes: {prep.probe_episodes} episodes for each other target return ({asked}); they show whether the policy "
+                "follows its target and enter no verdict"
             )
         return {"evaluation": lines}
 
     @property
     def by_greedy(self) -> bool:
-        """Whether verdicts rest on greedy answers: a deterministic episode is one."""
+        """Whether verdicts rest on greedy answers. A deterministic episode counts as one."""
         return True
 
     @property
     def bounded(self) -> bool:
-        """Whether every score is in [0, 1]: a return may be worse than random and better than the expert's."""
+        """Whether every score is in [0, 1]. It is not: a return may be worse than random, or better than the expert's."""
         return False
 
 

@@ -1,7 +1,7 @@
-"""Return-conditioned episodes, many at a time: every environment takes a step, then the policy acts for all of them at once.
+"""Return-conditioned episodes, many at a time: the policy acts for all environments at once, then every environment takes a step.
 
-A lane is one row of the policy's batch with one environment. When its episode ends it takes the next one; when none is left
-it leaves the batch. What an episode does depends neither on the lane nor on the other lanes (`actor.ROWS`).
+A lane is one row of the policy's batch, with one environment. When its episode ends, the lane takes the next one. When no
+episode is left, the lane leaves the batch. An episode does not depend on its lane or on the other lanes (see `actor.ROWS`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from instar.components.continuous.acting import ActingState
 
-EVERY = 50  # steps of all lanes between two signs of life
+EVERY = 50  # a heartbeat follows after this many steps of all lanes
 
 
 class Actor(Protocol):
     """What acts: a continuous-control policy, or a script with its interface."""
 
     def init_state(self, batch: int, *, window: bool = False) -> ActingState:
-        """Return the state in front of the first step of `batch` episodes."""
+        """Return the state before the first step of `batch` episodes."""
         ...
 
     def step(
@@ -47,26 +47,26 @@ class Actor(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """What an episode is asked for, and the seed of its start state."""
+    """The return that an episode is asked for, and the seed of its start state."""
 
     target: float
-    """Return, undiscounted and not scaled."""
+    """Return that is asked for, without discount and scale."""
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Episode:
-    """What became of one: `truncated` when a time-out ended it and the environment did not."""
+    """The result of an episode. `truncated` says that a time limit ended it, and not the environment."""
 
     total: float
-    """Return, undiscounted."""
+    """Return of the episode, without discount."""
     length: int
     truncated: bool
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Lanes:
-    """One row per lane. A lane without an episode has number -1; one that only fills up the batch has no environment."""
+    """One row per lane. A lane without an episode has number -1. A lane that only fills up the batch has no environment."""
 
     environments: list[Any]
     number: npt.NDArray[np.int64]  # of the condition
@@ -75,7 +75,7 @@ class Lanes:
     togo: npt.NDArray[np.float64]  # return still to come, over the scale
     total: npt.NDArray[np.float64]  # reward so far
     steps: npt.NDArray[np.int64]
-    fresh: npt.NDArray[np.bool_]  # in front of the first step of an episode
+    fresh: npt.NDArray[np.bool_]  # before the first step of an episode
 
     @property
     def live(self) -> npt.NDArray[np.int64]:
@@ -83,7 +83,7 @@ class Lanes:
         return np.flatnonzero(self.number >= 0)
 
     def begin(self, lane: int, number: int, condition: Condition, scale: float) -> None:
-        """Put an episode on a lane."""
+        """Begin an episode on a lane."""
         state, _ = self.environments[lane].reset(seed=condition.seed)
         self.number[lane], self.states[lane], self.fresh[lane] = number, state, True
         self.togo[lane], self.total[lane], self.steps[lane] = condition.target / scale, 0.0, 0
@@ -108,9 +108,9 @@ def run_episodes(
 ) -> list[Episode]:
     """Return one episode per condition, in their order, on one lane per environment.
 
-    The return-to-go begins at target / scale and loses reward / scale at every step; `delayed` keeps it constant, as a
-    policy sees it where the whole return is paid at the end. Actions are clipped to the task's box. A state, action or
-    reward that is not finite is a `NumericsError`.
+    The return-to-go begins at target / scale and falls by reward / scale at every step. With `delayed` it stays constant, as it
+    does where the whole return is paid at the end. Actions are clipped to the bounds of the task. Raises `NumericsError` for a
+    state, action or reward that is not finite.
     """
     waiting, out = deque(range(len(conditions))), dict[int, Episode]()
     lanes = _empty_lanes(task, environments[: len(conditions)])
@@ -152,7 +152,7 @@ def _idle(lanes: Lanes) -> list[int]:
 
 
 def _tidy(state: ActingState, lanes: Lanes, device: str) -> tuple[ActingState, Lanes]:
-    """Forget what came before on lanes with a fresh episode, and leave out lanes that nobody needs any more."""
+    """Reset the policy's state on lanes with a new episode, and remove lanes that are no longer needed."""
     import torch
 
     live = lanes.live
@@ -167,7 +167,7 @@ def _tidy(state: ActingState, lanes: Lanes, device: str) -> tuple[ActingState, L
 
 
 def _act(actor: Actor, state: ActingState, lanes: Lanes, task: ContinuousTask, device: str) -> ActingState:
-    """Replace the lanes' actions by the next ones, and return the policy's next state."""
+    """Write the next actions into the lanes, and return the policy's next state."""
     import torch
 
     togo, states, previous, steps = (
@@ -179,19 +179,19 @@ def _act(actor: Actor, state: ActingState, lanes: Lanes, task: ContinuousTask, d
     low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
     lanes.actions = np.clip(actions.cpu().numpy().astype(np.float32), low, high)
     if not np.isfinite(lanes.actions[lanes.live]).all():
-        raise _not_finite("actions", "the weights of the policy have diverged: go back to an earlier one")
+        raise _not_finite("actions", "go back to an earlier policy, because the weights of this one have diverged")
     return state
 
 
 def _advance(lanes: Lanes, lane: int, scale: float) -> Episode | None:
-    """Take a step on one lane and return its episode if it ended; `scale` 0 leaves the return-to-go as it is."""
+    """Take a step on one lane, and return its episode if it ended. `scale` 0 leaves the return-to-go unchanged."""
     following, reward, terminated, truncated, _ = lanes.environments[lane].step(lanes.actions[lane].copy())
     lanes.states[lane] = following
     lanes.total[lane] += float(reward)
     lanes.togo[lane] -= float(reward) / scale if scale else 0.0
     lanes.steps[lane] += 1
     if not (np.isfinite(lanes.states[lane]).all() and np.isfinite(lanes.total[lane])):
-        raise _not_finite("states and rewards", "the simulation has become unstable: check the environment")
+        raise _not_finite("states and rewards", "check the environment, because the simulation has become unstable")
     if not (terminated or truncated):
         return None
     total, length = float(lanes.total[lane]), int(lanes.steps[lane])

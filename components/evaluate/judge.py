@@ -1,7 +1,7 @@
-"""The policy as a judge: what it says of the anchors, and whether it judges worse than the baseline did.
+"""The policy as a judge: its verdicts on the anchors, and whether it judges worse than the baseline did.
 
-A judge may decay while accuracy still rises. The fall is measured on answers that no policy wrote, and raises an alarm that the
-gate obeys.
+The judge may get worse while the accuracy still rises. The fall is measured on answers that no policy wrote. It raises an
+alarm, and under an alarm the gate promotes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DRIFT = "judge_drift"
 
 
 def choose_anchors(pools: Mapping[str, Tasks], config: JudgeConfig, ctx: Context) -> list[TaskRow]:
-    """Return the anchors to ask: whole units, the first of each kind. A pool without any is a `ContractError`."""
+    """Return the anchors to ask: the first units of each kind, always whole. Raises `ContractError` for a pool without anchors."""
     table = resident_tables(pools, ctx.resident)
     rows = table.filter(np.asarray(table.column("split").to_numpy(zero_copy_only=False) == SPLIT))
     taken: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def choose_anchors(pools: Mapping[str, Tasks], config: JudgeConfig, ctx: Context
 
 
 def ask_anchors(anchors: Sequence[TaskRow], asker: Asker, config: AnswerConfig) -> list[EvalRow]:
-    """Return the verdicts on anchors as evaluation rows; the score says whether the verdict was right."""
+    """Return the verdicts on anchors as evaluation rows. The score says whether the verdict was right."""
     assert config.judge is not None
     limit = config.judge.max_new_tokens or config.max_new_tokens
     replies = asker.greedy([(task.prompt, task.form) for task in anchors], limit, "verdicts on anchors")
@@ -67,9 +67,9 @@ def ask_anchors(anchors: Sequence[TaskRow], asker: Asker, config: AnswerConfig) 
 
 
 def anchored(rows: Sequence[EvalRow], anchors: Sequence[TaskRow]) -> list[Anchored]:
-    """Return the verdicts of evaluation rows on `anchors`; rows of other tasks are left out."""
+    """Return the verdicts on `anchors` in evaluation rows. Rows of other tasks are left out."""
     origins = {task.task_id: origin(task) for task in anchors}
-    found = [(row, origins[row.task_id]) for row in rows if row.split == SPLIT and row.task_id in origins]
+    verdicts = [(row, origins[row.task_id]) for row in rows if row.split == SPLIT and row.task_id in origins]
     return [
         Anchored(
             kind=about.kind,
@@ -78,12 +78,12 @@ def anchored(rows: Sequence[EvalRow], anchors: Sequence[TaskRow]) -> list[Anchor
             says=read_verdict(about.wording, about.family, row.answer),
             score=row.score,
         )
-        for row, about in found
+        for row, about in verdicts
     ]
 
 
 def judge_summary(rows: Sequence[EvalRow], anchors: Sequence[TaskRow], config: AnswerConfig) -> dict[str, Any]:
-    """Return what the anchors say of the judge, with the protocol under which it can be compared."""
+    """Return the quality of the judge on the anchors, with the digest of its protocol. Only judges of equal digest are compared."""
     assert config.judge is not None
     quality = anchor_quality(anchored(rows, anchors), config.judge.confidence)
     limit = config.judge.max_new_tokens or config.max_new_tokens
@@ -99,10 +99,10 @@ def drift(
     baseline: Evaluation | None,
     config: AnswerConfig,
 ) -> dict[str, Any] | None:
-    """Return the paired difference to the baseline's balanced accuracy and whether it is an alarm; None without a baseline.
+    """Return the paired difference to the baseline's balanced accuracy, and whether it is an alarm. None without a baseline.
 
-    The mean over kinds of the mean over units, as in the balanced accuracy. A baseline that judged other anchors, or under other
-    settings, gives no difference and no alarm.
+    Like the balanced accuracy, the difference is the mean over kinds of the mean over units. A baseline that judged other
+    anchors, or judged under other settings, gives no difference and no alarm.
     """
     assert config.judge is not None
     if baseline is None:
@@ -119,12 +119,12 @@ def drift(
     columns = [column(values) for _, values in sorted(gaps.items()) if len(values) >= 2]
     if not columns:
         return {**out, "reason": "no kind of anchor has two units that both judged"}
-    found = stratified_mean(columns, config.judge.confidence)
-    alarm = found.estimate < -limit and found.high < 0.0
+    fall = stratified_mean(columns, config.judge.confidence)
+    alarm = fall.estimate < -limit and fall.high < 0.0
     level = "" if summary["balanced_accuracy"] is None else f", now {summary['balanced_accuracy']:.3f}"
     verdict = "fell by more than" if alarm else "is within"
-    reason = f"balanced accuracy of the judge on the anchors {verdict} {limit:g} of the baseline's: {found}{level}"
-    numbers = {"difference": found.estimate, "low": found.low, "high": found.high}
+    reason = f"balanced accuracy of the judge on the anchors {verdict} {limit:g} of the baseline's: {fall}{level}"
+    numbers = {"difference": fall.estimate, "low": fall.low, "high": fall.high}
     return {**out, **numbers, "alarm": alarm, "reason": reason}
 
 

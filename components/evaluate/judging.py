@@ -1,7 +1,8 @@
-"""What evaluation says of the policy as judge and corrector: anchors first, then the gate, then its own answers.
+"""How well the policy judges answers and corrects its own: first the anchors, then the gate of reflection, then its own answers.
 
-`summary["judge"]`: quality on the anchors, drift against the baseline. Per split: `own`, the first verdicts on the greedy answers,
-and `reflected`, the score after reflection beside that of the same greedy answers without it. `score` is never touched.
+`summary["judge"]` gets the quality on the anchors and the drift against the baseline. Every split gets `own`, which rates the first
+verdicts on the greedy answers. With reflection it also gets `reflected`, the score after reflection beside that of the same greedy
+answers before. `score` never changes.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     from instar.components.evaluate.config import AnswerConfig
 
 TRIAL = "val"
-"""Pool on which reflection must have gained something before it decides any answer."""
+"""The pool on which reflection must gain something before it may change an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judging:
-    """Anchors with the verdicts on them, what they say, the gate of reflection (None without one), and the dialogues."""
+    """The anchors, the verdicts on them and their quality, the gate of reflection (None without one), and the dialogues."""
 
     anchors: list[TaskRow]
     verdicts: list[EvalRow]
@@ -42,11 +43,11 @@ class Judging:
     plain: Mapping[str, float | None] = field(default_factory=dict)
     """Task -> score of its greedy answer."""
     after: Mapping[str, EvalRow] = field(default_factory=dict)
-    """Task -> what reflection made of its greedy answer, as sample -2; the answer itself behind a closed gate."""
+    """Task -> its answer after reflection, as sample -2. Behind a closed gate this is the greedy answer itself."""
 
     @property
     def rows(self) -> list[EvalRow]:
-        """Return the rows that evaluation keeps beside those of ordinary answers."""
+        """Return the rows that the evaluation stores beside those of ordinary answers."""
         return [*self.verdicts, *self.after.values()]
 
 
@@ -58,21 +59,21 @@ def run(
     config: AnswerConfig,
     ctx: Context,
 ) -> Judging:
-    """Ask the anchors, and have the greedy answers in `rows` judged, or reflected upon where the gate is open."""
+    """Ask the anchors. Then let the policy judge its greedy answers in `rows`, or reflect on them where the gate is open."""
     assert config.judge is not None
     anchors = choose_anchors(pools, config.judge, ctx)
     verdicts = ask_anchors(anchors, asker, config)
     quality = judge_summary(verdicts, anchors, config)
     by_task = {row.task_id: row for row in rows if row.sample == -1}
-    first = [(task, by_task[task.task_id]) for task in tasks if task.task_id in by_task]
-    dialogues = [begin(task, row, config.style) for task, row in first]
-    found, done = None, dict[str, Dialogue]()
+    answered = [(task, by_task[task.task_id]) for task in tasks if task.task_id in by_task]
+    dialogues = [begin(task, row, config.style) for task, row in answered]
+    decision, done = None, dict[str, Dialogue]()
     if config.reflect is not None:
-        found = gate(quality, config.reflect)
-        if found["open"] and config.reflect.mode == "gated":
-            gain, done = trial(first, pools, asker, config, ctx)
-            found = on_gain(found, gain, config.reflect)
-    if found is not None and found["open"]:
+        decision = gate(quality, config.reflect)
+        if decision["open"] and config.reflect.mode == "gated":
+            gain, done = trial(answered, pools, asker, config, ctx)
+            decision = on_gain(decision, gain, config.reflect)
+    if decision is not None and decision["open"]:
         reflect([d for d in dialogues if d.task.task_id not in done], asker, config)
         dialogues = [done.get(d.task.task_id, d) for d in dialogues]
     else:
@@ -81,10 +82,10 @@ def run(
         anchors=anchors,
         verdicts=verdicts,
         quality=quality,
-        gate=found,
+        gate=decision,
         dialogues=dialogues,
-        plain={row.task_id: row.score for _, row in first},
-        after={d.task.task_id: _row(d, config.style) for d in dialogues} if found is not None else {},
+        plain={row.task_id: row.score for _, row in answered},
+        after={d.task.task_id: _row(d, config.style) for d in dialogues} if decision is not None else {},
     )
 
 
@@ -95,9 +96,10 @@ def trial(
     config: AnswerConfig,
     ctx: Context,
 ) -> tuple[Interval, dict[str, Dialogue]]:
-    """Reflect on the validation tasks; return the gain over the same greedy answers without it, and the dialogues by task.
+    """Reflect on the validation tasks. Return the gain over the same greedy answers without reflection, and the dialogues by task.
 
-    Where validation is not evaluated, its tasks are answered for this alone: what decides is never what is reported as a test.
+    Where validation tasks are not evaluated, they are answered here, only for this decision. So the tasks that decide are never the
+    tasks that are reported as a test.
     """
     tried = [(task, row) for task, row in answered if task.split == TRIAL]
     if not tried:
@@ -116,7 +118,7 @@ def trial(
 def extend(
     summary: dict[str, Any], judging: Judging, baseline: Evaluation | None, config: AnswerConfig
 ) -> dict[str, Any]:
-    """Return `summary` with `judge`, `alarms`, and in every split `own` and `reflected`."""
+    """Return `summary` with `judge` and `alarms`, and with `own` and `reflected` in every split."""
     fell = drift(judging.quality, judging.verdicts, judging.anchors, baseline, config)
     splits: dict[str, Any] = {}
     for split, values in summary["splits"].items():
@@ -129,9 +131,10 @@ def extend(
 
 
 def best_so_far(quality: dict[str, Any], baseline: Evaluation | None, limit: float) -> tuple[float | None, str]:
-    """Return the best balanced accuracy along the line of baselines, and why that is an alarm now; empty when it is not.
+    """Return the best balanced accuracy of all baselines so far, and the reason for an alarm. Without an alarm the reason is empty.
 
-    Each baseline is compared with the one before; a row of small falls, each inside the limit, must not add up.
+    `drift` compares a policy with its own baseline only. So several small falls, each inside the limit, could add up to a large
+    one.
     """
     theirs = baseline.read_json("summary.json").get("judge") if baseline is not None else None
     same = theirs is not None and theirs["protocol"] == quality["protocol"]
@@ -146,11 +149,11 @@ def best_so_far(quality: dict[str, Any], baseline: Evaluation | None, limit: flo
 
 
 def metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the defined numbers of `extend` as metrics."""
-    found, fell = summary["judge"], summary["judge"]["drift"] or {}
-    out: dict[str, float | None] = {f"judge/{n}": found[n] for n in ("balanced_accuracy", "low", "high", "parse_rate")}
+    """Return the numbers that `extend` added as metrics. Undefined numbers are left out."""
+    judged, fell = summary["judge"], summary["judge"]["drift"] or {}
+    out: dict[str, float | None] = {f"judge/{n}": judged[n] for n in ("balanced_accuracy", "low", "high", "parse_rate")}
     out |= {"judge/drift_alarm": float(bool(summary["alarms"])), "judge/difference_to_baseline": fell.get("difference")}
-    for kind, values in found["kinds"].items():
+    for kind, values in judged["kinds"].items():
         out |= {
             f"judge/{kind}/{name}": values[name] for name in ("balanced_accuracy", "bias", "parse_rate", "consistency")
         }
@@ -187,7 +190,7 @@ def _reflected(
     gated: dict[str, Any],
     config: AnswerConfig,
 ) -> dict[str, Any]:
-    """Return the score after reflection with its interval, that of the same answers before, the paired gain, and the calls."""
+    """Return the score after reflection with its interval, the score before it, the paired gain, and the costs."""
     calls = [d.calls for d, _, _ in pairs]
     after = _mean(pairs, lambda b, a: a, config)
     gain = _mean(pairs, lambda b, a: a - b, config)

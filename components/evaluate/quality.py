@@ -1,7 +1,9 @@
-"""How good verdicts are, by hand-checkable formulas: own answers against the verifier, anchors against their labels.
+"""How good verdicts are, by formulas that can be checked by hand.
 
-Of own answers the positive class is "my answer is right". Of anchors the unit is a question that was asked twice, with either
-verdict being right once: the mean over units is the balanced accuracy, exactly .5 for a judge that always says the same.
+Verdicts on the policy's own answers are compared with the verifier. The positive class is "my answer is right".
+
+Verdicts on anchors are compared with their labels. A unit is a question that is asked twice, so that either verdict is right
+once. The mean over units is the balanced accuracy. It is exactly .5 for a judge that always says the same.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ BINS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opinion:
-    """A verdict on an answer: what is true, what the judge said (None: nothing readable), the probability of what it said."""
+    """A verdict on an answer: the truth, what the judge said (None if it cannot be read), and the probability of what it said."""
 
     right: bool
     says: bool | None
@@ -28,7 +30,7 @@ class Opinion:
 
     @property
     def belief(self) -> float | None:
-        """Probability that the judge gives to the answer being right."""
+        """The probability that the answer is right, as the judge gives it."""
         if self.says is None or self.probability is None:
             return None
         return self.probability if self.says else 1.0 - self.probability
@@ -36,21 +38,25 @@ class Opinion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Anchored:
-    """A verdict on an anchor: its kind and unit, whether the first label (yes, or the first of two) was due, and was said."""
+    """A verdict on an anchor. The first label is Yes, or the first of two answers.
+
+    `first` says whether the first label is right. `says` is whether the judge named it, or None if its verdict cannot be read.
+    """
 
     kind: str
     unit: str
     first: bool
     says: bool | None
     score: float | None
-    """1 when the verdict is the right one, 0 otherwise, an unreadable one included; None when the verifier failed."""
+    """1 for the right verdict, 0 for a wrong or unreadable one, None when the verifier failed."""
 
 
 def own_quality(opinions: Sequence[Opinion], confidence: float) -> dict[str, Any]:
-    """Return precision, recall, F1, balanced accuracy with interval, parse rate and calibration. What is undefined is None.
+    """Return precision, recall, F1, balanced accuracy with its interval, parse rate and calibration. Undefined numbers are None.
 
-    A verdict that is not readable accepts nothing, and is a mistake on both classes of the balanced accuracy. `brier` and `ece`
-    (10 equal bins, weighted by their counts) are those of the probability that the answer is right, over readable verdicts.
+    An unreadable verdict does not accept its answer. In the balanced accuracy it counts as a mistake, whether the answer is
+    right or wrong. `brier` and `ece` rate the probability that the answer is right, over readable verdicts. `ece` has 10 equal
+    bins, which are weighted by their counts.
     """
     accepted, right = sum(o.says is True for o in opinions), sum(o.right for o in opinions)
     hits = sum(o.right and o.says is True for o in opinions)
@@ -86,24 +92,25 @@ def _calibration(opinions: Sequence[Opinion]) -> dict[str, float | None]:
 
 
 def units(anchored: Sequence[Anchored]) -> dict[str, dict[str, float]]:
-    """Return kind -> unit -> mean score of its two questions, of the units whose two questions both have a verdict."""
-    found: dict[str, dict[str, list[float | None]]] = {}
+    """Return kind -> unit -> mean score of its two questions. Units without two verdicts are left out."""
+    scores: dict[str, dict[str, list[float | None]]] = {}
     for item in anchored:
-        found.setdefault(item.kind, {}).setdefault(item.unit, []).append(item.score)
+        scores.setdefault(item.kind, {}).setdefault(item.unit, []).append(item.score)
     means = {
         kind: {unit: sum(map(float, s)) / 2 for unit, s in values.items() if len(s) == 2 and None not in s}  # type: ignore[arg-type]
-        for kind, values in found.items()
+        for kind, values in scores.items()
     }
     return {kind: values for kind, values in means.items() if len(values) >= 2}
 
 
 def anchor_quality(anchored: Sequence[Anchored], confidence: float) -> dict[str, Any]:
-    """Return the balanced accuracy with interval, over kinds and of each, the parse rate, and what shows a bias.
+    """Return the balanced accuracy with its interval, over all kinds and for each, the parse rate, and numbers that show a bias.
 
-    `bias`: share of first labels (Yes, or A) among readable verdicts minus share of the others, 0 without a preference because
-    either is right as often; of pairs that is the position bias. `consistency`: share of units, among those with two readable
-    verdicts, that were right twice or wrong twice, which for a pair is to name one answer in both orders. Without a kind that
-    has two complete units the balanced accuracy is None.
+    - `bias` is the share of first labels (Yes, or A) among the readable verdicts, minus the share of second labels. Both labels are
+      right equally often, so a judge without a preference has 0. For pairs this is the position bias.
+    - `consistency` is the share of units that were right twice or wrong twice, among those with two readable verdicts. For a pair
+      that means that the judge names the same answer in both orders.
+    - The balanced accuracy is None when no kind has two complete units.
     """
     means = units(anchored)
     out: dict[str, Any] = {"kinds": {}, "parse_rate": _share(sum(a.says is not None for a in anchored), len(anchored))}
@@ -138,7 +145,7 @@ def column(values: Mapping[str, float]) -> NDArray[np.float64]:
 
 
 def _numbers(interval: Interval) -> dict[str, float]:
-    """Return estimate and interval; few units spread beyond the range of a share, and the interval ends there."""
+    """Return the estimate and its interval, cut to [0, 1]. With few units it may reach beyond the range of a share."""
     return {
         "balanced_accuracy": interval.estimate,
         "low": max(0.0, interval.low),

@@ -1,7 +1,7 @@
-"""Reflection at test time: the policy judges its greedy answer and, unless it accepts, answers anew (SPARK section 5).
+"""Reflection at test time: the policy judges its greedy answer, and answers again unless it accepts that answer (SPARK section 5).
 
-An answer that was judged right is never changed. A question takes at most 1 + 2 rounds calls, the first answer included. All
-calls are greedy and use the first template of their family, so a policy reflects the same way every time.
+An answer that was judged right is never changed. A question takes at most 1 + 2 `rounds` calls, the first answer included. All
+calls are greedy and use the first template of their family, so a policy reflects in the same way every time.
 """
 
 from __future__ import annotations
@@ -26,29 +26,32 @@ if TYPE_CHECKING:
 JUDGE, REWRITE = "P1", "P6"
 ACCEPTED, NO_ANSWER, NO_VERDICT, NO_REWRITE, SAME, ROUNDS = (
     "accepted",  # the verdict was Yes
-    "no answer",  # nothing readable to judge
-    "no verdict",  # neither Yes nor No, and the answer was kept
-    "unreadable rewrite",  # the new answer could not be read, and the old one was kept
-    "same answer",  # the new answer is the old one: every later call would repeat
-    "rounds",  # the last new answer is returned without a verdict
+    "no answer",  # there is no readable answer to judge
+    "no verdict",  # the verdict was neither Yes nor No, so the answer stays
+    "unreadable rewrite",  # the new answer could not be read, so the old one stays
+    "same answer",  # the new answer is the old one, so all later calls would repeat
+    "rounds",  # no round is left; the last new answer is returned without a verdict
 )
 
 
 @dataclass(kw_only=True, slots=True)
 class Dialogue:
-    """A question, its present answer (`answer`, readable in `text`), and what led to it. `end` is empty while it goes on."""
+    """A question, its present reply (`text`) with the answer in it (`answer`), and how they came about.
+
+    `end` says why the dialogue ended. It is empty while the dialogue goes on.
+    """
 
     task: TaskRow
     text: str
     answer: str | None
     truncated: bool
     num_tokens: int
-    """All tokens of its calls."""
+    """The tokens of all its calls."""
     calls: int = 1
     rewrites: int = 0
     end: str = ""
     verdicts: list[tuple[bool | None, float | None]] = field(default_factory=list)
-    """What the judge said, and the probability of the token that said it; the first is on the first answer."""
+    """What the judge said, and the probability of the token that said it. The first verdict is about the first answer."""
     turns: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,9 +73,9 @@ def begin(task: TaskRow, row: EvalRow, style: str) -> Dialogue:
 
 
 def judge(dialogues: Sequence[Dialogue], asker: Asker, config: AnswerConfig, *, counted: bool) -> None:
-    """Ask for a verdict on the present answer of every dialogue; one without a readable answer gets none.
+    """Ask for a verdict on the present answer of every dialogue. A dialogue without a readable answer gets none.
 
-    `counted`: the verdict is part of reflection, and its call and tokens are costs of the answer.
+    `counted` says that the verdict is part of reflection, so its call and its tokens count as costs of the answer.
     """
     assert config.judge is not None
     wording = config.judge.wording
@@ -108,37 +111,37 @@ def reflect(dialogues: Sequence[Dialogue], asker: Asker, config: AnswerConfig) -
 
 
 def opinion(dialogue: Dialogue, right: bool) -> Opinion:
-    """Return the first verdict on a first answer that is `right` or not; an answer that cannot be read was not accepted."""
+    """Return the first verdict, on a first answer that is `right` or not. An answer that cannot be read has no verdict."""
     says, probability = dialogue.verdicts[0] if dialogue.verdicts else (None, None)
     return Opinion(right=right, says=says, probability=probability)
 
 
 def gate(quality: dict[str, Any], config: ReflectConfig) -> dict[str, Any]:
-    """Return whether reflection may be tried, by the judge's balanced accuracy on anchors of single answers, and why.
+    """Return whether reflection may be tried, and why. The judge's balanced accuracy on anchors of single answers decides.
 
-    Single answers, because that is what reflection asks about; a judge of pairs may be another one. A judge that is told from a
-    coin is needed and not enough: `on_gain` decides.
+    Reflection asks about single answers, and the policy may judge pairs better or worse than those. A judge that is surely better
+    than a coin is necessary but not sufficient, so `on_gain` has the last word.
     """
-    found, threshold = quality["kinds"].get(POINT), 0.5 + config.margin
-    values = {"balanced_accuracy": found and found["balanced_accuracy"], "low": found and found["low"]}
+    point, threshold = quality["kinds"].get(POINT), 0.5 + config.margin
+    values = {"balanced_accuracy": point and point["balanced_accuracy"], "low": point and point["low"]}
     out = {"mode": config.mode, "threshold": threshold, **values, "gain": None}
     if config.mode == "published":
         return {**out, "open": True, "reason": "published mode: reflection is not gated"}
-    if found is None:
+    if point is None:
         return {**out, "open": False, "reason": "closed: no anchors of single answers"}
-    passed = found["low"] > threshold
+    passed = point["low"] > threshold
     word, sign = ("open", ">") if passed else ("closed", "<=")
-    estimate = f"{found['balanced_accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    estimate = f"{point['balanced_accuracy']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
     return {**out, "open": passed, "reason": f"{word}: judge {estimate}, lower end {sign} {threshold:g}"}
 
 
-def on_gain(found: dict[str, Any], gain: Interval, config: ReflectConfig) -> dict[str, Any]:
-    """Return the gate after reflection was tried on validation tasks: open only where it surely gained."""
+def on_gain(decision: dict[str, Any], gain: Interval, config: ReflectConfig) -> dict[str, Any]:
+    """Return the decision of `gate` after reflection was tried on validation tasks. It is open only where that surely gained."""
     passed = gain.low > config.least_gain or config.least_gain == -1.0
     word, sign = ("open", ">") if passed else ("closed", "<=")
     reason = f"{word}: gain {gain} on validation, lower end {sign} {config.least_gain:g}"
     tried = {"difference": gain.estimate, "low": gain.low, "high": gain.high}
-    return {**found, "open": passed, "reason": reason, "gain": tried}
+    return {**decision, "open": passed, "reason": reason, "gain": tried}
 
 
 def _after_verdict(says: bool | None, config: ReflectConfig) -> str:
@@ -148,7 +151,7 @@ def _after_verdict(says: bool | None, config: ReflectConfig) -> str:
 
 
 def _rewrite(dialogue: Dialogue, reply: Reply, config: AnswerConfig) -> None:
-    """Put the new answer in place of the old one, or keep the old one and end."""
+    """Replace the old answer by the new one, or keep the old one and end the dialogue."""
     assert config.reflect is not None
     answer = extract(reply.text, config.style)
     dialogue.calls += 1

@@ -1,8 +1,8 @@
-"""Episodes in the simulator as evaluation rows: a policy is asked for a return and gets a score for what it reached.
+"""Episodes in the simulator, as evaluation rows: a policy is asked for a return, and is scored by the return that it reached.
 
-The score of an episode is (return - random) / (expert - random), with the references that the task carries. A task fixes
-the start state and the target, and the policy acts deterministically, so two policies are compared episode by episode. Tasks
-of pool `probe` ask for other returns; they are summarised beside the splits and judge nothing.
+The score of an episode is (return - random) / (expert - random). The task holds both reference returns. It also fixes the start
+state and the target, and the policy acts deterministically. So two policies can be compared episode by episode. Tasks of pool
+`probe` ask for other returns. They are summarised beside the splits, and no verdict rests on them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PROBE = "probe"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
-    """An evaluation task, read: the condition, and the returns that score 0 and 1."""
+    """The content of an evaluation task: the condition, and the two returns whose scores are 0 and 1."""
 
     task: TaskRow
     condition: Condition
@@ -50,11 +50,11 @@ class Assignment:
 def simulate(
     tasks: Sequence[TaskRow], pools: Mapping[str, Tasks], policy: Policy, config: SimulateConfig, ctx: Context
 ) -> Attempts:
-    """Return an episode per task and, with `config.probes`, per task of pool `probe`, if there are any.
+    """Return one episode per task. With `config.probes`, also return one per task of pool `probe`.
 
-    `notes` holds `probes`, a summary of that pool as of a split, and `returns`: split -> arm -> mean return and target.
-    Raises `ContractError` for tasks that are not conditions of the policy's environment, and what `open_environments` and
-    `run_episodes` raise.
+    In the result, `notes["returns"]` is split -> arm -> mean return and mean target. `notes["probes"]` is the summary of pool
+    `probe`. Raises `ContractError` for tasks that are not conditions of the policy's environment. Also raises what
+    `open_environments` and `run_episodes` raise.
     """
     model = open_actor(policy, config.device, ctx, "evaluate")
     probes = choose_tasks(pools, (PROBE,), config, ctx) if config.probes and _has_probes(pools, ctx) else []
@@ -77,23 +77,23 @@ def simulate(
             for environment in environments:
                 environment.close()
     rows = [_row(assignment, episode) for assignment, episode in zip(assigned, episodes, strict=True)]
-    found = returns(assigned, episodes)
-    out = Attempts(rows=rows, notes={"returns": {split: found[split] for split in found if split != PROBE}})
+    by_split = returns(assigned, episodes)
+    out = Attempts(rows=rows, notes={"returns": {split: by_split[split] for split in by_split if split != PROBE}})
     if probes:
-        out.notes["probes"] = {PROBE: probe_summary(rows, found[PROBE], config)}
+        out.notes["probes"] = {PROBE: probe_summary(rows, by_split[PROBE], config)}
     return out
 
 
 def _has_probes(pools: Mapping[str, Tasks], ctx: Context) -> bool:
-    """Data may be prepared without any: then there is nothing else to ask for."""
+    """Return whether the data was prepared with tasks of pool `probe`."""
     return PROBE in resident_tables(pools, ctx.resident).column("split").unique().to_pylist()
 
 
 def read_task(task: TaskRow, acts_in: ContinuousTask) -> Assignment:
-    """Return the condition of a task. One that is none, or of another environment than the policy's: `ContractError`."""
+    """Return the condition of a task. Raises `ContractError` for other tasks, and for another environment than the policy's."""
     try:
         features, reference = json.loads(task.features), json.loads(task.reference)
-        found = Assignment(
+        assignment = Assignment(
             task=task,
             condition=Condition(target=float(features["target_return"]), seed=int(features["reset_seed"])),
             random=float(reference["random"]),
@@ -105,28 +105,28 @@ def read_task(task: TaskRow, acts_in: ContinuousTask) -> Assignment:
         raise _wrong(task, expected, f"{task.features[:80]} and {task.reference[:80]}: {error}") from error
     if name != acts_in.env:
         raise _wrong(task, f"environment {acts_in.env}, in which the policy acts", name)
-    if found.random == found.expert:
-        raise _wrong(task, "different returns of a random policy and of the expert", f"{found.random:g} for both")
-    return found
+    if assignment.random == assignment.expert:
+        raise _wrong(task, "different returns of a random policy and of the expert", f"{assignment.random:g} for both")
+    return assignment
 
 
 def check_length(limit: int | None, longest: int | None, name: str) -> None:
-    """Raise `ContractError` when episodes may outlast the policy's table of timesteps."""
+    """Raise `ContractError` when an episode may be longer than the policy's table of timesteps."""
     if longest is not None and (limit is None or limit > longest):
         raise ContractError(
-            expected=f"episodes of at most {longest} steps, the policy's max_timestep",
-            found=f"{limit or 'no'} limit in {name}",
+            expected=f"episodes of at most {longest} steps, which is the policy's max_timestep",
+            found=f"a limit of {limit} steps in {name}" if limit else f"no limit of steps in {name}",
             where="evaluate.policy:config.json:arch.max_timestep",
-            action="train with dataset_prep.arch.max_timestep at the environment's limit",
+            action="set dataset_prep.arch.max_timestep to the limit of the environment, and train again",
         )
 
 
 def returns(assigned: Sequence[Assignment], episodes: Sequence[Episode]) -> dict[str, dict[str, dict[str, float]]]:
     """Return split -> arm -> mean `return` and mean `target`."""
-    kept: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    pairs_of: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for assignment, episode in zip(assigned, episodes, strict=True):
-        kept[assignment.task.split][assignment.task.arm].append((episode.total, assignment.condition.target))
-    return {split: {arm: _means(pairs) for arm, pairs in sorted(arms.items())} for split, arms in kept.items()}
+        pairs_of[assignment.task.split][assignment.task.arm].append((episode.total, assignment.condition.target))
+    return {split: {arm: _means(pairs) for arm, pairs in sorted(arms.items())} for split, arms in pairs_of.items()}
 
 
 def _means(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -135,11 +135,11 @@ def _means(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 def probe_summary(
-    rows: Sequence[EvalRow], found: dict[str, dict[str, float]], config: SimulateConfig
+    rows: Sequence[EvalRow], means: dict[str, dict[str, float]], config: SimulateConfig
 ) -> dict[str, Any]:
-    """Return the summary of pool `probe`, as of a split, with the return and the target of every arm."""
+    """Return the summary of pool `probe` like that of a split, with the mean return and the mean target of every arm."""
     summary = split_summary(rows, PROBE, config)
-    summary["arms"] = {arm: values | found[arm] for arm, values in summary["arms"].items()}
+    summary["arms"] = {arm: values | means[arm] for arm, values in summary["arms"].items()}
     return summary
 
 

@@ -1,14 +1,19 @@
 """Evaluate: the score per arm and split, and a paired comparison with the baseline on the same tasks.
 
-Every policy of an evolution attempts the same held-out tasks with the same random numbers. Strategies: `answer` prompts and
-verify (the score is an accuracy), `simulate` episodes (the score is a normalised return). `rows.parquet` holds every
-attempt; `summary.json` holds, per split, the macro score over arms with its interval, each arm, the worst arm, and
-the comparison. The comparison on `val` is what the gate reads; `id` and `ood` are reported and select nothing.
+Every policy of an evolution attempts the same held-out tasks with the same random numbers. There are two strategies. `answer`
+lets the policy answer prompts and verifies the answers, so the score is an accuracy. `simulate` runs episodes, and the score is
+a normalised return.
 
-With `judge`, the policy also judges answers: those of the anchors (rows of split `anchor`) and its own greedy ones. A judge that
-decayed against the baseline's is an alarm in the summary, under which nothing is promoted. With `reflect` it corrects what it
-rejects, where that surely gained on the validation tasks: what comes of it are rows of sample -2 and `reflected` in every split,
-the dialogues are in `reflections.jsonl`, and the score stays that of the answers before it.
+`rows.parquet` holds every attempt. `summary.json` holds for each split: the mean score over arms with its interval, the score
+of each arm, the worst arm, and the comparison. The gate reads the comparison on `val`. The splits `id` and `ood` are reported,
+and nothing is selected by them.
+
+With `judge`, the policy also judges answers: those of the anchors (rows of split `anchor`) and its own greedy answers. When the
+judge is worse than the baseline's, the summary has an alarm, and under an alarm nothing is promoted.
+
+With `reflect`, the policy also corrects the answers that it rejects, where that surely gained on the validation tasks. The
+corrected answers are rows of sample -2, every split of the summary has `reflected`, and `reflections.jsonl` holds the
+dialogues. The score stays that of the uncorrected answers.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Task pools, the policy, and the evaluation of the policy to beat, if there is one."""
+    """Task pools, the policy, and the evaluation of the policy to compare with, if there is one."""
 
     tasks: Tasks
     policy: Policy
@@ -47,7 +52,10 @@ class Outs:
 
 
 def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Attempt, score, summarise, compare. Metrics: the measure per split, arm and worst arm; difference to the baseline."""
+    """Attempt the tasks, score and summarise the attempts, and compare them with the baseline.
+
+    The metrics are the measure per split and arm, that of the worst arm, and the difference to the baseline.
+    """
     tasks = choose_tasks(pools_of(ins), config.splits, config, ctx)
     attempts = config.attempt(tasks, ins, ctx)
     judging = attempts.judging
@@ -65,7 +73,7 @@ def evaluate(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
 
 
 def _judged(summary: dict[str, Any], judging: Judging, ins: Ins, outs: Outs, config: Config) -> dict[str, Any]:
-    """Return the summary with what is known of the judge; `reflections.jsonl` keeps what was said, answer by answer."""
+    """Return the summary with the results about the judge. Write the dialogues to `reflections.jsonl`, one per line."""
     from instar.components.evaluate.judging import extend
 
     assert isinstance(config, AnswerConfig)
@@ -77,7 +85,7 @@ def _judged(summary: dict[str, Any], judging: Judging, ins: Ins, outs: Outs, con
 def summarise(
     rows: Sequence[EvalRow], tasks: Sequence[TaskRow], policy: str, baseline: Evaluation | None, config: Config
 ) -> dict[str, Any]:
-    """Return the summary of evaluation rows, with the comparison per split when there is a baseline."""
+    """Return the summary of evaluation rows. With a baseline, every split has a comparison."""
     from instar.components.evaluate.compare import protocol
     from instar.components.evaluate.summary import split_summary
 
@@ -98,7 +106,7 @@ def summarise(
 def _comparison(
     rows: Sequence[EvalRow], split: str, policy: str, baseline: Evaluation | None, mine: str, config: Config
 ) -> Comparison | None:
-    """Return how the policy compares with the baseline on a split; None without a baseline."""
+    """Return how the policy compares with the baseline on a split, or None without a baseline."""
     from instar.components.evaluate.compare import compare, other_protocol, the_same
 
     if baseline is None:
@@ -118,8 +126,10 @@ def _metrics(summary: dict[str, Any], num_answers: int) -> Metrics:
     for split, values in (summary["splits"] | summary.get("probes", {})).items():
         out[f"{split}/{measure}"] = values["score"]
         out[f"{split}/worst_arm_{measure}"] = values["worst_score"]
-        out |= {f"{split}/{arm}/{measure}": found["score"] for arm, found in values["arms"].items()}
-        out |= {f"{split}/{arm}/return": found["return"] for arm, found in values["arms"].items() if "return" in found}
+        out |= {f"{split}/{arm}/{measure}": scored["score"] for arm, scored in values["arms"].items()}
+        out |= {
+            f"{split}/{arm}/return": scored["return"] for arm, scored in values["arms"].items() if "return" in scored
+        }
         if values.get("greedy_score") is not None:
             out[f"{split}/greedy_{measure}"] = values["greedy_score"]
         comparison = values.get("comparison")

@@ -1,8 +1,7 @@
-"""Scores per arm and split from evaluation rows: task means first, then arms, then the macro mean over arms.
+"""Scores per arm and split, from evaluation rows: the mean per task, then per arm, then the macro mean over arms.
 
-Attempts whose verdict failed or abstained have no number and are left out and counted. A task without any number is
-left out of its arm; an arm without any task left is a `ContractError`, because a macro mean over fewer arms is
-another metric.
+An attempt whose verdict failed or abstained has no number. It is left out and counted. A task without any number is left out of its
+arm. An arm without any task left is a `ContractError`, because a macro mean over fewer arms would be another metric.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
     from instar.components.evaluate.config import Config
 
 Means = dict[str, dict[str, float]]
-"""Mean score: arm -> task -> number; of answers a share in [0, 1], of episodes any number."""
+"""Arm -> task -> mean score. For answers it is a share in [0, 1], and for episodes it can be any number."""
 
 
 def task_means(rows: Sequence[EvalRow], split: str, greedy: bool) -> Means:
-    """Return the mean score of every task of `split` that has a verdict, over samples or of the greedy answer.
+    """Return the mean score of every task of `split` that has a verdict, over its samples or for its greedy answer.
 
-    What reflection made of an answer (sample -2) is neither.
+    Answers after reflection (sample -2) are left out in both cases.
     """
     answers: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -39,12 +38,12 @@ def task_means(rows: Sequence[EvalRow], split: str, greedy: bool) -> Means:
 
 
 def arrays(means: Means) -> list[NDArray[np.float64]]:
-    """Return one array of task means per arm, arms by name, tasks by name."""
+    """Return one array of task means per arm. Arms and tasks are sorted by name."""
     return [np.array([means[arm][t] for t in sorted(means[arm])], dtype=np.float64) for arm in sorted(means)]
 
 
 def split_summary(rows: Sequence[EvalRow], split: str, config: Config) -> dict[str, Any]:
-    """Return the score with its interval per arm and over arms, the worst arm, and counts, for one split."""
+    """Return the summary of one split: the score with its interval, over arms and per arm, the worst arm, and counts."""
     primary = config.by_greedy
     mine = [row for row in rows if row.split == split and row.sample >= -1]
     means = task_means(mine, split, greedy=primary)

@@ -63,7 +63,7 @@ OFFLINE = {
 @pytest.mark.parametrize(
     ("assignment", "where", "action"),
     [
-        ('test.splits=["id", "ood"]', "recipe.test.splits", "take ood out of test.splits"),
+        ('test.splits=["id", "ood"]', "recipe.test.splits", "remove ood from test.splits"),
         ('evaluate.splits=["id"]', "recipe.evaluate.splits", "add val to evaluate.splits"),
         ("update.min_group=9", "recipe.update.min_group", "set update.min_group to at most 8"),
         ("update.minibatches=81", "recipe.update.minibatches", "set update.minibatches to at most 80"),

@@ -340,9 +340,12 @@ BAD: dict[str, tuple[Callable[[World], None], str]] = {
     "discrete": (lambda world: rename(world, "CartPole-v1"), "states and actions that are boxes of one axis"),
     "states": (
         other(state_dim=4, state_mean=(0.0,) * 4, state_std=(1.0,) * 4),
-        r"4 numbers of state and 1 of action, as the policy; found \(3,\)",
+        r"4 numbers per state and 1 per action, as in the policy; found states of shape \(3,\)",
     ),
-    "box": (other(action_high=(1.0,)), r"actions within \[-2.0\] and \[1.0\], as the policy; found \[-2.0\]"),
+    "box": (
+        other(action_high=(1.0,)),
+        r"actions between \[-2.0\] and \[1.0\], as in the policy; found actions between \[-2.0\]",
+    ),
     "other task": (
         other(env="Pendulum-v1"),
         "environment Pendulum-v1, in which the policy acts; found ShortPendulum-v0",
@@ -356,7 +359,7 @@ BAD: dict[str, tuple[Callable[[World], None], str]] = {
         retasked(lambda row: dataclasses.replace(row, reference='{"random": 1, "expert": 1}')),
         "different returns of a random policy and of the expert; found 1 for both",
     ),
-    "table": (short_table, "at most 23 steps, the policy's max_timestep; found 24 limit"),
+    "table": (short_table, "at most 23 steps, which is the policy's max_timestep; found a limit of 24 steps"),
     "text": (text_policy, "a continuous-control policy; found GPT2LMHeadModel"),
 }
 
