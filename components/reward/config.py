@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "RecycleConfig", "RefineConfig", "VerifyConfig"]
 SHOWN = 6
-"""Values of a schedule that `explain` writes out."""
+"""How many values of a schedule `explain` shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig(Piece):
-    """How answers become rewards: reward = correct + `format_reward` * (an answer was found and it is wrong).
+    """How answers become rewards: reward = correct + `format_reward` * (there is an answer and it is wrong).
 
-    SEC trains with a format reward of 0.1 and tests without one. `failed_limit` is the share of failed verdicts above
-    which the stage stops. `style` says where in the completion the answer stands.
+    `failed_limit` is the share of failed verdicts above which the stage stops. `style` says where in a completion the answer
+    stands. SEC trains with a format reward of 0.1 and tests without one.
     """
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"rollouts.token_ids", "tasks.reference"})
@@ -35,10 +35,10 @@ class VerifyConfig(Piece):
     failed_limit: float = 0.1
     style: Literal["boxed", "line", "tag"] = "boxed"
     recycle: RecycleConfig | None = None
-    """Make generated tasks of the attempts."""
+    """Turn attempts into generated tasks. None makes no such tasks."""
 
     def __post_init__(self) -> None:
-        """Refuse a format reward that pays as much as a right answer, and a limit that is not a share."""
+        """Refuse a format reward as high as the reward of a right answer, and a limit that is not a share."""
         for name, value, low, high in (
             ("format_reward", self.format_reward, 0.0, 0.999),
             ("failed_limit", self.failed_limit, 0.0, 1.0),
@@ -53,31 +53,35 @@ class VerifyConfig(Piece):
         return score(ins, outs, self, ctx)
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse a style in which no answer is asked for, and generated tasks that do not go with the others."""
+        """Refuse a style that the prompts do not ask for, and generated tasks that do not fit the other tasks."""
         if recipe.dataset_prep.strategy == "text":
             recipe.dataset_prep.check_style(self.style, name)
         if self.recycle is not None:
             self.recycle.check(recipe)
 
     def explain(self, recipe: RecipeView) -> Sections:
-        """State the reward of one rollout, and the tasks that are made of attempts."""
-        shaped = f" + {self.format_reward:g} (an answer was found and it is wrong)" if self.format_reward else ""
-        reward = f"r_i = correct_i{shaped}; a failed verdict is no number and its rollout is left out"
+        """State the reward of one rollout, and the tasks that are made from attempts."""
+        shaped = f" + {self.format_reward:g} (if there is an answer and it is wrong)" if self.format_reward else ""
+        reward = f"r_i = correct_i{shaped}; a rollout whose verdict failed has no reward and is left out"
         return {"reward": [reward], "own tasks": self.recycle.explain(recipe) if self.recycle else []}
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """Return the outputs on request."""
+        """The outputs that are written on request only."""
         return ("generated",) if self.recycle is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig(Piece):
-    """Hindsight labels of logged windows: the return-to-go, and how much of the past policy goes into the action target.
+    """Labels of logged windows in hindsight: the return-to-go, and the weight of the past policy in the action target.
 
-    Decision Mamba's progressive self-evolution regularisation (PSER): in iteration k the target is
-    (1 - beta_k) a + beta_k a_hat, a_hat of the policy of iteration k - 1, and
-    `progressive`: beta_1 = 0, beta_k = min(beta_cap, beta_end k / stages); `fixed`: beta_cap from iteration 2 on; `none`: 0.
+    This is Decision Mamba's progressive self-evolution regularisation (PSER). In iteration k the target is (1 - beta_k) a +
+    beta_k a_hat. Here a is the logged action, and a_hat is the action of the policy of iteration k - 1. In iteration 1 beta is
+    0. From iteration 2 on, `schedule` gives it:
+
+    - `progressive`: beta_k = min(beta_cap, beta_end k / stages)
+    - `fixed`: beta_k = beta_cap
+    - `none`: beta_k = 0
     """
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"data.rewards", "rollouts.offset"})
@@ -86,39 +90,39 @@ class RefineConfig(Piece):
     strategy: Literal["refine"] = "refine"
     schedule: Literal["progressive", "fixed", "none"] = "progressive"
     beta_end: float = 0.85
-    """beta of the last iteration before the cap (beta_T of the released code's example)."""
+    """What beta would be in iteration `stages` without the cap (beta_T in the example of the released code)."""
     beta_cap: float = 0.5
-    """Largest beta; the release names it `lower_bound` and applies it with min()."""
+    """Largest beta. The released code names it `lower_bound`, but applies it with min()."""
     stages: int = 40
-    """K: iterations over which beta grows."""
+    """Number of iterations over which beta grows (K in the paper)."""
     delayed: bool = False
-    """Pay the whole return at the last step of an episode, so that the return-to-go is the same at every step."""
+    """Pay the whole return at the last step of an episode. The return-to-go is then the same at every step."""
 
     def __post_init__(self) -> None:
         """Refuse weights outside [0, 1) and an empty schedule."""
         if not 0.0 <= self.beta_end <= 1.0:
             raise out_of_range("reward.beta_end", "in [0, 1]", self.beta_end)
         if not 0.0 <= self.beta_cap < 1.0:
-            more = "a cap of 1 would never look at the logged action"
+            more = "with a cap of 1 the target could ignore the logged action"
             raise out_of_range("reward.beta_cap", "in [0, 1)", self.beta_cap, more)
         if self.stages < 1:
             raise out_of_range("reward.stages", ">= 1", self.stages)
 
     def requires(self) -> frozenset[str]:
-        """Return the columns read: a blend needs the past policy's actions."""
+        """Return the columns that are read. A target that blends actions needs those of the past policy."""
         return self.REQUIRES | ({"rollouts.actions"} if self.schedule != "none" else frozenset())
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        found: dict[str, str] = {}
+        """Return the fields without effect, each with the setting that would give it one."""
+        fields: dict[str, str] = {}
         if self.schedule != "progressive":
-            found |= dict.fromkeys(("beta_end", "stages"), "reward.schedule=progressive")
+            fields |= dict.fromkeys(("beta_end", "stages"), "reward.schedule=progressive")
         if self.schedule == "none":
-            found["beta_cap"] = "reward.schedule=progressive or fixed"
-        return found
+            fields["beta_cap"] = "reward.schedule=progressive or fixed"
+        return fields
 
     def beta(self, iteration: int) -> float:
-        """Return the weight of the past policy in iteration `iteration`, counted from 1."""
+        """Return the weight of the past policy in an iteration. Iterations count from 1."""
         if self.schedule == "none" or iteration <= 1:
             return 0.0
         grown = self.beta_end * iteration / self.stages if self.schedule == "progressive" else self.beta_cap
@@ -131,16 +135,16 @@ class RefineConfig(Piece):
         return refine(ins.rollouts, ins.policy, ins.data, outs.scores, self, ctx)
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse a return-to-go that means one thing where a policy learns and another where it acts."""
+        """Refuse a recipe whose stages differ in `delayed`. The return-to-go must mean the same in training and in evaluation."""
         del name
         pieces = {"rollout": recipe.rollout, "reward": self, "evaluate": recipe.evaluate, "test": recipe.test}
         delayed = {field: piece.delayed for field, piece in pieces.items() if hasattr(piece, "delayed")}
         if len(set(delayed.values())) > 1:
             raise ConfigError(
-                expected=f"one value of delayed in {', '.join(delayed)}",
+                expected=f"the same value of delayed in {', '.join(delayed)}",
                 found=", ".join(f"{field}.delayed={value}" for field, value in delayed.items()),
                 where="recipe",
-                action="set all of them, or none",
+                action="set delayed to the same value in all of them",
             )
 
     def explain(self, recipe: RecipeView) -> Sections:
@@ -160,8 +164,9 @@ class RefineConfig(Piece):
         values = [f"{self.beta(k):.3g}" for k in range(1, steps + 1)]
         shown = ", ".join(values if steps <= SHOWN + 1 else [*values[:SHOWN], "...", values[-1]])
         return [
-            f"a~_t = (1 - beta_k) a_t + beta_k a^past_t, a^past of the policy that {unit} k starts from: frozen, same window",
-            f"beta_1 = 0, beta_k = {beta}: {shown}",
+            f"a~_t = (1 - beta_k) a_t + beta_k a^past_t, where a^past is the action of the policy that {unit} k starts from; that "
+            "policy is frozen and reads the same window",
+            f"beta_1 = 0, then beta_k = {beta}: {shown}",
         ]
 
 

@@ -1,8 +1,11 @@
-"""Exact value of arithmetic written by a model: tokens, then recursive descent over rationals. Nothing is executed.
+"""The exact value of arithmetic that a model wrote: tokens, then recursive descent over rationals. Nothing is executed.
 
-Grammar: sum = product (("+" | "-") product)*; product = factor (("*" | "/") factor)*; factor = ("+" | "-")* (integer |
-"(" sum ")"). No powers, no floor division, no decimals, no names. Typographic signs (`signs.SIGNS`), the digits of every
-script and the LaTeX commands of the four operations are accepted.
+    sum     = product (("+" | "-") product)*
+    product = factor (("*" | "/") factor)*
+    factor  = ("+" | "-")* (integer | "(" sum ")")
+
+There are no powers, no floor division, no decimals and no names. Typographic signs (`signs.SIGNS`), the digits of every script, and
+the LaTeX commands of the four operations are accepted.
 """
 
 from __future__ import annotations
@@ -19,11 +22,11 @@ _TOKEN = re.compile(r"\s*([0-9]+|[-+*/()])")
 
 
 class ExpressionError(ValueError):
-    """The text is not an expression of the grammar, divides by zero, or is longer or deeper than the limits."""
+    """The text is not an expression of the grammar, divides by zero, or goes beyond a limit of length or depth."""
 
 
 def tokenise(text: str) -> list[str]:
-    """Return integers, operators and parentheses in order. Raises `ExpressionError` on anything else."""
+    """Return the integers, operators and parentheses in order. Raises `ExpressionError` for anything else."""
     if len(text) > MAX_CHARS:
         raise ExpressionError(f"{len(text)} characters, more than {MAX_CHARS}")
     text = _COMMAND.sub(lambda match: _COMMANDS[match.group()], plain(text)).rstrip()

@@ -1,6 +1,6 @@
-"""The one answer extraction of instar: rewards, evaluation and warm start all read an answer through `extract`.
+"""How an answer is found in a completion. Rewards, evaluation and warm start all use `extract`, so they find the same answer.
 
-Every style is linear in the length of the text, so a hostile completion cannot stall a reward worker.
+Every style takes time linear in the length of the text, so a hostile completion cannot stall the stage.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _BOX = re.compile(r"\\boxed\s*\{|\\[{}\\]|[{}]")
 _TAG = re.compile(r"<(/?)answer>")
 _BLANK = re.compile(r"\s*")
 Span: TypeAlias = tuple[int, int]
-"""First character of a part of a text, and the one behind its last."""
+"""Where a part of a text begins, and the position after its last character."""
 
 
 def boxed(text: str) -> Span | None:
-    r"""Return the content of the last balanced `\boxed{...}` that is not blank. Of nested boxes the innermost last one counts.
+    r"""Return the content of the `\boxed{...}` that begins last, so of nested boxes the inner one. Blank boxes do not count.
 
-    `\{` and `\}` are printed braces, not structure. A box that is never closed does not count.
+    `\{` and `\}` are printed braces and have no partner. A box that is never closed does not count.
     """
-    open_braces: list[int] = []  # where the content of an open box starts; -1 for a plain brace
+    open_braces: list[int] = []  # where the content of an open box begins, or -1 for a plain brace
     best: Span | None = None
     for match in _BOX.finditer(text):
         token = match.group()
@@ -58,26 +58,26 @@ STYLES: dict[str, Callable[[str], Span | None]] = {"boxed": boxed, "line": line,
 
 
 def locate(text: str, style: str) -> Span | None:
-    """Return where the answer in `text` stands, blanks around it left out; None when there is none or it is blank.
+    """Return where the answer in `text` stands, without the blanks around it. None means that there is no answer, or a blank one.
 
-    Unknown styles are a `ConfigError`.
+    Raises `ConfigError` for an unknown style.
     """
     if style not in STYLES:
         raise ConfigError(
-            expected=f"a style of {', '.join(STYLES)}",
+            expected=f"one of the styles {', '.join(STYLES)}",
             found=f"'{style}'",
             where="reward.style",
             action=nearest(style, STYLES),
         )
-    found = STYLES[style](text)
-    if found is None:
+    span = STYLES[style](text)
+    if span is None:
         return None
-    answer = text[slice(*found)]
-    start = found[0] + len(answer) - len(answer.lstrip())
+    answer = text[slice(*span)]
+    start = span[0] + len(answer) - len(answer.lstrip())
     return (start, start + len(answer.strip())) if answer.strip() else None
 
 
 def extract(text: str, style: str) -> str | None:
-    """Return the answer in `text` that `locate` finds, or None."""
-    found = locate(text, style)
-    return None if found is None else text[slice(*found)]
+    """Return the answer that `locate` finds in `text`, or None."""
+    span = locate(text, style)
+    return None if span is None else text[slice(*span)]

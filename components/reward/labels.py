@@ -1,4 +1,7 @@
-"""Class labels, as in Yes and No or A and B: one reader for rewards, evaluation and reflection (SPARK section 7.4)."""
+"""Class labels such as Yes and No, or A and B. Rewards, evaluation and reflection read them with the same function.
+
+See SPARK section 7.4.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\{([^{}]*)\}")
 def read_label(answer: str, labels: Sequence[str]) -> str | None:
     """Return the one of `labels` that an extracted answer names, or None.
 
-    Case, blanks around it, one LaTeX text command and one closing full stop carry no meaning; anything more is no label.
+    Ignored are case, blanks around the label, one LaTeX text command, and one closing full stop. For example, `\\text{yes}.` is
+    Yes. An answer with anything more is no label.
     """
     text = _bare(answer)
     wrapped = _WRAPPED.fullmatch(text)

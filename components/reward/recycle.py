@@ -1,9 +1,11 @@
-"""Recycling: attempts of this step become tasks of later ones (SPARK section 2), kept in a first-in, first-out cache.
+"""Recycling: attempts of this step become tasks of later steps (SPARK section 2). The tasks wait in a first-in, first-out cache.
 
-new cache = old cache - tasks attempted in these rollouts - tasks too old + new tasks, the oldest dropped beyond `max_size`. Beside
-the rows lies `recycler.json`: the version of the templates, the keys of tasks made lately with the step that made them, and how
-many of each kind were made in all. The result is a function of the inputs, the configuration and the seed; a restart makes the same
-bytes.
+    new cache = old cache - tasks attempted in these rollouts - tasks that are too old + new tasks
+
+Beyond `max_size` tasks, the oldest are dropped. Beside the rows lies `recycler.json`. It holds the version of the templates,
+the keys of recent tasks with the step that made them, and how many tasks of each kind were made in all.
+
+The result depends on the inputs, the configuration and the seed only. So a restarted step writes the same bytes.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ MEMORY = "recycler.json"
 
 @dataclass(kw_only=True)
 class Cache:
-    """Generated tasks that were not tried yet, oldest first, and what the recycler remembers."""
+    """The generated tasks that wait to be tried, oldest first, and what the recycler remembers."""
 
     rows: list[TaskRow] = field(default_factory=list)
     recent: dict[str, int] = field(default_factory=dict)
     """Key of a task -> inner step that made it."""
     totals: dict[str, int] = field(default_factory=dict)
-    """Kind -> tasks made so far."""
+    """Kind -> number of tasks made so far."""
 
 
 def recycle(
@@ -52,35 +54,36 @@ def recycle(
     config: VerifyConfig,
     ctx: Context,
 ) -> tuple[Cache, Metrics]:
-    """Return the cache after this step and what was made, kept and dropped. `text_of` decodes what the policy wrote last."""
+    """Return the cache after this step, and metrics of what was made and dropped. `text_of` decodes the last action of a
+    rollout."""
     settings = config.recycle or RecycleConfig()
     attempted = {rollout.task_id for rollout in rollouts}
     groups, left_out = collect(tasks, rollouts, scores, text_of, config.style, keep_truncated=settings.keep_truncated)
     dropped: Counter[str] = Counter({f"attempt_{reason}": count for reason, count in left_out.items()})
     waiting = [row for row in cache.rows if row.task_id not in attempted]
-    kept = [row for row in waiting if settings.max_age == 0 or age(row, ctx.step) <= settings.max_age]
-    dropped["too_old"] = len(waiting) - len(kept)
+    young = [row for row in waiting if settings.max_age == 0 or age(row, ctx.step) <= settings.max_age]
+    dropped["too_old"] = len(waiting) - len(young)
     recent = {key: step for key, step in cache.recent.items() if ctx.step - step < settings.remember}
-    recent |= {origin(row).key: origin(row).step for row in kept} if settings.remember else {}
-    made = worded(picked(groups, settings, recent, ctx), settings, ctx, dropped)
-    rows = kept + made
+    recent |= {origin(row).key: origin(row).step for row in young} if settings.remember else {}
+    new = worded(picked(groups, settings, recent, ctx), settings, ctx, dropped)
+    rows = young + new
     surplus = max(0, len(rows) - settings.max_size) if settings.max_size else 0
     dropped["cache_full"] = surplus
-    recent |= {origin(row).key: ctx.step for row in made} if settings.remember else {}
-    totals = Counter(cache.totals) + Counter(row.arm for row in made)
+    recent |= {origin(row).key: ctx.step for row in new} if settings.remember else {}
+    totals = Counter(cache.totals) + Counter(row.arm for row in new)
     after = Cache(rows=rows[surplus:], recent=recent, totals={kind: totals[kind] for kind in templates.KINDS})
-    return after, _metrics(groups, made, after, dropped, ctx.step)
+    return after, _metrics(groups, new, after, dropped, ctx.step)
 
 
 def age(row: TaskRow, step: int) -> int:
-    """Return how many updates lie between the policy that wrote a task's attempts and the one that can try it after `step`."""
+    """Return the age of a task in updates, from the policy that wrote its attempts to the policy that can try it after `step`."""
     return step + 1 - origin(row).step
 
 
 def picked(
     groups: Sequence[Group], settings: RecycleConfig, recent: Mapping[str, int], ctx: Context
 ) -> list[rules.Pick]:
-    """Return what the rule makes of the groups, in random order: a later draw of a few holds all kinds."""
+    """Return the tasks that the rule picks from the groups. The order is random, so the first few already have all kinds."""
     rng = np.random.Generator(np.random.PCG64(ctx.seed("recycle")))
     families = templates.FAMILIES[settings.wording]
     points = [name for name in ("P1", "P2") if name in families]
@@ -96,7 +99,7 @@ def picked(
 
 
 def worded(picks: Sequence[rules.Pick], settings: RecycleConfig, ctx: Context, dropped: Counter[str]) -> list[TaskRow]:
-    """Return the picks as tasks; prompts beyond `max_chars` and a second task of one key are counted in `dropped`."""
+    """Return the picks as tasks. Prompts beyond `max_chars`, and further tasks of the same key, are counted in `dropped`."""
     rows: list[TaskRow] = []
     keys: set[str] = set()
     for number, pick in enumerate(picks):
@@ -124,16 +127,20 @@ def worded(picks: Sequence[rules.Pick], settings: RecycleConfig, ctx: Context, d
 
 
 def read_cache(generated: Tasks | None, ctx: Context) -> Cache:
-    """Return the cache of the step before. None but at step 0, or one without its memory or of other templates: `LedgerError`."""
+    """Return the cache of the step before. At step 0 there may be none.
+
+    Raises `LedgerError` when the cache of a later step is missing, when its `recycler.json` is missing, and when its tasks were
+    made with templates of another version.
+    """
     if generated is None:
         if ctx.step == 0:
             return Cache()
-        raise _lost(f"the generated tasks of the step before {ctx.step}", "none")
+        raise _lost(f"the generated tasks of the step before step {ctx.step}", "none")
     rows = generated.read()
     if not (generated.path / MEMORY).exists():
         if not rows:
             return Cache()
-        raise _lost(MEMORY, "rows alone")
+        raise _lost(f"a file {MEMORY} beside the rows", "rows without that file")
     memory = generated.read_json(MEMORY)
     if memory["templates"] != templates.VERSION:
         raise _lost(f"templates of version {templates.VERSION}", f"version {memory['templates']}")
@@ -141,27 +148,28 @@ def read_cache(generated: Tasks | None, ctx: Context) -> Cache:
 
 
 def write_cache(generated: Tasks, cache: Cache) -> None:
-    """Write rows and memory."""
+    """Write the rows and `recycler.json`."""
     generated.write(cache.rows)
     generated.write_json(MEMORY, {"templates": templates.VERSION, "recent": cache.recent, "totals": cache.totals})
 
 
 def _parts(pick: rules.Pick, wording: str) -> dict[str, str]:
-    """Return the texts that a template shows. A known wrong attempt stands where other families have the answer."""
+    """Return the texts that a template shows, by placeholder. An attempt that is known to be wrong takes the place of the
+    answer."""
     shown = [a.text if pick.kind == "reflect-trace" else a.answer or "" for a in pick.shown]
     parts = {"question": question_of(pick.group.parent, wording), "answer": shown[0], "attempt": shown[0]}
     return parts | ({"answer_a": shown[0], "answer_b": shown[1]} if len(shown) == 2 else {})
 
 
 def _metrics(
-    groups: Sequence[Group], made: Sequence[TaskRow], cache: Cache, dropped: Counter[str], step: int
+    groups: Sequence[Group], new: Sequence[TaskRow], cache: Cache, dropped: Counter[str], step: int
 ) -> Metrics:
     out: Metrics = {"recycle_groups": float(len(groups)), "recycle_cache_size": float(len(cache.rows))}
-    out |= {f"recycle_made/{kind}": float(sum(row.arm == kind for row in made)) for kind in templates.KINDS}
+    out |= {f"recycle_made/{kind}": float(sum(row.arm == kind for row in new)) for kind in templates.KINDS}
     out |= {f"recycle_dropped/{reason}": float(count) for reason, count in sorted(dropped.items())}
     shares = (("p_right", "judge-point"), ("p_first", "judge-pair"), ("confirm_share", "reflect"))
     for name, prefix in shares:
-        about = [origin(row) for row in made if row.arm.startswith(prefix)]
+        about = [origin(row) for row in new if row.arm.startswith(prefix)]
         if about:
             out[f"recycle_{name}"] = sum(o.label == LABELS[o.kind][0] for o in about) / len(about)
     ages = [age(row, step) for row in cache.rows]
@@ -175,24 +183,27 @@ def _lost(expected: str, found: str) -> LedgerError:
         expected=expected,
         found=found,
         where="reward.generated",
-        action="resume from the ledger; the cache of generated tasks is never made up",
+        action="resume from the ledger, because a lost cache of generated tasks cannot be made again",
     )
 
 
 def summary_by_kind(
     tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores: Sequence[ScoreRow]
 ) -> Metrics:
-    """Return per kind of generated task that was attempted and scored its accuracy and format rate, and the accuracy by what was
-    shown: of judging, whether both classes are recognised; of reflection, right attempts kept and wrong ones put right."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """Return accuracy and format rate of the generated tasks that were attempted and scored, per kind, and accuracy per label.
+
+    The accuracy per label shows two things. For judging tasks: whether the policy recognises both classes. For reflection tasks:
+    whether it keeps right attempts and corrects wrong ones.
+    """
+    pairs_of: dict[str, list[tuple[float, float]]] = {}
     for rollout, score in zip(rollouts, scores, strict=True):
         task = tasks[rollout.task_id]
         if is_generated(task) and score.status == "scored":
             pair = (score.correct or 0.0, score.format_ok or 0.0)
-            found.setdefault(task.arm, []).append(pair)
-            found.setdefault(f"{task.arm}/{origin(task).label}", []).append(pair)
+            pairs_of.setdefault(task.arm, []).append(pair)
+            pairs_of.setdefault(f"{task.arm}/{origin(task).label}", []).append(pair)
     out: Metrics = {}
-    for name, pairs in sorted(found.items()):
+    for name, pairs in sorted(pairs_of.items()):
         right, formatted = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
         kind, _, label = name.partition("/")
         out |= (

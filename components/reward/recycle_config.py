@@ -1,4 +1,4 @@
-"""Settings of generated tasks: how many are made of attempts, in which form, and how long they wait."""
+"""Settings of generated tasks: how many are made from attempts, in which form, and how long they wait."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from instar.config import out_of_range
 from instar.errors import ConfigError
 
 TEMPLATES_OF = {"terse": ("terse",), "few_shot": ("few_shot",), "words": ("boxed", "base_chat", "chat")}
-"""Wording of generated tasks -> templates of the tasks they are made from."""
+"""Wording of generated tasks -> templates of the tasks that they can be made from."""
 BALANCE = {
-    "none": "labels follow the policy's accuracy, as in the release: the better it solves, the more often Yes is right",
-    "label": "among single answers as many are right as wrong, at every accuracy; of pairs A is right as often as B",
-    "arm": "among single answers of every arm as many are right as wrong; of pairs A is right as often as B",
+    "none": "labels follow the accuracy of the policy, as in the released code: the better it solves, the more often Yes is right",
+    "label": "single answers are right as often as wrong, whatever the accuracy of the policy; in pairs A is right as often as B",
+    "arm": "single answers of every arm are right as often as wrong; in pairs A is right as often as B",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecycleConfig:
-    """Generated tasks made of every step's attempts (SPARK section 2)."""
+    """Which generated tasks are made from the attempts of a step (SPARK section 2)."""
 
     wording: Wording = "words"
-    """`words` for language models, `terse` for character models."""
+    """Form of the prompts: `words` suits language models, and `terse` suits character models."""
     rule: Rule = field(default_factory=Rule)
     max_age: int = 8
-    """Most updates between the policy that wrote an attempt and the one that judges it; 0 has no limit."""
+    """Most updates between the policy that wrote an attempt and the policy that judges it. 0 sets no limit."""
     max_size: int = 512
-    """Most tasks in the cache, the oldest go first; 0 has no limit."""
+    """Most tasks in the cache. Beyond it the oldest are dropped. 0 sets no limit."""
     max_chars: int = 16_000
-    """Longest prompt; a longer one is not made."""
+    """Most characters of a prompt. A task with a longer prompt is not made."""
     remember: int = 32
-    """Steps in which no task of equal parent, shown texts and template family is made again; 0 allows repeats."""
+    """For this many steps, no task with the same parent, the same shown texts and the same template family is made again. 0 allows
+    repeats."""
     keep_truncated: bool = False
-    """Make tasks of attempts that the length limit cut. Their label is "wrong" whatever they were about to say."""
+    """Also make tasks from attempts that the length limit cut. Their label is "wrong", whatever they would have said."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes below zero, shares that are none, and a reflection that only confirms."""
+        """Refuse sizes below their minimum, shares outside 0..1, and reflection on right attempts only."""
         rule = self.rule
         shares = {"rule.pair_share": rule.pair_share, "rule.known_wrong_share": rule.known_wrong_share}
         counts = {"rule.judges": rule.judges, "rule.reflections": rule.reflections, "max_age": self.max_age}
@@ -54,17 +55,17 @@ class RecycleConfig:
                 raise out_of_range(f"reward.recycle.{name}", expected, found)
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them: `terse` has one form of reflection."""
+        """Return the fields without effect, each with the setting that would give it one. `terse` has one form of reflection."""
         return {"rule.known_wrong_share": "recycle.wording=words or few_shot"} if self.wording == "terse" else {}
 
     def most_waiting(self) -> int:
-        """Return how many tasks the cache can hold: all of the last `max_age` steps, and no more than `max_size`."""
+        """Return how many tasks the cache can hold: those of the last `max_age` steps, but not more than `max_size`."""
         limits = [self.max_size] if self.max_size else []
         limits += [(self.rule.judges + self.rule.reflections) * self.max_age] if self.max_age else []
         return min(limits, default=sys.maxsize)
 
     def check(self, recipe: RecipeView) -> None:
-        """Refuse generated tasks in a wording that does not go with the tasks they are made of."""
+        """Refuse a wording that does not fit the tasks from which generated tasks are made."""
         self._check_template(recipe)
         self._check_alphabet(recipe)
 
@@ -82,11 +83,11 @@ class RecycleConfig:
             where="recipe.reward.recycle.wording",
             action=f"set reward.recycle.wording={fitting}"
             if fitting and fitting != self.wording
-            else "take out the stop strings",
+            else "remove the stop strings",
         )
 
     def _check_alphabet(self, recipe: RecipeView) -> None:
-        """Refuse a character model that cannot read or write generated tasks: unknown characters become padding."""
+        """Refuse a character model that cannot read or write generated tasks. Unknown characters would become padding."""
         prep = recipe.dataset_prep
         if prep.strategy != "text" or prep.initial.strategy != "from_scratch":
             return
@@ -104,13 +105,15 @@ class RecycleConfig:
         """State which tasks are made, what their labels are, and how they are drawn."""
         rule, draw = self.rule, recipe.curriculum.generated
         lines = [
-            f"of every step's attempts: at most {rule.judges} to judge (per group of attempts one: an answer where all are "
-            f"right or all wrong; where they differ with probability {rule.pair_share:g} which of two is right, else one "
-            f"answer) and {rule.reflections} to correct",
+            f"every step turns attempts into at most {rule.judges} judging tasks and {rule.reflections} correction tasks",
+            "a group of attempts gives one judging task; when all its attempts are right, or all are wrong, the task asks about a "
+            f"single answer; otherwise, with probability {rule.pair_share:g}, it asks which of two answers is right, else about a "
+            "single answer",
             BALANCE[rule.balance],
-            f"{rule.confirm_share:.0%} of the attempts to correct are right and have to be kept; attempts cut by the length "
+            f"{rule.confirm_share:.0%} of the attempts in correction tasks are right and must be kept; attempts cut by the length "
             "limit " + ("count as wrong" if self.keep_truncated else "are left out"),
-            "reward as above, by a rule verifier: of a verdict against the label, of a correction against the parent's reference",
+            "the reward is that above and comes from a rule: a verdict is compared with its label, and a correction with the "
+            "reference of the parent task",
             f"waiting tasks: first in, first out, {f'at most {self.max_size} tasks' if self.max_size else 'any number of tasks'}, "
             + (f"at most {self.max_age} updates old" if self.max_age else "of any age"),
         ]

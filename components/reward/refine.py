@@ -1,8 +1,11 @@
-"""Labels of logged windows in hindsight: what was still to come, and how much of the past policy goes into the target.
+"""Labels of logged windows in hindsight: the return-to-go, and the weight of the past policy in the action target.
 
-The label is the undiscounted return-to-go of the window's first step over the policy's `return_scale`. The parts name what
-the update needs to build its targets (Decision Mamba section 4): `beta`, the weight of the past policy's actions that
-the rollout recorded, `delayed`, and `shift`, how far those actions are from the logged ones.
+The label is the return-to-go at the first step of the window, without discount and divided by the policy's `return_scale`. The
+column `components` holds what the update needs to build its targets (Decision Mamba section 4):
+
+- `beta` is the weight of the past policy's actions, which the rollout recorded.
+- `delayed` says whether the whole return is paid at the end of the episode.
+- `shift` is how far the past policy's actions are from the logged ones.
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ SCORER = "return-to-go/1"
 def refine(
     rollouts: Rollouts, policy: Policy, data: Rollouts | None, scores: Scores, config: RefineConfig, ctx: Context
 ) -> Metrics:
-    """Write one label per window. Iteration k, which picks beta_k, is `ctx.step` + 1.
+    """Write one label per window. beta is that of iteration `ctx.step` + 1.
 
-    Metrics: `beta`; `shift_mean`, the mean |a_hat - a| over all numbers of all actions in the model's units, in which the
-    box is [-1, 1]; `return_mean` of the labels, unscaled. Raises `RewardError` without windows, and `ContractError` for a
-    window outside of its episode, actions that do not fit it, or beta > 0 without actions.
+    The metrics are `beta`, `return_mean` and `shift_mean`. `return_mean` is the mean label, without the scale. `shift_mean` is
+    the mean of |a_hat - a| over all numbers of all actions, in the model's units, in which every action is in [-1, 1]. Raises
+    `RewardError` without windows. Raises `ContractError` for a window outside its episode, for actions that do not fit their
+    window, and for beta > 0 without actions.
     """
     task, steps = stored_task(policy)
     logged = open_trajectories(data, ctx.resident, "reward")
@@ -47,7 +51,7 @@ def refine(
     beta = config.beta(ctx.step + 1)
     if beta > 0 and shifts is None:
         raise ContractError(
-            expected=f"the past policy's actions, which are {beta:g} of the targets",
+            expected=f"the past policy's actions, whose weight in the targets is {beta:g}",
             found="none",
             where="rollouts:actions",
             action="set rollout.act=true, or reward.schedule=none",
@@ -58,7 +62,7 @@ def refine(
 
 
 def stored_task(policy: Policy) -> tuple[ContinuousTask, int]:
-    """Return what the policy acts in and the steps of its windows, from `config.json` alone."""
+    """Return the task that the policy acts in, and the number of steps of its windows. Only `config.json` is read."""
     record = policy.read_json("config.json")
     try:
         task: ContinuousTask = from_dict(ContinuousTask, record["task"], "config.json:task")
@@ -73,21 +77,21 @@ def stored_task(policy: Policy) -> tuple[ContinuousTask, int]:
 
 
 def labelled_windows(table: pa.Table, logged: Trajectories, steps: int) -> Windows:
-    """Return the windows that rollout rows name: episode `task_id`, first step `offset`."""
+    """Return the windows that rollout rows name by episode (`task_id`) and first step (`offset`)."""
     kinds = set(table.column("kind").unique().to_pylist())
     if kinds != {"continuous"}:
         raise ContractError(
-            expected="windows of logged trajectories, kind 'continuous'",
+            expected="windows of logged trajectories, which have kind 'continuous'",
             found=f"kinds {sorted(kinds)}",
             where="rollouts:kind",
-            action="set rollout.strategy=propose, or another reward",
+            action="set rollout.strategy=propose, or choose another reward.strategy",
         )
     episodes = logged.find(table.column("task_id").to_pylist(), "rollouts:task_id")
     return logged.windows(episodes, table.column("offset").to_numpy(), steps, "rollouts:offset")
 
 
 def returns(logged: Trajectories, windows: Windows, delayed: bool) -> Doubles:
-    """Return what was still to come at the first step of every window, unscaled, [M]; `delayed`: the whole return."""
+    """Return the return-to-go [M] at the first step of every window, without the scale. With `delayed` it is the whole return."""
     begin = logged.offsets[windows.episodes]
     return logged.returns_to_go[begin if delayed else begin + windows.starts]
 
@@ -95,9 +99,9 @@ def returns(logged: Trajectories, windows: Windows, delayed: bool) -> Doubles:
 def shift(
     table: pa.Table, logged: Trajectories, windows: Windows, task: ContinuousTask
 ) -> tuple[Doubles | None, float]:
-    """Return the mean |a_hat - a| of every window and over all steps, in the model's units; None without actions.
+    """Return the mean of |a_hat - a| for every window, and over all steps, in the model's units. None without actions.
 
-    Rows of which only some have actions, or another number than steps, are a `ContractError`.
+    Raises `ContractError` when only some rows have actions, and when a row has another number of actions than steps.
     """
     cells = table.column("actions").combine_chunks()
     sizes = cells.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
@@ -111,7 +115,7 @@ def shift(
             expected=f"{int(lengths[row])} actions of {task.action_dim} numbers in every row, or no actions at all",
             found=f"{int(sizes[row])} numbers in row {row}",
             where="rollouts:actions",
-            action="roll out again with the policy that the reward reads",
+            action="run the rollout again with the policy that the reward reads",
         )
     half = (np.array(task.action_high) - np.array(task.action_low)) / 2
     proposed = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, task.action_dim)
@@ -121,7 +125,7 @@ def shift(
 
 
 def to_table(table: pa.Table, label: Doubles, beta: float, delayed: bool, shifts: Doubles | None) -> pa.Table:
-    """Return one `ScoreRow` per rollout, in their order, built by columns."""
+    """Return one `ScoreRow` per rollout, in their order. The table is built column by column."""
     count = len(label)
     parts = {"beta": np.full(count, beta), "delayed": np.full(count, float(delayed))}
     if shifts is not None:

@@ -1,4 +1,4 @@
-"""From trajectories to score rows: decode the last action, extract, verify; refuse what would be silently wrong."""
+"""From rollouts to score rows: decode the last action, extract the answer, verify it. What would be silently wrong is refused."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Decode = Callable[[list[int]], str]
 
 
 def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
-    """Verify the answers of all rollouts, write their scores, and make tasks of the attempts if `recycle` says so."""
+    """Verify the answers of all rollouts and write their scores. With `recycle`, also make tasks from the attempts."""
     rows, tokenizer = ins.rollouts.read(), load_tokenizer(ins.policy)
     wanted = {row.task_id for row in rows}
     attempted = lookup(pools_of(ins), wanted, ctx.resident)
-    found = score_rollouts(attempted, rows, tokenizer.decode, config)
-    outs.scores.write(found)
-    metrics = summary(attempted, rows, found) | summary_by_kind(attempted, rows, found)
+    scores = score_rollouts(attempted, rows, tokenizer.decode, config)
+    outs.scores.write(scores)
+    metrics = summary(attempted, rows, scores) | summary_by_kind(attempted, rows, scores)
     if config.recycle is None:
         return metrics
     assert outs.generated is not None
@@ -38,9 +38,9 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
     def text_of(rollout: RolloutRow) -> str:
         return tokenizer.decode(answer_tokens(rollout))
 
-    cache, made = recycle(attempted, rows, found, text_of, read_cache(ins.generated, ctx), config, ctx)
+    cache, recycled = recycle(attempted, rows, scores, text_of, read_cache(ins.generated, ctx), config, ctx)
     write_cache(outs.generated, cache)
-    return metrics | made
+    return metrics | recycled
 
 
 def score_rollouts(
@@ -48,8 +48,8 @@ def score_rollouts(
 ) -> list[ScoreRow]:
     """Return one score per rollout, in order. Truncated rollouts are scored like any other.
 
-    An unknown task is a `ContractError`; no rollouts at all, or more failed verdicts than `failed_limit`, is a
-    `RewardError`.
+    Raises `ContractError` for an unknown task. Raises `RewardError` without rollouts, and when the share of failed verdicts is
+    above `failed_limit`.
     """
     if not rollouts:
         raise RewardError(expected="rollouts", found="none", where="reward.rollouts", action="check the rollout stage")
@@ -61,7 +61,7 @@ def score_rollouts(
                 expected="a task of the pool",
                 found=f"'{rollout.task_id}'",
                 where=f"Rollouts:task_id of {rollout.rollout_id}",
-                action="give the reward stage the tasks that the rollouts were drawn from",
+                action="give the reward stage the tasks that the rollout stage read",
             )
         scores.append(_row(rollout, task, verify(task, decode(answer_tokens(rollout)), config.style), config))
     check_coverage([rollout.rollout_id for rollout in rollouts], scores)
@@ -70,15 +70,12 @@ def score_rollouts(
 
 
 def answer_tokens(rollout: RolloutRow) -> list[int]:
-    """Return the token ids of the last action span: what the policy wrote last is the answer.
-
-    None is a `ContractError`.
-    """
+    """Return the token ids of the last action, which holds the answer. Raises `ContractError` for a rollout without an action."""
     spans = [step for step in rollout.steps if step.role == "action"]
     if not spans or not 0 <= spans[-1].start <= spans[-1].end <= len(rollout.token_ids):
         raise ContractError(
-            expected=f"an action span inside {len(rollout.token_ids)} tokens",
-            found=f"{spans[-1:] or 'no action'}",
+            expected=f"an action span inside the {len(rollout.token_ids)} tokens",
+            found=f"{spans[-1] if spans else 'no action'}",
             where=f"Rollouts:steps of {rollout.rollout_id}",
             action="fix the rollout stage",
         )
@@ -87,9 +84,9 @@ def answer_tokens(rollout: RolloutRow) -> list[int]:
 
 def check_coverage(rollout_ids: Sequence[str], scores: Sequence[ScoreRow]) -> None:
     """Raise `RewardError` unless every rollout has exactly one score and every score belongs to a rollout."""
-    wanted, found = Counter(rollout_ids), Counter(score.rollout_id for score in scores)
-    if wanted != found or any(count != 1 for count in wanted.values()):
-        missing, surplus = sorted((wanted - found).keys()), sorted((found - wanted).keys())
+    wanted, scored = Counter(rollout_ids), Counter(score.rollout_id for score in scores)
+    if wanted != scored or any(count != 1 for count in wanted.values()):
+        missing, surplus = sorted((wanted - scored).keys()), sorted((scored - wanted).keys())
         repeated = sorted(name for name, count in wanted.items() if count > 1)
         raise RewardError(
             expected=f"one score for each of {len(rollout_ids)} rollouts",
@@ -100,7 +97,7 @@ def check_coverage(rollout_ids: Sequence[str], scores: Sequence[ScoreRow]) -> No
 
 
 def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores: Sequence[ScoreRow]) -> Metrics:
-    """Return shares over all rollouts, and means over the scored ones at ordinary tasks, left out when there are none."""
+    """Return shares over all rollouts, and means over the scored rollouts of ordinary tasks. Without such, no means."""
     count = len(scores)
     lengths = [sum(s.end - s.start for s in r.steps if s.role == "action") for r in rollouts]
     metrics: Metrics = {
@@ -161,5 +158,5 @@ def _check_failures(scores: Sequence[ScoreRow], limit: float) -> None:
             expected=f"at most {limit:.0%} failed verdicts",
             found=f"{share:.0%} of {len(scores)}; most often ({count}x) {reason}",
             where="reward.scores",
-            action="fix the verifier or the references; a failed verdict is not a wrong answer",
+            action="fix the verifier or the references, because a failed verdict is not a wrong answer",
         )

@@ -1,4 +1,4 @@
-"""The one table of signs that mean the same in arithmetic: what models write instead of ASCII digits, operators and brackets."""
+"""The table of signs that models write instead of ASCII digits, operators and brackets, for example a typographic minus."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _ALIKE = {
     ",": "\uff0c\u066c",
 }
 SIGNS = {sign: plain for plain, signs in _ALIKE.items() for sign in signs}
-"""Character -> its ASCII equal. An em dash is none: it parts sentences."""
+"""Character -> the ASCII character of the same meaning. An em dash is not in it, because it separates parts of a sentence."""
 
 
 def plain(text: str) -> str:
-    """Return `text` with the signs of the table and every decimal digit of Unicode in ASCII; raised digits are no digits."""
+    """Return `text` with the signs of the table, and the decimal digits of all scripts, in ASCII. Superscript digits stay."""
     if text.isascii():
         return text
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else SIGNS.get(c, c) for c in text)
 
 
 def statement(text: str) -> str:
-    """Return a written number or expression as `plain` gives it, without blanks around it and without one closing full stop."""
+    """Return a number or expression as `plain` writes it, without the blanks around it and without one closing full stop."""
     return plain(text).strip().removesuffix(".").rstrip()

@@ -1,10 +1,17 @@
-"""Reward: a label on every rollout.
+"""Reward: every rollout gets one score.
 
-Strategies: `verify` answers (SEC sections 3 and 7.4), `refine` logged windows in hindsight (Decision Mamba section 4).
-`correct`, `format_ok` and `reward` stay separate columns, because a curriculum that sees only their sum mistakes
-formatting for learning. Invariants: every rollout has exactly one score; a verifier that failed leaves the numbers
-empty; truncated rollouts are scored like any other and counted. Rules score every kind of task, those of judging included:
-what a policy thinks of an answer is never a reward. With `recycle`, attempts become tasks of later steps (SPARK section 2).
+There are two strategies. `verify` compares answers with references (SEC sections 3 and 7.4). `refine` labels logged windows in
+hindsight (Decision Mamba section 4).
+
+`correct`, `format_ok` and `reward` are separate columns. A curriculum that sees only their sum would mistake formatting for
+learning. What always holds:
+
+- Every rollout has exactly one score.
+- A verifier that failed leaves the numbers empty.
+- Truncated rollouts are scored like any other, and counted.
+- Rules score every kind of task, also tasks of judging. What a policy thinks about an answer is never a reward.
+
+With `recycle`, attempts become tasks of later steps (SPARK section 2).
 """
 
 from __future__ import annotations
@@ -19,8 +26,10 @@ from instar.contract import ON_REQUEST, Context, Metrics, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Rollouts, the tasks they attempt, the policy that acted; logged trajectories and tasks made by the evolution, if there are
-    any."""
+    """The rollouts, the tasks that they attempt, and the policy that acted.
+
+    Where they exist, also logged trajectories (`data`) and the tasks that the evolution made (`generated`).
+    """
 
     tasks: Tasks
     rollouts: Rollouts
@@ -31,7 +40,7 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """One score per rollout, in the order of the rollouts; with `recycle` the tasks made and not yet tried, oldest first."""
+    """One score per rollout, in their order. With `recycle`, also the generated tasks that wait to be tried, oldest first."""
 
     scores: Scores
     generated: Annotated[Tasks | None, ON_REQUEST] = None

@@ -1,9 +1,11 @@
-"""Verifiers: is an answer right? A verdict is `Score`, `Abstain` or `Failed`; a broken verifier is never the number 0.
+"""Verifiers: is an answer right? A verdict is `Score`, `Abstain` or `Failed`. A broken verifier never gives the number 0.
 
-Wrong answers, unreadable answers and hostile answers are the policy's doing and score 0. A malformed reference or an
-exception inside a verifier is ours and is `Failed`. A task without a label (`answer` null) is `Abstain`. Matching
-follows SEC section 3: Countdown compares the multiset of integers and the value within 1e-5, Zebra compares names
-without case and surrounding blanks.
+- An answer that is wrong, unreadable or hostile is the policy's fault, so it scores 0.
+- A malformed reference, or an exception in a verifier, is not the policy's fault, so it is `Failed`.
+- A task without a label (`answer` is null) is `Abstain`.
+
+Matching follows SEC section 3. Countdown compares the multiset of integers, and the value within 1e-5. Zebra compares names and
+ignores case and surrounding blanks.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ _NUMBER = re.compile(rf"[+-]?(?:{_WHOLE}(?:\.[0-9]{{1,40}})?|\.[0-9]{{1,40}})(?:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A verdict. `correct` lies in [0, 1]; `components` holds further named parts; all are finite."""
+    """A verdict with a number. `correct` lies in [0, 1], and `components` holds further named parts. All numbers are finite."""
 
     correct: float
     format_ok: bool
     components: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a verdict that is not a number, or not a probability of being right."""
+        """Refuse numbers that are not finite, and a value of `correct` outside [0, 1]."""
         if not (math.isfinite(self.correct) and 0.0 <= self.correct <= 1.0):
             raise ValueError(f"correct is {self.correct}")
         if not all(math.isfinite(value) for value in self.components.values()):
@@ -55,7 +57,7 @@ class Abstain:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failed:
-    """The verifier broke; the rollout has no score."""
+    """The verifier broke, so the rollout has no score."""
 
     reason: str
 
@@ -66,7 +68,7 @@ Verifier = Callable[[str, Reference], Verdict]
 
 
 def exact(answer: str, reference: Reference) -> Verdict:
-    """Compare texts. Options in the reference: `casefold` (default false) and `strip` (default true)."""
+    """Compare texts. The reference may set `casefold` (default false) and `strip` (default true)."""
     expected = reference["answer"]
     if expected is None:
         return Abstain(reason="the task has no label")
@@ -79,29 +81,29 @@ def exact(answer: str, reference: Reference) -> Verdict:
 
 
 def label(answer: str, reference: Reference) -> Verdict:
-    """Compare a class label with the expected one of `labels`; what is none of them is wrong and badly formatted."""
+    """Compare a class label with the expected one. An answer that is none of `labels` is wrong and badly formatted."""
     labels, expected = [_text(name) for name in reference["labels"]], _text(reference["answer"])
     if expected not in labels:
         raise ValueError(f"answer {expected!r} is none of {labels}")
-    found = read_label(answer, labels)
-    return Score(correct=float(found == expected), format_ok=found is not None)
+    named = read_label(answer, labels)
+    return Score(correct=float(named == expected), format_ok=named is not None)
 
 
 def zebra(answer: str, reference: Reference) -> Verdict:
-    """Compare a name without case and surrounding blanks."""
+    """Compare a name, and ignore case and surrounding blanks."""
     return exact(answer, {"answer": reference["answer"], "casefold": True})
 
 
 def arc1d(answer: str, reference: Reference) -> Verdict:
-    """Compare rows of one-digit cells; blanks between cells carry no meaning."""
+    """Compare rows of one-digit cells, and ignore blanks between cells."""
     expected = "".join(_text(reference["answer"]).split())
     return _judge("".join(answer.split()) == expected)
 
 
 def number(answer: str, reference: Reference) -> Verdict:
-    """Compare exact rationals: integers (thousands separators allowed), decimals and fractions; no powers of ten.
+    """Compare numbers exactly: integers (with or without thousands separators), decimals and fractions, but no powers of ten.
 
-    `.5`, `5.` and `42.` are numbers, and an en dash is a minus (`signs.statement`). Percent signs and units are no part of a
+    `.5`, `5.` and `42.` are numbers, and an en dash is a minus (`signs.statement`). A text with a percent sign or a unit is not a
     number.
     """
     if reference["answer"] is None:
@@ -109,14 +111,14 @@ def number(answer: str, reference: Reference) -> Verdict:
     expected = _number(str(reference["answer"]))
     if expected is None:
         raise ValueError(f"answer {reference['answer']!r} is not a number")
-    found = _number(answer)
-    return _judge(found is not None and abs(found - expected) <= Fraction(str(reference.get("tolerance", 0))))
+    value = _number(answer)
+    return _judge(value is not None and abs(value - expected) <= Fraction(str(reference.get("tolerance", 0))))
 
 
 def countdown(answer: str, reference: Reference) -> Verdict:
-    """Accept an expression of exactly the given integers, each as often as given, whose value is the target.
+    """Accept an expression whose value is the target, and which uses exactly the integers of the task, each as often as listed.
 
-    Signs are read as `signs.statement` does: a closing full stop and typographic operators carry no meaning.
+    Typographic operators are read as ASCII operators, and a closing full stop is ignored (`signs.statement`).
     """
     numbers, target = sorted(reference["numbers"]), Fraction(reference["target"])
     if not numbers or not all(type(n) is int for n in numbers):
@@ -140,13 +142,13 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 def verify(task: TaskRow, text: str, style: str) -> Verdict:
-    """Extract the answer of a completion and judge it; a generated task has the style of its wording, any other has `style`.
+    """Extract the answer of a completion and judge it. A generated task has the style of its wording, any other task has `style`.
 
-    An unknown verifier or style raises; anything else is a verdict.
+    Raises `ContractError` for an unknown verifier and `ConfigError` for an unknown style. Everything else is a verdict.
     """
     if task.verifier not in VERIFIERS:
         raise ContractError(
-            expected=f"a verifier of {', '.join(VERIFIERS)}",
+            expected=f"one of the verifiers {', '.join(VERIFIERS)}",
             found=f"'{task.verifier}'",
             where=f"Tasks:verifier of {task.task_id}",
             action=nearest(task.verifier, VERIFIERS),
@@ -163,17 +165,17 @@ def verify(task: TaskRow, text: str, style: str) -> Verdict:
 
 
 def chance(task: TaskRow) -> float:
-    """Return the probability that a blind guess is right, 0 where answers cannot be guessed.
+    """Return the probability that a blind guess is right. It is 0 where answers cannot be guessed.
 
-    `ContractError` outside [0, 1).
+    Raises `ContractError` for a value outside [0, 1).
     """
     value = json.loads(task.reference).get("chance", 0.0)
     if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
         raise ContractError(
-            expected="chance in [0, 1)",
+            expected="a value of chance in [0, 1)",
             found=f"{value!r}",
             where=f"Tasks:reference of {task.task_id}",
-            action="fix the generator",
+            action="correct the reference, or the generator that wrote it",
         )
     return float(value)
 
@@ -189,7 +191,7 @@ def _text(value: object) -> str:
 
 
 def _number(text: str) -> Fraction | None:
-    """Return the exact value of a written number, or None when it is not one (or divides by zero)."""
+    """Return the exact value of a number, or None for a text that is not a number or divides by zero."""
     text = statement(text)
     if not _NUMBER.fullmatch(text):
         return None

@@ -140,12 +140,12 @@ def spark(**changes: Any) -> Recipe:
 
 def test_own_tasks_judge_and_reflection_are_said_from_the_settings() -> None:
     found = sections(explain(spark()))
-    assert "at most 8 to judge" in found["own tasks"] and "and 4 to correct" in found["own tasks"]
-    assert "as many are right as wrong, at every accuracy" in found["own tasks"]
+    assert "at most 8 judging tasks and 4 correction tasks" in found["own tasks"]
+    assert "right as often as wrong, whatever the accuracy" in found["own tasks"]
     assert "up to 16 of them are drawn on top of every batch, the oldest first, 8 rollouts each" in found["own tasks"]
     assert "never a reward" in found["judge"] and "24 questions a kind" in found["judge"]
     assert "at most 2 round(s)" in found["reflection"] and "at most 5 calls" in found["reflection"]
-    assert "lies above 0.55 with its whole interval" in found["reflection"]
+    assert "on single answers lies above 0.55" in found["reflection"]
     assert max(map(len, explain(spark()).splitlines())) <= 120
 
 
@@ -155,8 +155,11 @@ def test_published_rule_and_reflection_are_said_to_be_what_they_are() -> None:
     drawn = UniformConfig(prompts=64, group_size=8, generated=GeneratedDraw(prompts=64, mode="alternate"))
     test = dataclasses.replace(made.test, reflect=ReflectConfig(mode="published", rounds=1))
     found = sections(explain(dataclasses.replace(made, reward=reward, curriculum=drawn, test=test)))
-    assert "labels follow the policy's accuracy" in found["own tasks"]
-    assert "0% of the attempts to correct are right" in found["own tasks"] and "count as wrong" in found["own tasks"]
+    assert "labels follow the accuracy of the policy" in found["own tasks"]
+    assert (
+        "0% of the attempts in correction tasks are right" in found["own tasks"]
+        and "count as wrong" in found["own tasks"]
+    )
     assert "any number of tasks, of any age" in found["own tasks"]
     assert "once 64 wait, every second step is made of them alone" in found["own tasks"]
     assert "at most 3 calls" in found["reflection"] and "a judge that guesses costs points" in found["reflection"]

@@ -163,7 +163,7 @@ def test_totals_and_memory_survive_the_file(tmp_path: Path) -> None:
 
 def test_a_lost_cache_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
     assert read_cache(None, context(0)) == Cache()
-    with pytest.raises(LedgerError, match="the generated tasks of the step before 4"):
+    with pytest.raises(LedgerError, match="the generated tasks of the step before step 4"):
         read_cache(None, context(4))
     kept = Tasks(tmp_path)
     write_cache(kept, simulated(0.5, 0).recycle()[0])
@@ -171,7 +171,7 @@ def test_a_lost_cache_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="templates of version"):
         read_cache(kept, context(1))
     (tmp_path / MEMORY).unlink()
-    with pytest.raises(LedgerError, match="rows alone"):
+    with pytest.raises(LedgerError, match="rows without that file"):
         read_cache(kept, context(1))
 
 

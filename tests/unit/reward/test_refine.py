@@ -107,7 +107,7 @@ def test_windows_without_actions_have_no_shift(world: World) -> None:
     scores, metrics = world.run(rows, RefineConfig(schedule="none"), step=9)
     assert all(s.components == {"beta": 0.0, "delayed": 0.0} for s in scores) and "shift_mean" not in metrics
     world.run(rows)  # the first iteration blends nothing, so it needs none
-    with pytest.raises(ContractError, match=r"actions, which are 0\.0425 of the targets; found none"):
+    with pytest.raises(ContractError, match=r"actions, whose weight in the targets is 0\.0425; found none"):
         world.run(rows, step=1)
 
 
