@@ -1,7 +1,7 @@
-"""The sizes of a language model, known without its weights: those that recipes name, or those of a `config.json`.
+"""The sizes of a language model, without its weights. They come from a table of known models, or from a `config.json`.
 
-A decoder of the Llama family: gated feed-forward layers, root-mean-square norms, grouped keys and values. Its parameters
-follow from the sizes alone, and so do the bytes of its key-value cache.
+The model is a decoder of the Llama family, with gated feed-forward layers, root-mean-square norms, and grouped keys and values. The
+sizes alone give the number of its parameters and the bytes of its key-value cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from instar.errors import ConfigError, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """`biased`: queries, keys and values have biases. `tied`: the head is the embedding. `normed`: norms in every head."""
+    """The sizes of a decoder. `tied` says that the output head is the embedding matrix.
+
+    `biased` says that queries, keys and values have biases. `normed` says that queries and keys are normed in every head.
+    """
 
     hidden: int
     layers: int
@@ -32,7 +35,7 @@ class Architecture:
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer."""
+        """Number of weights of one layer."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = 2 * self.hidden * queries + 2 * self.hidden * keys
         attention += (queries + 2 * keys) * self.biased + 2 * self.head_dim * self.normed
@@ -40,12 +43,12 @@ class Architecture:
 
     @property
     def head_parameters(self) -> int:
-        """Weights of the output matrix."""
+        """Number of weights of the output matrix."""
         return self.vocab * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All weights, a tied matrix once."""
+        """Number of all weights. A tied matrix counts once."""
         ends = self.head_parameters * (1 if self.tied else 2)
         return ends + self.layers * self.layer_parameters + self.hidden
 
@@ -71,23 +74,24 @@ def _qwen(
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    # `config.json` of huggingface.co/Qwen/<name>; table 1 of arXiv 2412.15115. The -Instruct models have the same sizes.
+    # From `config.json` of huggingface.co/Qwen/<name>, and table 1 of arXiv 2412.15115. The -Instruct models have the same sizes.
     "qwen2.5-0.5b": _qwen(896, 24, 14, 2, 4864, 151_936, tied=True),
     "qwen2.5-1.5b": _qwen(1536, 28, 12, 2, 8960, 151_936, tied=True),
     "qwen2.5-3b": _qwen(2048, 36, 16, 2, 11_008, 151_936, tied=True),
     "qwen2.5-7b": _qwen(3584, 28, 28, 4, 18_944, 152_064, tied=False),
-    # `config.json` of huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, and of the package that ships it.
+    # From `config.json` of huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, and of the package that ships it.
     "smollm2-135m": Architecture(
         hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocab=49_152, tied=True
     ),
 }
-"""By name in lower case, without its owner and without `-instruct`."""
+"""Name of a model -> its sizes. The name is in lower case, without the owner and without `-instruct`."""
 
 
 def of_model(path: str) -> Architecture:
-    """Return the sizes of the model at `path`: of the `config.json` in that folder, else of the name that the path ends with.
+    """Return the sizes of the model at `path`.
 
-    Raises `ConfigError` for a model that is neither.
+    They come from the `config.json` in that folder. Without such a file, the last part of the path must be the name of a known
+    model, for example `Qwen/Qwen2.5-0.5B`. Raises `ConfigError` when neither is the case.
     """
     record = Path(path) / "config.json"
     if record.is_file():
@@ -118,13 +122,13 @@ def _read(file: Path) -> Architecture:
 
 
 def of_record(record: Mapping[str, Any]) -> Architecture:
-    """Return the sizes that a `config.json` states. A size that is missing is a `KeyError`."""
+    """Return the sizes in a `config.json`. Raises `KeyError` for a missing size."""
     hidden, heads, kind = (
         int(record["hidden_size"]),
         int(record["num_attention_heads"]),
         str(record.get("model_type", "")),
     )
-    found = Architecture(
+    architecture = Architecture(
         hidden=hidden,
         layers=int(record["num_hidden_layers"]),
         heads=heads,
@@ -136,6 +140,14 @@ def of_record(record: Mapping[str, Any]) -> Architecture:
         biased=kind.startswith("qwen2") or bool(record.get("attention_bias")),
         normed=kind.startswith("qwen3"),
     )
-    if min(found.hidden, found.layers, found.kv_heads, found.head_dim, found.intermediate, found.vocab) < 1:
+    sizes = (
+        architecture.hidden,
+        architecture.layers,
+        architecture.kv_heads,
+        architecture.head_dim,
+        architecture.intermediate,
+        architecture.vocab,
+    )
+    if min(sizes) < 1:
         raise ValueError("a size below 1")
-    return found
+    return architecture

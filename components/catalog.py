@@ -1,4 +1,4 @@
-"""The stages that are containers of their own. Importing a stage module loads nothing heavy."""
+"""All stages that run in a container of their own. Importing them loads nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a chat template puts around one user message: rendered once with a placeholder, split where that stands.
+"""What a chat template puts around a user message. The template is rendered with a placeholder, and the text is split there.
 
-Templates are programs that came with a model. They run in a process of their own with limits of memory and processor time
-(`template_child`), which is started once and kept; a rendering costs about 100 microseconds. The date that templates may ask
-for is a fixed one: a prompt must not depend on the day it is built.
+A template is a program that came with a model. It runs in a process of its own, with limits of memory and processor time
+(`template_child`). That process is started once and stays, so a rendering costs about 100 microseconds. Templates that ask for the
+date always get the same one, because a prompt must not depend on the day on which it is built.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 from instar.components.policy_files import read_object, read_text
 from instar.errors import ArtifactError, ContractError
 
-_CORE = "Aa\ue000 <&>\"'  {{ 7 }}\n\u00e9\ue001zZ"  # blanks, braces, quotes and case inside; no blank at its ends
+_CORE = "Aa\ue000 <&>\"'  {{ 7 }}\n\u00e9\ue001zZ"  # the placeholder: blanks, braces and quotes inside, no blank at its ends
 _EDGED = f" \n{_CORE}\n "
 CPU_S, DEADLINE_S = 5.0, 60.0
-"""Processor time of one rendering, and how long it may take on a busy machine."""
+"""Most seconds of one rendering: of processor time, and in all on a busy machine."""
 _CHILD = Path(__file__).with_name("template_child.py")
 _PASSED = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A chat template, the special tokens it may name, and where both come from."""
+    """A chat template, the special tokens that it may name, and the folder from which both come."""
 
     source: str
     tokens: Mapping[str, str] = field(default_factory=dict)
@@ -43,11 +43,11 @@ class Template:
         """Return the prompt for one user message. Raises `ContractError` when the template fails or goes beyond a limit."""
         reply = _ask({"template": self.source, "tokens": dict(self.tokens), "message": message})
         if "error" in reply:
-            raise self.refused("a template for one user message", reply["error"])
+            raise self.refused("a template that can be rendered for one user message", reply["error"])
         return str(reply["text"])
 
     def refused(self, expected: str, found: str) -> ContractError:
-        """Return the error about this template."""
+        """Return the error for a fault of this template."""
         return ContractError(
             expected=expected,
             found=found[:300],
@@ -58,7 +58,7 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Text before and after the user's message. `trims`: the template cuts blanks off the ends of a message."""
+    """The text before and after the user's message. `trims` says that the template removes blanks at the ends of a message."""
 
     head: str
     tail: str
@@ -68,8 +68,9 @@ class Frame:
 def read_template(folder: Path) -> Template:
     """Return the chat template of a policy folder with the special tokens it may name (`bos_token`, `eos_token`, ...).
 
-    `chat_template.jinja` comes before the entry of `tokenizer_config.json`, of whose named templates `default` is
-    taken. Raises `ArtifactError` when there is none, or a file is unreadable.
+    The file `chat_template.jinja` is taken where it exists, otherwise the entry in `tokenizer_config.json`. If that entry has
+    several named templates, `default` is taken. Raises `ArtifactError` when there is no template, or when a file cannot be
+    read.
     """
     config = read_object(folder, "tokenizer_config.json")
     names = {key: _content(value) for key, value in config.items() if key.endswith("_token")}
@@ -92,12 +93,14 @@ def read_template(folder: Path) -> Template:
 def frame(template: Template) -> Frame:
     """Return what `template` puts around one user message when it asks for an answer.
 
-    Raises `ContractError` when the template cannot be rendered for a single user message, or changes the message in any
-    other way than cutting blanks off its ends. What it does with particular words cannot be seen from a placeholder.
+    Raises `ContractError` when the template cannot be rendered for a single user message. Also raises it when the template
+    changes the message, unless it only removes blanks at the ends. A placeholder cannot show how a template treats particular
+    words.
     """
     text = template.render(_CORE)
     if text.count(_CORE) != 1:
-        raise template.refused("the user's message once, unchanged", f"{text.count(_CORE)} times")
+        count = f"a text that has it {text.count(_CORE)} times"
+        raise template.refused("a text that has the user's message once, unchanged", count)
     head, _, tail = text.partition(_CORE)
     return Frame(head=head, tail=tail, trims=template.render(_EDGED) != f"{head}{_EDGED}{tail}")
 
@@ -109,7 +112,7 @@ def _content(value: Any) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Child:
-    """The process that renders for this one: a forked copy of this process starts its own."""
+    """The process that renders templates for this process. After a fork, the new process starts a child of its own."""
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
@@ -127,7 +130,7 @@ _RUNNING: list[_Child] = []
 
 
 def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer of the process; one that a limit ended is an error of its template, and the next starts anew."""
+    """Return the answer of the child. If a limit ended the child, return an error; the next request starts a new child."""
     with _LOCK:
         child = _running()
         try:
@@ -142,13 +145,13 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
                 return dict(json.loads(answer))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(1.0)
-            found = f"its process ended with {child.process.returncode}, at a limit of {CPU_S} s or of memory"
+            fault = f"a process that ended with {child.process.returncode}, at a limit of {CPU_S} s or of memory"
         except TimeoutError:
-            found = f"no end within {DEADLINE_S:.0f} s"
+            fault = f"no end within {DEADLINE_S:.0f} s"
         except OSError as error:
-            found = f"its process is gone ({error})"
+            fault = f"a process that is gone ({error})"
         _stop()
-        return {"error": found}
+        return {"error": fault}
 
 
 def _running() -> _Child:

@@ -1,8 +1,9 @@
-"""What every configuration of a strategy is: its columns, its checks against the rest of the recipe, and its lines of `explain`.
+"""What every configuration of a strategy has: its columns, its checks against the rest of the recipe, and its `explain`.
 
-A strategy is two files: its configuration, which derives from `Piece`, and its implementation, which the configuration imports
-when it is run. Columns are named `artifact.column`: the vocabulary in which a recipe either closes or is refused
-(`instar.pipelines.composition`).
+A strategy is two files. The configuration derives from `Piece`. The implementation is imported by the configuration when it runs.
+
+Columns are named `artifact.column`, for example `rollouts.token_ids`. A recipe is refused when a strategy requires a column that no
+other strategy provides (`instar.pipelines.composition`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from instar.components.update.config import Config as UpdateConfig
 
 Sections: TypeAlias = dict[str, list[str]]
-"""Title of a section of `instar explain` -> its texts, for example `{"filter": ["all groups are trained on"]}`."""
+"""Title of a section of `instar explain` -> its lines, for example `{"filter": ["all groups are trained on"]}`."""
 TaskUnit: TypeAlias = Literal["prompt", "slice"]
 """What one training task is: a prompt to answer, or a slice of a logged episode."""
 
@@ -75,13 +76,13 @@ class RecipeView(Protocol):
 
 
 class Piece:
-    """A strategy's configuration. A column counts as provided only when it carries information, not when it merely exists."""
+    """The configuration of a strategy. It provides a column only if that column has values; an empty column does not count."""
 
     __slots__ = ()
     REQUIRES: ClassVar[frozenset[str]] = frozenset()
     """Columns that every configuration of the class reads."""
     PROVIDES: ClassVar[frozenset[str]] = frozenset()
-    """Columns that some configuration of the class fills; a recipe that lacks one of them is told of the class."""
+    """Columns that some configurations of the class fill. A recipe that lacks one of them is told about the class."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -94,20 +95,20 @@ class Piece:
         return ()
 
     def requires(self) -> frozenset[str]:
-        """Return the columns this configuration reads."""
+        """Return the columns that this configuration reads."""
         return self.REQUIRES
 
     def provides(self) -> frozenset[str]:
-        """Return the columns this configuration fills."""
+        """Return the columns that this configuration fills."""
         return self.PROVIDES
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Raise `ConfigError` where the rest of the recipe would make this piece fail, or change nothing, without a word.
+        """Raise `ConfigError` where the rest of the recipe would make this piece fail, or silently have no effect.
 
-        `name` is the field of the recipe that holds the piece: `evaluate` and `test` hold the same classes.
+        `name` is the field of the recipe that holds the piece. It is needed because `evaluate` and `test` hold the same classes.
         """
 
     def explain(self, recipe: RecipeView) -> Sections:
-        """Return what `instar explain` says of this piece, by section."""
+        """Return what `instar explain` says about this piece, by section."""
         del recipe
         return {}

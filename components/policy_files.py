@@ -1,7 +1,8 @@
-"""The one border through which the files of a policy folder come in: looked at here before a library works on them.
+"""Checks of the files of a policy folder. They run before a library reads the files, because a folder may come from anywhere.
 
-A folder may come from anywhere. Its files are regular, of bounded size, JSON of the right shape; no number in them makes more
-work than the weights have bytes; and whatever a library still raises leaves as an `ArtifactError` with file and field.
+- Files are regular files of bounded size, and JSON has the right shape.
+- No number in them makes a library do more work than the size of the weights justifies.
+- What a library raises in spite of that becomes an `ArtifactError` with file and field.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from instar.errors import ArtifactError, InstarError
 
 MIB = 1 << 20
 LIMITS = {"tokenizer.json": 512 * MIB, "chat_template.jinja": MIB, "config.json": 4 * MIB}
-"""Most bytes of a file; of any other, 64 MiB."""
+"""Most bytes of a file. All other files may have 64 MiB."""
 HEADER_BYTES = 100_000_000
-"""Longest header of a safetensors file: the format's own limit."""
+"""Most bytes of the header of a safetensors file. This is the limit of the format itself."""
 READ = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""What the libraries read beside `config.json` and `tokenizer.json`: JSON objects, where they are there."""
+"""Files that libraries read beside `config.json` and `tokenizer.json`. They may be absent; otherwise each is a JSON object."""
 _LAYERS = re.compile(r"^(n|num|num_hidden)_layers?$")
 _COUNTS = (
     (re.compile(r"(^|_)(layers?|blocks|depth|experts?|heads?|stages)$"), 1 << 10),
@@ -30,18 +31,21 @@ _COUNTS = (
     (re.compile(r"position|(^|_)(n_ctx|seq_len|seq_length|max_timestep|window)$"), 1 << 24),
     (re.compile(r""), 1 << 40),
 )
-"""Names of numbers in `config.json`, and what they may reach: of parts of a model, else as many as the files have tensors."""
+"""Pattern of the names of numbers in `config.json` -> the largest value. The first pattern that fits counts.
+
+The first one is for the number of parts of a model. It may be larger when the weight files have more tensors than that.
+"""
 
 
 def read_text(folder: Path, name: str) -> str | None:
-    """Return the text of a file, or None when there is none. Raises `ArtifactError` for what is no text of bounded size."""
+    """Return the text of a file, or None without a file. Raises `ArtifactError` for a file that is too large or is not text."""
     file, most = folder / name, LIMITS.get(name, 64 * MIB)
     try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise wrong("a regular file", "something else", str(file))
-        if found.st_size > most:
-            raise wrong(f"at most {most} bytes", f"{found.st_size}", str(file))
+        if status.st_size > most:
+            raise wrong(f"at most {most} bytes", f"{status.st_size}", str(file))
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         if file.is_symlink():
@@ -52,13 +56,13 @@ def read_text(folder: Path, name: str) -> str | None:
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """Return the JSON object in a file, empty when there is no file. Raises `ArtifactError` for anything else."""
+    """Return the JSON object in a file, or an empty one without a file. Raises `ArtifactError` for any other content."""
     text = read_text(folder, name)
     return {} if text is None else as_object(text, str(folder / name))
 
 
 def as_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object that a text is. Raises `ArtifactError`."""
+    """Return the JSON object in a text. Raises `ArtifactError` for any other text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -72,19 +76,19 @@ def as_object(text: str | bytes, where: str) -> dict[str, Any]:
 def library(
     expected: str, where: str, action: str = "export the policy again", error_class: type[InstarError] = ArtifactError
 ) -> Iterator[None]:
-    """Turn what transformers, tokenizers or safetensors raise into an `ArtifactError`; panics of their Rust code too."""
+    """Turn what transformers, tokenizers or safetensors raise into an `error_class`, also panics of their Rust code."""
     try:
         yield
     except BaseException as error:
         foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"
         if isinstance(error, InstarError) or not foreign:
             raise
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise error_class(expected=expected, found=found, where=where, action=action) from error
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise error_class(expected=expected, found=cause, where=where, action=action) from error
 
 
 def check_language_model(folder: Path) -> None:
-    """Raise `ArtifactError` unless the folder holds a whole causal language model that transformers knows by itself."""
+    """Raise `ArtifactError` unless the folder holds a whole causal language model that transformers has code for."""
     record = config(folder)
     for name in READ:
         read_object(folder, name)
@@ -97,7 +101,7 @@ def check_language_model(folder: Path) -> None:
         )
     for key, value in record.items():
         if key.lstrip("_") in ("attn_implementation", "experts_implementation") and "/" in str(value):
-            raise wrong("an implementation of transformers itself", f"{value!r}", f"{folder}/config.json:{key}")
+            raise wrong("an implementation that is part of transformers", f"{value!r}", f"{folder}/config.json:{key}")
 
     def build() -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -109,36 +113,38 @@ def check_language_model(folder: Path) -> None:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """Return `config.json` of a policy folder, which names its `model_type`. Raises `ArtifactError`."""
+    """Return `config.json` of a policy folder. Raises `ArtifactError` for one without a `model_type`."""
     record, where = read_object(folder, "config.json"), f"{folder}/config.json"
     kind = record.get("model_type")
     if not record or not isinstance(kind, str):
-        found = f"{kind!r}" if record else "no file, or an empty one"
-        raise wrong("a policy's configuration with its model_type", found, f"{where}:model_type")
+        content = f"{kind!r}" if record else "no file, or an empty one"
+        raise wrong("a policy's configuration with its model_type", content, f"{where}:model_type")
     return record
 
 
 def check_weights(folder: Path, record: dict[str, Any], build: Callable[[], Any]) -> None:
     """Raise `ArtifactError` unless the weight files are whole and `build` makes a model of their size.
 
-    The model is built without memory for its parameters; the number of its modules and parameters is bounded by the files.
+    The model is built without memory for its parameters. The weight files limit how many modules and parameters it may have.
     """
     import torch
 
     tensors, data_bytes = _headers(folder)
     where = f"{folder}/config.json"
-    with library("a configuration that is not nested without end", where):
+    with library("a configuration that is not nested too deeply", where):
         _check_counts(record, tensors, where)
     known = library("the configuration of a model that transformers can build", where)
     with known, torch.device("meta"), _bounded_modules(32 * tensors + 10_000, where):
         implied = sum(parameter.numel() for parameter in build().parameters())
     packed = 16 if "quantization_config" in record else 1
     if implied > 2 * packed * data_bytes + MIB:
-        raise wrong(f"a model of the {data_bytes} bytes that its weight files hold", f"{implied} parameters", where)
+        raise wrong(
+            f"a model that fits the {data_bytes} bytes of its weight files", f"a model of {implied} parameters", where
+        )
 
 
 def _headers(folder: Path) -> tuple[int, int]:
-    """Return the number of tensors and of data bytes in the weight files, which are checked against their own headers."""
+    """Return the number of tensors and of data bytes in the weight files. Every file is checked against its own header."""
     tensors = data_bytes = 0
     for file in sorted(folder.glob("*.safetensors")):
         where = str(file)
@@ -146,12 +152,12 @@ def _headers(folder: Path) -> tuple[int, int]:
             size = file.stat().st_size
             length = int.from_bytes(opened.read(8), "little")
             if size < 8 or length > min(size - 8, HEADER_BYTES):
-                raise wrong(f"a header within the file's {size} bytes", f"one of {length}", f"{where}:header")
+                raise wrong(f"a header within the file's {size} bytes", f"a header of {length}", f"{where}:header")
             header = as_object(opened.read(length), f"{where}:header")
         ends = [_end(entry, f"{where}:{name}") for name, entry in header.items() if name != "__metadata__"]
         if max(ends, default=0) != size - 8 - length:
-            found = f"{size - 8 - length}, the file is cut short or has bytes too many"
-            raise wrong(f"{max(ends, default=0)} bytes of data", found, where)
+            actual = f"{size - 8 - length}, because the file is cut short or has too many bytes"
+            raise wrong(f"{max(ends, default=0)} bytes of data", actual, where)
         tensors, data_bytes = tensors + len(ends), data_bytes + size - 8 - length
     listed = read_object(folder, "model.safetensors.index.json").get("weight_map", {})
     names = (
@@ -159,12 +165,12 @@ def _headers(folder: Path) -> tuple[int, int]:
     )
     if names is None or any(Path(name).name != name or not (folder / name).is_file() for name in names):
         where = f"{folder}/model.safetensors.index.json:weight_map"
-        raise wrong("names of files that lie beside it", f"{str(listed)[:200]}", where)
+        raise wrong("names of files that lie beside the index", f"{str(listed)[:200]}", where)
     return tensors, data_bytes
 
 
 def _end(entry: Any, where: str) -> int:
-    """Return the last byte of a tensor as its header says."""
+    """Return where the data of a tensor ends, as the header says."""
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int for n in offsets)):
         raise wrong("data_offsets of two whole numbers", f"{entry!r}"[:200], f"{where}.data_offsets")
@@ -172,7 +178,7 @@ def _end(entry: Any, where: str) -> int:
 
 
 def _check_counts(value: Any, tensors: int, where: str, key: str = "") -> None:
-    """Raise `ArtifactError` for a number that would make more work than the weights can account for."""
+    """Raise `ArtifactError` for a number that would cause more work than the weights justify."""
     if isinstance(value, dict):
         for name, inner in value.items():
             _check_counts(inner, tensors, f"{where}{'.' if key else ':'}{name}", str(name))
@@ -190,7 +196,7 @@ def _check_counts(value: Any, tensors: int, where: str, key: str = "") -> None:
 
 @contextlib.contextmanager
 def _bounded_modules(most: int, where: str) -> Iterator[None]:
-    """Refuse the model that registers more than `most` modules, while it is being built."""
+    """Stop the building of a model when it registers more than `most` modules."""
     from torch.nn.modules.module import register_module_module_registration_hook
 
     count = 0
@@ -199,7 +205,7 @@ def _bounded_modules(most: int, where: str) -> Iterator[None]:
         nonlocal count
         count += 1
         if count > most:
-            raise wrong(f"at most {most} modules, as the weight files have tensors", "more", where)
+            raise wrong(f"at most {most} modules for the tensors of the weight files", "more modules", where)
 
     handle = register_module_module_registration_hook(counted)
     try:
@@ -209,5 +215,5 @@ def _bounded_modules(most: int, where: str) -> Iterator[None]:
 
 
 def wrong(expected: str, found: str, where: str, action: str = "export the policy again") -> ArtifactError:
-    """Return the error about a file of a policy folder."""
+    """Return the error for a fault in a file of a policy folder."""
     return ArtifactError(expected=expected, found=found[:400], where=where, action=action)

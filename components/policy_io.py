@@ -1,14 +1,15 @@
-"""Policies on disk and in memory: one function loads, one takes for training, one saves.
+"""Policies on disk and in memory: `load_model` reads one, `take_model` gives one away for training, `save_policy` writes one.
 
-A policy folder is a complete transformers checkpoint. Weights are read from safetensors alone, from local files
-alone, and no code of the folder runs; what is wrong with a folder is a named error (`policy_files`). `weights.json` has the
-fingerprint of the weights, by which rows name the policy that acted (`row_name`). One kind of folder
-has no weights: an update whose outputs do not outlive the process (`ctx.durable` is false) writes `resident.json`, which
-has their fingerprint, and leaves the model resident.
+On disk, a policy is a folder with a complete transformers checkpoint. Weights are read only from safetensors, and only from local
+files. No code of the folder runs, and every fault of a folder is a named error (`policy_files`). The file `weights.json` holds the
+fingerprint of the weights. Rows name the policy that acted by this fingerprint (`row_name`).
 
-`ctx.resident` keeps the loaded model for a policy (`MODEL`), and whatever else is built on its weights: the frozen model of a KL
-term, the engine that samples from it. An update leaves the model that it has just saved for the policy that it writes. `take_model`
-drops all that is kept for a policy, because it shares the weights that the caller is about to change.
+Some folders have no weights. An update whose outputs do not outlive the process (`ctx.durable` is false) leaves the model in
+memory, and writes only its fingerprint, to `resident.json`.
+
+In memory, `ctx.resident` holds the loaded model of a policy (`MODEL`). It also holds what is built on its weights, for example the
+frozen model of a KL term, or the engine that samples. An update leaves the model that it saved there, for the policy that it wrote.
+`take_model` drops everything that is held for a policy, because all of it shares the weights that the caller will change.
 """
 
 from __future__ import annotations
@@ -33,26 +34,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESIDENT = "resident.json"
-"""File of a policy folder without weights: `fingerprint` and `num_parameters` of the model that stayed in memory."""
+"""File in a policy folder without weights. It holds `fingerprint` and `num_parameters` of the model that stayed in memory."""
 MODEL: Kind[PreTrainedModel] = Kind("model")
-"""The loaded model of a policy in eval mode, shared by everyone who reads that policy. Nobody may change it."""
+"""The loaded model of a policy, in eval mode. All readers of that policy share it, so nobody may change it."""
 CANARY: Kind[tuple[str, float]] = Kind("rollout/canary")
-"""Digest of the policy of the last rollout and what it said, to be told from what the next one says. An update that leaves every
-weight as it was drops it."""
+"""Digest of the policy of the last rollout, and its canary log-probability. The next policy must give another number. An update
+that changes no weight drops this entry."""
 FINGERPRINT = "weights.json"
-"""File of a policy folder with weights: their `fingerprint`. Every stage that writes a policy writes it."""
+"""File in a policy folder with weights. It holds their `fingerprint`. Every stage that writes a policy writes it."""
 LIBRARIES = ("diffusers", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "unsloth")
 VERSIONS = frozenset(f"{library}_version" for library in LIBRARIES)
-"""Keys under which libraries write down their own version in a checkpoint."""
+"""Keys under which libraries record their own version in a checkpoint."""
 CONTINUOUS = "instar_"
-"""How `model_type` begins in the `config.json` of a continuous-control policy; everything else is a causal language model."""
+"""How `model_type` begins in the `config.json` of a continuous-control policy. All other policies are causal language models."""
 
 
 def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
-    """Return the policy's model in eval mode, in the checkpoint's own type, on the CPU.
+    """Return the policy's model in eval mode, in the number type of the checkpoint, on the CPU.
 
-    The same object is returned for the same digest while it is resident. Raises `ArtifactError` when the folder is
-    incomplete.
+    While a model is resident, the same digest gives the same object. Raises `ArtifactError` when the folder is incomplete.
     """
     resident = ctx.resident.get(MODEL, policy.digest)
     if resident is not None:
@@ -64,11 +64,11 @@ def load_model(policy: Policy, ctx: Context) -> PreTrainedModel:
 
 
 def row_name(policy: Policy) -> str:
-    """Return what rows call the policy that acted: the fingerprint of its weights, which every stage writes into the folder.
+    """Return the name of a policy in rows: the fingerprint of its weights, which every stage writes into the folder.
 
-    A digest would not do. Between the steps of a segment a policy has none that anybody stores, and the same run in single stages
-    would name another one. A folder that no stage wrote, for example a checkpoint that somebody hands to a rollout, says no
-    fingerprint and is called by its digest.
+    A digest would not do. Between the steps of a fused segment, a policy has a digest that is never stored, and the same run in
+    single stages would give it another one. A folder that no stage wrote has no fingerprint, for example a checkpoint that a
+    user hands to a rollout. Such a policy is named by its digest.
     """
     for name in (RESIDENT, FINGERPRINT):
         if (policy.path / name).is_file():
@@ -77,17 +77,18 @@ def row_name(policy: Policy) -> str:
 
 
 def name_weights(policy: Policy, ctx: Context) -> None:
-    """Write the fingerprint of a policy that this stage has made or fetched into its folder. Its model becomes resident."""
+    """Write the fingerprint into the folder of a policy that this stage made or fetched. Its model becomes resident."""
     model = _read(policy)
     policy.write_json(FINGERPRINT, {"fingerprint": fingerprint(model)})
     ctx.resident.put(MODEL, policy, model)
 
 
 def logits_dtype(hidden: torch.dtype, device: str) -> torch.dtype:
-    """Return the type in which the head multiplies, on the rounded weights: trainer and samplers of this package agree on it.
+    """Return the number type in which the output head multiplies. The weights are rounded to `hidden` before.
 
-    bfloat16 has 8 bits, so it rounds a logit between 16 and 32 to .125: with 135M parameters that was 40 % of the difference
-    between sampler and trainer. A CPU therefore multiplies in float32. Of a GPU, samplers outside of this package round.
+    The trainer and the samplers of this package must agree on this type. bfloat16 has 8 bits of precision, so it rounds a logit
+    between 16 and 32 to .125. In a model of 135M parameters that was 40 % of the difference between sampler and trainer. So a CPU
+    multiplies in float32. A GPU multiplies in `hidden`, because samplers outside this package round there, too.
     """
     import torch
 
@@ -95,20 +96,20 @@ def logits_dtype(hidden: torch.dtype, device: str) -> torch.dtype:
 
 
 def cast_copy(model: Any, dtype: torch.dtype, device: str) -> Any:
-    """Return a copy whose parameters have `dtype`. Buffers keep theirs: rotary frequencies in bfloat16 are wrong by degrees.
+    """Return a copy whose parameters have `dtype`. Buffers keep their type, because bfloat16 would spoil rotary frequencies.
 
-    Tied parameters stay tied, and the copy needs no memory of the source's type.
+    Tied parameters stay tied. No second copy in the source's type is made on the way.
     """
     import torch
 
-    made = {
+    converted = {
         id(p): torch.nn.Parameter(p.detach().to(device, dtype, copy=True), p.requires_grad) for p in model.parameters()
     }
-    return copy.deepcopy(model, memo=dict(made)).to(device)
+    return copy.deepcopy(model, memo=dict(converted)).to(device)
 
 
 def take_model(policy: Policy, ctx: Context) -> PreTrainedModel:
-    """Return the policy's model for its caller to change, and drop everything resident that shares its weights."""
+    """Return the policy's model, which the caller may change. Everything resident that shares its weights is dropped."""
     model = load_model(policy, ctx)
     ctx.resident.drop(policy.digest)
     return model
@@ -119,25 +120,25 @@ def _read(policy: Policy) -> PreTrainedModel:
     if (policy.path / RESIDENT).is_file():
         raise ArtifactError(
             expected="weights on disk",
-            found="a policy whose weights were only ever in memory, fingerprint "
+            found="a policy whose weights were only in memory, with fingerprint "
             f"{policy_files.read_object(policy.path, RESIDENT).get('fingerprint')}",
             where=f"policy {policy.digest or policy.path}",
-            action="run the segment again from its beginning: only its last step writes weights",
+            action="run the segment again from its beginning, because only its last step writes weights",
         )
     if policy_files.config(policy.path)["model_type"].startswith(CONTINUOUS):
         from instar.components.continuous.build import load
 
         return load(policy.path)
     if not any(policy.path.glob("*.safetensors")):
-        found = sorted(p.name for p in policy.path.iterdir()) if policy.path.is_dir() else "no folder"
+        content = sorted(p.name for p in policy.path.iterdir()) if policy.path.is_dir() else "no folder"
         raise ArtifactError(
             expected="safetensors weights",
-            found=str(found),
+            found=str(content),
             where=f"policy {policy.digest or policy.path}",
             action="convert the checkpoint to safetensors",
         )
     model = read_language_model(policy.path, f"policy {policy.digest or policy.path}", local_files_only=True)
-    # Memory-mapped tensors start at odd addresses, where some products round differently than in a model trained here.
+    # Memory-mapped tensors start at unaligned addresses. There some products round differently than in a model trained here.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
         parameter.requires_grad_(True)
@@ -147,10 +148,10 @@ def _read(policy: Policy) -> PreTrainedModel:
 def read_language_model(
     path: Path | str, where: str, local_files_only: bool, library: contextlib.AbstractContextManager[None] | None = None
 ) -> PreTrainedModel:
-    """Return the causal language model in a folder or behind a hub id, of which no code runs.
+    """Return the causal language model in a folder or of a hub id. No code of the checkpoint runs.
 
-    Raises `ArtifactError` for what `policy_files` refuses, and for weights that are missing, of another shape or left over;
-    what transformers raises leaves as `library` says.
+    Raises `ArtifactError` for what `policy_files` refuses, and for weights that are missing, of another shape or left over. What
+    transformers raises becomes the error that `library` makes.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -165,7 +166,7 @@ def read_language_model(
             use_safetensors=True,
             trust_remote_code=False,
             dtype="auto",
-            ignore_mismatched_sizes=True,  # refused below, by name
+            ignore_mismatched_sizes=True,  # `_check_complete` refuses them with their names
             output_loading_info=True,
         )
     model: PreTrainedModel
@@ -175,9 +176,10 @@ def read_language_model(
 
 
 def _check_complete(model: PreTrainedModel, report: dict[str, Any], where: str) -> None:
-    """Raise `ArtifactError` for parameters that the files do not hold: transformers draws them at random, anew at every load.
+    """Raise `ArtifactError` for parameters that are not in the files. transformers would draw them at random, anew at every load.
 
-    What is left over is refused where it looks like a parameter of the model but for its number: layers that nobody runs.
+    Weights that are left over are refused when only a number distinguishes their name from that of a parameter. They belong to
+    layers that the model would not run.
     """
     kinds = {_NUMBER.sub("#", name) for name in model.state_dict()}
     faults = {
@@ -185,11 +187,11 @@ def _check_complete(model: PreTrainedModel, report: dict[str, Any], where: str) 
         "another shape for": [str(entry) for entry in report["mismatched_keys"]],
         "no place for": [str(name) for name in report["unexpected_keys"] if _NUMBER.sub("#", str(name)) in kinds],
     }
-    found = [f"{words} {len(names)}, first {min(names)}" for words, names in faults.items() if names]
-    if found:
+    lines = [f"{words} {len(names)}, first {min(names)}" for words, names in faults.items() if names]
+    if lines:
         raise ArtifactError(
             expected="weights for every parameter of the architecture that config.json names, and no others",
-            found="; ".join(found),
+            found="; ".join(lines),
             where=where,
             action="use the whole checkpoint of a causal language model, with its head",
         )
@@ -199,10 +201,11 @@ _NUMBER = re.compile(r"\d+")
 
 
 def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context, name: str = "") -> None:
-    """Write `model` as a complete checkpoint: weights and config from the model, every other file copied from `source`.
+    """Write `model` as a complete checkpoint. Weights and config come from the model, and all other files from `source`.
 
-    The bytes depend on the weights and the source files alone. `name` is the fingerprint of the weights, where the caller has it.
-    When the outputs do not outlive the process, it is written in place of the weights. The model becomes resident for `target`.
+    The bytes depend only on the weights and on the files of the source. `name` is the fingerprint of the weights, if the caller
+    has it. When the outputs do not outlive the process, the fingerprint is written instead of the weights. The model becomes
+    resident for `target`.
     """
     name = name or fingerprint(model)
     if ctx.durable:
@@ -220,9 +223,9 @@ def save_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Con
 
 
 def without_versions(folder: Path) -> None:
-    """Take out of a checkpoint's JSON files which versions of libraries wrote them: they change its digest and nothing else.
+    """Remove the versions of libraries from the JSON files of a checkpoint. They would change its digest and nothing else.
 
-    Which versions an evolution ran with is in its ledger (`instar.versions`).
+    The ledger of an evolution says which versions it ran with (`instar.versions`).
     """
     for file in sorted(folder.glob("*.json")):
         text = file.read_text()
@@ -238,9 +241,10 @@ def _unversioned(value: Any) -> Any:
 
 
 def keep_policy(model: PreTrainedModel, source: Policy, target: Policy, ctx: Context) -> None:
-    """Write the policy of an update that took no step: byte for byte the source, so that its digest stays.
+    """Write the policy of an update that took no step. It equals the source byte for byte, so it has the same digest.
 
-    A source whose weights are only in memory stays resident; where the target must outlive the process it is saved.
+    The weights of the source may be only in memory. They are then saved if the target must outlive the process. Otherwise they stay
+    in memory, for the target.
     """
     if not (source.path / RESIDENT).is_file():
         copy_policy(source, target)
@@ -257,13 +261,16 @@ def copy_policy(source: Policy, target: Policy) -> None:
 
 
 def _is_carried(file: Path) -> bool:
-    """Tokenizer files, the chat template and the generation settings; not weights, not the model's own config."""
+    """Return whether a file is copied to the next policy: tokenizer files, chat template and generation settings are.
+
+    Weights, their fingerprint and the model's own config are not.
+    """
     weights = file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json")
     return file.is_file() and not weights and file.name not in ("config.json", RESIDENT, FINGERPRINT)
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """Return a short hash of all parameters, from sums of their bit patterns: cheap, and any lost update changes it."""
+    """Return a short hash of all parameters. It is made from sums of their bit patterns, which is cheap and shows a lost update."""
     import torch
 
     widths = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

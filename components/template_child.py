@@ -1,8 +1,8 @@
-"""The process in which chat templates are rendered: run as a script, it reads requests from a socket and answers each.
+"""The process in which chat templates are rendered. It runs as a script, reads requests from a socket, and answers each.
 
-A template is a program that came with a model. jinja2's sandbox keeps it from the machine's files but not from its memory
-and time; the limits of this process do. It holds no secrets, writes no files, and ends when the socket closes. Beside
-the standard library it imports jinja2 alone.
+A template is a program that came with a model. The sandbox of jinja2 protects the files of the machine, but not its memory and its
+time. The limits of this process protect those. The process holds no secrets, writes no files, and ends when the socket closes. It
+imports only the standard library and jinja2.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 DATE = datetime.datetime(2024, 7, 26)
-"""What `strftime_now` reads; the date that Llama 3 templates name themselves where they cannot ask for one."""
+"""The date for `strftime_now`. Llama 3 templates use the same date where they cannot ask for one."""
 MEMORY_BYTES, MAX_CHARS = 512 << 20, 1_000_000
-"""Limits: address space of this process, length of what a template gives."""
+"""Limits: the address space of this process in bytes, and the characters of a rendered text."""
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks what an assistant wrote; for a prompt its body is all that counts."""
+    """The tag `{% generation %}`, which marks what an assistant wrote. A prompt needs only the body of the tag."""
 
     tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
 
@@ -40,17 +40,17 @@ def _environment() -> ImmutableSandboxedEnvironment:
     def raise_exception(words: str) -> NoReturn:
         raise jinja2.TemplateError(words)
 
-    made = ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
-    made.filters["tojson"] = _tojson
-    made.globals |= {"raise_exception": raise_exception, "strftime_now": DATE.strftime}
-    del made.filters["random"], made.globals["lipsum"]  # a prompt is the same every time
-    return made
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": DATE.strftime}
+    del environment.filters["random"], environment.globals["lipsum"]  # a prompt must be the same every time
+    return environment
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    """JSON as chat templates expect it: nothing is escaped for HTML."""
+    """Return JSON as chat templates expect it, which is without escapes for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
@@ -63,7 +63,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def render(request: dict[str, Any]) -> dict[str, str]:
-    """Return `text`, what the template makes of one user message, or `error`: whatever goes wrong is the template's doing."""
+    """Return `text`, the rendered prompt for one user message, or `error`. Every exception counts as a fault of the template."""
     messages = [{"role": "user", "content": request["message"]}]
     try:
         template = _compiled(request["template"])
@@ -76,16 +76,19 @@ def render(request: dict[str, Any]) -> dict[str, str]:
 
 
 def lower(kind: int, most: int) -> None:
-    """Lower a soft limit of this process to `most`; a lower hard limit that it was started with stays."""
+    """Lower a soft limit of this process to `most`, or to its hard limit if that is lower."""
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def serve(channel: socket.socket, cpu_s: float) -> None:
-    """Answer requests, one JSON object a line, until the other side closes; one that takes `cpu_s` ends this process."""
+    """Answer requests until the other side closes. A request is one line with a JSON object.
+
+    A request that takes more than `cpu_s` seconds of processor time ends this process.
+    """
     with channel.makefile("rw", encoding="ascii", newline="\n") as lines:
         for line in lines:
-            signal.setitimer(signal.ITIMER_PROF, cpu_s)  # processor time; nobody handles its signal
+            signal.setitimer(signal.ITIMER_PROF, cpu_s)  # its signal has no handler, so it ends the process
             lines.write(json.dumps(render(json.loads(line))) + "\n")
             lines.flush()
 

@@ -1,11 +1,14 @@
-"""Text to token ids and back, on the `tokenizers` library alone.
+"""Text to token ids and back. Only the library `tokenizers` is used.
 
-What a task says is text and never a control token, in every form: a special token, a marker of the chat template or a stop
-token that a prompt spells is encoded as the characters it is written with. A prompt of form `text` is encoded with the
-post-processor that `tokenizer.json` declares (a start token where the policy was trained with one), and with no other control
-token. Of form `chat` it stands inside of the policy's chat template and has the ids that transformers gives the whole.
-Truncation and padding saved in the file are switched off: a prompt is never cut silently. Token ids are the record; `decode`
-gives a view of them and drops special tokens.
+The text of a task never becomes a control token. Control tokens are special tokens, markers of the chat template and stop tokens. A
+prompt that spells one, for example `</s>`, is encoded as those characters.
+
+- A prompt of form `text` is encoded with the post-processor in `tokenizer.json`, which may add a start token. No other control
+  token is added.
+- A prompt of form `chat` is put into the policy's chat template. The whole has the ids that transformers gives it.
+
+Truncation and padding settings of the file are switched off, so a prompt is never cut silently. Token ids are the record. `decode`
+gives a text for reading and drops special tokens.
 """
 
 from __future__ import annotations
@@ -31,8 +34,11 @@ _EOS_FILES = ("generation_config.json", "config.json")
 
 @dataclass(frozen=True, kw_only=True)
 class _Chat:
-    """What goes around a message. `opening` and `closing` are ids up to the last and from the first control token of the
-    template, `before` and `after` the text between them and the message; `marks` all control tokens of the template."""
+    """What goes around a message: opening ids, text before, the message, text after, closing ids.
+
+    `opening` are the ids up to the last control token before the message. `closing` are the ids from the first control token after
+    it. `before` and `after` are the text between these ids and the message. `marks` are all control tokens of the template.
+    """
 
     template: Template
     frame: Frame
@@ -49,11 +55,11 @@ class _Chat:
         return [i for i in (*self.opening, *self.closing) if i in self.control]
 
     def ids(self, message: str) -> list[int]:
-        """Return the ids of the rendered text; of a message that spells a control token, those of its characters."""
+        """Return the ids of the rendered text. A control token that the message spells is encoded as its characters."""
         rendered = f"{self.frame.head}{message}{self.frame.tail}"
         if self.template.render(message) != rendered:
             raise _refuse(
-                "a template that puts the same around every message",
+                "a template that puts the same text around every message",
                 f"other text around {message[:40]!r}",
                 "Tasks:prompt",
                 "reword the prompt, or choose a prompt template of form text",
@@ -66,10 +72,10 @@ class _Chat:
 
 
 class TextTokenizer:
-    """A tokenizer with the stop and padding ids of one policy folder.
+    """A tokenizer with the stop ids and the padding id of one policy folder.
 
-    `eos_ids` come from the first of `generation_config.json`, `config.json`, `tokenizer_config.json` that names any;
-    `pad_id` from the first that names one, otherwise the smallest stop id (rows are masked by length, never by id).
+    `eos_ids` come from the first of these files that has some: `generation_config.json`, `config.json`, `tokenizer_config.json`.
+    `pad_id` comes from the same files. Without one it is the smallest stop id, which is safe because rows are masked by length.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +83,7 @@ class TextTokenizer:
         if text is None:
             raise _wrong("a tokenizer.json", "no such file", file, "export the policy with its fast tokenizer")
         self._file, self._text = file, text
-        self._tokenizer: Any = _made(text, file)
+        self._tokenizer: Any = _parsed(text, file)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         self._config = read_object(folder, "tokenizer_config.json")
         self.eos_ids: frozenset[int] = self._eos_ids(folder)
@@ -89,27 +95,32 @@ class TextTokenizer:
         self._due = self._controls(_encode(self._plain, "", True), self._control)
         probe = self.encode("0")
         if len(probe) > 1 and probe[-1] in self.eos_ids:
-            raise _wrong("prompts left open", f"a post-processor that appends stop id {probe[-1]}", file, "remove it")
+            raise _wrong(
+                "prompts that do not end with a stop token",
+                f"a post-processor that appends stop id {probe[-1]}",
+                file,
+                "remove that token from the post-processor",
+            )
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a prompt, including what the post-processor adds and no other control token.
+        """Return the token ids of a prompt, with those that the post-processor adds. There is no other control token.
 
-        Raises `ContractError` for a text that the tokenizer cannot encode, or only with a control token.
+        Raises `ContractError` for a text that the tokenizer cannot encode, and for one that it encodes with a control token.
         """
         ids = _encode(self._plain, text, True)
         self._check(ids, self._control, self._due)
         return ids
 
     def encode_prompt(self, prompt: str, form: str) -> list[int]:
-        """Return the ids of a task's prompt: as `encode` for form `text`, inside the chat template for form `chat`.
+        """Return the ids of a task's prompt. Form `text` is encoded as `encode` does, and form `chat` inside the chat template.
 
-        Raises `ArtifactError` when the policy has no chat template; `ContractError` for another form, for a template that
-        alters messages, and for a prompt that a template would trim.
+        Raises `ArtifactError` when the policy has no chat template. Raises `ContractError` for another form, for a template that
+        changes messages, and for a prompt whose blanks a template would remove.
         """
         if form == "text":
             return self.encode(prompt)
         if form != "chat":
-            raise _refuse(f"a form of {', '.join(FORMS)}", repr(form), "Tasks:form", "correct the task's form")
+            raise _refuse(f"one of the forms {', '.join(FORMS)}", repr(form), "Tasks:form", "correct the task's form")
         chat = self._chat
         if chat.frame.trims and prompt != prompt.strip():
             raise _refuse("a prompt without blanks at its ends", repr(prompt[:40]), "Tasks:prompt", "strip the prompt")
@@ -122,67 +133,73 @@ class TextTokenizer:
         """Render, split and encode the chat template, on first use."""
         if isinstance(self._template, InstarError):
             raise self._template
-        found, whole = frame(self._template), _made(self._text, self._file)
-        head, tail = (_encoding(whole, text, False) for text in (found.head, found.tail))
+        around, whole = frame(self._template), _parsed(self._text, self._file)
+        head, tail = (_encoding(whole, text, False) for text in (around.head, around.tail))
         control = self._control_ids((*head.ids, *tail.ids))
-        last = max((n + 1 for n, i in enumerate(head.ids) if i in control), default=0)
-        first = next((n for n, i in enumerate(tail.ids) if i in control), len(tail.ids))
+        end = max((n + 1 for n, i in enumerate(head.ids) if i in control), default=0)
+        start = next((n for n, i in enumerate(tail.ids) if i in control), len(tail.ids))
         return _Chat(
             template=self._template,
-            frame=found,
+            frame=around,
             whole=whole,
             plain=self._plain if control == self._control else self._ordinary(control),
             control=control,
-            opening=list(head.ids[:last]),
-            before=found.head[head.offsets[last - 1][1] :] if last else found.head,
-            after=found.tail[: tail.offsets[first][0]] if first < len(tail.ids) else found.tail,
-            closing=list(tail.ids[first:]),
+            opening=list(head.ids[:end]),
+            before=around.head[head.offsets[end - 1][1] :] if end else around.head,
+            after=around.tail[: tail.offsets[start][0]] if start < len(tail.ids) else around.tail,
+            closing=list(tail.ids[start:]),
         )
 
     def _ordinary(self, control: frozenset[int]) -> Any:
-        """Return a tokenizer to which control tokens are ordinary text: the one that decodes, where the file names them all."""
+        """Return a tokenizer that reads control tokens as ordinary text.
+
+        It is the tokenizer that decodes, if the special tokens of the file are exactly the control tokens. Otherwise it is a copy.
+        """
         plain = self._tokenizer
         if control != {number for number, token in plain.get_added_tokens_decoder().items() if token.special}:
             spec = json.loads(self._text)
             added = [token | {"special": token["id"] in control} for token in spec["added_tokens"]]
-            plain = _made(json.dumps(spec | {"added_tokens": added}), self._file)
+            plain = _parsed(json.dumps(spec | {"added_tokens": added}), self._file)
         plain.encode_special_tokens = True
         return plain
 
     def _control_ids(self, rendered: Iterable[int]) -> frozenset[int]:
-        """Return the added tokens that structure a conversation, whatever the file calls them: special ones, those that
-        the folder names, and the signs (no words, no blanks) that its chat template writes or `rendered` holds."""
+        """Return the ids of the added tokens that structure a conversation, whatever the file calls them.
+
+        These are the special tokens, the stop tokens, and the tokens that `tokenizer_config.json` names. They are also the
+        signs that the chat template writes or that are in `rendered`. A sign is a token that is neither a plain word nor blank.
+        """
         source = self._template.source if isinstance(self._template, Template) else ""
         named, used = {_content(v) for k, v in self._config.items() if k.endswith("_token")}, {*rendered}
-        found = set()
+        control = set()
         for number, token in self._tokenizer.get_added_tokens_decoder().items():
             text = token.content
             sign = bool(text.strip()) and not text.isalnum() and (text in source or number in used)
             if token.special or number in self.eos_ids or text in named or sign:
-                found.add(number)
-        return frozenset(found)
+                control.add(number)
+        return frozenset(control)
 
     def _controls(self, ids: Iterable[int], control: frozenset[int]) -> list[int]:
         return [i for i in ids if i in control and i != self._unknown]
 
     def _unknown_id(self) -> int | None:
-        """Return the id that stands for characters outside of the vocabulary, unless it ends an answer."""
+        """Return the id that stands for unknown characters, or None when there is none or it is a stop token."""
         from tokenizers import models
 
         model = self._tokenizer.model
         text = getattr(model, "unk_token", None)
-        found: int | None = None if text is None else self._tokenizer.token_to_id(text)
-        if isinstance(model, models.Unigram):  # it keeps an id, and shows it in the file alone
-            found = json.loads(self._text)["model"].get("unk_id")
-        return None if found in self.eos_ids else found
+        unknown: int | None = None if text is None else self._tokenizer.token_to_id(text)
+        if isinstance(model, models.Unigram):  # the library does not expose its id, so it is read from the file
+            unknown = json.loads(self._text)["model"].get("unk_id")
+        return None if unknown in self.eos_ids else unknown
 
     def _check(self, ids: Sequence[int], control: frozenset[int], due: Sequence[int]) -> None:
-        found = Counter(self._controls(ids, control)) - Counter(due)
-        if found:
-            raise _refuse("no control token in a prompt", f"ids {sorted(found)}", "Tasks:prompt", "reword the prompt")
+        surplus = Counter(self._controls(ids, control)) - Counter(due)
+        if surplus:
+            raise _refuse("no control token in a prompt", f"ids {sorted(surplus)}", "Tasks:prompt", "reword the prompt")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids` without special tokens. Encoding it again may give other ids."""
+        """Return the text of `ids` without special tokens. To encode that text again may give other ids."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _eos_ids(self, folder: Path) -> frozenset[int]:
@@ -191,39 +208,39 @@ class TextTokenizer:
             if value is not None and value != []:
                 many = value if isinstance(value, list) else [value]
                 return frozenset(_id(one, f"{folder / name}:eos_token_id") for one in many)
-        found = self._named("eos_token")
-        if found is None:
+        stop = self._named("eos_token")
+        if stop is None:
             raise _wrong(
                 "a stop token (eos_token_id or eos_token)",
                 "none",
                 folder / "config.json",
-                "name one: without it every sample would run to the length limit",
+                "name a stop token, because without one every sample would run to the length limit",
             )
-        return frozenset([found])
+        return frozenset([stop])
 
     def _pad_id(self, folder: Path) -> int:
         for name in _EOS_FILES:
             value = read_object(folder, name).get("pad_token_id")
-            if value is not None and value != -1:  # -1 is how some families write none
+            if value is not None and value != -1:  # some families write -1 for no padding token
                 return _id(value, f"{folder / name}:pad_token_id")
-        found = self._named("pad_token")
-        return min(self.eos_ids) if found is None else found
+        padding = self._named("pad_token")
+        return min(self.eos_ids) if padding is None else padding
 
     def _named(self, key: str) -> int | None:
-        """Return the id of a token that `tokenizer_config.json` names by its text."""
+        """Return the id of the token that `tokenizer_config.json` names under `key`, or None."""
         text = _content(self._config.get(key))
         return None if text is None else self._tokenizer.token_to_id(text)
 
 
 def load_tokenizer(policy: Policy) -> TextTokenizer:
-    """Return the tokenizer of a policy folder, read once per digest and path. Raises `ArtifactError`."""
+    """Return the tokenizer of a policy folder. It is read once per digest and path. Raises `ArtifactError` for a broken folder."""
     return _load(policy.path, policy.digest)
 
 
 @lru_cache(maxsize=8)
 def _load(path: Path, digest: str) -> TextTokenizer:
-    """Return the tokenizer of a folder; policies of one evolution have equal files and share it."""
-    del digest  # part of the cache key: a folder that is written again has another digest
+    """Return the tokenizer of a folder. Policies of one evolution have equal files, so they share one tokenizer."""
+    del digest  # it is part of the cache key, because a folder that is written again has another digest
     files = [path / name for name in _FILES if (path / name).is_file()]
     key = hashlib.sha256(b"\0".join(file.name.encode() + b"\0" + _read(file) for file in files)).hexdigest()
     if key not in _SHARED:
@@ -231,7 +248,8 @@ def _load(path: Path, digest: str) -> TextTokenizer:
             del _SHARED[next(iter(_SHARED))]
         _SHARED[key] = TextTokenizer(path)
         with contextlib.suppress(InstarError):
-            _ = _SHARED[key]._chat  # now, because the folder may be gone when a prompt needs it; without one, then
+            # Rendered now, because the folder may be gone when a prompt needs it. An error is raised again then.
+            _ = _SHARED[key]._chat
     return _SHARED[key]
 
 
@@ -240,7 +258,7 @@ _SHARED: dict[str, TextTokenizer] = {}
 
 
 def _read(file: Path) -> bytes:
-    """Return what of a file the tokenizer depends on: of `config.json` only the stop and padding ids."""
+    """Return the part of a file on which the tokenizer depends. Of `config.json` these are the stop ids and the padding id."""
     if file.name != "config.json":
         return (read_text(file.parent, file.name) or "").encode()
     record = read_object(file.parent, file.name)
@@ -255,16 +273,16 @@ def _template(folder: Path) -> Template | InstarError:
         return error
 
 
-def _made(text: str, file: Path) -> Any:
+def _parsed(text: str, file: Path) -> Any:
     from tokenizers import Tokenizer
 
-    with library("a tokenizer the library can read", str(file), "export the tokenizer again"):
-        made: Any = Tokenizer.from_str(text)
-        made.no_truncation()
-        made.no_padding()
-        if getattr(made.model, "dropout", None):
-            made.model.dropout = None  # a text has the same ids every time
-    return made
+    with library("a tokenizer that the library tokenizers can read", str(file), "export the tokenizer again"):
+        tokenizer: Any = Tokenizer.from_str(text)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None):
+            tokenizer.model.dropout = None  # a text must have the same ids every time
+    return tokenizer
 
 
 def _encoding(tokenizer: Any, text: str, special: bool) -> Any:

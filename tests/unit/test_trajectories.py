@@ -93,7 +93,7 @@ def test_the_arrays_are_read_once_per_digest(tmp_path: Path) -> None:
         ([episode("a", [1.0], observations=[])], "1 numbers for each of 1 steps"),
         ([episode("a", [1.0, 2.0], returns_to_go=[3.0, 1.0])], "this reward and the return-to-go after it"),
         ([episode("a", [1.0, 2.0]), episode("b", [4.0], returns_to_go=[5.0])], "expected 4,"),
-        ([episode("a", [1.0, 2.0], returns_to_go=[3.0, 3.0, 2.0, 2.0])], "one return-to-go a step"),
+        ([episode("a", [1.0, 2.0], returns_to_go=[3.0, 3.0, 2.0, 2.0])], "one return-to-go per step"),
     ],
 )
 def test_episodes_that_do_not_fit_together_are_refused(rows: list[RolloutRow], expected: str) -> None:

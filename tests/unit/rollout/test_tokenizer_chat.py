@@ -256,7 +256,7 @@ def test_a_template_that_looks_at_the_words_is_seen(change: str, tmp_path: Path)
     source = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>" + change + "{% endfor %}"
     tokenizer = TextTokenizer(folder_with(tmp_path, source))
     assert tokenizer.encode_prompt("hi", "chat")
-    with pytest.raises(ContractError, match="the same around every message"):
+    with pytest.raises(ContractError, match="the same text around every message"):
         tokenizer.encode_prompt("hi in json!", "chat")
 
 

@@ -65,7 +65,7 @@ def test_a_model_in_memory_that_somebody_changed_is_not_served(
     with pytest.raises(EngineError, match="in memory"):
         opened("vllm", policy, tmp_path, resident)
     resident.drop("a")
-    with pytest.raises(ArtifactError, match="only ever in memory"):
+    with pytest.raises(ArtifactError, match="weights were only in memory"):
         opened("vllm", policy, tmp_path, resident)
 
 

@@ -26,7 +26,7 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     with pytest.raises(
-        ArtifactError, match=r"header within the file's 10 bytes; found one of 16; at .*model\.safetensors:header"
+        ArtifactError, match=r"header within the file's 10 bytes; found a header of 16; at .*model\.safetensors:header"
     ):
         _checkpoint(Checkpoint(path=str(tmp_path)), tmp_path / "out")
 

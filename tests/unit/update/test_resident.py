@@ -69,7 +69,7 @@ def test_a_step_that_is_not_durable_writes_no_weights(world: World, name: str) -
 def test_weights_that_are_gone_are_an_error(world: World) -> None:
     resident = Resident()
     _segment(world, CASES["float32"], [False], resident)
-    with pytest.raises(ArtifactError, match="only ever in memory"):
+    with pytest.raises(ArtifactError, match="weights were only in memory"):
         load_model(world.policy, world.context())
     resident.drop("t1")
     with pytest.raises(LedgerError, match="run the segment again"):
