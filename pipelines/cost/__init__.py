@@ -1,6 +1,6 @@
 """`instar plan`: what a plan costs before it is submitted.
 
-case        a recipe, a model of so many parameters, so many GPUs; `constants` has every measured or assumed number
+case        a recipe, the size of the model, the number of GPUs; `constants` has every measured or assumed number
    |
    v
 run         the graph of each segment, its longest chain, and the seconds of each node:
@@ -25,8 +25,8 @@ __all__ = ["LIMIT", "Constants", "Plan", "check", "main", "plan", "remedy", "ren
 
 
 def main(recipe: Recipe, gpus: int, model_size: float, work_s: float | None, unroll: int, allow: bool) -> int:
-    """Print the plan, then refuse it when its overhead is too large and not allowed. Return the exit code 0."""
-    made = plan(recipe, gpus=gpus, model_size_b=model_size, work_s=work_s, unroll=unroll)
-    say(render(made))
-    check(made, allow)
+    """Print the plan. Then raise `ConfigError` if its overhead is too large and not allowed, or return the exit code 0."""
+    predicted = plan(recipe, gpus=gpus, model_size_b=model_size, work_s=work_s, unroll=unroll)
+    say(render(predicted))
+    check(predicted, allow)
     return 0

@@ -1,4 +1,4 @@
-"""What a plan is about: a recipe that samples text, a number of GPUs, a model size."""
+"""The subject of a plan: a recipe that samples text, a number of GPUs and the size of the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from instar.pipelines.trace import Node
 
 @dataclass(frozen=True, kw_only=True)
 class TextPieces:
-    """The pieces of a recipe whose cost the model knows: they move tokens through a language model."""
+    """The pieces of a recipe whose cost can be predicted, because they move tokens through a language model."""
 
     dataset_prep: TextConfig
     rollout: SampleConfig
@@ -27,7 +27,7 @@ class TextPieces:
 
 
 def text_pieces(recipe: Recipe) -> TextPieces:
-    """Return the pieces of a recipe that samples text. Any other recipe is a `ConfigError`: its cost is not modelled."""
+    """Return the pieces of a recipe that samples text. Raises `ConfigError` for any other recipe: its cost is not modelled."""
     match recipe:
         case Recipe(
             dataset_prep=TextConfig() as prep,
@@ -47,7 +47,10 @@ def text_pieces(recipe: Recipe) -> TextPieces:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """0 GPUs are CPU pods. `params` are the policy's parameters; `scale` corrects the predicted work to a measured one."""
+    """One prediction. 0 GPUs mean CPU pods, and `params` is the number of the policy's parameters.
+
+    Predicted seconds of work are multiplied by `scale`, so that they agree with a measured iteration.
+    """
 
     recipe: Recipe
     gpus: int
@@ -57,14 +60,14 @@ class Case:
 
     @cached_property
     def text(self) -> TextPieces:
-        """Return the recipe's pieces, known to be about text."""
+        """Return the recipe's pieces with their types for text."""
         return text_pieces(self.recipe)
 
     @property
     def machines(self) -> int:
-        """Machines that the GPUs fill."""
+        """Number of machines that have these GPUs."""
         return max(1, math.ceil(self.gpus / self.constants.gpus_per_node))
 
     def gang(self, node: Node) -> int:
-        """Return the machines on which a node of the graph that trains runs at once; 1 for every other one."""
+        """Return how many machines a node of the graph runs on at once: all of them if it trains, otherwise 1."""
         return self.machines if node.kind in ("fused", "update") else 1

@@ -1,4 +1,4 @@
-"""Every number that a plan rests on, with its source."""
+"""Every number that a plan is computed from, with its source."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """Seconds, GB/s and bytes. Published, measured here or assumed, as each line says; assumed ones are to be replaced.
+    """Seconds, GB/s and bytes. Each line says whether the number is published, measured or assumed. Replace assumed numbers by
+    yours.
 
-    Measured here means two CPU cores of an AMD EPYC and the recipe `sec` at `tiny`.
+    Measured numbers are from two CPU cores of an AMD EPYC, with the recipe `sec` at `tiny`.
     """
 
     driver_s: float = 5.0  # assumed: one plain pod; Kubernetes' objective is p99 <= 5 s to start one

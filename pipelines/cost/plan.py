@@ -1,8 +1,11 @@
-"""What a plan costs before it is submitted: fixed seconds per segment, bytes per class, and the K or S that keeps overhead small.
+"""Predicts what a recipe costs before it is submitted.
 
-Fixed seconds are everything on a segment's longest chain of nodes that is no work of a stage: pods, engine and trainer
-starts, bytes, hashes. Tasks and their wiring are those of the pipeline itself (`pipelines.trace`), sizes and rates are
-`Constants`, each with its source. docs/cost.md explains the model and says what it leaves out.
+A prediction has the fixed seconds of each segment, the bytes of each class, and the settings that keep the overhead small: K, the
+iterations in a run, or S, the inner steps of a fused segment.
+
+Fixed seconds are all seconds on the longest chain of a segment in which no stage computes. They go to the start of pods, engines
+and trainers, to moving bytes and to hashes. The nodes and their wiring come from the pipeline itself (`pipelines.trace`). Sizes
+and rates come from `Constants`. docs/cost.md explains the model and says what it leaves out.
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.trace import KINDS, MAX_NODES, MAX_UNROLL, trace
 
 LIMIT = 0.05
-"""Largest predicted overhead share that is not an error."""
+"""The predicted overhead may be at most this share. More is an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The prediction. `unroll_needed` (K) and `steps_needed` (S, fused) keep overhead within `LIMIT`; None: none does.
+    """The prediction. `unroll_needed` (K) and `steps_needed` (S) are the smallest that keep the overhead within `LIMIT`, or None.
 
-    `step_work_s` is what one more inner step adds to a fused segment, which has no fixed seconds of its own.
+    One more inner step adds `step_work_s` seconds to a fused segment. It adds no fixed seconds.
     """
 
     case: Case
@@ -59,8 +62,8 @@ def plan(
 ) -> Plan:
     """Predict a segment of `unroll` iterations for a language model of `model_size_b` billion parameters.
 
-    `work_s` are measured seconds of work of one iteration; they replace the throughput model, and 0 GPUs need them. `clock`
-    overrides the recipe's. Raises `ConfigError` for options out of range and for a recipe that does not sample text.
+    `work_s` is the measured work of one iteration in seconds. It replaces the prediction of work. With 0 GPUs it must be given.
+    `clock` replaces the clock of the recipe. Raises `ConfigError` if an option is out of range or the recipe does not sample text.
     """
     text_pieces(recipe)
     _check_options(gpus, model_size_b, work_s)
@@ -86,36 +89,36 @@ def plan(
     )
 
 
-def check(made: Plan, allow: bool = False) -> None:
-    """Raise `ConfigError`, naming the K or S that would do, when the predicted overhead is above `LIMIT`; not if `allow`."""
-    if made.overhead <= LIMIT or allow:
+def check(predicted: Plan, allow: bool = False) -> None:
+    """Raise `ConfigError` if the predicted overhead is above `LIMIT`, unless `allow`. The error names a K or S that is enough."""
+    if predicted.overhead <= LIMIT or allow:
         return
-    found, recipe = made.segments["iterate"], made.case.recipe
+    iterate, recipe = predicted.segments["iterate"], predicted.case.recipe
     raise ConfigError(
         expected=f"a predicted overhead of at most {LIMIT:.0%}",
-        found=f"{made.overhead:.1%}: {found.fixed_s:.0f} s fixed for {found.work_s:.0f} s of work",
-        where=f"plan of {recipe.name} at {recipe.scale}, {recipe.clock}, unroll {made.unroll}",
-        action=f"{remedy(made)}, or --allow-overhead",
+        found=f"{predicted.overhead:.1%}: {iterate.fixed_s:.0f} s fixed for {iterate.work_s:.0f} s of work",
+        where=f"plan of {recipe.name} at {recipe.scale}, {recipe.clock}, unroll {predicted.unroll}",
+        action=f"{remedy(predicted)}, or --allow-overhead",
     )
 
 
-def remedy(made: Plan) -> str:
-    """Return what to change to keep overhead within `LIMIT`."""
-    steps, found = made.case.recipe.iterations * made.case.recipe.inner_steps, []
-    if made.unroll_needed is not None:
-        found.append(f"--unroll {made.unroll_needed}")
-    if made.steps_needed is not None:
-        more = f" (more than the {steps} of the whole recipe)" if made.steps_needed > steps else ""
-        found.append(f"clock=fused with inner_steps={made.steps_needed}{more}")
-    return " or ".join(found)
+def remedy(predicted: Plan) -> str:
+    """Return the options that keep the overhead within `LIMIT`."""
+    steps, ways = predicted.case.recipe.iterations * predicted.case.recipe.inner_steps, []
+    if predicted.unroll_needed is not None:
+        ways.append(f"--unroll {predicted.unroll_needed}")
+    if predicted.steps_needed is not None:
+        more = f" (more than the {steps} of the whole recipe)" if predicted.steps_needed > steps else ""
+        ways.append(f"clock=fused with inner_steps={predicted.steps_needed}{more}")
+    return " or ".join(ways)
 
 
 def _unroll_needed(case: Case) -> int | None:
     one, two = (segment(case, "iterate", unroll) for unroll in (1, 2))
-    found = _smallest(one, two)
-    if found is None or found > MAX_UNROLL or one.tasks + (found - 1) * (two.tasks - one.tasks) > MAX_NODES:
+    unroll = _smallest(one, two)
+    if unroll is None or unroll > MAX_UNROLL or one.tasks + (unroll - 1) * (two.tasks - one.tasks) > MAX_NODES:
         return None
-    return found
+    return unroll
 
 
 def _fused(case: Case, steps: int) -> Case:
@@ -123,7 +126,10 @@ def _fused(case: Case, steps: int) -> Case:
 
 
 def _smallest(one: Segment, two: Segment) -> int | None:
-    """Return the smallest K or S within `LIMIT`: seconds are straight lines in both, which the segments of 1 and 2 give."""
+    """Return the smallest K or S whose overhead is within `LIMIT`, or None if there is none.
+
+    Fixed seconds and work grow linearly in both. So segments of 1 and of 2 are enough to compute it.
+    """
     first, second = (LIMIT / (1 - LIMIT) * s.work_s - s.fixed_s for s in (one, two))
     if first >= 0:
         return 1
@@ -138,5 +144,5 @@ def _check_options(gpus: int, model_size_b: float, work_s: float | None) -> None
     }
     for expected, holds in good.items():
         if not holds:
-            found = f"gpus {gpus}, model size {model_size_b}, work {work_s}"
-            raise ConfigError(expected=expected, found=found, where="instar plan", action="correct the option")
+            options = f"gpus {gpus}, model size {model_size_b}, work {work_s}"
+            raise ConfigError(expected=expected, found=options, where="instar plan", action="correct the option")

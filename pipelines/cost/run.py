@@ -1,4 +1,4 @@
-"""One segment's seconds: the longest chain of its nodes, split into work and what surrounds work."""
+"""Predicts the seconds of one segment: those of the longest chain of its nodes, divided into work and fixed seconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from instar.pipelines.cost.work import work_s
 from instar.pipelines.trace import Graph, Kind, Node, trace
 
 MOST_SHARDS = 16
-"""Above this a rollout is one gang job instead of a ParallelFor."""
+"""A rollout of more shards is one gang job instead of a ParallelFor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One pipeline run. `fixed` names the seconds on its longest chain, `work_s` the rest of that chain."""
+    """One run. `work_s` are the seconds of work on its longest chain. `fixed` are the other seconds of that chain, by cause."""
 
     tasks: int
     pods: int
@@ -58,7 +58,7 @@ def segment(case: Case, kind: Kind, unroll: int = 1) -> Segment:
 
 
 def pods(node: Node, case: Case) -> int:
-    """Return the pods of a node: driver and executor, and those of its gang or of its shards (counted with the first)."""
+    """Return the pods of a node: driver, executor, and the pods of its gang. All shards are counted with the first one."""
     if node.shard:
         return fan_out(node.shard.total) if node.shard.number == 0 else 0
     return 2 + (case.gang(node) if case.gang(node) > 1 else 0)
@@ -67,17 +67,17 @@ def pods(node: Node, case: Case) -> int:
 def fixed(node: Node, case: Case) -> dict[str, float]:
     """Return the seconds around the work of a node, by cause."""
     c = case.constants
-    found = {"pods": c.driver_s + c.executor_s}
+    seconds = {"pods": c.driver_s + c.executor_s}
     if node.stage is None:
-        return found
+        return seconds
     if node.shard and node.shard.total <= MOST_SHARDS:
-        found["pods"] += 2 * c.driver_s  # the loop's driver and the iteration's
+        seconds["pods"] += 2 * c.driver_s  # the loop's driver and the iteration's
     elif node.shard or case.gang(node) > 1:
-        found["pods"] += c.executor_s  # the gang starts after the pod that creates it
+        seconds["pods"] += c.executor_s  # the gang starts after the pod that creates it
     engines, trainers = node.kind in ("rollout", "evaluate", "fused"), node.kind in ("update", "fused")
-    found["engine"] = engines * (c.engine_warm_s if case.gpus else c.imports_s)
-    found["trainer"] = trainers * (c.trainer_s if case.gpus else 0.0 if engines else c.imports_s)
-    return found | _bytes(node, case)
+    seconds["engine"] = engines * (c.engine_warm_s if case.gpus else c.imports_s)
+    seconds["trainer"] = trainers * (c.trainer_s if case.gpus else 0.0 if engines else c.imports_s)
+    return seconds | _bytes(node, case)
 
 
 def _bytes(node: Node, case: Case) -> dict[str, float]:
@@ -87,12 +87,14 @@ def _bytes(node: Node, case: Case) -> dict[str, float]:
     weights = sum(size for kind, size in read if kind == "Policy")
     in_all = pulled * node.shard.total if node.shard else pulled + weights * (case.gang(node) - 1)
     moved = pull_seconds(c, pulled, in_all, c.store_gb_s) + pull_seconds(c, pushed, pushed, c.store_gb_s)
-    hashed = c.hashes_pulled * pulled + c.hashes_pushed * pushed  # inner steps of a fused segment hash nothing large
+    hashed = (
+        c.hashes_pulled * pulled + c.hashes_pushed * pushed
+    )  # the inner steps of a fused segment hash nothing large
     return {"bytes": moved, "hashes": hashed / 1e9 / c.hash_gb_s}
 
 
 def longest(graph: Graph, seconds: Callable[[Node], float]) -> list[Node]:
-    """Return the chain of nodes that ends last when every one starts as soon as those it waits for have ended."""
+    """Return the chain of nodes that ends last. Every node starts as soon as the nodes that it waits for have ended."""
     chains: dict[str, tuple[float, list[Node]]] = {}
     for node in graph.nodes:
         waits = {ref.node for ref in node.inputs.values()} | set(node.after)
@@ -102,10 +104,13 @@ def longest(graph: Graph, seconds: Callable[[Node], float]) -> list[Node]:
 
 
 def pull_seconds(constants: Constants, per_node: float, in_all: float, store_gb_s: float) -> float:
-    """Return the seconds of a transfer in which every machine moves `per_node` bytes and the store `in_all`, both at once."""
+    """Return the seconds of a transfer. Every machine moves `per_node` bytes and the store `in_all` bytes, at the same time."""
     return max(per_node / constants.node_gb_s, in_all / store_gb_s) / 1e9
 
 
 def fan_out(shards: int) -> int:
-    """Return the pods of a rollout in shards: ParallelFor (1, and 3 per item), or the pods of one gang and its launcher."""
+    """Return the pods of a rollout in shards.
+
+    A ParallelFor has one pod, and three for each shard. A gang has one pod for each shard, and two for the task that starts it.
+    """
     return 1 + 3 * shards if shards <= MOST_SHARDS else 2 + shards

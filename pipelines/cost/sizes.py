@@ -1,4 +1,4 @@
-"""How large every artifact of a plan is, and which ones a node moves."""
+"""Predicts how large every artifact is, and which artifacts a node moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from instar.pipelines.trace import Graph, Node
 
 
 def read(node: Node, case: Case) -> list[tuple[str, float]]:
-    """Return class and bytes of every artifact that a stage node fetches; the stage function may use fewer."""
+    """Return class and bytes of every artifact that a stage node fetches. The stage may read only some of them."""
     kinds = _classes(node.stage, "ins", getattr(node.config, "reads", ())) if node.stage else {}
     parts = {ref: name for name, ref in node.inputs.items()}  # the same artifact on two ports is fetched once
     ports = [contract.port_of(name) for name in parts.values()]
@@ -38,9 +38,9 @@ def _classes(stage: Stage[Any, Any, Any], side: Literal["ins", "outs"], asked: t
 
 
 def _size(kind: str, port: str, case: Case, base: bool) -> float:
-    """Return the bytes of an artifact of class `kind` on `port`; `base` says that a policy is the one it all began with."""
+    """Return the bytes of an artifact of class `kind` on `port`. `base` says that a policy is the base model."""
     c, r, drawn = case.constants, case.text, case.recipe.curriculum
-    if port == "data":  # logged trajectories: a recipe that samples text has none
+    if port == "data":  # logged trajectories; a recipe that samples text has none
         return c.empty_bytes
     rollouts, arms = drawn.slots * drawn.group_size, r.dataset_prep.pools.arms
     words = answers(r.evaluate, arms) * r.evaluate.max_new_tokens * c.length_share
@@ -57,7 +57,7 @@ def _size(kind: str, port: str, case: Case, base: bool) -> float:
 
 
 def policy_bytes(case: Case) -> float:
-    """Return the bytes per parameter of a policy that was trained."""
+    """Return the bytes per parameter of a trained policy."""
     return case.constants.policy_bytes if case.text.update.dtype == "bfloat16" else case.constants.master_bytes
 
 

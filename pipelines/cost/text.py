@@ -11,7 +11,7 @@ from instar.pipelines.cost.sizes import policy_bytes
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 STORES = (4.0, 10.0, 40.0)
-"""Aggregate bandwidths of a store to compare, in GB/s."""
+"""Total bandwidths of a store that the plan compares, in GB/s."""
 CAUSES = ("pods", "engine", "trainer", "bytes", "hashes")
 
 

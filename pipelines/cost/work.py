@@ -1,4 +1,4 @@
-"""How long the stages of a plan compute: a throughput model for sampling, arithmetic for updates."""
+"""Predicts how long the stages of a plan compute: from throughput for sampling, from arithmetic for updates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def _sampling_s(num_answers: int, max_tokens: int, gpus: int, case: Case) -> flo
 
 
 def _update_s(case: Case) -> float:
-    """Forward and backward are 6 FLOP per parameter and token; checkpointing and a reference add a forward pass each."""
+    """Return the seconds of an update. Forward and backward pass are 6 FLOP per parameter and token.
+
+    Checkpointing adds another forward pass, and so does a reference.
+    """
     c, r, curriculum = case.constants, case.text, case.recipe.curriculum
     drawn = curriculum.slots * curriculum.group_size
     tokens = drawn * r.rollout.max_new_tokens * c.length_share * r.update.epochs

@@ -1,4 +1,4 @@
-"""Fits a recipe to a named device: engine, slots, share of memory, micro-batches, checkpointing and where the moments rest.
+"""Fits a recipe to a named device: engine, slots, share of memory, micro-batches, checkpointing and the place of the moments.
 
     devices    memory and speed of each device that can be named, for example h100-80g
     work       what a recipe asks of one: weights, tokens, slots
@@ -8,10 +8,12 @@
                                             ->  seconds    the predicted seconds of a step
        |
        v
-    the recipe with the fastest choice that fits; `text` says it in words, `probe` measures the CPU of this machine
+    the recipe with the fastest choice that fits
 
-The choice is written into the recipe. So it stands in the ledger, and nothing is decided while the recipe runs. A recipe that
-cannot fit is refused, with the bytes of each part.
+`text` writes a plan in words. `probe` measures the CPU of this machine.
+
+The choice is written into the recipe. So it is in the ledger, and nothing is decided while the recipe runs. A recipe that cannot
+fit is refused; the error lists the largest parts in GiB.
 """
 
 from __future__ import annotations
@@ -33,23 +35,24 @@ from instar.pipelines.recipe import Recipe
 __all__ = ["Account", "Device", "account", "check", "fit", "of_name", "work_of"]
 
 BUDGETS = (65_536, 32_768, 16_384, 8192, 4096, 2048)
-"""Tokens of a micro-batch that are tried; at least the longest row."""
+"""Sizes of a micro-batch that are tried, in tokens. A micro-batch holds at least the longest row."""
 SLOWER = 1.02
+"""A choice that takes at most this many times the seconds of the fastest choice is as good as the fastest."""
 FEWEST, MOST = 8, 1024
-"""Slots of a sampler; multiples of `FEWEST`."""
+"""Fewest and most slots of a sampler. Their number is a multiple of `FEWEST`."""
 
 
-def fit(recipe: Recipe, name: str, given: Mapping[str, Any] | None = None) -> Recipe:
-    """Return the recipe with a choice for device `name` that fits; what was `given`, by stage and key, stays.
+def fit(recipe: Recipe, name: str, fixed: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe with a choice that fits on device `name`. Settings that are `fixed`, by stage and key, are not changed.
 
-    Of the choices that take at most `SLOWER` more seconds than the fastest, the one whose training takes least memory.
-    Raises `ConfigError` with the parts when none fits, unless `update.allow_over_memory`.
+    Among the choices that take at most `SLOWER` times as long as the fastest one, the one whose training needs the least memory is
+    taken. If none fits, raises `ConfigError`, unless `update.allow_over_memory` is set.
     """
-    device, told = of_name(name), given or {}
-    found = list(accounts(recipe, device, told))
-    fitting = [one for one in found if one.fits]
+    device, told = of_name(name), fixed or {}
+    plans = list(accounts(recipe, device, told))
+    fitting = [one for one in plans if one.fits]
     if not fitting:
-        least = min(found, key=lambda one: max(one.peaks.values()))
+        least = min(plans, key=lambda one: max(one.peaks.values()))
         check(least, device)
         fitting = [least]
     limit = SLOWER * min(one.step_s for one in fitting)
@@ -58,19 +61,22 @@ def fit(recipe: Recipe, name: str, given: Mapping[str, Any] | None = None) -> Re
 
 
 def account(recipe: Recipe, device: Device) -> Account:
-    """Return the plan of a recipe as it stands; `gradient_checkpointing=auto` is on where the update does not fit without."""
+    """Return the plan of a recipe with its own settings.
+
+    `gradient_checkpointing=auto` counts as on if the update does not fit without checkpointing.
+    """
     work, choice = work_of(recipe), choice_of(recipe)
     word = word_of(work.text.rollout.engine, device.cuda)
-    made = Account(work=work, device=device, choice=choice, word=word)
-    if work.text.update.gradient_checkpointing == "auto" and made.peaks["training"] > device.usable:
-        made = dataclasses.replace(made, choice=dataclasses.replace(choice, checkpointing=True))
-    return made
+    plan = Account(work=work, device=device, choice=choice, word=word)
+    if work.text.update.gradient_checkpointing == "auto" and plan.peaks["training"] > device.usable:
+        plan = dataclasses.replace(plan, choice=dataclasses.replace(choice, checkpointing=True))
+    return plan
 
 
-def accounts(recipe: Recipe, device: Device, given: Mapping[str, Any]) -> Iterator[Account]:
-    """Yield the plan of every choice; a given value is the only one."""
+def accounts(recipe: Recipe, device: Device, fixed: Mapping[str, Any]) -> Iterator[Account]:
+    """Yield the plan of every choice. A setting that is `fixed` has only this one value."""
     work, now = work_of(recipe), choice_of(recipe)
-    update, engine = part(given, "update"), part(given, "rollout", "engine")
+    update, engine = part(fixed, "update"), part(fixed, "rollout", "engine")
     budgets = sorted({max(budget, work.longest) for budget in BUDGETS}, reverse=True)
     tokens = [now.micro_batch_tokens] if "micro_batch_tokens" in update else budgets
     recompute = [False, True]
@@ -85,36 +91,39 @@ def accounts(recipe: Recipe, device: Device, given: Mapping[str, Any]) -> Iterat
         yield sized(Account(work=work, device=device, choice=choice, word=word), now, engine)
 
 
-def sized(made: Account, now: Choice, given: Mapping[str, Any]) -> Account:
-    """Return the plan with as many slots as fit beside what rests, and vLLM's share of the device that holds them."""
-    device, work = made.device, made.work
+def sized(plan: Account, now: Choice, fixed: Mapping[str, Any]) -> Account:
+    """Return the plan with as many slots as fit beside what rests on the device.
+
+    vLLM's share of the device is as large as these slots need.
+    """
+    device, work = plan.device, plan.work
     rows, share = now.max_rows, now.memory_share
-    if "max_rows" not in given:
+    if "max_rows" not in fixed:
         room = device.usable
-        if "memory_share" in given:
-            room = min(room, now.memory_share * device.memory + sum(made.resting.values()) + device.workspace)
-        one, two = (sum(_with(made, count).rollout.values()) for count in (FEWEST, 2 * FEWEST))
+        if "memory_share" in fixed:
+            room = min(room, now.memory_share * device.memory + sum(plan.resting.values()) + device.workspace)
+        one, two = (sum(_with(plan, count).rollout.values()) for count in (FEWEST, 2 * FEWEST))
         rows = FEWEST * max(1, 1 + int((room - one) // (two - one)))
         rows = min(rows, MOST, FEWEST * -(-max(work.samples, work.evaluated) // FEWEST))
-    made = _with(made, rows)
-    if made.choice.engine == "vllm" and "memory_share" not in given:
-        own = footprint.vllm(work.model, work.sampling(rows), made.word).peak_bytes
+    plan = _with(plan, rows)
+    if plan.choice.engine == "vllm" and "memory_share" not in fixed:
+        own = footprint.vllm(work.model, work.sampling(rows), plan.word).peak_bytes
         share = math.ceil(100 * own / device.memory) / 100
-    return dataclasses.replace(made, choice=dataclasses.replace(made.choice, memory_share=share))
+    return dataclasses.replace(plan, choice=dataclasses.replace(plan.choice, memory_share=share))
 
 
-def _with(made: Account, rows: int) -> Account:
-    return dataclasses.replace(made, choice=dataclasses.replace(made.choice, max_rows=rows))
+def _with(plan: Account, rows: int) -> Account:
+    return dataclasses.replace(plan, choice=dataclasses.replace(plan.choice, max_rows=rows))
 
 
-def check(made: Account, device: Device) -> None:
-    """Raise `ConfigError` that names the parts of the phase that does not fit, the largest first, and what lowers it."""
-    phase, peak = max(made.peaks.items(), key=lambda found: found[1])
-    update, recipe = made.work.text.update, made.work.recipe
+def check(plan: Account, device: Device) -> None:
+    """Raise `ConfigError` if a phase does not fit. The error lists the largest parts of that phase, and what makes it smaller."""
+    phase, peak = max(plan.peaks.items(), key=lambda item: item[1])
+    update, recipe = plan.work.text.update, plan.work.recipe
     if peak <= device.usable or update.allow_over_memory:
         return
-    parts = made.training if phase == "training" else made.rollout
-    largest = sorted(parts.items(), key=lambda found: -found[1])[:5]
+    parts = plan.training if phase == "training" else plan.rollout
+    largest = sorted(parts.items(), key=lambda item: -item[1])[:5]
     wider = {
         "training": "raise update.processes, set update.lora, lower update.micro_batch_tokens",
         "sampling": "lower rollout.engine.max_rows or rollout.max_new_tokens",

@@ -1,7 +1,8 @@
-"""The plan itself: every part of memory while a policy samples and while it trains, and the seconds of every part of a step.
+"""The plan of a recipe on a device: every part of memory in both phases, and the seconds of every part of a step.
 
-Both phases share the device. While sampling, what the trainer left rests there: the float32 weights, the copy that was published,
-the reference, and the moments where they stay. While training, a sleeping vLLM keeps its graphs.
+The two phases, sampling and training, share the device. While the policy samples, the trainer's tensors rest there: the float32
+weights, the published copy, the reference and, unless they go to the host, the moments. While it trains, vLLM sleeps and keeps its
+graphs.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from instar.pipelines.fit.devices import Device
 from instar.pipelines.fit.work import Work
 
 Parts = dict[str, float]
-"""Bytes by name."""
+"""Bytes, or seconds, by the name of a part."""
 WORDS = {"float32": 4, "bfloat16": 2, "auto": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """A recipe's step on a device with a choice."""
+    """One inner step of a recipe, on a device and with a choice of settings."""
 
     work: Work
     device: Device
     choice: Choice
     word: int
-    """Bytes of a number of the sampler."""
+    """Bytes of one number in the sampler, for example 2 for bfloat16."""
 
     @property
     def update(self) -> PolicyGradientConfig:
@@ -41,40 +42,40 @@ class Account:
 
     @property
     def processes(self) -> int:
-        """Return how many devices share the update; `auto` is counted as one."""
+        """Return how many devices share the update. `auto` counts as one."""
         return self.update.processes if isinstance(self.update.processes, int) else 1
 
     @cached_property
     def rollout(self) -> Parts:
         """Bytes while sampling."""
-        model, rows, found = self.work.model, self.choice.max_rows, Parts()
+        model, rows, parts = self.work.model, self.choice.max_rows, Parts()
         asked = self.work.sampling(rows)
         if self.choice.engine == "vllm":
-            made = sampling.vllm(model, asked, self.word)
-            found["policy in vLLM"] = made.weights_bytes
+            needs = sampling.vllm(model, asked, self.word)
+            parts["policy in vLLM"] = needs.weights_bytes
         else:
-            made = sampling.transformers(model, asked, 2, self.word, self.word if self.device.cuda else 4)
-            found |= {"policy as loaded": made.model_bytes, "policy laid out for decoding": made.weights_bytes}
-        found[f"keys and values, {asked.rows} rows x {asked.columns} columns"] = made.cache_bytes
-        found["reading prompts"] = made.prefill_bytes
-        found["logits and notes"] = made.logits_bytes + made.notes_bytes
-        found["engine's workspace"] = made.fixed_bytes
-        return found | self.resting | {"context and fragments": self.device.workspace}
+            needs = sampling.transformers(model, asked, 2, self.word, self.word if self.device.cuda else 4)
+            parts |= {"policy as loaded": needs.model_bytes, "policy laid out for decoding": needs.weights_bytes}
+        parts[f"keys and values, {asked.rows} rows x {asked.columns} columns"] = needs.cache_bytes
+        parts["reading prompts"] = needs.prefill_bytes
+        parts["logits and notes"] = needs.logits_bytes + needs.notes_bytes
+        parts["engine's workspace"] = needs.fixed_bytes
+        return parts | self.resting | {"context and fragments": self.device.workspace}
 
     @cached_property
     def resting(self) -> Parts:
-        """Bytes that the trainer leaves on the device."""
-        made, count = self.trained, self._parameters
-        found = Parts()
+        """Bytes of the trainer that stay on the device while the policy samples."""
+        trained, count = self.trained, self._parameters
+        parts = Parts()
         if self.update.dtype == "bfloat16" and self.update.lora is None:
-            found["trained weights, resting"] = count * training.master_bytes(self.update)
+            parts["trained weights, resting"] = count * training.master_bytes(self.update)
         if self.device.cuda:
-            found["published copy, resting"] = count * training.COMPUTE[self.update.dtype]
-        if made.reference_bytes:
-            found["reference, resting"] = count * training.COMPUTE[self.update.dtype]
+            parts["published copy, resting"] = count * training.COMPUTE[self.update.dtype]
+        if trained.reference_bytes:
+            parts["reference, resting"] = count * training.COMPUTE[self.update.dtype]
         if self.choice.moments == "device" or not self.device.cuda:
-            found["moments, resting"] = self._split["moments"]
-        return found
+            parts["moments, resting"] = self._split["moments"]
+        return parts
 
     @property
     def _parameters(self) -> float:
@@ -82,7 +83,7 @@ class Account:
 
     @cached_property
     def trained(self) -> training.Plan:
-        """Return the footprint of the update on one device, of the longest pass that can come."""
+        """Return the footprint of the update on one device, for the longest pass that can occur."""
         work, model = self.work, self.work.model
         sizes = (model.hidden, model.layers, model.intermediate, model.vocab)
         shape: dict[str, int] = dict(zip(training.SIZES, sizes, strict=True))
@@ -103,29 +104,30 @@ class Account:
 
     @cached_property
     def _split(self) -> Parts:
-        """Return the trained parts, shared by all processes; and what one gathers of the others'."""
-        made, word, n = self.trained, training.master_bytes(self.update), self.processes
+        """Return the bytes in one process: its share of the trained parts, and what it gathers from the other processes."""
+        trained, word, n = self.trained, training.master_bytes(self.update), self.processes
         compute = training.COMPUTE[self.update.dtype]
         masters = self.work.model.parameters * word
         gathered = self._gathered * (2 * compute + word) if n > 1 else 0
         return {
             "masters": masters / n,
-            "copy": made.weights_bytes - masters if n == 1 else gathered,
-            "gradients": made.trained_bytes / 3 / n,
-            "moments": made.trained_bytes * 2 / 3 / n,
-            "reference": made.reference_bytes / n + (self._gathered * compute if n > 1 and made.reference_bytes else 0),
+            "copy": trained.weights_bytes - masters if n == 1 else gathered,
+            "gradients": trained.trained_bytes / 3 / n,
+            "moments": trained.trained_bytes * 2 / 3 / n,
+            "reference": trained.reference_bytes / n
+            + (self._gathered * compute if n > 1 and trained.reference_bytes else 0),
         }
 
     @property
     def _gathered(self) -> int:
-        """Parameters that are whole at once: embedding, head and two layers."""
+        """Parameters that a process holds whole at one time: embedding, head and two layers."""
         model = self.work.model
         return model.head_parameters * (1 if model.tied else 2) + 2 * model.layer_parameters
 
     @cached_property
     def training(self) -> Parts:
         """Bytes while training."""
-        made, split = self.trained, self._split
+        trained, split = self.trained, self._split
         names = {
             "masters": "trained weights",
             "gradients": "gradients",
@@ -134,25 +136,25 @@ class Account:
             "copy": "copy that computes" if self.processes == 1 else "layers gathered from the others",
         }
         tokens = max(self.work.longest, self.choice.micro_batch_tokens)
-        kept = "checkpointed" if self.choice.checkpointing else "all kept"
-        found = {names[key]: value for key, value in split.items() if value}
-        found |= {
-            f"activations of {tokens} tokens, {kept}": made.activation_bytes + made.heap_bytes,
-            "logits tile and head's gradient": made.logits_bytes,
-            "batch and mask": made.batch_bytes,
+        how = "checkpointed" if self.choice.checkpointing else "all kept"
+        parts = {names[key]: value for key, value in split.items() if value}
+        parts |= {
+            f"activations of {tokens} tokens, {how}": trained.activation_bytes + trained.heap_bytes,
+            "logits tile and head's gradient": trained.logits_bytes,
+            "batch and mask": trained.batch_bytes,
         }
         if self.choice.engine == "vllm":
-            found["vLLM asleep"] = sampling.VLLM_GRAPHS
-        return found | {"context and fragments": self.device.workspace or training.FIXED_BYTES}
+            parts["vLLM asleep"] = sampling.VLLM_GRAPHS
+        return parts | {"context and fragments": self.device.workspace or training.FIXED_BYTES}
 
     @property
     def peaks(self) -> dict[str, float]:
-        """Bytes of the two phases."""
+        """Bytes of each of the two phases."""
         return {"sampling": sum(self.rollout.values()), "training": sum(self.training.values())}
 
     @property
     def fits(self) -> bool:
-        """Whether both phases do."""
+        """Whether both phases fit on the device."""
         return max(self.peaks.values()) <= self.device.usable
 
     @cached_property
@@ -162,7 +164,7 @@ class Account:
 
     @cached_property
     def step_seconds(self) -> Parts:
-        """Seconds of an inner step by part."""
+        """Seconds of each part of an inner step."""
         work, model, device = self.work, self.work.model, self.device
         asked = seconds.Answers(
             samples=work.samples,
@@ -173,7 +175,7 @@ class Account:
             rows=self.choice.max_rows,
         )
         share = self.trained.trained_bytes / (3 * training.master_bytes(self.update)) / model.parameters
-        found = {
+        parts = {
             "read prompts": seconds.read_s(model, device, asked),
             "decode": seconds.decode_s(model, device, asked, self.word),
             "update, passes": seconds.update_s(model, device, self.batch, self.update, self.choice.checkpointing)
@@ -183,8 +185,8 @@ class Account:
         }
         if device.cuda:
             away = self.choice.moments == "host"
-            found["moments to the host and back"] = away * 2 * self._split["moments"] / device.rates.link
-        return found
+            parts["moments to the host and back"] = away * 2 * self._split["moments"] / device.rates.link
+        return parts
 
     @property
     def step_s(self) -> float:
@@ -193,7 +195,7 @@ class Account:
 
     @property
     def _weights_s(self) -> float:
-        """Copying the weights, and where the engine sleeps its own to the host and back."""
+        """Seconds of copying the weights. vLLM also moves its own weights to the host and back when it sleeps."""
         size, rates = self.work.model.parameters * self.word, self.device.rates
         return 2 * size / rates.copy + (2 * size / rates.link if self.choice.engine == "vllm" else 0.0)
 
@@ -220,7 +222,7 @@ class Account:
 
 
 def word_of(engine: EngineConfig, on_cuda: bool) -> int:
-    """Return the bytes of a number of the sampler; a CPU without bfloat16 computes in float32."""
+    """Return the bytes of one number in the sampler. A CPU without bfloat16 computes in float32."""
     if engine.dtype == "bfloat16" and not on_cuda:
         from instar.components.rollout.packed_linear import has_bfloat16
 

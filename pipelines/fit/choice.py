@@ -1,4 +1,4 @@
-"""What is chosen for a device, as one value: read from a recipe, written into one."""
+"""The settings that are chosen for a device, as one value that is read from a recipe and written into a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Choice:
 
 
 def choice_of(recipe: Recipe) -> Choice:
-    """Return what the recipe says; `gradient_checkpointing=auto` is read as off."""
+    """Return the choice that the recipe contains. `gradient_checkpointing=auto` counts as off."""
     pieces = text_pieces(recipe)
     engine, update = pieces.rollout.engine, pieces.update
     return Choice(
@@ -39,8 +39,8 @@ def choice_of(recipe: Recipe) -> Choice:
     )
 
 
-def placed(recipe: Recipe, choice: Choice, device: str, given: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with the choice written into rollout, evaluation, test and update, except into what was `given`."""
+def placed(recipe: Recipe, choice: Choice, device: str, fixed: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with the choice written into rollout, evaluation, test and update. Settings that are `fixed` stay."""
     pieces = text_pieces(recipe)
     engine: dict[str, Any] = {
         "name": choice.engine,
@@ -54,19 +54,19 @@ def placed(recipe: Recipe, choice: Choice, device: str, given: Mapping[str, Any]
         "moments": choice.moments,
         "device": "cuda",
     }
-    told = part(given, "update")
+    told = part(fixed, "update")
     update = dataclasses.replace(pieces.update, **{k: v for k, v in trained.items() if k not in told})
     test = recipe.test
     if isinstance(test, AnswerConfig):
-        test = dataclasses.replace(test, engine=_engine(test.engine, engine, part(given, "test", "engine")))
+        test = dataclasses.replace(test, engine=_engine(test.engine, engine, part(fixed, "test", "engine")))
     return dataclasses.replace(
         recipe,
         device=device,
         rollout=dataclasses.replace(
-            pieces.rollout, engine=_engine(pieces.rollout.engine, engine, part(given, "rollout", "engine"))
+            pieces.rollout, engine=_engine(pieces.rollout.engine, engine, part(fixed, "rollout", "engine"))
         ),
         evaluate=dataclasses.replace(
-            pieces.evaluate, engine=_engine(pieces.evaluate.engine, engine, part(given, "evaluate", "engine"))
+            pieces.evaluate, engine=_engine(pieces.evaluate.engine, engine, part(fixed, "evaluate", "engine"))
         ),
         test=test,
         update=update,
@@ -77,9 +77,9 @@ def _engine(config: EngineConfig, values: Mapping[str, Any], told: Mapping[str, 
     return dataclasses.replace(config, **{k: v for k, v in values.items() if k not in told})
 
 
-def part(given: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    """Return what was given below `names`; nothing where there is no such table."""
+def part(fixed: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Return the table below `names` in the nested tables `fixed`, or an empty one if there is none."""
     for name in names:
-        found = given.get(name)
-        given = found if isinstance(found, Mapping) else {}
-    return given
+        inner = fixed.get(name)
+        fixed = inner if isinstance(inner, Mapping) else {}
+    return fixed

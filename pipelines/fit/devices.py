@@ -1,4 +1,4 @@
-"""The devices that a recipe can be planned for: memory, peak rates and where the numbers come from."""
+"""The devices that a recipe can be planned for: their memory, their rates, and the source of the numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from instar.errors import ConfigError, nearest
 
 GIB = 2**30
 WORKSPACE = 3 * 2**29
-"""What a CUDA context, cuBLAS and the allocator's fragments take beside what is counted, in bytes; assumed."""
+"""Bytes that the plan does not count: CUDA context, cuBLAS and fragments of the allocator. Assumed, not measured."""
 
 
 ROOM = 0.95
@@ -17,10 +17,12 @@ ROOM = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What a device reaches, in FLOP/s, bytes/s and seconds; `link` is one direction between device and host.
+    """The rates that a device reaches.
 
-    `read` reads prompts and judges without gradient, `train` does forward and backward, `decode` the products of a decode step,
-    `head` those of the output matrix; `weights` streams weights and cache in a decode step, `copy` is read and write alike.
+    In FLOP/s: `read` for reading prompts and for passes without gradient, `train` for forward and backward, `decode` for the matrix
+    products of a decode step, `head` for the product with the output matrix.
+    In bytes/s: `weights` for streaming weights and cache in a decode step, `copy` for memory that is read and written, `link` for
+    one direction between device and host.
     """
 
     read: float
@@ -31,14 +33,17 @@ class Rates:
     copy: float
     link: float
     pass_s: float = 0.0
-    """What a forward and backward pass costs beside its arithmetic."""
+    """Seconds that a forward and backward pass takes in addition to its arithmetic."""
     step_s: float = 0.0
-    """What a decode step costs beside its arithmetic."""
+    """Seconds that a decode step takes in addition to its arithmetic."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Memory in bytes that a process can take; `workspace` of it is not for tensors. `cuda`: vLLM samples there."""
+    """A device. `memory` is what a process can take, in bytes; `workspace` of it is not available for tensors.
+
+    `cuda` says that it is a GPU. Then vLLM can sample there.
+    """
 
     name: str
     title: str
@@ -50,12 +55,12 @@ class Device:
 
     @property
     def usable(self) -> float:
-        """Bytes that a plan may fill: the rest is for what a prediction misses."""
+        """Bytes that a plan may fill. On a GPU a part is left free, because a prediction can be too low."""
         return ROOM * self.memory if self.cuda else self.memory
 
 
 READ, TRAIN, STREAM = 0.5, 0.35, 0.6
-"""Shares of the peaks: of FLOP/s by reading and by training, of bandwidth by decoding and copying. Assumed, not measured."""
+"""Shares of the published peaks that are reached: FLOP/s in reading, FLOP/s in training, bandwidth. Assumed, not measured."""
 
 
 def _gpu(name: str, title: str, gib: float, flops: float, bandwidth: float, link: float, source: str) -> Device:
@@ -93,11 +98,11 @@ DEVICES: dict[str, Device] = {
     ),
 }
 CPU = "cpu"
-"""The machine that plans, probed (`probe`)."""
+"""The name of this machine's CPU as a device. Its rates are measured (`probe`)."""
 
 
 def of_name(name: str) -> Device:
-    """Return a device of the table; an unknown name is a `ConfigError`."""
+    """Return a device of the table. Raises `ConfigError` for an unknown name."""
     if name not in DEVICES:
         expected = f"a device: {', '.join(DEVICES)}"
         raise ConfigError(expected=expected, found=repr(name), where="--device", action=nearest(name, DEVICES))
@@ -105,6 +110,6 @@ def of_name(name: str) -> Device:
 
 
 def largest_below(memory: float) -> str:
-    """Return the name of the device of the table with most memory that a device of `memory` bytes can stand in for; or nothing."""
+    """Return the name of the largest device of the table whose memory is at most `memory` bytes, or an empty text."""
     fitting = [device for device in DEVICES.values() if device.memory <= memory]
     return max(fitting, key=lambda device: (device.memory, -device.rates.train)).name if fitting else ""

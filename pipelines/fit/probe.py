@@ -1,8 +1,8 @@
-"""The rates of this machine's CPU, measured in a few seconds on products of the model's own sizes.
+"""Measures the rates of this machine's CPU in a few seconds, with matrix products of the model's own sizes.
 
-Every product runs in the precision and with the number of threads that the recipe sets. `train` is forward and backward of one
-feed-forward layer and one square one, `decode` the same products with as many rows as are sampled at once, in the layout that the
-sampler uses.
+Every product runs in the precision and with the number of threads that the recipe sets. `train` is forward and backward through one
+feed-forward block and one square matrix. `decode` is the same products with as many rows as are sampled at once, in the memory
+layout of the sampler.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from instar.components.update.memory import available_bytes
 from instar.pipelines.fit.devices import CPU, Device, Rates
 
 POSITIONS = 512
-"""Rows of the products that read and train."""
+"""Rows of the products for reading and training."""
 LAYERS = 6
-"""Layers of products: more than the caches hold, as those of a model are."""
+"""Layers of the products. They are too large for the caches, as the layers of a model are."""
 COPIED = 2**27
-"""Bytes of the copy that measures bandwidth: more than the caches hold."""
+"""Bytes of the copy that measures bandwidth; too many for the caches."""
 REST_READ, REST_TRAIN, REST_DECODE = 1.25, 1.35, 1.25
-"""Time of a pass over the time of its products: norms, attention, activations. Measured on SmolLM2-135M."""
+"""Time of a whole pass over the time of its products. The rest is norms, attention, activations. Measured on SmolLM2-135M."""
 
 
 def cpu(model: Architecture, dtype: str, rows: int, threads: int) -> Device:
@@ -58,8 +58,8 @@ def _rates(model: Architecture, dtype: torch.dtype, rows: int) -> Rates:
     hidden = torch.randn(rows, model.hidden)
 
     def run(products: list[list[Linear]], count: int) -> float:
-        given = [torch.randn(count, into).to(dtype) for _, into in shapes]
-        return _fastest(lambda: [f(x) for layer in products for f, x in zip(layer, given, strict=True)]) / LAYERS
+        inputs = [torch.randn(count, into).to(dtype) for _, into in shapes]
+        return _fastest(lambda: [f(x) for layer in products for f, x in zip(layer, inputs, strict=True)]) / LAYERS
 
     with torch.inference_mode():
         read, decode, head_s = run(plain, POSITIONS), run(packed, rows), _fastest(lambda: head(hidden))
@@ -76,15 +76,15 @@ def _rates(model: Architecture, dtype: torch.dtype, rows: int) -> Rates:
     )
 
 
-def _product(weight: Tensor, given: Tensor) -> Tensor:
-    return torch.nn.functional.linear(given, weight)
+def _product(weight: Tensor, rows: Tensor) -> Tensor:
+    return torch.nn.functional.linear(rows, weight)
 
 
 def _trained(weights: list[Tensor]) -> None:
     for weight in weights:
         parameter = torch.nn.Parameter(weight)
-        given = torch.randn(POSITIONS, weight.shape[1], requires_grad=True)
-        _product(parameter, given.to(weight.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+        rows = torch.randn(POSITIONS, weight.shape[1], requires_grad=True)
+        _product(parameter, rows.to(weight.dtype)).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _copied() -> float:
@@ -95,11 +95,14 @@ def _copied() -> float:
 
 
 def _fastest(call: Callable[[], object], repeats: int = 5) -> float:
-    """Return the CPU seconds per thread of the fastest of several calls, so that other programs count little; one warms up."""
+    """Return the CPU seconds per thread of the fastest of several calls, after one call to warm up.
+
+    So other programs on this machine change the result little.
+    """
     call()
-    found = []
+    times = []
     for _ in range(repeats):
         began = time.process_time()
         call()
-        found.append(time.process_time() - began)
-    return max(min(found), 1e-9) / torch.get_num_threads()
+        times.append(time.process_time() - began)
+    return max(min(times), 1e-9) / torch.get_num_threads()

@@ -1,7 +1,7 @@
-"""How long the parts of one inner step take on a device: prompts read and tokens decoded, the update, what travels.
+"""Predicts how long the parts of one inner step take on a device: reading prompts, decoding tokens, the update.
 
-Decoding streams the weights once per step and the cache of all live rows; training is arithmetic. Peaks and the shares of
-them that are reached stand in `devices`; on a CPU they are measured (`probe`).
+A decode step streams all weights once, and the cache of all live rows. The time of training is that of its arithmetic. The rates
+that a GPU reaches are in `devices`. Those of a CPU are measured (`probe`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from instar.pipelines.fit.devices import Device
 from instar.pipelines.fit.work import Work
 
 STREAMED = 7
-"""Numbers of the master type that a step of Adam reads or writes per weight: all four it reads, three it writes."""
+"""Numbers of the master type that a step of Adam moves per weight: it reads weight, gradient and two moments, and writes three."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """`samples` answers of `mean` tokens, at most `longest`, to prompts of `prompt` tokens in `groups`; `rows` at once."""
+    """`samples` answers to `groups` prompts of `prompt` tokens.
+
+    An answer has `mean` tokens on average and at most `longest`. `rows` answers are sampled at once.
+    """
 
     samples: int
     groups: int
@@ -43,14 +46,14 @@ class Batch:
 
 
 def read_s(model: Architecture, device: Device, asked: Answers) -> float:
-    """Return the seconds of reading every prompt once; the head sees its last token alone."""
+    """Return the seconds of reading every prompt once. The head computes logits for its last token only."""
     tokens = asked.groups * asked.prompt
     flops = 2 * model.layers * model.layer_parameters + attention_flops(model, asked.prompt)
     return tokens * flops / device.rates.read + 2 * asked.groups * model.head_parameters / device.rates.head
 
 
 def decode_s(model: Architecture, device: Device, asked: Answers, word: int) -> float:
-    """Return the seconds of all decode steps: the rows are filled again as answers end."""
+    """Return the seconds of all decode steps. When an answer ends, the next one takes its row."""
     if not asked.samples:
         return 0.0
     rows, rates = min(asked.rows, asked.samples), device.rates
@@ -66,12 +69,13 @@ def decode_s(model: Architecture, device: Device, asked: Answers, word: int) -> 
 def update_s(
     model: Architecture, device: Device, batch: Batch, config: PolicyGradientConfig, checkpointing: bool
 ) -> float:
-    """Return the seconds of forward and backward passes, those without gradient included.
+    """Return the seconds of all passes of an update, including those without gradient.
 
-    Backward costs two forward passes, checkpointing one more. The head makes its logits again in backward.
+    A backward pass costs as much as two forward passes, and checkpointing costs one more. The head computes its logits a second
+    time in the backward pass.
     """
     several, referred = batch.steps > 1, config.kl.place != "none"
-    alone = several + referred  # old log-probabilities and the reference's, without gradient
+    alone = several + referred  # passes without gradient: old log-probabilities, and those of the reference
     body = 2 * model.layers * model.layer_parameters + attention_flops(model, batch.width)
     trained = batch.positions * body * (3 + checkpointing) * config.epochs / device.rates.train
     judged = batch.positions * body * alone / device.rates.read
@@ -80,24 +84,24 @@ def update_s(
 
 
 def optimizer_s(model: Architecture, device: Device, config: PolicyGradientConfig, steps: int, share: float) -> float:
-    """Return the seconds of Adam's steps and of refreshing the copy that computes."""
+    """Return the seconds of Adam's steps, and of refreshing the bfloat16 copy."""
     numbers = model.parameters * share / max(_processes(config), 1)
     copied = (master_bytes(config) + COMPUTE[config.dtype]) * (config.dtype == "bfloat16")
     return steps * numbers * (STREAMED * master_bytes(config) + copied) / device.rates.copy
 
 
 def attention_flops(model: Architecture, width: float) -> float:
-    """Return the FLOP of attention for one position of a causal row of `width`, forward."""
+    """Return the FLOP of attention in the forward pass, for one position of a causal row of `width` positions."""
     return 2 * model.layers * width * model.heads * model.head_dim
 
 
 def batch_of(work: Work, config: PolicyGradientConfig, budget: int) -> Batch:
-    """Return the update of a step in which answers have their mean length, in the layout that costs less where it is `auto`."""
+    """Return the update of a step in which all answers have the mean length. `packing=auto` takes the cheaper layout."""
     prompt, mean = work.mean_prompt, work.mean
     alone = (work.samples * (prompt + mean), prompt + mean)
     shared = (work.groups * prompt + work.samples * mean, max(float(ROW_WIDTH), prompt + mean))
     choices = {"none": [alone], "sequence": [(alone[0], shared[1])], "prefix": [shared], "auto": [alone, shared]}
-    positions, width = min(choices[config.packing], key=lambda found: found[0] * (1 + found[1] / ATTENTION_WIDTH))
+    positions, width = min(choices[config.packing], key=lambda layout: layout[0] * (1 + layout[1] / ATTENTION_WIDTH))
     rows = max(1, int(budget // width))
     return Batch(
         positions=positions,

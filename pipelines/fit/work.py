@@ -1,4 +1,4 @@
-"""What a recipe asks of its device in one inner step: the model, rows and lengths of what is sampled and trained on."""
+"""What one inner step of a recipe asks of its device: the model, and the rows to sample and to train on, with their lengths."""
 
 from __future__ import annotations
 
@@ -23,42 +23,45 @@ PROMPTS = {
     "base_chat": (1024, 256),
     "chat": (1024, 256),
 }
-"""Longest and mean prompt of a template, in tokens. 1,024 is the limit of SEC's scripts, 256 assumed; `few_shot` was counted with
-SmolLM2's tokenizer. A longer prompt runs: the sampler then holds fewer rows, and the update is planned again with its batch."""
+"""Longest and mean prompt of a template, in tokens.
+
+1,024 is the limit of SEC's scripts, and 256 is assumed. `few_shot` was counted with SmolLM2's tokenizer. A longer prompt also runs:
+then the sampler holds fewer rows, and the update plans again with the real batch.
+"""
 SHOWN = 2
-"""Attempts that the longest generated prompt shows: a pair."""
+"""Attempts that the longest generated prompt shows. It asks which of a pair is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One inner step of a recipe that samples text. Lengths in tokens."""
+    """One inner step of a recipe that samples text. Lengths are in tokens."""
 
     recipe: Recipe
     model: Architecture
 
     @cached_property
     def text(self) -> TextPieces:
-        """Return the recipe's pieces, known to be about text."""
+        """Return the recipe's pieces with their types for text."""
         return text_pieces(self.recipe)
 
     @property
     def new(self) -> int:
-        """Longest answer."""
+        """Length of the longest answer."""
         return self.text.rollout.max_new_tokens
 
     @property
     def mean(self) -> float:
-        """Mean answer."""
+        """Mean length of an answer."""
         return self.new * Constants().length_share
 
     @property
     def asked(self) -> int:
-        """Longest prompt that shows no attempt."""
+        """Length of the longest prompt that shows no attempt."""
         return PROMPTS[self.text.dataset_prep.pools.template][0]
 
     @property
     def mean_prompt(self) -> float:
-        """Mean prompt, of those that show attempts as well."""
+        """Mean length of all prompts, generated ones that show attempts included."""
         asked, generated = PROMPTS[self.text.dataset_prep.pools.template][1], self.recipe.curriculum.generated
         if generated is None:
             return asked
@@ -67,27 +70,27 @@ class Work:
 
     @property
     def prompt(self) -> int:
-        """Longest prompt that is trained on."""
+        """Length of the longest prompt that is trained on."""
         return self.asked + SHOWN * self.new * (self.recipe.curriculum.generated is not None)
 
     @property
     def longest(self) -> int:
-        """Longest row that is trained on."""
+        """Length of the longest row that is trained on: prompt and answer."""
         return self.prompt + self.new
 
     @property
     def columns(self) -> int:
-        """Longest row of training, evaluation and test: they share an engine."""
-        found = [self.longest]
+        """Length of the longest row of training, evaluation and test, because they share an engine."""
+        lengths = [self.longest]
         for config in (self.text.evaluate, self.recipe.test):
             new = int(getattr(config, "max_new_tokens", 0))
             judges = getattr(config, "judge", None) is not None
-            found.append(self.asked + new * (1 + SHOWN * judges))
-        return max(found)
+            lengths.append(self.asked + new * (1 + SHOWN * judges))
+        return max(lengths)
 
     @property
     def groups(self) -> int:
-        """Prompts of one step, generated ones included where they come on top."""
+        """Prompts of one step. Generated prompts are included if they come in addition to the others."""
         drawn = self.recipe.curriculum
         extra = drawn.generated.prompts if drawn.generated is not None and drawn.generated.mode == "mixed" else 0
         return drawn.slots + extra
@@ -98,7 +101,7 @@ class Work:
         return self.groups * self.recipe.curriculum.group_size
 
     def sampling(self, rows: int) -> Sampling:
-        """Return what an engine of `rows` slots is asked at most; it is called with four times as many samples."""
+        """Return the largest request to an engine of `rows` slots. One call asks it for at most four times as many samples."""
         samples = min(self.samples, 4 * rows)
         groups = math.ceil(samples / self.recipe.curriculum.group_size)
         new = max(self.new, self.text.evaluate.max_new_tokens)
@@ -111,7 +114,7 @@ class Work:
 
 
 def work_of(recipe: Recipe) -> Work:
-    """Return what `recipe` asks. A recipe without text, or with a model of unknown sizes, is a `ConfigError`."""
+    """Return what `recipe` asks. Raises `ConfigError` if the recipe does not sample text or the sizes of its model are unknown."""
     initial = text_pieces(recipe).dataset_prep.initial
     match initial:
         case Checkpoint():
@@ -124,7 +127,7 @@ def work_of(recipe: Recipe) -> Work:
 
 
 def of_characters(sizes: CharModelConfig) -> Architecture:
-    """Return the sizes of a character model; its vocabulary has two words beside the alphabet, and its head is its own."""
+    """Return the sizes of a character model. Its vocabulary has two tokens in addition to the alphabet."""
     return Architecture(
         hidden=sizes.hidden,
         layers=sizes.layers,
