@@ -1,6 +1,6 @@
-"""What keeps one process alive: it is started, watched, ended when it hangs, and started again where that can help.
+"""What keeps one process alive. It is started, watched, ended when it hangs, and started again if that can help.
 
-pid1        `instar supervise -- COMMAND`: the first process of every container; starts COMMAND again after a transient end
+pid1        `instar supervise -- COMMAND`: the first process of every container; starts COMMAND again after a transient error
   child     one attempt: a process group that gets signals and leaves nothing behind
-watchdog    `instar run --mode subprocess`: a stage as a process of its own, with a deadline and a limit of silence
+watchdog    `instar run --mode subprocess`: runs a stage as a process of its own, with a deadline and a limit of silence
 """

@@ -1,7 +1,7 @@
-"""One attempt of a supervised command: a process group that gets signals, is watched, and leaves nothing behind.
+"""One attempt of a supervised command: a process group that gets signals, is watched, and leaves no process behind.
 
-All signals of `SIGNALS` are blocked and taken one at a time by `sigtimedwait`: nothing runs inside a signal handler, and a
-signal that comes at any moment is kept until it is looked at. Linux only.
+All signals of `SIGNALS` are blocked, and `sigtimedwait` takes them one at a time. So no code runs inside a signal handler, and a
+signal waits until it is taken, whenever it comes. Linux only.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from instar.limits import Limits, Watch
 STOP = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = {*STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD}
 STACKS_S, CLEAR_S = 1.0, 5.0
-"""Time between asking for stacks and SIGTERM; longest wait for leftover processes to die."""
+"""Seconds between the request for stacks and SIGTERM, and the longest wait until leftover processes have died."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Block the signals that are waited for, and become the parent of orphaned descendants, as PID 1 always is."""
+    """Block the signals of `SIGNALS`. Become the parent of orphaned descendants, which PID 1 always is."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class Child:
-    """A running command. `run` returns its exit code; `stopped` and `stalled` say whether it was made to end."""
+    """A running command. `run` returns its exit code. `stopped` and `stalled` say whether a signal or a limit ended it."""
 
     def __init__(self, command: tuple[str, ...], heartbeat: Path, limits: Limits, grace_s: float, where: str) -> None:
         env = {**os.environ, "INSTAR_HEARTBEAT": str(heartbeat), "INSTAR_TRACEBACK": "1"}
@@ -42,13 +42,13 @@ class Child:
         self.limits, self.grace_s = limits, grace_s
         self.watch = Watch(heartbeat, limits, where)
         self.stopped = 0
-        """The first of `STOP` that came from outside."""
+        """The first signal of `STOP` that came from outside; 0 if none came."""
         self.stalled: StalledError | None = None
         self._code: int | None = None
         self._plan: list[tuple[float, signal.Signals]] = []
 
     def run(self) -> int:
-        """Wait for the end; return the exit code, 128+n after signal n."""
+        """Wait for the end and return the exit code. It is 128+n if signal n ended the command."""
         while self._code is None:
             self._carry_out()
             info = signal.sigtimedwait(SIGNALS, self._patience())
@@ -65,7 +65,7 @@ class Child:
         return max(0.0, min(self.limits.poll_s, due - time.monotonic()))
 
     def _pass_on(self, number: signal.Signals) -> None:
-        """Send a signal on. The first one of `STOP` starts the grace period and takes the place of any other plan."""
+        """Send a signal to the command. The first signal of `STOP` starts the grace period and replaces any other plan."""
         self._send(number)
         if number in STOP and not self.stopped:
             self.stopped = int(number)
@@ -86,12 +86,12 @@ class Child:
             self._send(number)
 
     def _send(self, number: signal.Signals) -> None:
-        """Signal the group. SIGUSR1 asks for stacks and goes to the child alone: it would end a process without a handler."""
+        """Send a signal to the group. SIGUSR1 asks for stacks and goes to the child alone, because it would end other processes."""
         with contextlib.suppress(ProcessLookupError):
             (os.kill if number == signal.SIGUSR1 else os.killpg)(self.pid, number)
 
     def _reap(self) -> bool:
-        """Collect every process that has ended; return whether any is left."""
+        """Reap every process that has ended. Return whether any is left."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self.pid:
@@ -112,17 +112,17 @@ class Child:
 
 
 def _program(name: str) -> str:
-    """Return the path of a program; `OSError` when there is none of that name, or it is none."""
-    found = shutil.which(name)
-    if found is None:
+    """Return the path of a program. Raises `OSError` if there is no file of that name, or if it cannot be executed."""
+    path = shutil.which(name)
+    if path is None:
         kind = PermissionError if Path(name).exists() else FileNotFoundError
         number = errno.EACCES if kind is PermissionError else errno.ENOENT
         raise kind(number, os.strerror(number), name)
-    return found
+    return path
 
 
 def pause(seconds: float) -> int:
-    """Wait; return the number of the first of `STOP` that comes meanwhile, at once, or 0."""
+    """Wait for `seconds` and return 0. If a signal of `STOP` comes, return its number at once."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         info = signal.sigtimedwait(SIGNALS, left)
@@ -132,7 +132,7 @@ def pause(seconds: float) -> int:
 
 
 def _children() -> list[int]:
-    """Return the direct children of this process, orphans among them; none where the kernel does not list them."""
+    """Return the direct children of this process, including adopted orphans. The list is empty if the kernel does not show them."""
     try:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except OSError:

@@ -1,7 +1,11 @@
-"""`instar supervise -- COMMAND ARG...`: PID 1 of every stage container. Standard library only, Linux only.
+"""`instar supervise -- COMMAND ARG...`: the first process (PID 1) of every stage container.
 
-Runs the command again when it ends with a transient exit code, passes signals on, collects orphans, stops a silent command
-after its stacks are written, and leaves the reason in the container's termination log.
+- It runs the command again if its exit code is that of a transient error.
+- It passes signals on to the command, and reaps orphans.
+- It stops a command that is silent for too long. Before that, the command writes its stacks.
+- It writes the reason of the end into the container's termination log.
+
+It uses the standard library only, and runs on Linux only.
 """
 
 from __future__ import annotations
@@ -29,14 +33,17 @@ from instar.memory_limits import killed
 from instar.pipelines.supervise.child import Child, adopt_orphans, pause
 
 TERMINATION_LOG, TERMINATION_BYTES = "/dev/termination-log", 4096
-"""Where Kubernetes looks for the reason, and how much of it it keeps. Another path is given by INSTAR_TERMINATION_LOG."""
+"""Kubernetes reads the reason from this file, and keeps this many bytes. INSTAR_TERMINATION_LOG names another file."""
 BACKOFF_CAP_S, POLL_S = 300.0, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to run and how patiently. `retries` are the attempts after the first. `limits.stall_s` holds for each attempt,
-    `limits.stage_s` for all of them and the pauses between, as the pod's deadline does."""
+    """What to run, how often, and with which limits. `retries` is the number of attempts after the first.
+
+    `limits.stall_s` holds for each attempt. `limits.stage_s` holds for all attempts and their pauses together, as the pod's
+    deadline does.
+    """
 
     command: tuple[str, ...]
     retries: int
@@ -46,13 +53,13 @@ class Options:
 
     @property
     def name(self) -> str:
-        """The first words of the command. Its arguments are long, and not for logs."""
+        """The first words of the command. The whole command is too long for a log."""
         return " ".join(self.command[:3])[:200]
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How an attempt ended: the exit code, whether another one may help, and in words what happened."""
+    """How an attempt ended: the exit code, whether another attempt can help, and the error that says what happened."""
 
     code: int
     again: bool
@@ -60,7 +67,7 @@ class End:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Supervise a command; return its exit code, 128+n when signal n ended it, 76 when it stalled."""
+    """Supervise a command and return its exit code: 128+n if signal n ended it, 76 if it stalled."""
     options = parse(argv, os.environ)
     adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="instar-supervise-", ignore_cleanup_errors=True) as folder:
@@ -74,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
-    """Read the options; the environment (`INSTAR_RETRIES`, `INSTAR_STALL_S`, ...) gives their defaults."""
+    """Read the options. Their defaults come from the environment, for example from `INSTAR_RETRIES` and `INSTAR_STALL_S`."""
     parser = _Parser(prog="instar supervise", description=main.__doc__, allow_abbrev=False)
     limits = Limits(poll_s=POLL_S)
     seconds = {"backoff_s": 5.0, "grace_s": 25.0, "stall_s": limits.stall_s, "stage_s": limits.stage_s}
@@ -83,27 +90,31 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         default = env.get(f"INSTAR_{name.upper()}", str(value))
         parser.add_argument(f"--{name.replace('_', '-')}", type=_seconds, default=default)
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    found = parser.parse_args(list(argv))
-    command = found.command[1:] if found.command[:1] == ["--"] else found.command
+    args = parser.parse_args(list(argv))
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         parser.error("no command")
     return Options(
         command=tuple(command),
-        retries=found.retries,
-        backoff_s=found.backoff_s,
-        grace_s=found.grace_s,
-        limits=Limits(stage_s=found.stage_s, stall_s=found.stall_s, poll_s=min(POLL_S, found.stall_s / 4)),
+        retries=args.retries,
+        backoff_s=args.backoff_s,
+        grace_s=args.grace_s,
+        limits=Limits(stage_s=args.stage_s, stall_s=args.stall_s, poll_s=min(POLL_S, args.stall_s / 4)),
     )
 
 
 def backoff(first_s: float, attempt: int, host: str) -> float:
-    """Return the seconds to wait after `attempt`: doubling, at most `BACKOFF_CAP_S`, less up to half by a hash of the host."""
+    """Return the seconds to wait after `attempt`.
+
+    The wait doubles with each attempt, up to `BACKOFF_CAP_S`. A hash of the host shortens it by up to a half, so that pods that
+    failed together do not come back together.
+    """
     share = int.from_bytes(hashlib.sha256(f"{host}/{attempt}".encode()).digest()[:4], "big") / 2**32
     return min(BACKOFF_CAP_S, first_s * 2.0 ** (attempt - 1)) * (1.0 - share / 2)
 
 
 def _supervise(options: Options, heartbeat: Path) -> tuple[End, int]:
-    """Try until it ends for good or there is no time for another attempt; return the end and the number of attempts."""
+    """Run the command until no other attempt can help or no time is left. Return the last end and the number of attempts."""
     began = time.monotonic()
     for attempt in itertools.count(1):
         heartbeat.unlink(missing_ok=True)
@@ -113,7 +124,7 @@ def _supervise(options: Options, heartbeat: Path) -> tuple[End, int]:
         wait_s = backoff(options.backoff_s, attempt, os.environ.get("HOSTNAME", ""))
         said = f"supervise: attempt {attempt} of {options.retries + 1}: {end.error}; "
         if time.monotonic() - began + wait_s >= options.limits.stage_s:
-            _say(f"{said}no time for another one within the {options.limits.stage_s:g} s of the stage")
+            _say(f"{said}no time for another attempt within the {options.limits.stage_s:g} s of the stage")
             return end, attempt
         _say(f"{said}next attempt in {wait_s:.1f} s")
         if number := pause(wait_s):
@@ -152,7 +163,7 @@ def _end(options: Options, code: int, found: str, *, again: bool) -> End:
 
 
 def _reason(end: End, attempts: int) -> bytes:
-    """Return one line of JSON that fits the termination log whole; what is too long is cut inside its field."""
+    """Return one line of JSON that fits into the termination log. Texts that are too long are cut, so that the JSON stays whole."""
     fields: dict[str, object] = {"code": end.code, "attempts": attempts}
     fields |= {"class": type(end.error).__name__} if end.error else {}
     told = {k: str(getattr(end.error, k)) for k in ("expected", "found", "where", "action")} if end.error else {}
@@ -169,7 +180,7 @@ def _say(text: str) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Raise a named error; argparse would exit with 2, which means `could not tell` here."""
+        """Raise a named error. argparse would exit with code 2, which means `could not tell` here."""
         raise ConfigError(
             expected="[--retries N] [--backoff-s S] [--grace-s S] [--stall-s S] [--stage-s S] -- COMMAND ARG...",
             found=message,

@@ -1,4 +1,4 @@
-"""Runs a stage in a process of its own, and watches it: deadline, silence, stacks before a kill."""
+"""Runs a stage in a process of its own and watches it. A stage that is late or silent writes its stacks and is killed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def watch(limits: Limits) -> Iterator[None]:
-    """In process: dump every thread's stack to stderr when the stage passes its deadline, then end the process."""
-    with contextlib.suppress(ValueError, AttributeError, OSError):  # no stderr, or one without a file descriptor
+    """Watch a stage in this process. If it passes its deadline, write the stack of every thread to stderr and end the process."""
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # stderr is absent or has no file descriptor
         faulthandler.dump_traceback_later(limits.stage_s, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         yield
@@ -46,9 +46,9 @@ def run_stage(
     limits: Limits,
     threads: int = 0,
 ) -> dict[str, Any]:
-    """Run a stage through its command line; return outputs (digests), metrics and perf.
+    """Run a stage through its command line. Return its outputs (digests), metrics and perf.
 
-    The child stores its outputs. It ends with this process, so that a resume finds cores, memory and heartbeat free.
+    The child stores its outputs itself. If this process ends, the child ends too. So a resume does not meet it.
     """
     result = ctx.scratch / "done.json"
     command = [sys.executable, "-m", "instar", "stage", stage.name, "--store", workspace.store_uri]
@@ -72,11 +72,11 @@ def run_stage(
 
 
 def wait(child: subprocess.Popen[bytes], stage: str, heartbeat: Path, limits: Limits) -> int:
-    """Return the exit code of `child`; raise `StalledError`, with its stacks in its log, when it passes a limit."""
+    """Return the exit code of `child`. If it passes a limit, have it write its stacks to its log and raise `StalledError`."""
     watch = Watch(heartbeat, limits, f"stage {stage} (stacks in stage.log)")
     while (code := child.poll()) is None:
         if (stalled := watch.overdue()) is not None:
-            child.send_signal(signal.SIGUSR1)  # the child dumps its stacks (instar.pipelines.stage_command)
+            child.send_signal(signal.SIGUSR1)  # the child writes its stacks (instar.pipelines.stage_command)
             time.sleep(1.0)
             raise stalled
         time.sleep(limits.poll_s)
@@ -84,7 +84,7 @@ def wait(child: subprocess.Popen[bytes], stage: str, heartbeat: Path, limits: Li
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:
-    """Kill a child and its children if it still runs, and collect it."""
+    """Kill the child and its children if it still runs. Then reap it."""
     if child.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ def kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def child_error(result: Path, stage: str, code: int, log: Path) -> InstarError:
-    """Rebuild the named error a child wrote, so that a runner raises the same class in both modes."""
+    """Return the named error that the child wrote, so that a runner raises the same class in both modes."""
     try:
         raw = json.loads(result.read_text())["error"]
         kind: type[InstarError] = getattr(errors, raw.pop("class"))

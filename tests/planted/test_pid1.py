@@ -251,7 +251,7 @@ def test_a_command_that_takes_the_whole_time_of_the_stage_is_not_tried_again(fol
     assert run.out.read_text().count("hanging") == 1
     assert "in the_place_where_it_hangs" in run.err.read_text()
     assert (run.reason()["class"], run.reason()["attempts"]) == ("StalledError", 1)
-    assert "no time for another one within the 2.5 s" in run.err.read_text()
+    assert "no time for another attempt within the 2.5 s" in run.err.read_text()
 
 
 def test_the_time_of_a_stage_holds_over_all_attempts(folder: Path) -> None:
