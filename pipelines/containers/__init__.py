@@ -1,13 +1,13 @@
 """Compiled pipelines run in containers on one machine: `instar run --mode containers`.
 
-evolution      compiles the segments with `instar.pipelines.kubeflow`, and runs one after another until the head says done
+evolution      compiles the segments with `instar.pipelines.kubeflow`, and runs one after another until the head says `done`
    |
    v  begin.yaml, iterate.yaml, finish.yaml
-ir, ir_task, ir_machine     read a package strictly into a `program`: what the reader does not know is an error
+ir, ir_task, ir_machine     read a package into a `program`; a construct that they do not know is an error
    |
    v
-run            the tasks in order; `values` and `launcher` say what each container is given, and read back what it made
+run            runs the tasks in order; `values` and `launcher` prepare the inputs of each container and read its outputs back
    |
    v
-engine, ends   one container of Docker, as restricted as a pod, and the named error of its exit code
+engine, ends   run one Docker container, as restricted as a pod, and turn its exit code into a named error
 """

@@ -1,4 +1,4 @@
-"""What a container leaves: its output, copied to a file as it comes with secrets masked, and the error of its exit code."""
+"""What a container leaves: its output, copied to a log with secrets masked, and the error that its exit code stands for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from instar.errors import BY_CODE, InstarError, ProcessError, StalledError, UnavailableError
 
-SHOWN = 8  # lines kept for an error message
+SHOWN = 8  # lines of output in an error message
 
 
 def masked(text: str, secrets: Mapping[str, str]) -> str:
@@ -22,7 +22,7 @@ def masked(text: str, secrets: Mapping[str, str]) -> str:
 
 def copy_log(chunks: Iterable[bytes], log: Path, secrets: Mapping[str, str]) -> list[str]:
     """Write the container's output to `log` as it comes, line by line, and return the last lines."""
-    last: deque[str] = deque(maxlen=SHOWN)
+    tail: deque[str] = deque(maxlen=SHOWN)
     rest = b""
     with log.open("w", encoding="utf-8") as file:
         for chunk in itertools.chain(chunks, [b""]):
@@ -33,18 +33,19 @@ def copy_log(chunks: Iterable[bytes], log: Path, secrets: Mapping[str, str]) -> 
                 text = masked(line.decode(errors="replace"), secrets)
                 file.write(text + "\n")
                 if text.strip():
-                    last.append(text.strip())
+                    tail.append(text.strip())
             file.flush()
-    return list(last)
+    return list(tail)
 
 
-def failed(code: int, last: list[str], where: str, *, late_s: float = 0.0, out_of_memory: bool = False) -> InstarError:
-    """Return the error of a container that ended with `code`; `late_s` is the limit at which it was stopped, if it was.
+def failed(code: int, tail: list[str], where: str, *, late_s: float = 0.0, out_of_memory: bool = False) -> InstarError:
+    """Return the error of a container that ended with `code`. `tail` are its last lines of output.
 
-    A killed container is transient: the kill may have nothing to do with the stage.
+    If it was stopped at its limit, `late_s` is that limit. A kill is a transient error, because its cause may lie outside the
+    stage.
     """
     kind: type[InstarError] = BY_CODE.get(code, ProcessError)
-    action = "run again; what is recorded is kept" if kind.transient else "read the log and correct the cause"
+    action = "run again; results that are recorded are kept" if kind.transient else "read the log and correct the cause"
     what = f"exit code {code}"
     if late_s:
         kind, action = StalledError, "run again; if it is late again, read the log"
@@ -54,7 +55,7 @@ def failed(code: int, last: list[str], where: str, *, late_s: float = 0.0, out_o
         what += ", killed (out of memory)" if out_of_memory else ", killed (out of memory or by hand)"
     return kind(
         expected="exit code 0",
-        found=f"{what}; {' | '.join(last) or 'no output'}"[:2000],
+        found=f"{what}; {' | '.join(tail) or 'no output'}"[:2000],
         where=where,
         action=action,
     )

@@ -1,7 +1,7 @@
-"""Run one task in a Docker container, as restricted as a pod on the cluster, and turn its end into a named error.
+"""Runs one task in a Docker container that is as restricted as a pod on the cluster, and turns its end into a named error.
 
-Read-only root, no capabilities, no new privileges, a user the image does not know, limits on memory, CPUs and processes.
-Secrets reach only tasks that ask for them, and are masked in logs and errors.
+A container has a read-only root, no capabilities, no new privileges, and a user that the image does not know. Memory, CPUs and
+processes are limited. Secrets reach only the tasks that ask for them, and are masked in logs and errors.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from instar.errors import ConfigError, InstarError, MissingDependencyError, Unav
 from instar.pipelines.containers.ends import copy_log, failed, masked
 from instar.pipelines.containers.program import Machine
 
-GONE = (404, 409)  # the container is not there, or is being removed
+GONE = (404, 409)  # statuses that say: the container does not exist, or is being removed
 RUN = "instar.run"  # label of every container of a run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How containers run here. Values of `environment` override those of the pipeline; `secrets` answer its references.
+    """How containers run here. Values of `environment` replace those of the pipeline. `secrets` are the values of its references.
 
-    `writable` are host folders that every task may write to, for a store that is a directory.
+    `writable` are host folders that every task may write to, for example a store that is a directory.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -34,16 +34,16 @@ class Options:
     network: str = "none"
     user: str = "1000650000:0"
     memory: int = 4 << 30
-    """Most bytes for one task, whatever the pipeline asks for."""
+    """Most bytes of memory for one task, even if the pipeline asks for more."""
     tmp: int = 1 << 30
     """Most bytes in /tmp, which count as memory."""
     cpus: float = 0.0
-    """Most CPUs for one task, 0 for all of the engine's."""
+    """Most CPUs for one task; 0 means all CPUs of the engine."""
     pids: int = 512
     timeout_s: float = 6 * 3600.0
     grace_s: float = 10.0
     parallelism: int = 1
-    """Items of a loop at once."""
+    """Items of a loop that run at one time."""
     writable: tuple[Path, ...] = ()
 
 
@@ -86,7 +86,7 @@ def clear(engine: Any, run: str) -> None:
 
 
 def run_container(engine: Any, job: Job, options: Options) -> None:
-    """Run `job` to its end; raise the error class that its exit code stands for. The container is always removed."""
+    """Run `job` to its end. Raise the error that its exit code stands for. The container is always removed."""
     log = job.folder / "log.txt"
     late = threading.Event()
     with reported(f"task {job.task}", options.secrets):
@@ -95,7 +95,7 @@ def run_container(engine: Any, job: Job, options: Options) -> None:
         try:
             container.start()
             timer.start()
-            last = copy_log(container.logs(stream=True, follow=True), log, options.secrets)
+            tail = copy_log(container.logs(stream=True, follow=True), log, options.secrets)
             code = int(container.wait()["StatusCode"])
             container.reload()
             out_of_memory = bool(container.attrs["State"]["OOMKilled"])
@@ -105,12 +105,12 @@ def run_container(engine: Any, job: Job, options: Options) -> None:
                 container.remove(force=True)
     if code != 0:
         late_s = job.limit_s if late.is_set() else 0.0
-        raise failed(code, last, f"task {job.task} ({log})", late_s=late_s, out_of_memory=out_of_memory)
+        raise failed(code, tail, f"task {job.task} ({log})", late_s=late_s, out_of_memory=out_of_memory)
 
 
 @contextlib.contextmanager
 def reported(where: str, secrets: Mapping[str, str]) -> Iterator[None]:
-    """Turn the SDK's errors into named ones: what the engine refuses is permanent, an engine that fails is not."""
+    """Turn errors of the SDK into named errors. A request that the engine refuses is permanent; a failure of the engine is not."""
     import docker.errors as sdk
     import requests
     import urllib3
@@ -144,7 +144,9 @@ def _settings(engine: Any, job: Job, options: Options) -> dict[str, Any]:
     sizes = {} if "/tmp" in machine.disk_mounts else {"/tmp": options.tmp}
     sizes |= {path: size or memory for path, size in machine.memory_mounts.items()}
     shared = sizes.pop("/dev/shm", 64 << 20)
-    uid, gid = _ids(options.user)  # an engine may give a tmpfs the mode of the image's folder, so the task must own it
+    uid, gid = _ids(
+        options.user
+    )  # the task must own a tmpfs, because an engine may give it the mode of the image's folder
     kind = f"rw,exec,nosuid,nodev,mode=1777,uid={uid},gid={gid}"
     return {
         "image": job.image,
@@ -168,7 +170,7 @@ def _settings(engine: Any, job: Job, options: Options) -> dict[str, Any]:
 
 
 def open_folder(folder: Path, user: str) -> Path:
-    """Make a folder that the container's user can write to, and return it."""
+    """Create a folder that the container's user can write to, and return it."""
     folder.mkdir(parents=True)
     if os.geteuid() == 0:
         os.chown(folder, *_ids(user))
@@ -190,7 +192,7 @@ def _stop(container: Any, late: threading.Event, grace_s: float) -> None:
 
 @contextlib.contextmanager
 def _gone() -> Iterator[None]:
-    """Ignore that a container is already gone, or being removed by someone else."""
+    """Ignore the error that a container is already gone, or that somebody else is removing it."""
     import docker.errors as sdk
 
     try:

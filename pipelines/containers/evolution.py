@@ -1,7 +1,7 @@
-"""An evolution on this machine with every task in its own container: the compiled pipelines, run one segment after another.
+"""Runs an evolution on this machine, with every task in its own container. The compiled pipelines run one segment after another.
 
-A cluster does the same with the same packages and images, and decides besides where each task runs. The containers share
-nothing but the store.
+A cluster does the same with the same packages and images. In addition, it decides where each task runs. The containers share only
+the store.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from instar.workspace import Workspace
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 PASSED = ("INSTAR_S3_ENDPOINT", "MLFLOW_TRACKING_URI")
-"""Environment of this process that every container gets, beside the secrets it asks for."""
+"""Variables of this process that every container gets. It also gets the secrets that it asks for."""
 
 
 def drive(
     workspace: Workspace, recipe: Recipe, profile: Profile, images: Images, *, unroll: int = 1, docker: Any = None
 ) -> Head:
-    """Run segments until the evolution is done, and return its head. Called again after a crash, it goes on.
+    """Run segments until the evolution is done, and return its head. After a crash, call it again and it goes on.
 
-    Containers share the host's network, as the store of a laptop listens on loopback. Errors are those of the task that failed.
+    Containers share the host's network, because the store of a laptop often listens on loopback only. If a task fails, its error is
+    raised.
     """
     store, evolution = workspace.store, workspace.evolution
     engine = docker or connect()
@@ -62,7 +63,7 @@ def drive(
             expected="an evolution that goes on to its end",
             found=f"{head.status}: {head.reason}",
             where=heads.path(evolution, "head"),
-            action="resume it where it was started",
+            action="resume the evolution where it was started",
         )
     return head
 
@@ -75,20 +76,23 @@ def _compile(recipe: Recipe, profile: Profile, images: Images, unroll: int, fold
 
 
 def _head(workspace: Workspace) -> Head:
-    found = heads.read_head(workspace.store, workspace.evolution)
-    assert found is not None
-    return found[0]
+    versioned = heads.read_head(workspace.store, workspace.evolution)
+    assert versioned is not None
+    return versioned[0]
 
 
 def _options(workspace: Workspace) -> Options:
-    """Return how containers run: with this process's store and credentials, or with a store that is a directory."""
+    """Return how containers run. They get this process's credentials, or write access to a store that is a directory."""
     environment = {name: os.environ[name] for name in PASSED if os.environ.get(name)}
     secrets = {name: os.environ.get(name, "") for name in SECRETS}
     if workspace.store_uri.startswith("s3://"):
         missing = sorted(name for name, value in secrets.items() if not value)
         if missing:
             raise ConfigError(
-                expected="credentials of the store", found=f"no {missing}", where="environment", action="set them"
+                expected="credentials of the store",
+                found=f"no {missing}",
+                where="environment",
+                action="set these variables",
             )
         return Options(environment=environment, secrets=secrets, network="host")
     assert isinstance(workspace.store, LocalStore)
@@ -99,5 +103,5 @@ def _options(workspace: Workspace) -> Options:
 
 
 def _local_image(reference: str) -> str:
-    """Return this engine's name of a reference: there is no registry to resolve another."""
+    """Return the id of an image in this engine. The name in the reference cannot be used, because there is no registry."""
     return "sha256:" + reference.rpartition("@sha256:")[2]

@@ -1,6 +1,6 @@
-"""Read a compiled KFP pipeline (pipeline spec and platform spec) into a `Program`.
+"""Reads a compiled KFP pipeline (pipeline spec and platform spec) into a `Program`.
 
-The reader is strict. A construct that it does not know is an error that names it: if the runner skipped one in silence, a stage
+The reader is strict. A construct that it does not know is an error that names the construct. If it were skipped silently, a stage
 might never run.
 """
 
@@ -14,7 +14,16 @@ from pathlib import Path
 
 from instar.errors import MissingDependencyError
 from instar.pipelines.containers.ir_machine import only, refused
-from instar.pipelines.containers.ir_task import Raw, Reader, artifact, checked, made, malformed, parameter, read_task
+from instar.pipelines.containers.ir_task import (
+    Raw,
+    Reader,
+    artifact,
+    checked,
+    malformed,
+    output_of,
+    parameter,
+    read_task,
+)
 from instar.pipelines.containers.program import (
     Constant,
     Item,
@@ -28,12 +37,12 @@ from instar.pipelines.containers.program import (
     cast,
 )
 
-# KFP retries a task whose node is lost; a stage that fails is tried again by the supervisor in its image.
+# `retryPolicy` has no meaning here. It is for lost nodes; a stage that fails is tried again by the supervisor in its image.
 KEYS = ("taskInfo", "inputs", "dependentTasks", "cachingOptions", "componentRef", "retryPolicy")
 
 
 def load(path: Path) -> Program:
-    """Return the program in the IR file `path`; `ConfigError` for anything malformed, dangling or not known here."""
+    """Return the program in the file `path`. Raises `ConfigError` for anything malformed, missing or unknown."""
     try:
         spec, settings, deadline_s = _documents(path)
         root = spec["root"]
@@ -51,9 +60,9 @@ def load(path: Path) -> Program:
 
 
 def _documents(path: Path) -> tuple[Raw, Raw, float]:
-    """Return pipeline spec, Kubernetes settings by executor, and the deadline of a run in seconds.
+    """Return the pipeline spec, the Kubernetes settings by executor, and the deadline of a run in seconds.
 
-    Both documents are parsed as KFP's protobuf messages, which refuses unknown fields and wrong types.
+    Both documents are parsed as protobuf messages of KFP. So unknown fields and wrong types are refused.
     """
     try:
         import yaml
@@ -82,7 +91,7 @@ def _documents(path: Path) -> tuple[Raw, Raw, float]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, json_format.ParseError) as error:
         raise malformed(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", str(path)) from error
     if len(documents) > 2 or set(settings) - set(spec["deploymentSpec"].get("executors", {})):
-        raise malformed("a third document, or settings for an executor that is not there", str(path))
+        raise malformed("a third document, or settings for an executor that does not exist", str(path))
     only(kubernetes, ("deploymentSpec", "pipelineConfig"), f"{path}: kubernetes")
     config = kubernetes.get("pipelineConfig", {})
     lifetimes = ("resourceTtlOnCompletion", "resourceTtlOnSuccess", "resourceTtlOnFailure")
@@ -94,7 +103,7 @@ def _graph(dag: Raw, inputs: Mapping[str, Source], reader: Reader) -> tuple[Task
     raw = dag["tasks"]
     after = {name: sorted(_before(task)) for name, task in sorted(raw.items())}
     if dangling := {name for names in after.values() for name in names} - set(raw):
-        raise malformed(f"tasks after {sorted(dangling)}, which are not there", "dag.tasks")
+        raise malformed(f"tasks after {sorted(dangling)}, which do not exist", "dag.tasks")
     try:
         order = list(graphlib.TopologicalSorter(after).static_order())
     except graphlib.CycleError as error:
@@ -111,12 +120,12 @@ def _before(task: Raw) -> set[str]:
 
 def _node(name: str, graph: Raw, inputs: Mapping[str, Source], reader: Reader) -> Task | Loop:
     raw, where = graph[name], f"task {name}"
-    if name in reader.made:
+    if name in reader.outputs:
         raise malformed("a second task of this name", where)
-    component, given = reader.components[raw["componentRef"]["name"]], raw.get("inputs", {})
+    component, wired = reader.components[raw["componentRef"]["name"]], raw.get("inputs", {})
     only(raw, (*KEYS, "parameterIterator", "iteratorPolicy"), where)
-    parameters = {n: parameter(p, inputs, graph, reader, where) for n, p in given.get("parameters", {}).items()}
-    artifacts = {n: artifact(a, inputs, graph, reader, where) for n, a in given.get("artifacts", {}).items()}
+    parameters = {n: parameter(p, inputs, graph, reader, where) for n, p in wired.get("parameters", {}).items()}
+    artifacts = {n: artifact(a, inputs, graph, reader, where) for n, a in wired.get("artifacts", {}).items()}
     if "dag" not in component:
         only(raw, KEYS, where)
         return read_task(name, component, parameters, artifacts, reader)
@@ -147,10 +156,10 @@ def _loop(name: str, raw: Raw, component: Raw, inputs: Mapping[str, Source], rea
         one = selected["valueFromParameter"]
         parameters[key] = Output(one["producerSubtask"], one["outputParameterKey"])
     inner = {task.name for task in tasks}
-    ports = {key: made(output, inner, reader, where) for key, output in {**artifacts, **parameters}.items()}
+    ports = {key: output_of(output, inner, reader, where) for key, output in {**artifacts, **parameters}.items()}
     if any(isinstance(ports[key], Port) != (key in artifacts) for key in ports):
         raise malformed("an artifact for a parameter", where)
-    reader.made[name] = {
+    reader.outputs[name] = {
         key: Port(title=p.title, version=p.version, many=True) if isinstance(p, Port) else "LIST"
         for key, p in ports.items()
     }

@@ -1,6 +1,6 @@
-"""The machine that a task of a compiled pipeline asks for, from its resources and its Kubernetes settings.
+"""Reads what a task of a compiled pipeline asks of its machine, from its resources and its Kubernetes settings.
 
-Settings that only choose a node are known and have no meaning on one machine; any other unknown setting is refused.
+Settings that only choose a node are ignored, because there is one machine. Any setting that is not listed here is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 
 def machine(resources: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> Machine:
-    """Return what a task asks for; `ConfigError` for a setting that a single machine cannot give."""
+    """Return what a task asks for. Raises `ConfigError` for a setting that a single machine cannot give."""
     only(resources, RESOURCES, f"{where}.resources")
     only(settings, PLACEMENT + USED, f"{where} (Kubernetes settings)")
     memory: dict[str, int] = {}
@@ -65,14 +65,14 @@ def quantity(text: Any, where: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def only(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+def only(raw: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     """Raise `ConfigError` for the first key that is not known."""
-    for key in sorted(set(given) - set(known)):
+    for key in sorted(set(raw) - set(known)):
         raise refused(f"'{key}'", where)
 
 
 def refused(found: str, where: str) -> ConfigError:
-    """Return the error for a construct that would not run here as it does on a cluster."""
+    """Return the error for a construct that this runner cannot run as a cluster does."""
     return ConfigError(
         expected="container tasks, and loops over them",
         found=found,

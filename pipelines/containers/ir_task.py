@@ -1,4 +1,4 @@
-"""Read one task of a compiled pipeline: its container, and where each of its inputs comes from."""
+"""Reads one task of a compiled pipeline: its container, and where each of its inputs comes from."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ CHANNEL = "pipelinechannel--"  # KFP's own inputs, which placeholders in constan
 
 @dataclass(frozen=True)
 class Reader:
-    """The parts of a package, and the outputs of the tasks read so far: a port, or the type of a parameter."""
+    """The parts of a package, and in `outputs` the outputs of the tasks read so far: a port, or the type of a parameter."""
 
     components: Raw
     executors: Raw
     settings: Raw
-    made: dict[str, dict[str, Port | str]]
+    outputs: dict[str, dict[str, Port | str]]
 
 
 def read_task(
     name: str, component: Raw, parameters: Mapping[str, Source], artifacts: Mapping[str, Source], reader: Reader
 ) -> Task:
-    """Return a container task; `ConfigError` when it is wired wrongly or is no plain container."""
+    """Return a container task. Raises `ConfigError` if it is wired wrongly or is not a plain container."""
     where = f"task {name}"
     only(component, ("executorLabel", "inputDefinitions", "outputDefinitions"), where)
     label = component["executorLabel"]
@@ -41,8 +41,8 @@ def read_task(
     types = {checked(n): p["parameterType"] for n, p in ins.get("parameters", {}).items()}
     out_types = {checked(n): p["parameterType"] for n, p in outs.get("parameters", {}).items()}
     ports = {checked(n): port(a) for n, a in outs.get("artifacts", {}).items()}
-    reader.made[name] = {**ports, **out_types}
-    if len(reader.made[name]) < len(ports) + len(out_types) or "executor_output.json" in reader.made[name]:
+    reader.outputs[name] = {**ports, **out_types}
+    if len(reader.outputs[name]) < len(ports) + len(out_types) or "executor_output.json" in reader.outputs[name]:
         raise malformed("two outputs of one name", where)
     env = {entry["name"]: entry["value"] for entry in container.get("env", ())}
     task = Task(
@@ -69,7 +69,7 @@ def parameter(raw: Raw, inputs: Mapping[str, Source], siblings: Collection[str],
         return Constant(raw["runtimeValue"]["constant"])
     if "taskOutputParameter" in raw:
         output = Output(raw["taskOutputParameter"]["producerTask"], raw["taskOutputParameter"]["outputParameterKey"])
-        made(output, siblings, reader, where)
+        output_of(output, siblings, reader, where)
         return output
     only(raw, ("componentInputParameter",), where)
     return inputs[raw["componentInputParameter"]]
@@ -79,21 +79,21 @@ def artifact(raw: Raw, inputs: Mapping[str, Source], siblings: Collection[str], 
     """Return where an artifact comes from."""
     if "taskOutputArtifact" in raw:
         output = Output(raw["taskOutputArtifact"]["producerTask"], raw["taskOutputArtifact"]["outputArtifactKey"])
-        made(output, siblings, reader, where)
+        output_of(output, siblings, reader, where)
         return output
     only(raw, ("componentInputArtifact",), where)
     return inputs[raw["componentInputArtifact"]]
 
 
-def made(output: Output, siblings: Collection[str], reader: Reader, where: str) -> Port | str:
+def output_of(output: Output, siblings: Collection[str], reader: Reader, where: str) -> Port | str:
     """Return the port of an output of a task in the same graph, or the type of a parameter."""
-    if output.task not in siblings or output.key not in reader.made.get(output.task, {}):
-        raise malformed(f"output '{output.key}' of task '{output.task}', which is not there", where)
-    return reader.made[output.task][output.key]
+    if output.task not in siblings or output.key not in reader.outputs.get(output.task, {}):
+        raise malformed(f"output '{output.key}' of task '{output.task}', which does not exist", where)
+    return reader.outputs[output.task][output.key]
 
 
 def port(raw: Raw) -> Port:
-    """Return an output port for one artifact; tasks that write lists are refused."""
+    """Return an output port for one artifact. A task that writes a list of artifacts is refused."""
     if raw.get("isArtifactList"):
         raise refused("an output that is a list of artifacts", "outputDefinitions")
     return Port(title=raw["artifactType"]["schemaTitle"], version=raw["artifactType"].get("schemaVersion", ""))
@@ -107,41 +107,41 @@ def checked(name: str) -> str:
 
 
 def malformed(found: str, where: str) -> ConfigError:
-    """Return the error for a package that no compiler writes."""
+    """Return the error for a package that the compiler cannot have written."""
     return ConfigError(expected="a compiled pipeline", found=found, where=where, action="compile it again")
 
 
-def _parameters(declared: Raw, given: Mapping[str, Source], where: str) -> dict[str, Source]:
+def _parameters(declared: Raw, sources: Mapping[str, Source], where: str) -> dict[str, Source]:
     out: dict[str, Source] = {}
     for name, spec in declared.items():
-        if name in given:
-            out[name] = given[name]
+        if name in sources:
+            out[name] = sources[name]
         elif "defaultValue" in spec:
             out[name] = Constant(spec["defaultValue"])
         elif not spec.get("isOptional"):
             raise malformed(f"no value for parameter '{name}'", where)
         if isinstance(out.get(name), Constant):
             out[name] = Constant(cast(out[name].value, spec["parameterType"], f"{where}.{name}"))  # type: ignore[union-attr]
-    channels = {name: source for name, source in given.items() if name not in declared}
+    channels = {name: source for name, source in sources.items() if name not in declared}
     if unknown := [name for name in channels if not name.startswith(CHANNEL)]:
         raise malformed(f"parameters {sorted(unknown)}, which the component does not have", where)
     return out | channels
 
 
-def _artifacts(declared: Raw, given: Mapping[str, Source], reader: Reader, where: str) -> dict[str, Source]:
-    missing = [name for name, spec in declared.items() if name not in given and not spec.get("isOptional")]
-    if missing or set(given) - set(declared):
-        raise malformed(f"artifacts {sorted(given)} where the component has {sorted(declared)}", where)
-    for name, source in given.items():
-        found = reader.made.get(source.task, {}).get(source.key) if isinstance(source, Output) else None
+def _artifacts(declared: Raw, sources: Mapping[str, Source], reader: Reader, where: str) -> dict[str, Source]:
+    missing = [name for name, spec in declared.items() if name not in sources and not spec.get("isOptional")]
+    if missing or set(sources) - set(declared):
+        raise malformed(f"artifacts {sorted(sources)} where the component has {sorted(declared)}", where)
+    for name, source in sources.items():
+        port = reader.outputs.get(source.task, {}).get(source.key) if isinstance(source, Output) else None
         wanted, many = declared[name]["artifactType"]["schemaTitle"], bool(declared[name].get("isArtifactList"))
-        if not isinstance(found, Port) or found.many != many or wanted not in (found.title, "system.Artifact"):
-            raise malformed(f"{found} for input '{name}', {wanted}{' (list)' if many else ''}", where)
-    return dict(given)
+        if not isinstance(port, Port) or port.many != many or wanted not in (port.title, "system.Artifact"):
+            raise malformed(f"{port} for input '{name}', {wanted}{' (list)' if many else ''}", where)
+    return dict(sources)
 
 
 def _check_placeholders(task: Task, where: str) -> None:
-    """Every placeholder must be known and name a port that the task has."""
+    """Raise `ConfigError` for a placeholder that is unknown or names a port that the task does not have."""
     constants = [s.value for s in task.parameters.values() if isinstance(s, Constant) and isinstance(s.value, str)]
     there = {("inputs", "parameters"): task.parameters, ("inputs", "artifacts"): task.artifacts}
     there |= {("outputs", "parameters"): task.out_parameters, ("outputs", "artifacts"): task.out_artifacts}  # type: ignore[dict-item]
@@ -150,4 +150,4 @@ def _check_placeholders(task: Task, where: str) -> None:
     for text in (*task.command, *task.args, *task.env.values(), *constants):
         for side, kind, name in references(text, where):
             if name not in there[side, kind] or (text in constants and kind == "artifacts"):
-                raise malformed(f"a placeholder for {side}.{kind} '{name}', which is not there", where)
+                raise malformed(f"a placeholder for {side}.{kind} '{name}', which does not exist", where)

@@ -1,6 +1,6 @@
-"""What KFP's launcher does around a container: build its executor input, fill placeholders, read back its outputs.
+"""Does what KFP's launcher does around a container: builds its executor input, fills placeholders, and reads its outputs back.
 
-A task has succeeded when every output that it declares is there and sound. Exit code 0 alone does not say so.
+A task has succeeded when all its declared outputs exist and are sound. Exit code 0 alone is not enough.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLAIN = (
     *("", ".outputs.output_file", ".outputMetadataUri", ".pipeline_job_name", ".pipeline_job_resource_name"),
     *(".pipeline_job_uuid", ".pipeline_task_name", ".pipeline_task_uuid", ".pipeline_root"),
 )
-PAGES = ("system.HTML", "system.Markdown")  # for people; every other artifact but metrics is a pointer
+PAGES = ("system.HTML", "system.Markdown")  # pages for people; every other artifact except metrics is a pointer
 METRICS = ("system.Metrics", "system.ClassificationMetrics", "system.SlicedClassificationMetrics")
 LIMIT = 1 << 20  # bytes of one small file
 
@@ -43,24 +43,24 @@ class Outputs:
 def references(text: str, where: str) -> list[tuple[str, str, str]]:
     """Return the ports that the placeholders of `text` name, as (inputs|outputs, parameters|artifacts, name).
 
-    Any other use of the placeholder syntax is a `ConfigError`.
+    Raises `ConfigError` for any other use of the placeholder syntax.
     """
-    found: list[tuple[str, str, str]] = []
+    ports: list[tuple[str, str, str]] = []
     for inner in ANY.findall(text):
         match = KEYED.fullmatch(inner)
         if match:
             side, kind, name = (group for group in match.groups() if group)
-            found.append((side, kind, name))
+            ports.append((side, kind, name))
         elif inner not in PLAIN:
             raise _unknown("{{$" + inner + "}}", where)
     if "{{$" in ANY.sub("", text) or text.startswith(('{"Concat"', '{"IfPresent"')):
         raise _unknown(text[:80], where)
-    return found
+    return ports
 
 
 def build(task: Task, parameters: Mapping[str, Any], artifacts: Artifacts, folder: Path) -> dict[str, Any]:
-    """Return the executor input of `task`, whose outputs go to files directly in `folder`."""
-    made = {
+    """Return the executor input of `task`. The task writes its outputs to files directly in `folder`."""
+    outputs = {
         name: [{"name": name, "type": port.schema(), "uri": str(folder / name), "metadata": {}}]
         for name, port in task.out_artifacts.items()
     }
@@ -70,7 +70,7 @@ def build(task: Task, parameters: Mapping[str, Any], artifacts: Artifacts, folde
             "artifacts": {name: {"artifacts": entries} for name, entries in artifacts.items()},
         },
         "outputs": {
-            "artifacts": {name: {"artifacts": entries} for name, entries in made.items()},
+            "artifacts": {name: {"artifacts": entries} for name, entries in outputs.items()},
             "parameters": {name: {"outputFile": str(folder / name)} for name in task.out_parameters},
             "outputFile": str(folder / "executor_output.json"),
         },
@@ -78,9 +78,10 @@ def build(task: Task, parameters: Mapping[str, Any], artifacts: Artifacts, folde
 
 
 def fill(text: str, executor_input: Mapping[str, Any], names: Mapping[str, str], where: str) -> str:
-    """Replace the placeholders of `text` in one pass, so that inserted text is never read as a placeholder.
+    """Replace the placeholders of `text` in one pass. So inserted text is never read as a placeholder.
 
-    `names` holds the plain ones, for example `.pipeline_job_name`. A list of artifacts has no single place: `ConfigError`.
+    `names` has the values of plain placeholders, for example of `.pipeline_job_name`. Raises `ConfigError` for a placeholder of a
+    list of artifacts, because a list has no single place.
     """
 
     file = str(executor_input["outputs"]["outputFile"])
@@ -91,8 +92,8 @@ def fill(text: str, executor_input: Mapping[str, Any], names: Mapping[str, str],
             return plain[match[1]]
         ((side, kind, name),) = references(match[0], where)
         if kind == "parameters" and side == "inputs":
-            given = executor_input["inputs"]["parameterValues"][name]
-            return given if isinstance(given, str) else json.dumps(given)
+            parameter = executor_input["inputs"]["parameterValues"][name]
+            return parameter if isinstance(parameter, str) else json.dumps(parameter)
         if kind == "parameters":
             return str(executor_input["outputs"]["parameters"][name]["outputFile"])
         entries = executor_input[side]["artifacts"][name]["artifacts"]
@@ -104,7 +105,7 @@ def fill(text: str, executor_input: Mapping[str, Any], names: Mapping[str, str],
 
 
 def read_outputs(task: Task, executor_input: Mapping[str, Any]) -> Outputs:
-    """Return what a container that ended with exit code 0 wrote; `ContractError` for anything missing or unsound."""
+    """Return the outputs of a container that ended with exit code 0. Raises `ContractError` if one is missing or unsound."""
     file = Path(executor_input["outputs"]["outputFile"])
     if not task.out_parameters and not task.out_artifacts:
         return Outputs(parameters={}, artifacts={})
@@ -121,32 +122,32 @@ def read_outputs(task: Task, executor_input: Mapping[str, Any]) -> Outputs:
             )
     artifacts: dict[str, list[dict[str, Any]]] = {}
     for name in task.out_artifacts:
-        (given,) = executor_input["outputs"]["artifacts"][name]["artifacts"]
+        (declared,) = executor_input["outputs"]["artifacts"][name]["artifacts"]
         entries = metas.get(name, {}).get("artifacts", [])
-        if len(entries) != 1 or entries[0].get("uri", given["uri"]) != given["uri"]:
+        if len(entries) != 1 or entries[0].get("uri", declared["uri"]) != declared["uri"]:
             raise _broken(
-                f"one artifact '{name}' at its given place in executor_output.json", f"{len(entries)}", task.name
+                f"one artifact '{name}' at its declared place in executor_output.json", f"{len(entries)}", task.name
             )
         metadata = entries[0].get("metadata", {})
-        _check_file(given, metadata, file.parent, task.name)
-        artifacts[name] = [{**given, "metadata": metadata}]
+        _check_file(declared, metadata, file.parent, task.name)
+        artifacts[name] = [{**declared, "metadata": metadata}]
     return Outputs(parameters=parameters, artifacts=artifacts)
 
 
-def _check_file(given: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, task: str) -> None:
-    path, title = Path(given["uri"]), given["type"]["schemaTitle"]
+def _check_file(declared: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, task: str) -> None:
+    path, title = Path(declared["uri"]), declared["type"]["schemaTitle"]
     if "instar.type" not in metadata and title in METRICS:
-        return  # KFP metrics are their metadata
+        return  # the metadata of KFP metrics is their content
     text = _read(path, folder, task)
     if "instar.type" not in metadata and title in PAGES:
         return
-    pointer = _parsed(text, given["name"], task)
+    pointer = _parsed(text, declared["name"], task)
     sound = isinstance(pointer, dict) and isinstance(pointer.get("type"), str)
     if not sound or not DIGEST.fullmatch(str(pointer.get("digest"))):
         found = f"{len(text)} other characters in {path.name}"
         raise _broken('a pointer {"digest": "sha256:...", "type": ...}', found, task)
     if metadata.get("instar.digest", pointer["digest"]) != pointer["digest"]:
-        raise _broken("one digest in pointer and metadata", f"two for '{given['name']}'", task)
+        raise _broken("one digest in pointer and metadata", f"two for '{declared['name']}'", task)
 
 
 def _json(path: Path, folder: Path, task: str) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _json(path: Path, folder: Path, task: str) -> dict[str, Any]:
 
 
 def _read(path: Path, folder: Path, task: str) -> str:
-    """Return the text of a small regular file of the folder; a link that leads out of it is refused."""
+    """Return the text of a small regular file in the folder. A link that leads out of the folder is refused."""
     if not path.is_file() or path.resolve().parent != folder.resolve():
         raise _broken(f"file {path.name}", "a link or folder" if path.is_symlink() or path.exists() else "none", task)
     data = path.read_bytes() if path.stat().st_size <= LIMIT else None
@@ -176,7 +177,7 @@ def _parsed(text: str, name: str, task: str) -> Any:
 
 def _unknown(found: str, where: str) -> ConfigError:
     return ConfigError(
-        expected="a placeholder this runner knows",
+        expected="a placeholder that this runner knows",
         found=found,
         where=where,
         action="use the executor input {{$}} instead",

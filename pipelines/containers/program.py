@@ -1,4 +1,4 @@
-"""A compiled pipeline as plain values: tasks in order, where each input comes from, what each output is."""
+"""A compiled pipeline as plain values: its tasks in order, the source of each input, the type of each output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from instar.errors import ConfigError
 
 @dataclass(frozen=True)
 class Constant:
-    """A value written into the pipeline; a string may hold placeholders."""
+    """A value that is written into the pipeline. A string may contain placeholders."""
 
     value: Any
 
@@ -30,7 +30,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Output:
-    """An output of an earlier task. Of a loop it is the list over the items, in their order."""
+    """An output of an earlier task. For a loop it is a list with one element for each item, in their order."""
 
     task: str
     key: str
@@ -41,7 +41,7 @@ Source = Constant | Parameter | Item | Output
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """KFP's type of an artifact, and whether a list of them is carried."""
+    """KFP's type of an artifact. `many` says that the port carries a list of them."""
 
     title: str
     version: str
@@ -54,9 +54,9 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a task asks for: CPUs, bytes, seconds (0: no limit), mounts, and environment the platform must supply.
+    """What a task asks for: CPUs, bytes of memory, seconds (0 means no limit), mounts and variables.
 
-    `memory_mounts` maps a path to bytes, `supplied` a variable to whether the task needs it.
+    `memory_mounts` maps a path to its bytes. `supplied` maps a variable that the platform sets to whether the task needs it.
     """
 
     cpu: float = 0.0
@@ -87,7 +87,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """Tasks that run once for each item. `out_parameters` and `out_artifacts` name what is collected from them."""
+    """Tasks that run once for each item. `out_parameters` and `out_artifacts` name the outputs that are collected."""
 
     name: str
     items: Source
@@ -95,12 +95,15 @@ class Loop:
     out_parameters: Mapping[str, Output]
     out_artifacts: Mapping[str, Output]
     parallelism: int
-    """Items at once, 0 for any number."""
+    """Items that run at one time; 0 means any number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A pipeline. `parameters` maps a name to its type; those in `defaults` may be left out. `deadline_s` 0: none."""
+    """A pipeline. `parameters` maps each name to its type; those in `defaults` may be left out.
+
+    `deadline_s` bounds the whole run in seconds; 0 means no deadline.
+    """
 
     name: str
     tasks: tuple[Task | Loop, ...]
@@ -110,7 +113,10 @@ class Program:
 
 
 def cast(value: Any, kind: str, where: str) -> Any:
-    """Return `value` as KFP parameter type `kind`; YAML and protobuf write whole numbers as 1.0. `ConfigError` if it is not."""
+    """Return `value` as KFP's parameter type `kind`. Raises `ConfigError` if it has another type.
+
+    YAML and protobuf may write the integer 1 as 1.0, so such a value is accepted as an integer.
+    """
     if kind == "NUMBER_INTEGER" and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind == "NUMBER_DOUBLE" and isinstance(value, int) and not isinstance(value, bool):

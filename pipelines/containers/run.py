@@ -1,7 +1,8 @@
-"""Run a compiled pipeline on one machine, each task in its own Docker container.
+"""Runs a compiled pipeline on one machine, each task in its own Docker container.
 
-Images and executor input are those of a cluster. A task has succeeded when its outputs are there and sound, whatever the engine
-says of its end (`instar.pipelines.containers.launcher`). The runner caches nothing, since a stage records its own result.
+Images and executor input are the same as on a cluster. A task has succeeded when its outputs exist and are sound, whatever the
+engine says about its end (`instar.pipelines.containers.launcher`). The runner caches nothing, because a stage records its own
+result.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Run:
     engine: Any
     options: Options
     image_of: Callable[[str], str]
-    given: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     deadline: float
     stopping: threading.Event
 
@@ -54,10 +55,12 @@ def run(
 ) -> dict[str, Outputs]:
     """Run `program` and return the outputs of its tasks and loops by name.
 
-    Logs and pointer files are in `root/<name>/<task>` (`<task>.<item>` in a loop); `name` is the program's unless given.
-    `image_of` maps an image of the pipeline to one of this engine. Containers that an earlier run of this name left are
-    removed first, so two runs of one name must not run at once. Errors: the class that a task's exit code stands for,
-    `ContractError` for missing outputs, `ConfigError` before anything starts where the program cannot run here.
+    Logs and pointer files are in `root/<name>/<task>`, or `<task>.<item>` in a loop. Without `name`, it is the program's name.
+    `image_of` maps an image of the pipeline to an image of this engine. Containers that an earlier run of this name left behind are
+    removed first, so two runs of one name must not run at one time.
+
+    If a task fails, the error that its exit code stands for is raised. Missing outputs are a `ContractError`. A program that cannot
+    run here is a `ConfigError` before anything starts.
     """
     name = name or program.name
     this = _Run(
@@ -67,7 +70,7 @@ def run(
         engine=docker or connect(),
         options=options,
         image_of=image_of or (lambda image: image),
-        given=given_values(program, parameters),
+        arguments=given_values(program, parameters),
         deadline=time.monotonic() + program.deadline_s if program.deadline_s else float("inf"),
         stopping=threading.Event(),
     )
@@ -90,7 +93,7 @@ def run(
 
 
 def _check(task: Task, this: _Run) -> None:
-    """Refuse, before anything runs, a task that cannot run here."""
+    """Raise `ConfigError` for a task that cannot run here, before anything runs."""
     there = {*this.options.environment, *this.options.secrets}
     absent = sorted(name for name, needed in task.machine.supplied.items() if needed and name not in there)
     if absent or task.machine.accelerators:
@@ -105,7 +108,7 @@ def _check(task: Task, this: _Run) -> None:
 
 
 def _loop(loop: Loop, done: Mapping[str, Outputs], this: _Run) -> Outputs:
-    """Run the tasks of a loop for each item; collected outputs keep the order of the items."""
+    """Run the tasks of a loop for each item. Collected outputs are in the order of the items."""
 
     def one(index: int, item: Any) -> dict[str, Outputs]:
         inner: dict[str, Outputs] = {}
@@ -113,7 +116,7 @@ def _loop(loop: Loop, done: Mapping[str, Outputs], this: _Run) -> Outputs:
             inner[task.name] = _task(task, item, ChainMap(inner, dict(done)), this, f"{task.name}.{index}")
         return inner
 
-    items = cast(value_of(loop.items, None, this.given, done), "LIST", f"task {loop.name}")
+    items = cast(value_of(loop.items, None, this.arguments, done), "LIST", f"task {loop.name}")
     width = max(1, min(this.options.parallelism, loop.parallelism or this.options.parallelism))
     with ThreadPoolExecutor(width) as pool:
         futures = [pool.submit(one, index, item) for index, item in enumerate(items)]
@@ -124,7 +127,9 @@ def _loop(loop: Loop, done: Mapping[str, Outputs], this: _Run) -> Outputs:
             this.stopping.set()
             for future in futures:
                 future.cancel()
-            while wait(futures, timeout=0.2).not_done:  # an item may be between looking at `stopping` and its start
+            while wait(
+                futures, timeout=0.2
+            ).not_done:  # an item that has just looked at `stopping` may still start its container
                 clear(this.engine, this.name)
             raise
     results = [future.result() for future in futures]
@@ -137,10 +142,18 @@ def _task(task: Task, item: Any, done: Mapping[str, Outputs], this: _Run, label:
     longest = this.options.timeout_s
     limit_s = min(task.machine.timeout_s or longest, longest, this.deadline - time.monotonic())
     if this.stopping.is_set():
-        raise UnavailableError(expected="no error before", found="one", where=label, action="see the first error")
+        raise UnavailableError(
+            expected="no failure in another item of the loop",
+            found="one has failed",
+            where=label,
+            action="see the first error",
+        )
     if limit_s <= 0:
         raise StalledError(
-            expected="the run's deadline ahead", found="passed", where=f"task {label}", action="run again"
+            expected="a start before the run's deadline",
+            found="the deadline has passed",
+            where=f"task {label}",
+            action="run again",
         )
     folder = this.folder / label
     if folder.exists():
@@ -154,7 +167,7 @@ def _task(task: Task, item: Any, done: Mapping[str, Outputs], this: _Run, label:
         ".pipeline_root": str(this.folder),
     }
     artifacts = {n: done[s.task].artifacts[s.key] for n, s in task.artifacts.items() if isinstance(s, Output)}
-    executor_input = build(task, task_values(task, item, this.given, done, names), artifacts, out)
+    executor_input = build(task, task_values(task, item, this.arguments, done, names), artifacts, out)
 
     def filled(text: str) -> str:
         return fill(text, executor_input, names, f"task {task.name}")
@@ -184,7 +197,7 @@ def _task(task: Task, item: Any, done: Mapping[str, Outputs], this: _Run, label:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Make SIGTERM an exception, so that containers are removed; only the main thread can."""
+    """Turn SIGTERM into an exception, so that containers are removed. Only the main thread can do that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
