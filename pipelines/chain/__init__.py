@@ -1,7 +1,7 @@
-"""The chain: an evolution on a cluster as one run after another, each of which executes one segment of the loop.
+"""The chain: an evolution on a cluster is one run after another, and each run executes one segment of the loop.
 
     submission --creates--> run of segment n
-                              open       takes the fence: a second run of the same segment ends here      (segment, control_command)
+                              open       takes the fence; a second run of the same segment ends here      (segment, control_command)
                               stages     leave records in the store; see `instar.records`
                               gate       between two iterations of the segment, decides whether the next one happens
                               advance    writes the records to the ledger, moves the head, and calls submission for n + 1

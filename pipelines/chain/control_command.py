@@ -1,6 +1,7 @@
-"""`instar control begin|open|gate|advance|gang|tick`: the nodes of a run that are not stages, as commands.
+"""`instar control begin|open|gate|advance|gang|tick`: the commands of the nodes that are not stages.
 
-Like `instar stage`, they take KFP's executor input, or the same values as options. With options, each output becomes a file.
+Like `instar stage`, they take KFP's executor input, or the same values as options. With `--outputs`, each output is also written
+to a file of its own.
 """
 
 from __future__ import annotations
@@ -83,11 +84,11 @@ def _parser(name: str) -> argparse.ArgumentParser:
     return out
 
 
-Made = tuple[dict[str, Pointer], dict[str, tuple[str, Mapping[str, Any]]], dict[str, str]]
+Outputs = tuple[dict[str, Pointer], dict[str, tuple[str, Mapping[str, Any]]], dict[str, str]]
 """The outputs of a control task: pointers, other files with their metadata, and parameters."""
 
 
-def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
+def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Outputs:
     run = Run(run_id=values["run_id"], segment=values["segment"], attempt=values["attempt"])
     iteration = values["iteration"] + values["plus_iteration"]
     if name == "begin":
@@ -100,9 +101,9 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Made:
     if name == "gate":
         return _pointers(workspace, segment.gate(workspace, run, iteration), ends=True), {}, {}
     head = segment.advance(workspace, run, iteration)
-    did = segment.start_next(workspace, head, run.run_id)
+    started = segment.start_next(workspace, head, run.run_id)
     _track(workspace)
-    say(f"segment {run.segment} committed; next: {following(head)}; {did}\n")
+    say(f"segment {run.segment} committed; next: {following(head)}; {started}\n")
     return {}, _summary(workspace), {"next": following(head)}
 
 
@@ -120,7 +121,7 @@ def _sources(workspace: Workspace) -> dict[str, Pointer]:
 def _pointers(workspace: Workspace, position: Position, ends: bool) -> dict[str, Pointer]:
     """Return the pointers to the state of the loop.
 
-    If the gate has ended the evolution and `ends` is True, every pointer says so, and later stages do nothing.
+    If the gate has ended the evolution and `ends` is True, every pointer says so. Then later stages do nothing.
     """
     recipe = stored_recipe(workspace)
     declared, over = pointers(recipe), why_over(recipe, position)
@@ -147,20 +148,20 @@ def _summary(workspace: Workspace) -> dict[str, tuple[str, Mapping[str, Any]]]:
     return {"report": (page(workspace), {}), "metrics": (json.dumps(metrics, sort_keys=True), metrics)}
 
 
-def _write(executor_input: ExecutorInput, outputs: Made) -> None:
+def _write(executor_input: ExecutorInput, outputs: Outputs) -> None:
     pointers, files, parameters = outputs
     wanted = {name: pointer for name, pointer in pointers.items() if name in executor_input.outputs}
     executor.write(executor_input, wanted, {"schema": 1}, files, parameters)
 
 
-def _write_files(folder: Path, outputs: Made) -> None:
+def _write_files(folder: Path, outputs: Outputs) -> None:
     pointers, _, parameters = outputs
     for name, text in {**{n: p.digest for n, p in pointers.items()}, **parameters}.items():
         write_whole(folder / name, text)
 
 
 def _tick(values: Mapping[str, Any]) -> int:
-    """Repair the newest generation of an evolution. If it is done and `restart` is set, begin the next one."""
+    """Repair the newest generation of an evolution. If it is done and `restart` is set, begin the next generation."""
     from instar.pipelines.chain.generations import tick_newest
     from instar.store import open_store
 

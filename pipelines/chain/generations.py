@@ -1,7 +1,7 @@
 """Retraining on a schedule: an evolution that is done is followed by its next generation, `<name>-g0002`, `<name>-g0003`, ...
 
-A generation is an evolution of its own. It has the recipe of the one before, and a ledger, a head and random numbers of its own.
-One generation runs at a time.
+A generation is an evolution of its own. It has the recipe of the generation before it. Its ledger, head and random numbers are
+its own. One generation runs at a time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from instar.workspace import Workspace
 
 
 def tick_newest(store: ObjectStore, api: KfpApi, evolution: str, restart: bool, now: float, owner: str) -> Action:
-    """Repair the newest generation; with `restart`, begin the next one when it is done. `now`: seconds since the epoch.
+    """Repair the newest generation. With `restart`, begin the next one if it is done. `now` is in seconds since the epoch.
 
-    Raises `LedgerError` when the store has no such evolution. Otherwise a schedule with a misspelled name would look healthy.
+    Raises `LedgerError` if the store has no such evolution. Otherwise a schedule with a misspelled name would look healthy.
     """
     name, number = newest(store, evolution)
-    found = heads.read_head(store, name)
-    if found is None:
+    versioned = heads.read_head(store, name)
+    if versioned is None:
         raise LedgerError(
             expected=f"the head of evolution '{evolution}'",
             found="nothing",
             where=f"{store.uri}, {heads.path(evolution, 'head')}",
             action="correct the name or the store of the schedule, or delete it",
         )
-    if restart and found[0].status == "done":
+    if restart and versioned[0].status == "done":
         return begin(store, api, name, generation(evolution, number + 1), now, owner)
     return tick(store, api, name, now, owner)
 

@@ -26,7 +26,7 @@ from instar.pipelines.replay import finished, replayed, why_over
 from instar.workspace import Workspace
 
 API = HOST, TOKEN, NAMESPACE = "INSTAR_KFP_HOST", "INSTAR_KFP_TOKEN_FILE", "INSTAR_KFP_NAMESPACE"
-"""Environment of the last node: API server, token file, namespace. Without a server somebody else starts the next segment."""
+"""Environment of the last node: API server, token file, namespace. If no server is named, somebody else starts the next segment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +39,20 @@ class Run:
 
 
 def begin(workspace: Workspace, recipe: Mapping[str, Any]) -> Head:
-    """Open an evolution whose segments another engine than `submit` starts, and return its head. Repeatable."""
+    """Open an evolution whose segments are started by another engine than `submit`, and return its head. It can be repeated."""
     resolved: Recipe = configs.from_dict(Recipe, recipe, where="--recipe")
     open_evolution(workspace, resolved, 0)
     create_head(workspace.store, Head(evolution=workspace.evolution, ledger=workspace.ledger.head))
-    found = read_head(workspace.store, workspace.evolution)
-    assert found is not None
-    return found[0]
+    versioned = read_head(workspace.store, workspace.evolution)
+    assert versioned is not None
+    return versioned[0]
 
 
 def open_segment(workspace: Workspace, run: Run) -> Position | None:
-    """Take the fence of the segment and return the position of the loop; None before the beginning.
+    """Take the fence of the segment and return the position of the loop. It is None in the first segment.
 
-    Attempt 0 claims the next attempt first. Engines that start a segment without `submit`, such as Argo, give that number.
-    Raises `LockedError` when another run holds the segment. So a run that was created twice ends here, before any work.
+    Engines that start a segment without `submit`, such as Argo, give attempt 0. Then the next attempt is claimed first.
+    Raises `LockedError` if another run holds the segment. So a run that was created twice ends here, before any work.
     """
     attempt = run.attempt or _claim_next(workspace, run)
     head = hold(workspace.store, workspace.evolution, run.segment, attempt, run.run_id)
@@ -83,7 +83,7 @@ def gate(workspace: Workspace, run: Run, iteration: int) -> Position:
 
 
 def advance(workspace: Workspace, run: Run, iteration: int) -> Head:
-    """Commit the segment and move the head. Repeated after a crash at any point, it goes on there."""
+    """Commit the segment and move the head. After a crash at any point it can be repeated, and it goes on at that point."""
     store, evolution = workspace.store, workspace.evolution
     head = check_held(store, evolution, run.run_id)
     if head.by == run.run_id:
@@ -103,12 +103,12 @@ def advance(workspace: Workspace, run: Run, iteration: int) -> Head:
 
 
 def start_next(workspace: Workspace, head: Head, owner: str) -> str:
-    """Submit the run of the head's segment, if an API server is named; return what was done."""
+    """Submit the run of the head's segment if the environment names an API server. Return what was done."""
     api = api_from_environment()
     if head.status != "running" or api is None:
         return head.status
-    did = submission.submit_current(workspace.store, api, workspace.evolution, owner)
-    return f"{did.did}: {did.reason}"
+    action = submission.submit_current(workspace.store, api, workspace.evolution, owner)
+    return f"{action.did}: {action.reason}"
 
 
 def api_from_environment() -> KfpApi | None:

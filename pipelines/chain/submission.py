@@ -60,10 +60,10 @@ def submit_current(store: ObjectStore, api: KfpApi, evolution: str, owner: str, 
     same name, and so finishes what it had begun. Two processes that live at one time must not share a name. `now` is in
     seconds since the epoch.
     """
-    found = heads.read_head(store, evolution)
-    if found is None or found[0].status != "running":
-        return Action(did="nothing", reason=found[0].status if found else "no evolution of this name")
-    head = found[0]
+    versioned = heads.read_head(store, evolution)
+    if versioned is None or versioned[0].status != "running":
+        return Action(did="nothing", reason=versioned[0].status if versioned else "no evolution of this name")
+    head = versioned[0]
     chain = heads.read_chain(store, evolution)
     if head.segment > chain.max_segments:
         return end(store, head, "failed", f"segment {head.segment} is above the limit of {chain.max_segments}")
@@ -92,7 +92,7 @@ def submit_current(store: ObjectStore, api: KfpApi, evolution: str, owner: str, 
 
 
 def _run_of(api: KfpApi, chain: ChainConfig, head: Head, latest: Claim) -> RunInfo | None:
-    """Return the run of the newest attempt; without one, the holder of the fence if it is live."""
+    """Return the run of the newest attempt. If it has none, return the run that holds the fence, if it is live."""
     runs = api.find_runs(chain.experiment, latest.run_name)
     if runs:
         return next((run for run in runs if run.state in LIVE), runs[0])
@@ -110,7 +110,7 @@ def again(
     owner: str,
     now: float | None,
 ) -> Action:
-    """Submit the attempt after `latest`, or end the evolution as failed for this reason when it has used them up."""
+    """Submit the attempt after `latest`, or end the evolution as failed for this reason if no attempt is left."""
     if latest.attempt - head.base >= chain.max_attempts:
         return end(store, head, "failed", f"{chain.max_attempts} attempts at segment {head.segment}: {reason}")
     return submit(store, api, chain, head, latest.attempt + 1, owner, now)
@@ -119,7 +119,7 @@ def again(
 def submit(
     store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head, attempt: int, owner: str, now: float | None
 ) -> Action:
-    """Claim an attempt at the head's segment and create its run, or return quietly when it is taken."""
+    """Claim an attempt at the head's segment and create its run. If the attempt is taken, do nothing."""
     at = time.time() if now is None else now
     claim = heads.claim(store, head.evolution, head.segment, attempt, owner, at)
     if claim is None:
@@ -130,11 +130,11 @@ def submit(
 def _create(store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head, claim: Claim) -> Action:
     """Adopt the run of this claim, or create it. Before each of two tries we look whether the run is there already."""
     failure: UnavailableError | None = None
-    for last in (False, False, True):
+    for look_only in (False, False, True):
         runs = api.find_runs(chain.experiment, claim.run_name)
         if runs:
             return Action(did="adopted", reason=f"found {claim.run_name}", run=runs[0].run_id)
-        if last or not _is_wanted(store, head, claim):
+        if look_only or not _is_wanted(store, head, claim):
             break
         try:
             run = api.create_run(_spec(chain, head, claim))
@@ -148,10 +148,11 @@ def _create(store: ObjectStore, api: KfpApi, chain: ChainConfig, head: Head, cla
 
 def _is_wanted(store: ObjectStore, head: Head, claim: Claim) -> bool:
     """Return whether the evolution still waits for this attempt."""
-    found = heads.read_head(store, head.evolution)
-    return found is not None and (
-        (found[0].segment, found[0].status) == (claim.segment, "running") and claim.attempt > found[0].base
-    )
+    versioned = heads.read_head(store, head.evolution)
+    if versioned is None:
+        return False
+    now = versioned[0]
+    return (now.segment, now.status) == (claim.segment, "running") and claim.attempt > now.base
 
 
 def _spec(chain: ChainConfig, head: Head, claim: Claim) -> RunSpec:
@@ -206,11 +207,11 @@ def resume(store: ObjectStore, api: KfpApi, evolution: str, owner: str, now: flo
 
 
 def end(store: ObjectStore, head: Head, status: Literal["stopped", "failed"], reason: str) -> Action:
-    """Set the status of a running head. Where the head has moved on since, nothing is done."""
+    """Set the status of a running head. If the head has moved on, nothing is done."""
 
-    def decide(found: Head) -> Head | None:
-        same = (found.segment, found.base, found.by) == (head.segment, head.base, head.by)
-        return replace(found, status=status, reason=reason) if same and found.status == "running" else None
+    def decide(now: Head) -> Head | None:
+        same = (now.segment, now.base, now.by) == (head.segment, head.base, head.by)
+        return replace(now, status=status, reason=reason) if same and now.status == "running" else None
 
     stored = heads.change(store, head.evolution, decide)
     if (stored.status, stored.reason) != (status, reason):

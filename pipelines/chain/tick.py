@@ -31,10 +31,10 @@ def tick(store: ObjectStore, api: KfpApi, evolution: str, now: float, owner: str
     Ticks may overlap with each other and with the runs. Every change goes through a claim or a compare-and-swap, so a verdict
     about a head that has moved since has no effect.
     """
-    found = heads.read_head(store, evolution)
-    if found is None or found[0].status != "running":
-        return Action(did="nothing", reason=found[0].status if found else "no evolution of this name")
-    head, chain = found[0], heads.read_chain(store, evolution)
+    versioned = heads.read_head(store, evolution)
+    if versioned is None or versioned[0].status != "running":
+        return Action(did="nothing", reason=versioned[0].status if versioned else "no evolution of this name")
+    head, chain = versioned[0], heads.read_chain(store, evolution)
     latest = heads.latest_claim(store, evolution, head.segment)
     if latest is None or latest.attempt <= head.base:
         return submit_current(store, api, evolution, owner, now)

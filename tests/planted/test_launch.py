@@ -225,7 +225,7 @@ def test_a_job_that_somebody_deletes_is_a_transient_error(kube: FakeKube, api: G
     if when == "list_2":
         kube.fault("watch", "cut")
     At(kube, **{when: lambda: DELETIONS[how](kube)})
-    with pytest.raises(UnavailableError, match="deleted by somebody else"):
+    with pytest.raises(UnavailableError, match="somebody else deleted it"):
         run(api, jobset())
     assert "delete" not in kube.requests
 

@@ -212,7 +212,7 @@ def test_impossible_gangs_are_refused(changes: Object) -> None:
 
 
 def test_an_image_by_tag_is_refused() -> None:
-    with pytest.raises(ConfigError, match="image by digest"):
+    with pytest.raises(ConfigError, match="image with a digest"):
         pod(image="instar-cuda:latest")
 
 

@@ -1,7 +1,7 @@
-"""The few requests to the Kubernetes API that a launcher makes, through the library `kubernetes`, with named errors.
+"""The few requests of a launcher to the Kubernetes API, through the library `kubernetes`, with named errors.
 
-Every request has a timeout and is sent once: who calls decides about another try. Answers are read as JSON here, because the
-library hands out what it cannot read as text.
+Every request has a timeout and is sent once. The caller decides whether to try again. Answers are read as JSON here, because the
+library returns an answer that it cannot read as plain text.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from instar.errors import ConfigError, InstarError, MissingDependencyError, Unav
 Object = dict[str, Any]
 _TIMEOUT = (5.0, 30.0)
 _TRANSIENT = frozenset({408, 410, 429, 500, 502, 503, 504})
-"""410 says that a watch began at a version which the server no longer knows."""
+"""410 means that a watch began at a version which the server no longer knows."""
 _PLURALS = {"JobSet": "jobsets", "Workflow": "workflows"}
 _JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
-"""Label of the pods of a JobSet: its name."""
+"""The pods of a JobSet have this label, with the name of the JobSet."""
 
 
 class GangApi:
-    """Requests about jobs of one namespace. `manifest` arguments say by kind, API version and name which job is meant."""
+    """Requests about the jobs of one namespace. Kind, API version and name of a `manifest` say which job is meant."""
 
     def __init__(self, namespace: str, client: Any) -> None:
         import kubernetes
@@ -32,20 +32,20 @@ class GangApi:
         self._jobs, self._core = kubernetes.client.CustomObjectsApi(client), kubernetes.client.CoreV1Api(client)
 
     def create(self, manifest: Object) -> Object | None:
-        """Create a job and return it, or None when its name is taken."""
+        """Create a job and return it. Return None if its name is taken."""
         return self._ask(self._jobs.create_namespaced_custom_object, *self._kind(manifest), manifest, absent={409})
 
     def get(self, manifest: Object) -> Object | None:
-        """Return the job, or None when there is none of that name."""
+        """Return the job, or None if there is no job of that name."""
         return self._ask(self._jobs.get_namespaced_custom_object, *self._named(manifest), absent={404})
 
     def patch(self, manifest: Object, changes: Object) -> bool:
-        """Merge changes into the job. False when it is gone, or is no longer the version that the changes name."""
+        """Merge changes into the job. Return False if it is gone, or if it is no longer the version that the changes name."""
         call = self._jobs.patch_namespaced_custom_object
         return self._ask(call, *self._named(manifest), changes, absent={404, 409}) is not None
 
     def delete(self, manifest: Object, uid: str) -> bool:
-        """Delete the job with this UID and all it made. False when it is gone, or another one has its name."""
+        """Delete the job with this UID and everything that it created. Return False if it is gone or another job has its name."""
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         call = self._jobs.delete_namespaced_custom_object
         return self._ask(call, *self._named(manifest), body=body, absent={404, 409}) is not None
@@ -58,20 +58,20 @@ class GangApi:
     def pods(self, name: str) -> list[Object]:
         """Return the pods of a job that still exist."""
         call = self._core.list_namespaced_pod
-        found = self._ask(call, self.namespace, label_selector=f"{_JOBSET_NAME}={name}")
-        return list((found or {}).get("items", []))
+        answer = self._ask(call, self.namespace, label_selector=f"{_JOBSET_NAME}={name}")
+        return list((answer or {}).get("items", []))
 
     def watch(self, manifest: Object, seconds: float) -> Iterator[Object | None]:
-        """Yield the job now and after each change, None once it is gone; end after about `seconds`.
+        """Yield the job now and after each change, and None when it is gone. End after about `seconds`.
 
-        Each call begins with what the server holds, so that a caller who calls again after any end has missed nothing
-        that still matters: also after a dropped connection and a 410 (both `UnavailableError`).
+        Each call begins with the present state of the job. So a caller that calls again after any end misses nothing that still
+        matters. This also holds after a dropped connection or a 410, which are both an `UnavailableError`.
         """
         call, kind = self._jobs.list_namespaced_custom_object, self._kind(manifest)
         only = f"metadata.name={manifest['metadata']['name']}"
-        found = self._ask(call, *kind, field_selector=only) or {}
-        yield next(iter(found.get("items", [])), None)
-        version = found.get("metadata", {}).get("resourceVersion", "")
+        jobs = self._ask(call, *kind, field_selector=only) or {}
+        yield next(iter(jobs.get("items", [])), None)
+        version = jobs.get("metadata", {}).get("resourceVersion", "")
         response = self._send(
             call,
             *kind,
@@ -112,7 +112,7 @@ class GangApi:
         return None if response is None else _object(response.data.decode(errors="replace"), _where(call))
 
     def _send(self, call: Callable[..., Any], *args: Any, absent: set[int] | None = None, **query: Any) -> Any:
-        """Send a request; return the raw response, or None for a status in `absent`."""
+        """Send a request and return the raw response. Return None if its status is in `absent`."""
         import urllib3
 
         try:
@@ -126,13 +126,13 @@ class GangApi:
 
 
 def open_api(namespace: str) -> GangApi:
-    """Return the API as the pod's service account sees it, or else as the user's kubeconfig says."""
+    """Return the API with the service account of the pod or, outside a cluster, with the user's kubeconfig."""
     try:
         import kubernetes
         import urllib3
     except ImportError as error:
         raise MissingDependencyError(
-            expected="package kubernetes", found="nothing", where="gang", action="pip install 'instar[cluster]'"
+            expected="the package kubernetes", found="nothing", where="gang", action="pip install 'instar[cluster]'"
         ) from error
     settings: Any = kubernetes.client.Configuration()
     try:
@@ -153,35 +153,40 @@ def open_api(namespace: str) -> GangApi:
 
 def _object(text: str, where: str) -> Object:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        found = None
-    if isinstance(found, dict):
-        return found
+        value = None
+    if isinstance(value, dict):
+        return value
     raise ConfigError(
         expected="a JSON object",
         found=repr(text[:120]),
         where=where,
-        action="check the address: a login page answers so",
+        action="check the address; a login page, for example, gives such an answer",
     )
 
 
 def _refusal(status: int, body: str, where: str) -> InstarError:
     found = f"HTTP {status}: {body[:600]}"
     if status in _TRANSIENT:
-        return UnavailableError(expected="an answer", found=found, where=where, action="try again later")
+        return UnavailableError(
+            expected="an answer of the API server", found=found, where=where, action="try again later"
+        )
     action = {
         401: "renew the token",
-        403: "grant the account of the launcher the right named above",
+        403: "grant the launcher's account the right that the answer names",
         404: "install the controller of this kind of job",
     }.get(status, "correct the request")
-    return ConfigError(expected="an accepted request", found=found, where=where, action=action)
+    return ConfigError(expected="a request that the API server accepts", found=found, where=where, action=action)
 
 
 def _unreachable(error: Exception, where: str) -> UnavailableError:
     reason = getattr(error, "reason", None) or error
     return UnavailableError(
-        expected="an answer", found=type(reason).__name__, where=where, action="check that the API server is reachable"
+        expected="an answer of the API server",
+        found=type(reason).__name__,
+        where=where,
+        action="check that the server is reachable",
     )
 
 

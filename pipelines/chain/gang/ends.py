@@ -1,4 +1,4 @@
-"""How a job ended: its conditions, and after a failure the error that its pods ended with."""
+"""Reads how a job ended from its conditions and, if it failed, the error from its pods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def of(job: Object) -> End:
 
 
 def error_of(job: Object, pods: list[Object]) -> InstarError:
-    """Return the error of a failed job: that of the pod whose end says most, a permanent error before a transient one."""
+    """Return the error of a failed job. It comes from the first pod with a permanent error, or else from the first failed pod."""
     name, said = job["metadata"]["name"], _conditions(job)
     ends = sorted(filter(None, map(_end, pods)), key=lambda end: (not _permanent(end[1]), end[0]))
     if not ends:
@@ -29,7 +29,7 @@ def error_of(job: Object, pods: list[Object]) -> InstarError:
             expected=f"{job['kind']} {name} to succeed",
             found=f"{said}; no pod of it failed by itself",
             where=f"{job['kind']} {name}",
-            action="run again: it passed its deadline or lost its nodes, and recorded shards are not computed twice",
+            action="run again: the job passed its deadline or lost its nodes, and recorded shards are not computed twice",
         )
     index, code, message = ends[0]
     told = _told(message)
@@ -42,15 +42,15 @@ def error_of(job: Object, pods: list[Object]) -> InstarError:
 
 
 def _end(pod: Object) -> tuple[int, int, str] | None:
-    """Return index, exit code and message of a pod that failed by itself."""
+    """Return index, exit code and message of a pod that failed by itself, or None."""
     status = pod.get("status", {})
     lost = any(c["type"] == "DisruptionTarget" and c.get("status") == "True" for c in status.get("conditions", []))
     if status.get("phase") != "Failed" or lost:
         return None
     index = int(pod["metadata"].get("annotations", {}).get(_INDEX, 0))
     ended = [box.get("state", {}).get("terminated") or {} for box in status.get("containerStatuses", [])]
-    found = next((e for e in ended if e.get("exitCode")), {})
-    return index, int(found.get("exitCode", 0)), str(found.get("message", ""))
+    failure = next((e for e in ended if e.get("exitCode")), {})
+    return index, int(failure.get("exitCode", 0)), str(failure.get("message", ""))
 
 
 def _permanent(code: int) -> bool:

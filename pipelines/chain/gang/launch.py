@@ -1,7 +1,8 @@
-"""Run one job of the cluster from a task of a pipeline: create or adopt it, wait for its end, leave nothing running behind.
+"""Runs one job of the cluster from a task of a pipeline. It creates or adopts the job, waits for its end, and leaves nothing
+running.
 
-Each rule answers a leak that launchers are known for.
-- The name of a job says what it makes, so a second launcher adopts the job of the first.
+Each rule prevents a leak that launchers are known for.
+- The name of a job says what it produces, so a second launcher adopts the job of the first.
 - A dropped connection does not end the wait.
 - SIGTERM suspends and deletes the job.
 - A failed job becomes an error of the class that its pods ended with.
@@ -27,12 +28,12 @@ from instar.pipelines.chain.gang.api import GangApi, Object
 
 BACKOFF_S, BACKOFF_CAP_S = 0.5, 30.0
 CLEANUP_S = 15.0
-"""Time for suspending and deleting after a signal, below the grace period of `instar supervise`."""
+"""Seconds for suspending and deleting the job after a signal. They are fewer than the grace period of `instar supervise`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Gang:
-    """A job in the hands of this launcher. `inbox` gets everything it waits for: states, errors, numbers of signals."""
+    """A job that this launcher runs. All that the launcher waits for comes into `inbox`: states, errors, numbers of signals."""
 
     api: GangApi
     manifest: Object
@@ -52,9 +53,9 @@ def run_gang(
 ) -> None:
     """Return when the job of `manifest` has succeeded. Call it in the main thread: it handles SIGTERM and SIGINT.
 
-    `deadline_s` bounds the wait, queue included; the job is deleted when it passes (`StalledError`). `poll_s` is the time
-    after which the state is read anew without any event. `beat` is called at each sign of life.
-    A job that somebody else deletes is an `UnavailableError`; a signal ends the process with 128 + its number.
+    `deadline_s` bounds the wait, including the time in the queue. When it passes, the job is deleted and `StalledError` is raised.
+    After `poll_s` seconds without any event the state is read again. `beat` is called at each sign of life.
+    If somebody else deletes the job, `UnavailableError` is raised. A signal ends the process with the exit code 128 + its number.
     """
     gang = _Gang(api=api, manifest=manifest, deadline=time.monotonic() + deadline_s)
     with _signals(gang.inbox):
@@ -71,12 +72,12 @@ def run_gang(
 
 
 def _settle(gang: _Gang) -> str:
-    """Create the job or adopt the one that has its name; return its UID. An unreachable server is asked until the deadline."""
+    """Create the job, or adopt the job that has its name, and return its UID. Try again until the deadline if no server answers."""
     pause = BACKOFF_S
     while True:
         try:
-            made = gang.api.create(gang.manifest)
-            uid = made["metadata"]["uid"] if made is not None else adopt(gang.api, gang.manifest)
+            job = gang.api.create(gang.manifest)
+            uid = job["metadata"]["uid"] if job is not None else adopt(gang.api, gang.manifest)
             if uid:
                 return str(uid)
         except UnavailableError as error:
@@ -86,7 +87,7 @@ def _settle(gang: _Gang) -> str:
 
 
 def _follow(gang: _Gang, poll_s: float) -> None:
-    """Put every state of the job into the inbox, for ever. Runs in a thread of its own, since reading blocks."""
+    """Put every state of the job into the inbox until the job has ended. It runs in a thread of its own, because reading blocks."""
     pause = 0.0
     while not gang.ended.wait(pause):
         started = time.monotonic()
@@ -112,7 +113,7 @@ def _wait(gang: _Gang, uid: str, beat: Callable[[], None]) -> None:
         if state is None or state["metadata"]["uid"] != uid or state["metadata"].get("deletionTimestamp"):
             raise UnavailableError(
                 expected=f"{gang.manifest['kind']} {gang.manifest['metadata']['name']} to stay until it ends",
-                found="it was deleted by somebody else",
+                found="somebody else deleted it",
                 where=f"namespace {gang.api.namespace}",
                 action="run again: shards that are recorded are not computed twice",
             )
@@ -124,7 +125,7 @@ def _wait(gang: _Gang, uid: str, beat: Callable[[], None]) -> None:
 
 
 def _take(gang: _Gang, seconds: float) -> Any:
-    """Return what comes into the inbox, None after `seconds`. Signals and the deadline are exceptions."""
+    """Return the next item of the inbox, or None after `seconds`. A signal and the deadline raise exceptions."""
     left = gang.deadline - time.monotonic()
     try:
         item = gang.inbox.get(timeout=max(0.0, min(seconds, left)))
@@ -134,9 +135,9 @@ def _take(gang: _Gang, seconds: float) -> Any:
         _clean_up(gang, "deadline")
         raise StalledError(
             expected=f"{gang.manifest['kind']} {gang.manifest['metadata']['name']} to end before the launcher's deadline",
-            found="it still runs or waits in its queue; it is deleted",
+            found="it still ran or waited in its queue, and was deleted",
             where=f"namespace {gang.api.namespace}",
-            action="run again: shards that are recorded are not computed twice; look at the queue if none ever starts",
+            action="run again: shards that are recorded are not computed twice; if no pod ever starts, look at the queue",
         ) from None
     if isinstance(item, int):
         raise _Signalled(item)
@@ -144,7 +145,7 @@ def _take(gang: _Gang, seconds: float) -> Any:
 
 
 def _clean_up(gang: _Gang, why: str) -> None:
-    """Remove the job. Tried until `CLEANUP_S` have passed; what is then left is ended by its owner and its deadline."""
+    """Remove the job. Try for `CLEANUP_S` seconds. If that fails, the job ends with its owner or at its own deadline."""
     stop, name = time.monotonic() + CLEANUP_S, gang.manifest["metadata"]["name"]
     while True:
         try:

@@ -1,7 +1,7 @@
-"""The manifest of a gang: one JobSet for the shards of a rollout that are too many for tasks of a pipeline.
+"""The manifest of a gang: one JobSet for all shards of a rollout.
 
-Pure functions return plain dicts. The name of a job is a hash of what it has to make. So a launcher that is started again finds
-the job of its predecessor. The fields are those of JobSet v0.12 (`jobset.x-k8s.io/v1alpha2`); `pod` describes the pods.
+Pure functions return plain dicts. The name of a job is a hash of what it has to produce. So a launcher that is started again finds
+the job of its predecessor. The fields are those of JobSet v0.12 (`jobset.x-k8s.io/v1alpha2`). `pod` describes the pods.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from instar.pipelines.chain.gang import pod as pods
 from instar.pipelines.chain.gang.pod import PodSettings, Work
 
 SPEC_DIGEST = "instar.dev/spec-digest"
-"""Annotation: the job as it was asked for. Controllers add defaults to the object, so objects cannot be compared."""
+"""Annotation with a digest of the job as it was asked for. Objects cannot be compared, because controllers add defaults to them."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 KEEP_S = 3600
-"""A finished JobSet stays this long, with the logs of its pods."""
+"""A finished JobSet is deleted after this many seconds, with the logs of its pods."""
 RETRIES = 2
-"""New pods for one shard, after those that `instar supervise` retries inside a pod."""
+"""New pods for one shard, in addition to the attempts of `instar supervise` inside a pod."""
 _NOT_STARTED = {2, 126, 127}
-"""Wrong options; a command that cannot be executed; none of that name."""
+"""Exit codes for wrong options, for a command that cannot be executed, and for a command that does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """The Workflow that a job belongs to: the job is deleted with it."""
+    """The Workflow that a job belongs to. If the Workflow is deleted, the job is deleted too."""
 
     name: str
     uid: str
@@ -84,19 +84,22 @@ class GangJob:
 
     @property
     def name(self) -> str:
-        """Return the job's name: short enough for the names that controllers derive from it."""
-        made = hashlib.sha256(configs.dumps([self.store, self.evolution, *self.keys]).encode()).hexdigest()
-        return f"instar-{self.stage.name}-{made[:20]}"
+        """Return the job's name. It is short enough for the names that controllers derive from it."""
+        digest = hashlib.sha256(configs.dumps([self.store, self.evolution, *self.keys]).encode()).hexdigest()
+        return f"instar-{self.stage.name}-{digest[:20]}"
 
     @property
     def deadline_s(self) -> int:
-        """Return how long the job may run, queue not included: each pod in turn has its pool's time, and once more."""
+        """Return how many seconds the job may run, without its time in the queue.
+
+        Each round of pods may take as long as the pool allows, and the time of one more round is added.
+        """
         waves = math.ceil(self.shards / (self.parallelism or self.shards))
         return self.pod.pool.timeout_s * (waves + 1)
 
     @property
     def work(self) -> Work:
-        """Return what its containers execute."""
+        """Return what the containers execute."""
         arguments = ["--record", "--store", self.store, "--evolution", self.evolution, "--step", str(self.step)]
         arguments += ["--config", configs.dumps(self.config)]
         for port, digest in sorted(self.inputs.items()):
@@ -121,9 +124,10 @@ def permanent_codes() -> list[int]:
 
 
 def _indexed_job(job: GangJob) -> dict[str, Any]:
-    """Return the Job: an eviction costs nothing, a permanent error ends all, anything else costs its own shard a retry.
+    """Return the Job with its rules for failed pods.
 
-    A shard that has no retry left does not stop the others: what they record is not computed again.
+    An eviction does not count as a retry. A permanent error ends the whole job. Any other failure uses up one retry of its shard.
+    A shard without retries left does not stop the others, because what they record is not computed again.
     """
     rules: list[dict[str, Any]] = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -145,7 +149,7 @@ def _manifest(version: str, kind: str, job: GangJob, spec: dict[str, Any]) -> di
     labels = pods.labels(job.stage.name)
     if queue := job.pod.pool.queue:
         labels[QUEUE] = queue
-        spec = {**spec, "suspend": True}  # Kueue starts it when there is room for all of it
+        spec = {**spec, "suspend": True}  # Kueue starts it when there is room for all its pods
     asked = hashlib.sha256(configs.dumps([version, kind, labels, spec]).encode()).hexdigest()
     owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": job.owner.name, "uid": job.owner.uid}
     metadata = {"name": job.name, "namespace": job.namespace, "labels": labels, "ownerReferences": [owner]}

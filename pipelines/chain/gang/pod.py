@@ -1,4 +1,4 @@
-"""The pod of a gang: restricted, bounded, credentials by reference, and a command without a shell."""
+"""The pod of a gang. It has few rights and fixed limits, refers to credentials by name, and runs its command without a shell."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _GRACE_S = 30
 
 @dataclass(frozen=True, kw_only=True)
 class PodSettings:
-    """Everything about a cluster that the pods of a gang need. Travels to the launcher as one JSON parameter."""
+    """Everything about a cluster that the pods of a gang need. It reaches the launcher as one JSON parameter."""
 
     image: str
-    """Reference with a digest."""
+    """Reference to the image, with a digest."""
     pool: Pool
     secret: str
     """Name of the secret with the keys `accesskey` and `secretkey` of the store."""
@@ -30,7 +30,7 @@ class PodSettings:
     def __post_init__(self) -> None:
         if "@sha256:" not in self.image:
             raise ConfigError(
-                expected="an image by digest",
+                expected="an image with a digest",
                 found=f"'{self.image}'",
                 where="gang.pod.image",
                 action="take the reference from the image lock: a tag can be moved between two pods of one gang",
@@ -39,7 +39,7 @@ class PodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What the containers execute: options of `instar stage NAME`, less the shard."""
+    """What the containers execute: `instar stage NAME` with these options. Each pod adds its own `--shard`."""
 
     stage: str
     arguments: tuple[str, ...]
@@ -72,7 +72,7 @@ def template(work: Work, pod: PodSettings) -> dict[str, Any]:
 
 
 def container(work: Work, pod: PodSettings) -> dict[str, Any]:
-    """Return the container, less its name and mounts. Kubernetes itself puts the pod's index into the last argument."""
+    """Return the container without its name and mounts. Kubernetes puts the index of the pod into the last argument."""
     shard = ["--shard", f"$({INDEX})/{work.shards}"] if work.shards > 1 else []
     return {
         "image": pod.image,
@@ -90,7 +90,7 @@ def container(work: Work, pod: PodSettings) -> dict[str, Any]:
 
 
 def literal(text: str) -> str:
-    """Return an argument that Kubernetes hands over as `text`: it replaces `$(NAME)` by a variable, and `$$` by `$`."""
+    """Return `text` with `$` doubled, because Kubernetes replaces `$(NAME)` by a variable and `$$` by `$`."""
     return text.replace("$", "$$")
 
 
@@ -100,9 +100,11 @@ def labels(stage: str) -> dict[str, str]:
 
 
 def tolerations(pod: PodSettings) -> list[dict[str, str]]:
-    """Return the pool's tolerations as Kubernetes writes them."""
-    found = ({"key": t.key, "operator": t.operator, "value": t.value, "effect": t.effect} for t in pod.pool.tolerations)
-    return [{key: value for key, value in toleration.items() if value} for toleration in found]
+    """Return the pool's tolerations in the form of Kubernetes."""
+    fields = (
+        {"key": t.key, "operator": t.operator, "value": t.value, "effect": t.effect} for t in pod.pool.tolerations
+    )
+    return [{key: value for key, value in toleration.items() if value} for toleration in fields]
 
 
 def _environment(pod: PodSettings, *, indexed: bool) -> list[dict[str, Any]]:
@@ -120,12 +122,12 @@ def _environment(pod: PodSettings, *, indexed: bool) -> list[dict[str, Any]]:
 
 
 def _resources(pool: Pool) -> dict[str, Any]:
-    """Return requests equal to limits. A disk limit of its own, since a namespace's default would count the scratch space."""
+    """Return requests and limits, which are equal. The disk has one too: a namespace's default would count the scratch space."""
     disk = "1Gi" if pool.scratch.class_ else pool.scratch.size
-    found = {"cpu": pool.cpu, "memory": pool.memory, "ephemeral-storage": disk}
+    limits = {"cpu": pool.cpu, "memory": pool.memory, "ephemeral-storage": disk}
     if pool.accelerator:
-        found[pool.accelerator] = str(pool.count)
-    return {"requests": dict(found), "limits": found}
+        limits[pool.accelerator] = str(pool.count)
+    return {"requests": dict(limits), "limits": limits}
 
 
 def _mounts(pool: Pool) -> list[dict[str, str]]:

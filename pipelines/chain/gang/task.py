@@ -1,7 +1,8 @@
 """`instar control gang`: the task that stands for all shards of one rollout and for their gathering.
 
-It takes the executor input of a rollout. One JobSet computes the shards, instead of one task for each; then it goes on as the
-task `gather` would. A task that is started again looks first, so a shard that is recorded is never computed twice.
+It takes the executor input of a rollout. One JobSet computes the shards, instead of one task for each shard. Then this task does
+what the task `gather` does. It looks for recorded shards before it starts the JobSet, so a recorded shard is never computed
+twice.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ POLL_S = 60.0
 
 
 def main_gang(executor_input: str) -> int:
-    """Have all shards of a rollout recorded, gather them and write the outputs; return the exit code.
+    """Compute all shards of a rollout, gather them, write the outputs, and return the exit code.
 
-    Parameters: those of a rollout, and `shards`, `pod` (JSON of `PodSettings`). Inputs `policy`,
-    `tasks`, `batch`; outputs those of `gather`. `INSTAR_NAMESPACE` and `INSTAR_WORKFLOW` (or parameters `namespace` and
-    `workflow`) name the run's namespace and its Workflow object, which will own the job.
+    The parameters are those of a rollout, and `shards` and `pod` (JSON of `PodSettings`). The inputs are `policy`, `tasks` and
+    `batch`. The outputs are those of `gather`. `INSTAR_NAMESPACE` and `INSTAR_WORKFLOW` name the namespace of the run and the
+    Workflow that will own the job; the parameters `namespace` and `workflow` replace them.
     """
-    given = executor.parse(executor_input)
+    inputs = executor.parse(executor_input)
     with tempfile.TemporaryDirectory(prefix="instar-gang-") as folder:
-        if given.stopped:
+        if inputs.stopped:
             batch = Path(folder, "batch.json")
-            batch.write_text(Pointer(digest="", type="Batch", stopped=given.stopped).dump())
+            batch.write_text(Pointer(digest="", type="Batch", stopped=inputs.stopped).dump())
             return _gather(executor_input, {"batch": [batch]})
-        return _gather(executor_input, {"parts": _parts(given, Path(folder))})
+        return _gather(executor_input, {"parts": _parts(inputs, Path(folder))})
 
 
-def _parts(given: ExecutorInput, folder: Path) -> list[Path]:
-    """Return one pointer file for each shard's rollouts, after the gang has run if any is missing."""
-    api = open_api(_named(given, "namespace"))
-    job = _job(given, api)
+def _parts(inputs: ExecutorInput, folder: Path) -> list[Path]:
+    """Return one pointer file for the rollouts of each shard. If any shard is missing, run the gang first."""
+    api = open_api(_named(inputs, "namespace"))
+    job = _job(inputs, api)
     records = Records(open_store(job.store), job.evolution)
     if not all(map(records.get, job.keys)):
         heartbeat = Heartbeat(
@@ -61,8 +62,8 @@ def _parts(given: ExecutorInput, folder: Path) -> list[Path]:
             poll_s=POLL_S,
             beat=lambda: heartbeat(job.name, {}),
         )
-    found = [records.get(key) for key in job.keys]
-    missing = [number for number, record in enumerate(found) if record is None]
+    shards = [records.get(key) for key in job.keys]
+    missing = [number for number, record in enumerate(shards) if record is None]
     if missing:
         raise LedgerError(
             expected=f"a record of each of {job.shards} shards after {job.name} has succeeded",
@@ -71,16 +72,16 @@ def _parts(given: ExecutorInput, folder: Path) -> list[Path]:
             action=f"delete JobSet {job.name} and run again; check that its pods use the same store and code",
         )
     paths = [folder / f"part-{number}.json" for number in range(job.shards)]
-    for path, record in zip(paths, found, strict=True):
+    for path, record in zip(paths, shards, strict=True):
         assert record is not None
         path.write_text(Pointer(digest=record["outputs"]["rollouts"], type="Rollouts").dump())
     return paths
 
 
-def _job(given: ExecutorInput, api: GangApi) -> GangJob:
-    values = given.parameters
+def _job(task: ExecutorInput, api: GangApi) -> GangJob:
+    values = task.parameters
     config = configs.from_dict(ROLLOUT.config, executor.document(values, "config"), where="rollout.config")
-    shards, inputs = executor.integer(values, "shards"), given.digests()
+    shards, inputs = executor.integer(values, "shards"), task.digests()
     ports = contract.ports(ROLLOUT.ins)
     if not {name for name, (_, required) in ports.items() if required} <= set(inputs) <= set(ports):
         raise ContractError(
@@ -108,25 +109,25 @@ def _job(given: ExecutorInput, api: GangApi) -> GangJob:
         parallelism=min(pod.pool.parallelism or shards, shards),
         pod=pod,
         namespace=api.namespace,
-        owner=_owner(api, _named(given, "workflow")),
+        owner=_owner(api, _named(task, "workflow")),
     )
 
 
 def _owner(api: GangApi, name: str) -> Owner:
-    """Return the owner with the UID that the server knows: a job whose owner does not exist is deleted at once."""
-    found = api.workflow(name)
-    if found is None:
+    """Return the owner with the UID that the server knows. A job whose owner does not exist would be deleted at once."""
+    workflow = api.workflow(name)
+    if workflow is None:
         raise ConfigError(
             expected=f"Workflow {name}",
             found="none",
             where=f"namespace {api.namespace}",
             action="pass the name of the workflow that this task belongs to",
         )
-    return Owner(name=name, uid=found["metadata"]["uid"])
+    return Owner(name=name, uid=workflow["metadata"]["uid"])
 
 
-def _named(given: ExecutorInput, what: str) -> str:
-    name = str(given.parameters.get(what) or os.environ.get(f"INSTAR_{what.upper()}", ""))
+def _named(task: ExecutorInput, what: str) -> str:
+    name = str(task.parameters.get(what) or os.environ.get(f"INSTAR_{what.upper()}", ""))
     if not name:
         raise ConfigError(
             expected=f"the {what} of this run",
@@ -138,7 +139,7 @@ def _named(given: ExecutorInput, what: str) -> str:
 
 
 def _gather(executor_input: str, pointers: dict[str, list[Path]]) -> int:
-    """Run the stage `gather` as its own task would: on the same parameters, batch and outputs, and these pointer files."""
+    """Run the stage `gather` as its own task would, with the same parameters, batch and outputs, on these pointer files."""
     from instar.pipelines import stage_command
 
     raw: dict[str, Any] = json.loads(executor_input)
