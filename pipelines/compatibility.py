@@ -1,7 +1,7 @@
-"""The swap matrix: every curriculum with every labelling and every update of the recipes, and whether the chain closes.
+"""The matrix of combinations: every curriculum with every labelling and every update of the recipes, and whether they fit together.
 
-`python -m instar.pipelines.compatibility` writes it as docs/composition.md. A test runs every cell that closes, at a size
-of seconds, and builds every other one to see that it is refused for the reason on the page.
+`python -m instar.pipelines.compatibility` writes it as docs/composition.md. A test runs combinations that fit, each in seconds. It
+also builds the others and checks that each is refused for the reason on the page.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
 
 HOSTS = {"answers to prompts": "sec", "logged trajectories": "decision_mamba"}
-"""What is learned from, and the recipe whose tasks, rollout and evaluation stay while the other pieces are swapped."""
+"""What a policy learns from, and a recipe for it. Its tasks, rollout and evaluation stay while the other pieces are swapped."""
 ALPHABET = "0123456789=?|!ynab"
-"""What a character model needs to read and write generated tasks as well."""
+"""Characters that a character model needs in order to read and write generated tasks too."""
 CURRICULA: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},
     "ordered": {"strategy": "ordered", "steps": 100},
@@ -78,12 +78,12 @@ def changes(cell: Cell) -> dict[str, Any]:
 
 
 def swapped(cell: Cell) -> Recipe:
-    """Return the recipe of a cell. Raises `ConfigError` when the chain does not close."""
+    """Return the recipe of a cell. Raises `ConfigError` when its pieces do not fit together."""
     return configs.merge(build(HOSTS[cell.host], "tiny"), changes(cell))
 
 
 def verdict(cell: Cell) -> str:
-    """Return `runs`, or what stands in the way: the missing column, else the setting that does not agree."""
+    """Return `runs`, or what stands in the way: the missing column, or else the setting that does not fit."""
     try:
         swapped(cell)
     except ConfigError as error:
@@ -95,10 +95,12 @@ def verdict(cell: Cell) -> str:
 INTRODUCTION = """\
 # What goes with what
 
-Every piece of a recipe says which columns it reads and which it fills; a recipe whose chain does not close is refused when it is
-built, with the missing column, who reads it and who could fill it. This page is generated from those declarations
-(`python -m instar.pipelines.compatibility`): of {all} combinations {closing} close. A test runs each of them and sees every
-other one refused. A cell says `runs`, or names the first column that nothing fills, or the setting that does not agree.
+Every piece of a recipe says which columns it reads and which columns it fills. A recipe is refused when it is built if a piece
+reads a column that no piece fills. The error names the missing column, who reads it and who could fill it.
+
+This page is generated from those declarations (`python -m instar.pipelines.compatibility`). Of {all} combinations, {closing} run.
+Tests run each of these, and check that every other one is refused. A cell says `runs`, or it names what stands in the way: the
+first column that no piece fills, or else the setting that does not fit.
 
 ```
 instar run spark --set curriculum.strategy=sec                    # SEC's curriculum, SPARK's labelling
@@ -110,7 +112,7 @@ instar run decision_mamba --set curriculum.strategy=sec --set curriculum.signal=
 def page() -> str:
     """Return the page as Markdown."""
     every = {cell: verdict(cell) for cell in cells()}
-    lines = [INTRODUCTION.format(all=len(every), closing=sum(found == "runs" for found in every.values()))]
+    lines = [INTRODUCTION.format(all=len(every), closing=sum(text == "runs" for text in every.values()))]
     for host, recipe in HOSTS.items():
         lines += [f"## Learning from {host}", "", f"Tasks, rollout and evaluation of `{recipe}`.", ""]
         for label in LABELS:
@@ -120,10 +122,10 @@ def page() -> str:
 
 
 def _table(table: dict[str, list[str]]) -> list[str]:
-    """Return the rows of a table, or one line where nothing closes."""
-    found = sorted({verdict for row in table.values() for verdict in row})
-    if "runs" not in found:
-        return [f"Never closes, for want of {', '.join(found)}."]
+    """Return the rows of a table, or one line if no combination of it runs."""
+    texts = sorted({text for row in table.values() for text in row})
+    if "runs" not in texts:
+        return [f"No combination runs; in the way: {', '.join(texts)}."]
     head = [f"| curriculum | {' | '.join(UPDATES)} |", "|---" * (len(UPDATES) + 1) + "|"]
     return head + [f"| {name} | {' | '.join(row)} |" for name, row in table.items()]
 

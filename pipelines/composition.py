@@ -1,6 +1,8 @@
-"""Whether the pieces of a recipe fit: every column that a strategy reads is filled by some piece, and no piece objects.
+"""Checks that the pieces of a recipe fit together.
 
-A chain that does not close would still run and learn nothing, or the wrong thing; here it is refused when it is built.
+Some piece must fill every column that a strategy reads, and no piece may object.
+
+Without this check, such a recipe would still run. It would learn nothing, or the wrong thing. Here it is refused when it is built.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ def pieces(recipe: Recipe) -> dict[str, Piece]:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise `ConfigError` for the first column that nothing fills, then for the first piece that does not fit the others."""
+    """Raise `ConfigError` for the first column that no piece fills. If there is none, raise it for the first piece that objects."""
     _check_columns(recipe)
     _check_sources(recipe)
     for name, piece in pieces(recipe).items():
@@ -34,7 +36,7 @@ def check(recipe: Recipe) -> None:
 
 
 def _check_columns(recipe: Recipe) -> None:
-    """Raise `ConfigError` naming the first column that is missing, who reads it and who could fill it."""
+    """Raise `ConfigError` for the first missing column. The error names the column, who reads it, and who could fill it."""
     columns = frozenset[str]().union(*(piece.provides() for piece in pieces(recipe).values()))
     for name, piece in pieces(recipe).items():
         missing = sorted(piece.requires() - columns)
@@ -42,9 +44,9 @@ def _check_columns(recipe: Recipe) -> None:
             able = [f"{who}.strategy={option}" for who, option in providers(missing[0], type(recipe))]
             raise ConfigError(
                 expected=f"column {missing[0]}, which {name} '{getattr(recipe, name).strategy}' reads",
-                found="no piece of the recipe that fills it",
+                found="no piece of the recipe fills it",
                 where=f"recipe.{name}",
-                action=f"take one that does: {', '.join(able)}" if able else f"choose another {name}",
+                action=f"take a piece that fills it: {', '.join(able)}" if able else f"choose another {name}",
             )
 
 
