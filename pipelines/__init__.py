@@ -21,6 +21,6 @@
     supervise/    what keeps one process alive, and ends it when it hangs
     fit/, cost/   what fits on a named device, and what a plan costs before it is submitted
 
-Whether the pieces of a recipe fit together is asked when it is built (`agreement`, `composition`, `schedule`, `validation`).
-`stage_command` is what the container of a stage executes.
+When a recipe is built, `composition` checks that its pieces fit together. Before it runs, `preflight` checks that the machine has
+what it needs. `stage_command` is what the container of a stage executes.
 """

@@ -1,8 +1,8 @@
-"""The whole loop as one recursive Argo workflow, for clusters without Kubeflow Pipelines. Needs the `argo` extra.
+"""Writes the whole loop as one recursive Argo workflow, for clusters without Kubeflow Pipelines. Needs the `argo` extra.
 
-The graphs are those of Kubeflow. Digests travel as output parameters, so no artifact repository is needed. After each segment the
-template calls itself, as long as the gate goes on. Argo's controller stops at 100 nested calls unless DISABLE_MAX_RECURSION is
-set on it (argo-workflows, docs/scaling.md).
+The graphs of the segments are the same as for Kubeflow. Digests travel as output parameters, so no artifact repository is needed.
+After each segment the template calls itself, as long as the gate lets the loop go on. Argo's controller stops at 100 nested calls
+unless DISABLE_MAX_RECURSION is set on it (argo-workflows, docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NEXT = "{{steps.segment.outputs.parameters.next}}"
 
 
 def write_workflow(recipe: Recipe, profile: Profile, images: Images, out: Path) -> None:
-    """Write the workflow as YAML, after checking that Argo's models keep every field of it."""
+    """Write the workflow as YAML. Before that, check that Argo's models keep every field of it."""
     workflow = build_workflow(recipe, profile, images)
     text = str(workflow.to_yaml())
     check_round_trip(text)
@@ -36,7 +36,10 @@ def write_workflow(recipe: Recipe, profile: Profile, images: Images, out: Path) 
 
 
 def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
-    """Return the hera workflow. Its parameters: `store` and `evolution`, whose name keys every random number."""
+    """Return the hera workflow.
+
+    Its parameters are `store` and `evolution`. Every random number depends on the name of the evolution.
+    """
     hera = _hera()
     models = hera.models
     with hera.Workflow(
@@ -61,8 +64,8 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
         _container("prepare", "begin", prepare, [], ["next", *COUNTERS], recipe.threads, profile, images)
         with hera.Steps(name="evolution"):
             hera.Step(name="prepare", template="prepare")
-            stands = {n: f"{{{{steps.prepare.outputs.parameters.{n}}}}}" for n in COUNTERS}
-            _branch("{{steps.prepare.outputs.parameters.next}}", stands, first="start")
+            counters = {n: f"{{{{steps.prepare.outputs.parameters.{n}}}}}" for n in COUNTERS}
+            _branch("{{steps.prepare.outputs.parameters.next}}", counters, first="start")
         with hera.Steps(name="start", inputs=[hera.Parameter(name=n) for n in COUNTERS]):
             hera.Step(
                 name="segment", template="begin", arguments={n: f"{{{{inputs.parameters.{n}}}}}" for n in COUNTERS}
@@ -78,7 +81,10 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
 
 
 def _branch(decision: str, following: dict[str, str], first: str = "") -> None:
-    """Add the steps of which the head's next segment chooses one; a workflow that is submitted again goes on there."""
+    """Add a step for each kind of next segment; the head decides which of them runs.
+
+    So a workflow that is submitted again goes on where the last one ended.
+    """
     hera = _hera()
     with hera.Parallel():
         if first:
@@ -189,8 +195,8 @@ def _environment(kind: str, profile: Profile, threads: int) -> Iterator[Any]:
 
 
 def _toleration(toleration: Toleration) -> Any:
-    given = {k: v for k, v in configs.to_dict(toleration).items() if v}
-    return _hera().models.Toleration(**given)
+    fields = {k: v for k, v in configs.to_dict(toleration).items() if v}
+    return _hera().models.Toleration(**fields)
 
 
 def _resources(pool: Pool) -> Any:
@@ -218,17 +224,17 @@ def _volumes(pool: Pool) -> Iterator[Any]:
 
 
 def check_round_trip(text: str) -> None:
-    """Raise `ContractError` when Argo's models drop a field: a misspelled one is otherwise accepted and ignored."""
+    """Raise `ContractError` if Argo's models drop a field. Without this check, a misspelled field would be accepted and ignored."""
     import yaml
 
     hera = _hera()
     written = yaml.safe_load(text)
-    kept = yaml.safe_load(str(hera.Workflow.from_yaml(text).to_yaml()))
-    lost = sorted(_paths(written) - _paths(kept))
+    read_back = yaml.safe_load(str(hera.Workflow.from_yaml(text).to_yaml()))
+    lost = sorted(_paths(written) - _paths(read_back))
     if lost:
         raise ContractError(
-            expected="a workflow whose every field Argo knows",
-            found=f"{len(lost)} that are lost, first {lost[0]}",
+            expected="a workflow that has only fields known to Argo",
+            found=f"{len(lost)} unknown fields, the first is {lost[0]}",
             where="argo workflow",
             action="correct the name of the field",
         )

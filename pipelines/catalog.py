@@ -1,4 +1,4 @@
-"""Every stage by name: those of the components, and the fused segment, which runs several of them."""
+"""Every stage by its name: the stages of the components, and the fused segment, which runs several of them."""
 
 from __future__ import annotations
 

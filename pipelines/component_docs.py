@@ -1,4 +1,4 @@
-"""The README of each component, generated from its contract. `python -m instar.pipelines.component_docs` writes them all."""
+"""Generates the README of each component from its contract. `python -m instar.pipelines.component_docs` writes all of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The tasks on which two policies can be compared: tasks of one evolution's pools that the other policy was not trained on.
+"""Chooses the tasks on which two policies can be compared: tasks of one evolution that the other policy was not trained on.
 
-The pools of one evolution are disjoint. Those of two evolutions are not, for example of two seeds: the one may test what the other
-was taught.
+The pools of one evolution are disjoint. The pools of two evolutions are not, for example if they have two seeds. Then one
+evolution may test on tasks that the other one trained on.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from instar.rows import TaskRow
 
 
 def unseen(pools: Tasks, other: Tasks | None, splits: tuple[str, ...], folder: Path) -> tuple[Tasks, int]:
-    """Return `pools` without the tasks of `splits` and the anchors that are in the training pool of `other`, and how many of
-    the former were left out.
+    """Return `pools` without tasks from the training pool of `other`, and the number of tasks of `splits` that were left out.
 
-    Tasks are equal when prompt and reference are. An arm of a split with fewer than two tasks left goes altogether, since it has
-    no interval. Raises `ContractError` when a split has nothing left.
+    Two tasks are equal if prompt and reference are equal. Anchors that were made from a task that is left out are left out too. If
+    fewer than two tasks of an arm are left in a split, the whole arm is left out there, because it has no interval. Raises
+    `ContractError` if a split has no task left.
     """
     if other is None or other.digest == pools.digest:
         return pools, 0
@@ -34,8 +34,8 @@ def unseen(pools: Tasks, other: Tasks | None, splits: tuple[str, ...], folder: P
     asked = [row for row in rows if row.split in splits]
     left = Counter((row.split, row.arm) for row in asked if row.task_id not in taught)
     taught |= {row.task_id for row in asked if left[row.split, row.arm] < 2}
-    kept = [row for row in rows if (origin(row).parent if row.split == SPLIT else row.task_id) not in taught]
-    empty = sorted({row.split for row in asked} - {row.split for row in kept})
+    remaining = [row for row in rows if (origin(row).parent if row.split == SPLIT else row.task_id) not in taught]
+    empty = sorted({row.split for row in asked} - {row.split for row in remaining})
     if empty:
         raise ContractError(
             expected=f"tasks of splits {list(splits)} that both policies were not trained on",
@@ -43,7 +43,7 @@ def unseen(pools: Tasks, other: Tasks | None, splits: tuple[str, ...], folder: P
             where="the pools of two evolutions",
             action="compare evolutions of one seed, or name policy folders and a suite with another --seed",
         )
-    return _written(kept, folder), sum(row.task_id in taught for row in asked)
+    return _written(remaining, folder), sum(row.task_id in taught for row in asked)
 
 
 def _written(rows: list[TaskRow], folder: Path) -> Tasks:

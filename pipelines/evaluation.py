@@ -34,21 +34,21 @@ __all__ = ["Page", "Side", "compare_policies", "pools", "registry_side", "side"]
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """A policy to compare, and the task pools of its evolution when it has one."""
+    """A policy to compare. If it comes from an evolution, `tasks` are the task pools of that evolution."""
 
     name: str
     policy: Policy
     tasks: Tasks | None
     suite: tuple[str, str] | None = None
-    """Recipe and scale that the pools belong to; None fits every suite."""
+    """Recipe and scale that the pools belong to. None means that they fit every recipe and scale."""
 
     def pools_of(self, recipe: Recipe) -> Tasks | None:
-        """Return the pools when they are those of `recipe`."""
+        """Return the pools if they belong to `recipe`, and None otherwise."""
         return self.tasks if self.suite in (None, (recipe.name, recipe.scale)) else None
 
     @property
     def named(self) -> Named:
-        """Return what a page says of it."""
+        """Return the name and the digest for a page."""
         return Named(name=self.name, digest=self.policy.digest)
 
 
@@ -57,8 +57,10 @@ def compare_policies(
 ) -> int:
     """Print a Markdown table of both policies and return 0 (better or equal), 3 (worse) or 2 (could not tell).
 
-    The verdict is the worst one of all splits. `page` also writes `markdown`. Of two evolutions of the recipe the tasks are the
-    baseline's, less what the candidate was trained on; what a policy without an evolution was trained on is not known.
+    The verdict is the worst one of all splits. With `page`, the result is also written as a Markdown file.
+
+    If both policies come from evolutions of the recipe, they attempt the tasks of the baseline's evolution. Tasks that the
+    candidate was trained on are left out first. For a policy that is only a folder, this is not known and nothing is left out.
     """
     tasks = baseline.pools_of(recipe) or candidate.pools_of(recipe) or pools(recipe, evolution, scratch / "tasks")
     tasks, taught = unseen(tasks, candidate.tasks, recipe.test.splits, scratch / "unseen")
@@ -73,11 +75,13 @@ def compare_policies(
     alarms = summaries[1].get("alarms", [])
     say("".join(f"alarm: {alarm['reason']}\n" for alarm in alarms))
     code = EXIT_CODES[worst(summaries[1])]
-    return code if not alarms else max(code, EXIT_CODES["unknown"])  # what the gate holds, CI does not let through
+    return (
+        code if not alarms else max(code, EXIT_CODES["unknown"])
+    )  # the gate holds under an alarm, so CI must not pass
 
 
 def registry_side(uri: str, recipe: str, scratch: Path) -> Side:
-    """Return the policy that the registry's alias `champion` points to, fetched from the store it names."""
+    """Return the policy that the registry's alias `champion` points to. It is fetched from the store that the registry names."""
     digest, store = registered(uri, f"instar-{recipe}", "champion")
     policy = Policy(Cas(open_store(store), scratch / "cache").get(digest), digest)
     return Side(name=f"champion {digest[7:19]}", policy=policy, tasks=None)
@@ -87,8 +91,8 @@ def side(path: Path) -> Side:
     """Return the policy at `path`: the champion of an evolution directory, or a policy folder."""
     if (path / "evolution.json").exists():
         workspace = open_workspace(path)
-        found = status(workspace)
-        digest = found["champion"]
+        summary = status(workspace)
+        digest = summary["champion"]
         prepared = (e for e in workspace.ledger.of("stage") if e.body["stage"] == "dataset_prep")
         tasks = next((e.body["outputs"]["tasks"] for e in prepared), "")
         if not digest or not tasks:
@@ -96,11 +100,11 @@ def side(path: Path) -> Side:
                 expected="an evolution with tasks and a champion",
                 found="a ledger that ends before its first gate",
                 where=str(path),
-                action="resume it first",
+                action="resume the evolution first",
             )
         policy = Policy(workspace.cas.get(digest), digest)
-        made, suite = Tasks(workspace.cas.get(tasks), tasks), (str(found["recipe"]), str(found["scale"]))
-        return Side(name=str(path), policy=policy, tasks=made, suite=suite)
+        task_pools, suite = Tasks(workspace.cas.get(tasks), tasks), (str(summary["recipe"]), str(summary["scale"]))
+        return Side(name=str(path), policy=policy, tasks=task_pools, suite=suite)
     if not (path / "config.json").exists():
         raise ArtifactError(
             expected="an evolution directory or a policy folder with config.json",
@@ -114,8 +118,8 @@ def side(path: Path) -> Side:
 def pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
     """Return the tasks that data preparation would make for this evolution.
 
-    Text pools are made without the policy that goes with them; a continuous-control policy costs nothing, and its stage
-    runs as it is.
+    For text, only the tasks are made, without the initial policy. For continuous control the whole stage runs, because its
+    initial policy costs nothing.
     """
     match recipe.dataset_prep:
         case TextConfig() as prep:
@@ -128,8 +132,8 @@ def pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
             return tasks
         case OfflineConfig() as prep:
             ctx = Context(evolution=evolution, step=0, stage=DATASET_PREP.name, scratch=folder)
-            made: Tasks = execute(DATASET_PREP, {}, prep, ctx, folder).outs.tasks
-            return made
+            prepared: Tasks = execute(DATASET_PREP, {}, prep, ctx, folder).outs.tasks
+            return prepared
 
 
 def _evaluate(
@@ -137,5 +141,5 @@ def _evaluate(
 ) -> Evaluation:
     ctx = Context(evolution=evolution, step=0, stage=EVALUATE.name, scratch=folder)
     inputs = {"tasks": tasks, "policy": side.policy, "baseline": baseline}
-    made: Evaluation = execute(EVALUATE, inputs, recipe.test, ctx, folder).outs.evaluation
-    return made
+    evaluation: Evaluation = execute(EVALUATE, inputs, recipe.test, ctx, folder).outs.evaluation
+    return evaluation

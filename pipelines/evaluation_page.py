@@ -1,7 +1,7 @@
-"""The words of a comparison of two policies: the table that is printed, and the page for people.
+"""The text of a comparison of two policies: the table that is printed, and the page for people.
 
-A verdict comes from the splits of `evaluate.splits` alone. What policies do when they are asked for another return (the
-probes of control) is shown below it and decides nothing.
+The verdict comes from the splits of `evaluate.splits` alone. Policies for continuous control are also asked for other
+returns than the usual one. The results of these probes are shown below the verdict and decide nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Summaries = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Where a comparison is written as a page for people, the seed it used, and the command that repeats it."""
+    """The file that a comparison is written to, the seed that it used, and the command that repeats it."""
 
     path: Path
     seed: int
@@ -40,7 +40,7 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A policy as the page names it."""
+    """Name and digest of a policy, as the page shows them."""
 
     name: str
     digest: str
@@ -56,10 +56,11 @@ def worst(summary: Mapping[str, Any]) -> Verdict:
 def markdown(candidate: Named, baseline: Named, recipe: Recipe, summaries: Summaries, page: Page) -> str:
     """Return a page about a comparison.
 
-    Names and the command may come from somebody else: they stay inside code spans, where nothing is a link or a mention.
+    Names and the command may come from somebody else. They stay inside code spans, so that no part of them becomes a link or a
+    mention.
     """
-    found, verdict = summaries[1]["splits"], worst(summaries[1])
-    cause = [f"`{name}`" for name, split in found.items() if split["comparison"]["verdict"] == verdict]
+    splits, verdict = summaries[1]["splits"], worst(summaries[1])
+    cause = [f"`{name}`" for name, split in splits.items() if split["comparison"]["verdict"] == verdict]
     words = WORDS[verdict].format(margin=recipe.test.margin, splits=", ".join(cause), attempts=_attempts(recipe.test))
     lines = [
         f"### `{recipe.name}`, scale `{recipe.scale}`: {HEADINGS[verdict]}",
@@ -70,7 +71,7 @@ def markdown(candidate: Named, baseline: Named, recipe: Recipe, summaries: Summa
         "",
         *_method(recipe.test, summaries),
         "",
-        *[f"- `{name}`: {_plain(split['comparison']['reason'])}, {_pairs(split)}" for name, split in found.items()],
+        *[f"- `{name}`: {_plain(split['comparison']['reason'])}, {_pairs(split)}" for name, split in splits.items()],
         f"- candidate {_code(candidate.name)}, policy {_code(candidate.digest)}",
         f"- baseline {_code(baseline.name)}, policy {_code(baseline.digest)}",
         f"- suite `{recipe.name}`, scale `{recipe.scale}`, seed {page.seed}",
@@ -83,32 +84,33 @@ def markdown(candidate: Named, baseline: Named, recipe: Recipe, summaries: Summa
 
 
 def table(baseline: str, candidate: str, summaries: Summaries) -> str:
-    """Return the scores per split with the difference and its verdict, and those of the probes, which have none.
+    """Return a table with one row for each split: both scores, their difference and its verdict.
 
-    Where the policies reflected, a second table holds the greedy score before and after it, the gain and the calls it took.
+    Rows for the probes follow; they have no verdict. If the policies reflected on their answers, a second table shows the greedy
+    score before and after reflection, the gain, and the number of calls.
     """
     lines = [f"| split | {baseline} | {candidate} | difference | verdict |", "|---|---|---|---|---|"]
-    for split, found in sorted(summaries[1]["splits"].items(), reverse=True):
-        base, pair = summaries[0]["splits"][split], found["comparison"]
+    for split, scores in sorted(summaries[1]["splits"].items(), reverse=True):
+        base, pair = summaries[0]["splits"][split], scores["comparison"]
         gap = (
             "" if pair["difference"] is None else f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
         )
-        lines.append(f"| {split} | {_score(base)} | {_score(found)} | {gap} | {pair['verdict']} |")
+        lines.append(f"| {split} | {_score(base)} | {_score(scores)} | {gap} | {pair['verdict']} |")
     lines += [f"| {_cell(arm)} | {a} | {b} | | not judged |" for arm, a, b in _probes(summaries)]
     lines += _reflections(baseline, candidate, summaries)
     return "\n".join(lines) + "\n"
 
 
 def _reflections(baseline: str, candidate: str, summaries: Summaries) -> list[str]:
-    """Return the table of what reflection did to greedy answers, no line where no policy reflected. It decides nothing."""
+    """Return the table of what reflection did to greedy answers; no lines if no policy reflected. It decides nothing."""
     lines = []
     for split in sorted(summaries[1]["splits"], reverse=True):
         for name, summary in ((baseline, summaries[0]), (candidate, summaries[1])):
-            if found := summary["splits"][split].get("reflected"):
-                gain = found["gain"]
+            if reflected := summary["splits"][split].get("reflected"):
+                gain = reflected["gain"]
                 lines.append(
-                    f"| {split} | {name} | {found['plain']:.3f} | {_score(found)} "
-                    f"| {gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] | {found['calls_mean']:.2f} |"
+                    f"| {split} | {name} | {reflected['plain']:.3f} | {_score(reflected)} "
+                    f"| {gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] | {reflected['calls_mean']:.2f} |"
                 )
     head = ["", "| split | policy | greedy | with reflection | gain | calls |", "|---|---|---|---|---|---|"]
     return [*head, *lines] if lines else []
@@ -122,8 +124,8 @@ def _probes(summaries: Summaries) -> Iterator[tuple[str, str, str]]:
         yield from ((arm, _score(before[arm]), _score(v)) for arm, v in test[split]["arms"].items() if arm in before)
 
 
-def _score(found: Mapping[str, Any]) -> str:
-    return f"{found['score']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+def _score(result: Mapping[str, Any]) -> str:
+    return f"{result['score']:.3f} [{result['low']:.3f}, {result['high']:.3f}]"
 
 
 def _attempts(config: Config) -> str:
@@ -158,7 +160,7 @@ def _pairs(split: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text without what Markdown or HTML would act on."""
+    """Return the text without characters that Markdown or HTML gives a meaning to."""
     return "".join(c if c.isalnum() or c in " .,;:+-=()[]/'" else " " for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Run one stage on local folders and name its outputs by content. Runners add memory, storage and a ledger around it."""
+"""Runs one stage on local folders and names its outputs by content. Runners add resident state, storage and a ledger around it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Generic[O]):
-    """What one stage call made: outputs with digests, metrics that depend on inputs alone, and measurements."""
+    """What one stage call produced: outputs with digests, metrics that depend on the inputs alone, and measurements (`perf`)."""
 
     outs: O
     metrics: Metrics
@@ -32,10 +32,10 @@ class Result(Generic[O]):
 def execute(
     stage: Stage[I, O, C], inputs: Mapping[str, Artifact | None], config: C, ctx: Context, folder: Path
 ) -> Result[O]:
-    """Call `stage` with outputs in sub-folders of `folder`. What it left resident is filed under digests.
+    """Call `stage` with its outputs in sub-folders of `folder`. What the stage keeps in memory is filed under the outputs' digests.
 
-    Outputs are named by content. A stage of an inner step, whose outputs are not stored (`ctx.durable` is false), may name them
-    itself. Where the file system refuses, `StorageError` is raised, whichever library met the refusal.
+    Outputs are named by content. A stage of an inner step may name them itself if they are not stored (`ctx.durable` is false).
+    If the file system refuses an operation, `StorageError` is raised, in whichever library it happened.
     """
     with refusals(folder):
         return _execute(stage, inputs, config, ctx, folder)
@@ -53,9 +53,9 @@ def _execute(
         metrics = stage(ins, outs, config, ctx)
     perf = {k: float(v) for k, v in metrics.items() if k.startswith(PERF)}
     perf |= {"perf/wall_s": time.perf_counter() - wall, "perf/cpu_s": time.process_time() - cpu}
-    made = {name: artifact for name, artifact in targets.items() if any(artifact.path.iterdir())}
-    for artifact in made.values():
+    written = {name: artifact for name, artifact in targets.items() if any(artifact.path.iterdir())}
+    for artifact in written.values():
         artifact.digest = artifact.digest or manifest_of(artifact.path, type(artifact).__name__).digest
         ctx.resident.adopt(artifact)
-    outs = contract.bind(stage.outs, made, where=stage.name)
+    outs = contract.bind(stage.outs, written, where=stage.name)
     return Result(outs=outs, metrics={k: float(v) for k, v in metrics.items() if not k.startswith(PERF)}, perf=perf)

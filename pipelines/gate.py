@@ -1,4 +1,5 @@
-"""The gate: go on, stop, go back to the champion, or hold; and whether the new policy becomes champion.
+"""The gate decides whether the loop goes on, stops, goes back to the champion or holds, and whether the new policy becomes
+champion.
 
 A decision is a pure function of the evaluation summaries so far. It reads the `val` split only. `id` and `ood` are test sets: a
 policy that was selected on them would be reported on the data that chose it.
@@ -21,24 +22,29 @@ from instar.errors import ConfigError, ContractError
 Action: TypeAlias = Literal["continue", "stop", "rollback", "hold"]
 SPLIT = "val"
 WORSE = -0.03
-"""True difference of a policy whose chance of promotion `explain` states."""
+"""`explain` states how often a policy is promoted that is truly worse by this difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """When to stop and when to go back. Scores are macro means over arms; 1 is every answer right, or the expert's return."""
+    """When to stop and when to go back.
+
+    Scores are macro means over arms. The score 1 means that every answer is right, or that the return is that of the expert.
+    """
 
     target: float | None = None
     """Stop when a promoted policy reaches this score."""
     patience: int = 0
     """Stop after this many evaluations without an improvement; 0 never does."""
     min_delta: float = 0.0
-    """An improvement is more than this above the best score before."""
+    """A score is an improvement if it is more than this above the best score before."""
     rollback_margin: float = 0.05
     """Go back to the champion when the whole interval of the difference lies below minus this."""
     select: Literal["best", "last"] = "best"
-    """`best`: a policy becomes champion when the comparison says that it is not worse, and it is not behind in the estimate.
-    `last`: the newest always is, as papers that report the last checkpoint need; nothing is rolled back."""
+    """`best`: a policy becomes champion if the comparison says that it is not worse, and its point estimate is not behind.
+
+    `last`: the newest policy is always champion, and nothing is rolled back. Papers that report the last checkpoint need this.
+    """
 
     def __post_init__(self) -> None:
         if self.target is not None:
@@ -48,12 +54,15 @@ class GateConfig:
         _require(0.0 <= self.rollback_margin <= 1.0, "rollback_margin", "in [0, 1]", self.rollback_margin)
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        found = {} if self.patience else {"min_delta": "gate.patience"}
-        return found if self.select == "best" else {**found, "rollback_margin": "gate.select=best"}
+        """Return the fields that have no effect, each with what would give it an effect."""
+        ineffective = {} if self.patience else {"min_delta": "gate.patience"}
+        return ineffective if self.select == "best" else {**ineffective, "rollback_margin": "gate.select=best"}
 
     def check(self, recipe: RecipeView) -> None:
-        """Refuse a gate that could never tell: it would hold at every iteration, and the base stay champion."""
+        """Raise `ConfigError` if the gate could never tell which policy is better.
+
+        Such a gate would hold at every iteration, and the base policy would stay champion.
+        """
         sizes = recipe.evaluate.validation_sizes(recipe)
         if self.select == "last" or not recipe.iterations or SPLIT not in recipe.evaluate.splits or not sizes:
             return
@@ -92,12 +101,12 @@ class Decision:
 def decide(history: Sequence[Mapping[str, Any]], config: GateConfig) -> Decision:
     """Decide on the last of `history`, the `summary.json` objects of all evaluations, oldest first.
 
-    Under an alarm the loop holds, and promotes nothing; not even with `select="last"`. Only a rollback goes before it. Raises
-    `ContractError` when a summary has no `val` split, for which no other split may stand in.
+    Under an alarm the loop holds and promotes nothing, not even with `select="last"`. Only a rollback comes before an alarm.
+    Raises `ContractError` if a summary has no `val` split. No other split may take its place.
     """
     scores = [float(_val(summary)["score"]) for summary in history]
     comparison = _val(history[-1])["comparison"]
-    if alarm := "; ".join(str(found["reason"]) for found in history[-1].get("alarms") or ()):
+    if alarm := "; ".join(str(item["reason"]) for item in history[-1].get("alarms") or ()):
         reason = f"alarm: {alarm}"
         if config.select == "best" and _fell(comparison, config):
             return Decision(action="rollback", reason=f"{_rolled_back(comparison, config)}; {reason}", promote=False)
@@ -162,7 +171,7 @@ def _val(summary: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _power(sizes: Sequence[int], recipe: RecipeView) -> list[str]:
-    """State which gains and losses the validation tasks of the recipe can tell, `sizes` of them in each arm."""
+    """State which gains and losses can be seen on the validation tasks. `sizes` are their numbers in each arm."""
     from instar.components.evaluate import power
     from instar.components.evaluate.intervals import freedom, student
 
@@ -185,7 +194,7 @@ def _power(sizes: Sequence[int], recipe: RecipeView) -> list[str]:
 
 
 def _luck(sizes: Sequence[int], recipe: RecipeView) -> str:
-    """State how often a policy that is worse is promoted all the same."""
+    """State how often a policy is promoted although it is worse."""
     from instar.components.evaluate import power
 
     e, looks = recipe.evaluate, max(1, recipe.iterations)

@@ -1,6 +1,6 @@
-"""Segments as Kubeflow pipelines: graph, placement, compiled package. Needs the `kubeflow` extra.
+"""Turns segments into Kubeflow pipelines and writes them as compiled packages. Needs the `kubeflow` extra.
 
-Only this module, `kubeflow_components` and `placement` import kfp; no stage image holds it.
+Only this module, `kubeflow_components` and `placement` import kfp. The images of the stages do not contain it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARAMETERS: dict[str, type] = {
 
 
 def pipeline(graph: Graph, profile: Profile, images: Images) -> Any:
-    """Return the KFP pipeline of a segment. Its parameters are `PARAMETERS`. `ConfigError` when it is too large."""
+    """Return the KFP pipeline of a segment. Its parameters are `PARAMETERS`. Raises `ConfigError` if the graph is too large."""
     check_size(graph)
     dsl = kfp_dsl()
 
@@ -52,47 +52,47 @@ class _Builder:
 
     def __init__(self, graph: Graph, profile: Profile, images: Images, parameters: Mapping[str, Any]) -> None:
         self.graph, self.profile, self.images, self.parameters = graph, profile, images, parameters
-        self.made: dict[str, Any] = {}
+        self.tasks: dict[str, Any] = {}
         self.nodes = {node.name: node for node in graph.nodes}
 
     def build(self) -> None:
-        """Add every node in order; the shards of one rollout become one loop."""
+        """Add every node in order. The shards of one rollout become one loop or, if they are many, one gang."""
         dsl = kfp_dsl()
         gangs: list[Any] = []
         for node in self.graph.nodes:
             if node.kind == "gather" and gangs:
-                self.made[node.name] = gangs.pop()
+                self.tasks[node.name] = gangs.pop()
             elif node.shard is None:
-                self.made[node.name] = self._add(node)
+                self.tasks[node.name] = self._add(node)
             elif node.shard.number == 0 and node.shard.total > MAX_FAN_OUT:
                 gangs.append(self._add(node))
             elif node.shard.number == 0:
                 with dsl.ParallelFor(items=list(range(node.shard.total)), name=f"{node.name}-shards") as number:
-                    self.made[node.name] = self._add(node, number)
+                    self.tasks[node.name] = self._add(node, number)
 
     def _add(self, node: Node, shard: Any = 0) -> Any:
         image = self._image(node.kind)
         kind = "gang" if node.shard and node.shard.total > MAX_FAN_OUT else node.kind
         if kind == "gang":
-            made = gang(self._image(kind))(**self._stage(node, 0), **self._inputs(node), pod=self._pod())
+            task = gang(self._image(kind))(**self._stage(node, 0), **self._inputs(node), pod=self._pod())
         elif node.stage is None:
             handed = handed_on(self.graph.recipe, self.graph.kind)
-            made = control(node.kind, image, handed)(**self._control(node))
+            task = control(node.kind, image, handed)(**self._control(node))
         else:
-            made = component(node.stage, image, node.inputs)(**self._stage(node, shard), **self._inputs(node))
-        made.set_display_name("gang" if kind == "gang" else node.name)
+            task = component(node.stage, image, node.inputs)(**self._stage(node, shard), **self._inputs(node))
+        task.set_display_name("gang" if kind == "gang" else node.name)
         for name in node.after:
-            made.after(self.made[name])
+            task.after(self.tasks[name])
         cached = self.graph.kind == "begin" and node.kind in ("dataset_prep", "evaluate")
-        made.set_caching_options(cached)
-        placement.place(made, kind, self.profile, self.graph.recipe.threads)
-        return made
+        task.set_caching_options(cached)
+        placement.place(task, kind, self.profile, self.graph.recipe.threads)
+        return task
 
     def _image(self, kind: str) -> str:
         return self.images.reference(self.profile.pool(kind).image, self.profile.registry)
 
     def _pod(self) -> str:
-        """Return what the pods of a gang are, as the JSON parameter of the task that starts it."""
+        """Return the settings of a gang's pods as JSON, which is a parameter of the task that starts the gang."""
         settings = PodSettings(
             image=self._image("rollout"),
             pool=self.profile.pool("rollout"),
@@ -104,8 +104,8 @@ class _Builder:
         return configs.dumps(settings)
 
     def _control(self, node: Node) -> dict[str, Any]:
-        given = {**self.parameters, "run_id": kfp_dsl().PIPELINE_JOB_ID_PLACEHOLDER, "plus_iteration": node.iteration}
-        return {name: given[name] for name in CONTROL[node.kind]}
+        values = {**self.parameters, "run_id": kfp_dsl().PIPELINE_JOB_ID_PLACEHOLDER, "plus_iteration": node.iteration}
+        return {name: values[name] for name in CONTROL[node.kind]}
 
     def _stage(self, node: Node, shard: Any) -> dict[str, Any]:
         return {
@@ -127,36 +127,36 @@ class _Builder:
             contract.port_of(name) if contract.port_of(name) in many else contract.flat_name(name): self._artifact(
                 ref, collected=contract.port_of(name) in many
             )
-            for name, ref in sorted(node.inputs.items(), reverse=True)  # of a collected port the first member counts
+            for name, ref in sorted(node.inputs.items(), reverse=True)  # the first member of a collected port wins
         }
 
     def _artifact(self, ref: Ref, *, collected: bool) -> Any:
         maker = self.nodes[ref.node]
         ins = contract.ports(maker.stage.ins) if maker.stage else {}
-        if ref.node not in self.made:  # a shard after the first: part of the same loop
+        if ref.node not in self.tasks:  # a shard after the first is part of the same loop
             return None
-        output = self.made[ref.node].outputs[output_name(ref.port, ins)]
+        output = self.tasks[ref.node].outputs[output_name(ref.port, ins)]
         return kfp_dsl().Collected(output) if collected else output
 
 
 def tick_pipeline(profile: Profile, images: Images) -> Any:
-    """Return the pipeline of the watchdog: one task, the same for every recipe."""
+    """Return the pipeline of the watchdog. It has one task and is the same for every recipe."""
     dsl = kfp_dsl()
 
     def body(store: str, evolution: str, restart: bool) -> None:
         image = images.reference(profile.pool("tick").image, profile.registry)
-        given = {"store": store, "evolution": evolution, "restart": restart}
-        made = control("tick", image)(**given, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
-        made.set_display_name("tick")
-        made.set_caching_options(False)
-        placement.place(made, "tick", profile, 0)
+        values = {"store": store, "evolution": evolution, "restart": restart}
+        task = control("tick", image)(**values, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+        task.set_display_name("tick")
+        task.set_caching_options(False)
+        placement.place(task, "tick", profile, 0)
 
     body.__annotations__ = {"store": str, "evolution": str, "restart": bool}
     return dsl.pipeline(name="instar-tick", description="repairs the chain of an evolution")(body)
 
 
 def compile_graph(graph: Graph, profile: Profile, images: Images, out: Path) -> None:
-    """Write the compiled package: pipeline spec and platform spec. The bytes depend on the arguments and kfp's version."""
+    """Write the compiled package: pipeline spec and platform spec. The bytes depend on the arguments and on kfp's version."""
     _compile(pipeline(graph, profile, images), out)
 
 
@@ -168,7 +168,7 @@ def compile_tick(profile: Profile, images: Images, out: Path) -> None:
 def _compile(pipeline: Any, out: Path) -> None:
     from kfp import compiler  # pyright: ignore[reportMissingImports]
 
-    temporary = out.with_name(f".{out.name}.yaml")  # kfp wants the suffix
+    temporary = out.with_name(f".{out.name}.yaml")  # kfp requires the suffix
     with storage_errors(out):
         try:
             compiler.Compiler().compile(pipeline, str(temporary))

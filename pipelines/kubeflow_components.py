@@ -1,8 +1,9 @@
-"""Stages and control nodes as Kubeflow container components, synthesised from their declarations.
+"""Builds Kubeflow container components for stages and control nodes from their declarations.
 
-Wrong wiring is refused when a pipeline compiles. Artifacts use KFP's base types and are pointer files (`instar.executor`). The
-configuration crosses as one JSON string, because KFP turns integers inside structured parameters into floats. An output with the
-name of an input is called `out_<name>`, since inputs and outputs of a KFP component share one name space.
+- Wrong wiring is refused when a pipeline is compiled.
+- Artifacts have KFP's base types. Their files are small pointers with a digest (`instar.executor`).
+- The configuration is one JSON string, because KFP turns integers inside structured parameters into floats.
+- An output that has the name of an input is called `out_<name>`, because KFP has one name space for both.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def collected(stage: Stage[Any, Any, Any]) -> frozenset[str]:
 
 
 def gang(image: str) -> Any:
-    """Return the component that stands for many shards of a rollout and their gathering."""
+    """Return the component of a gang: one task that runs all shards of a rollout and gathers their results."""
     ins, outs = contract.ports(ROLLOUT.ins), contract.ports(GATHER.outs)
     parameters = {**STAGE, "pod": str}
     extra = {"metrics": "Metrics"}
@@ -79,7 +80,7 @@ def gang(image: str) -> Any:
 
 
 def control(kind: str, image: str, handed: type[Any] | None = None) -> Any:
-    """Return the component of a control node. `handed` declares what `open` and `gate` hand on, if they do."""
+    """Return the component of a control node. `handed` declares the outputs of `open` and `gate`; without it they have none."""
     outs = contract.ports(handed) if handed and kind in ("open", "gate") else {}
     extra = {"report": "Markdown", "metrics": "Metrics"} if kind == "advance" else {}
     return _component(
@@ -137,7 +138,7 @@ def output_name(port: str, ins: Mapping[str, Any]) -> str:
 
 
 def kfp_dsl() -> Any:
-    """Return `kfp.dsl`. `MissingDependencyError` without the `kubeflow` extra."""
+    """Return `kfp.dsl`. Raises `MissingDependencyError` if the `kubeflow` extra is not installed."""
     try:
         from kfp import dsl  # pyright: ignore[reportMissingImports]
     except ImportError as error:

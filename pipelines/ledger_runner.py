@@ -1,6 +1,7 @@
-"""What every runner of the loop shares: a stage whose memo key is in the ledger is not run again, and gates are recorded.
+"""What all runners of the loop share. A stage whose memo key is in the ledger is not run again, and decisions of the gate are
+recorded.
 
-A subclass says how a missing result is produced. `LocalRunner` runs the stage, `Replay` reads what a container recorded.
+A subclass says how a missing result is produced. `LocalRunner` runs the stage. `Replay` reads what a container recorded.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One stage call with its memo key: what has to be produced when the ledger does not hold it."""
+    """One stage call with its memo key. Its result must be produced if the ledger does not hold it."""
 
     stage: Stage[Any, Any, Any]
     config: Any
@@ -83,7 +84,7 @@ class LedgerRunner(ABC):
         shard: Shard | None = None,
         **inputs: Inputs,
     ) -> O:
-        """Return the outputs of a stage from the ledger, or have them produced."""
+        """Return the outputs of a stage. They come from the ledger, or are produced if they are not there."""
         job = job_of(self.workspace.evolution, stage, config, iteration, step or 0, shard or WHOLE, inputs)
         self.listener(StageStarted(stage.name, iteration, job.step))
         committed = self.workspace.ledger.committed(job.key)
@@ -91,11 +92,11 @@ class LedgerRunner(ABC):
         self.listener(StageDone(stage.name, iteration, job.step, entry, committed is not None))
         kinds = contract.ports(stage.outs)
         _check_ports(entry, set(kinds))
-        made = {n: kinds[n][0](Path(), digest) for n, digest in entry.body["outputs"].items()}
-        return contract.bind(stage.outs, made, where=stage.name)  # type: ignore[no-any-return]
+        outputs = {n: kinds[n][0](Path(), digest) for n, digest in entry.body["outputs"].items()}
+        return contract.bind(stage.outs, outputs, where=stage.name)  # type: ignore[no-any-return]
 
     def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:
-        """Decide and record. When an evolution is resumed, the decision that was recorded must come out again."""
+        """Decide, and record the decision. If an evolution is resumed, the decision must be the one that was recorded."""
         ledger, iteration = self.workspace.ledger, candidate.iteration
         summaries = [self.summary(e.body["evaluation"]) for e in ledger.of("gate") if e.body["iteration"] < iteration]
         decision = decide([*summaries, self.summary(candidate.champion_evaluation.digest)], config)
@@ -113,7 +114,7 @@ class LedgerRunner(ABC):
                 expected=f"the recorded gate {dict(recorded.body)['decision']}",
                 found=f"{body['decision']}",
                 where=f"ledger entry {recorded.seq}",
-                action="resume with the code and configuration that opened this evolution",
+                action="resume with the code and the configuration that this evolution was opened with",
             )
         return settle(decision, candidate, before)
 
@@ -151,14 +152,14 @@ def job_of(
     inputs: dict[str, Inputs],
 ) -> Job:
     """Return a stage call with its memo key."""
-    given = contract.flatten(inputs)
+    artifacts = contract.flatten(inputs)
     key = memo_key(
         stage=stage.name,
         version=stage.version,
         config=configs.digest(config),
-        inputs={name: artifact.digest for name, artifact in given.items()},
+        inputs={name: artifact.digest for name, artifact in artifacts.items()},
         evolution=evolution,
         step=step,
         shard=shard,
     )
-    return Job(stage=stage, config=config, iteration=iteration, step=step, shard=shard, inputs=given, key=key)
+    return Job(stage=stage, config=config, iteration=iteration, step=step, shard=shard, inputs=artifacts, key=key)

@@ -1,4 +1,4 @@
-"""The first and the last entry of a ledger: open an evolution, read the recipe that it was opened with, close it."""
+"""Writes the first and the last entry of a ledger, and reads the recipe from the first one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
 def check_code(workspace: Workspace, accept: bool) -> None:
     """Check that the evolution ran with this version of the code.
 
-    If it did not: with `accept`, record that it continues with this version; without, raise `LedgerError`.
+    If it did not, raise `LedgerError`. With `accept`, record instead that the evolution continues with this version.
     """
     accepted = [e.body["code"] for kind in ("open", "accept_code") for e in workspace.ledger.of(kind)]
     if code_version() in accepted:

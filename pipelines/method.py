@@ -25,7 +25,7 @@ class Method:
     takes_model: tuple[str, ...] = ()
 
     def recipe(self, scale: str, model: str | None = None) -> Recipe:
-        """Return the recipe at `scale`, before any plan for a GPU. Without `model` it starts from its own."""
+        """Return the recipe at `scale`, not planned for any GPU yet. Without `model`, it uses a base model of its own."""
         if scale not in self.scales:
             raise ConfigError(
                 expected=f"a scale of {self.name}",
@@ -37,7 +37,7 @@ class Method:
             return self.scales[scale](model)
         if model:
             raise ConfigError(
-                expected=f"no --model: {self.name} at {scale} makes its own",
+                expected=f"no --model: {self.name} at {scale} makes its own model",
                 found=model,
                 where="--model",
                 action="leave it out, or choose a scale that starts from a checkpoint",

@@ -1,4 +1,4 @@
-"""What a pool profile says, on a KFP task: resources, nodes, memory and disk, credentials by reference, deadline, user."""
+"""Writes what a pool profile says onto a KFP task: resources, nodes, memory, disk, references to credentials, deadline, user."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ WHERE = {
     "INSTAR_NAMESPACE": "metadata.namespace",
     "INSTAR_WORKFLOW": "metadata.labels['workflows.argoproj.io/workflow']",
 }
-"""Where a task that starts jobs runs, from the fields of its pod."""
+"""Variables that tell the task of a gang where it runs, and the field of its pod that each of them is read from."""
 
 
 def place(task: Any, kind: str, profile: Profile, threads: int) -> None:
-    """Apply the pool of a task. Infrastructure failures are retried by Argo, those of the program by `instar supervise`."""
+    """Apply the pool of a task. Argo retries failures of the infrastructure, `instar supervise` those of the program."""
     from kfp import kubernetes  # pyright: ignore[reportMissingImports]
 
     pool = profile.pool(kind)
@@ -44,14 +44,21 @@ def place(task: Any, kind: str, profile: Profile, threads: int) -> None:
 
 
 def environment(kind: str, profile: Profile, threads: int) -> dict[str, str]:
-    """Return the plain environment of a task; only tasks that speak to the API server or to MLflow know where they are."""
-    found = {"INSTAR_S3_ENDPOINT": profile.store_endpoint, "INSTAR_STAGE_S": str(profile.timeout_s(kind) - MARGIN_S)}
+    """Return the environment of a task, without secrets.
+
+    Only `advance` and `tick` get the addresses of the API server and of MLflow, because only they speak to them.
+    """
+    variables = {
+        "INSTAR_S3_ENDPOINT": profile.store_endpoint,
+        "INSTAR_STAGE_S": str(profile.timeout_s(kind) - MARGIN_S),
+    }
     if threads:
-        found["OMP_NUM_THREADS"] = str(threads)
+        variables["OMP_NUM_THREADS"] = str(threads)
     if kind in ("advance", "tick"):
         services = {HOST: profile.kfp_host, NAMESPACE: profile.namespace, TOKEN: profile.kfp_token}
-        found |= {name: value for name, value in {**services, "MLFLOW_TRACKING_URI": profile.mlflow}.items() if value}
-    return found
+        services["MLFLOW_TRACKING_URI"] = profile.mlflow
+        variables |= {name: value for name, value in services.items() if value}
+    return variables
 
 
 def _volumes(task: Any, pool: Pool) -> None:

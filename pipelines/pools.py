@@ -1,4 +1,4 @@
-"""Node-pool profiles: everything about a cluster that the tasks of a pipeline need, from one TOML file."""
+"""Node-pool profiles: one TOML file says everything about a cluster that the tasks of a pipeline need."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from instar.pipelines.catalog import STAGES
 DEFAULT = Path(__file__).with_name("pools.toml")
 TASKS = frozenset({"default", "begin", "open", "gate", "advance", "gang", "tick", *STAGES})
 USER, GROUP = 10001, 0
-"""The images run as any user; the group owns what they write."""
+"""User and group of every container. The images run as any user, and the group owns what they write."""
 QUEUE_S = 86400
-"""Longest wait of a gang for its nodes."""
+"""A gang waits for its nodes at most this long."""
 MAX_WAVES = 8
-"""Rounds in which the shards of a gang may come, each as long as its pool allows."""
+"""The shards of a gang may run in at most this many rounds. Each round may take as long as its pool allows."""
 MARGIN_S = 60
-"""`instar supervise` stops a stage this long before its pod's deadline, so that stacks and a reason are left."""
+"""`instar supervise` stops a stage this long before its pod's deadline. So there is time to write the stacks and a reason."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CPU = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?m?")
 _BYTES = re.compile(r"(?=.*[1-9])[0-9]+([KMGTPE]i|[MGTPE])?")
@@ -42,19 +42,21 @@ class Toleration:
 
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
-    """Ephemeral disk at `/tmp`: an emptyDir, or a volume of a storage class (`class`), whose volumes any user must be able
-    to write to, since Kubeflow Pipelines sets no fsGroup."""
+    """Ephemeral disk at `/tmp`: an emptyDir, or a volume of a storage class (`class`).
+
+    Any user must be able to write to the volumes of that class, because Kubeflow Pipelines sets no fsGroup.
+    """
 
     size: str
     class_: str = ""
 
     def __post_init__(self) -> None:
-        _check(_BYTES.fullmatch(self.size), "scratch.size", "a quantity as 8Gi", self.size)
+        _check(_BYTES.fullmatch(self.size), "scratch.size", "a quantity, for example 8Gi", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A kind of node and what a pod may use there. Quantities as Kubernetes writes them."""
+    """A kind of node, and what a pod may use there. Quantities are written as in Kubernetes."""
 
     image: str = "instar-cpu"
     cpu: str
@@ -62,20 +64,20 @@ class Pool:
     accelerator: str = ""
     count: int = 0
     shm: str = ""
-    """Memory-backed `/dev/shm`; counts against `memory`."""
+    """Size of the memory-backed `/dev/shm`. It counts against `memory`."""
     scratch: Scratch
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     queue: str = ""
     """Kueue queue of the pods."""
     parallelism: int = 0
-    """Pods of one gang at a time, within the queue's quota; 0 for all at once."""
+    """Pods of one gang that run at one time; it must stay within the queue's quota. 0 means all at once."""
     timeout_s: int
 
     def __post_init__(self) -> None:
-        _check(_CPU.fullmatch(self.cpu), "cpu", "a quantity as 4 or 500m", self.cpu)
-        _check(_BYTES.fullmatch(self.memory), "memory", "a quantity as 16Gi", self.memory)
-        _check(not self.shm or _BYTES.fullmatch(self.shm), "shm", "a quantity as 1Gi, or none", self.shm)
+        _check(_CPU.fullmatch(self.cpu), "cpu", "a quantity, for example 4 or 500m", self.cpu)
+        _check(_BYTES.fullmatch(self.memory), "memory", "a quantity, for example 16Gi", self.memory)
+        _check(not self.shm or _BYTES.fullmatch(self.shm), "shm", "a quantity, for example 1Gi, or nothing", self.shm)
         _check(self.timeout_s > MARGIN_S, "timeout_s", f"more than {MARGIN_S} seconds", self.timeout_s)
         gpu = bool(self.accelerator)
         if gpu != (self.count > 0) or (gpu and not (self.tolerations and self.shm)):
@@ -84,7 +86,7 @@ class Pool:
                 found=f"accelerator '{self.accelerator}', count {self.count}, {len(self.tolerations)} tolerations, "
                 f"shm '{self.shm}'",
                 where="pools",
-                action="a GPU pod without its toleration is never scheduled, and one without shm dies in its data loader",
+                action="set all four: without a toleration no GPU pod is scheduled, and without shm it dies in its data loader",
             )
 
 
@@ -95,21 +97,21 @@ class Profile:
     registry: str
     service_account: str
     launcher_account: str = ""
-    """For runs that start jobs of their own; by default `service_account`."""
+    """Service account of runs that start jobs of their own. If it is empty, they use `service_account`."""
     store_secret: str
     store_endpoint: str
     kfp_host: str
     namespace: str = ""
     """Namespace of the runs, where Kubeflow Pipelines serves several users."""
     kfp_token: str = ""
-    """Path in the pod of the token that the API server wants; empty for a server that wants none."""
+    """Path in the pod of the token for the API server; empty if the server wants none."""
     mlflow: str
     tasks: dict[str, str]
     pools: dict[str, Pool]
 
     def __post_init__(self) -> None:
         for key in ("store_secret", "service_account", "store_endpoint"):
-            _check(getattr(self, key).strip(), key, "a name, not nothing", getattr(self, key))
+            _check(getattr(self, key).strip(), key, "a name that is not empty", getattr(self, key))
         _check(_REGISTRY.fullmatch(self.registry), "registry", "HOST[:PORT][/PREFIX] in lower case", self.registry)
         unknown = sorted(set(self.tasks) - TASKS)
         if unknown:
@@ -129,7 +131,7 @@ class Profile:
             )
 
     def timeout_s(self, task: str) -> int:
-        """Return the seconds that a pod of a task may take. The one that starts a gang waits for its nodes and its pods."""
+        """Return the seconds that a pod of a task may take. The pod that starts a gang also waits for the gang's nodes and pods."""
         own = self.pool(task).timeout_s
         return own if task != "gang" else own + QUEUE_S + MAX_WAVES * self.pool("rollout").timeout_s
 
@@ -139,7 +141,7 @@ class Profile:
 
 
 def load(name: str, path: Path | None = None) -> Profile:
-    """Return the profile `name` of a pools file, by default the one that comes with instar."""
+    """Return the profile `name` of a pools file. Without `path` it is the file that comes with instar."""
     raw = configs.load_toml(path or DEFAULT)
     if name not in raw:
         raise ConfigError(
@@ -155,7 +157,7 @@ def _check(holds: Any, key: str, expected: str, found: Any) -> None:
 
 
 def _renamed(raw: Any) -> Any:
-    """Return the table with `class`, a word of Python, spelled as the field."""
+    """Return the table with the key `class` renamed to the field `class_`, because `class` is a keyword in Python."""
     if isinstance(raw, dict):
         return {("class_" if k == "class" else k): _renamed(v) for k, v in raw.items()}
     return [_renamed(v) for v in raw] if isinstance(raw, list) else raw
@@ -163,9 +165,10 @@ def _renamed(raw: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Image name -> digest: the lock that a build writes, and the only source of image references for a cluster.
+    """The lock that a build writes: image name -> digest. A cluster takes its image references from here alone.
 
-    With a `tag` there is no lock, and images have the names that a build gives them on its own machine.
+    With a `tag` there is no lock. Images then have the names that a build gives them on its own machine, for example
+    `instar-cpu:dev`.
     """
 
     digests: dict[str, str]
@@ -193,7 +196,7 @@ LOCAL = Images(digests={}, tag="dev")
 
 
 def load_images(path: Path) -> Images:
-    """Read the lock. Only digests count: a tag can be moved under a pipeline."""
+    """Read the lock. It must hold digests, because a tag can be moved to another image under a pipeline."""
     try:
         raw = plain.loads(path.read_text(encoding="utf-8"))
         digests = {str(name): str(entry["digest"]) for name, entry in raw.items()}
@@ -202,22 +205,28 @@ def load_images(path: Path) -> Images:
             expected="the lock of image digests",
             found="no such file",
             where=str(path),
-            action="`make images` builds the images and writes it; or name another one with --images",
+            action="run `make images`, which builds the images and writes the lock, or name another lock with --images",
         ) from error
     except OSError as error:
         raise ConfigError(
             expected="a file that can be read",
             found=f"{error.strerror}",
             where=str(path),
-            action="name the lock itself",
+            action="name the file of the lock",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
-            expected="image name -> digest", found=f"{error}", where=str(path), action="build the images again"
+            expected="a JSON object: image name -> digest",
+            found=f"{error}",
+            where=str(path),
+            action="build the images again",
         ) from error
     bad = sorted(name for name, digest in digests.items() if not _DIGEST.fullmatch(digest))
     if bad:
         raise ConfigError(
-            expected="digests sha256:<64 hex>", found=digests[bad[0]], where=f"{path}:{bad[0]}", action="no tags here"
+            expected="digests sha256:<64 hex>",
+            found=digests[bad[0]],
+            where=f"{path}:{bad[0]}",
+            action="write a digest, not a tag",
         )
     return Images(digests=digests)

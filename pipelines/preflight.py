@@ -1,6 +1,6 @@
-"""What a recipe needs of the machine that runs it, asked before its first stage.
+"""Checks before the first stage that this machine has what the recipe needs.
 
-A machine that only submits to a cluster, or starts containers, is not asked, since the stages run elsewhere.
+A machine that only submits to a cluster or starts containers is not checked, because the stages do not run in this process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ON_A_DEVICE = ("rollout", "update", "evaluate", "test")
 
 
 def check(recipe: Recipe, pieces: Sequence[str] = ON_A_DEVICE) -> None:
-    """Raise `MissingDependencyError` for an engine that is not installed, `ConfigError` for a CUDA device that is not there, or
-    that is smaller than the one a whole recipe was planned for.
+    """Raise `MissingDependencyError` if an engine is not installed, and `ConfigError` if a CUDA device is missing.
 
-    `auto` never fails, and torch is loaded only where CUDA is asked for by name.
+    A whole recipe that was planned for a GPU also needs a GPU with at least that memory (`ConfigError`). The device `auto` never
+    fails. torch is loaded only if the recipe names CUDA or a planned GPU.
     """
     if recipe.device and pieces == ON_A_DEVICE:
         _check_planned(recipe)
@@ -39,13 +39,13 @@ def check(recipe: Recipe, pieces: Sequence[str] = ON_A_DEVICE) -> None:
 
 
 def _check_planned(recipe: Recipe) -> None:
-    planned, found = of_name(recipe.device), _memory() if _cuda() else 0
-    if found < planned.memory:
-        named = largest_below(found)
-        smaller = f"plan for it with --device {named}" if named else "choose --scale tiny or small"
+    planned, memory = of_name(recipe.device), _memory() if _cuda() else 0
+    if memory < planned.memory:
+        fitting = largest_below(memory)
+        smaller = f"plan for it with --device {fitting}" if fitting else "choose --scale tiny or small"
         raise ConfigError(
             expected=f"a GPU of {planned.memory / GIB:.0f} GiB: {recipe.name} at {recipe.scale} is planned for {recipe.device}",
-            found=f"one of {found / GIB:.1f} GiB" if found else "none",
+            found=f"one of {memory / GIB:.1f} GiB" if memory else "none",
             where="this machine",
             action=f"{smaller}, run it on a machine with that GPU, or `instar submit` it to a cluster",
         )

@@ -1,4 +1,4 @@
-"""A recipe: six stage configurations, loop shape and gate, as one frozen value."""
+"""A recipe: the configurations of six stages, the shape of the loop and the gate, as one frozen value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Scale = Literal["tiny", "small", "single", "paper"]
 class Recipe:
     """One method at one scale. `clock` says how often the ledger is written; it never changes what is learned.
 
-    `evaluate` watches every iteration and feeds the gate; `test` is run on the base and on the champion only, so that no
+    `evaluate` runs after every iteration, and the gate reads its result. `test` runs on the base and on the champion only. So no
     checkpoint is chosen on the tasks that are reported.
     """
 
@@ -50,9 +50,9 @@ class Recipe:
     iterations: int
     inner_steps: int = 1
     device: str = ""
-    """GPU that engine, slots, micro-batches and memory were planned for (`pipelines.fit`); empty: for none."""
+    """GPU that engine, slots, micro-batches and memory were planned for (`pipelines.fit`). Empty means that nothing was planned."""
     threads: int = 0
-    """Threads of one tensor operation, 0 for the machine's default. Results are bit-identical for equal counts only."""
+    """Threads of one tensor operation; 0 means the machine's default. Only runs with equal counts give bit-identical results."""
 
     def __post_init__(self) -> None:
         for name, least in (("iterations", 0), ("inner_steps", 1), ("threads", 0)):
@@ -61,16 +61,16 @@ class Recipe:
         composition.check(self)  # pyright: ignore[reportArgumentType] (one class under two module names)
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields of pieces that other pieces leave without effect, and what would read them."""
-        prep, found = self.dataset_prep, dict[str, str]()
+        """Return the fields that have no effect because of other pieces, each with what would give it an effect."""
+        prep, ineffective = self.dataset_prep, dict[str, str]()
         if isinstance(prep, OfflineConfig) and isinstance(self.update, SequenceConfig):
             if isinstance(prep.arch, BcArch) or not prep.arch.auxiliary:
-                found["update.weights"] = "a policy with dataset_prep.arch.auxiliary=true"
+                ineffective["update.weights"] = "a policy with dataset_prep.arch.auxiliary=true"
             if not isinstance(prep.arch, DecisionMambaArch):
-                found["update.decay_ssm_params"] = "dataset_prep.arch.strategy=decision_mamba"
+                ineffective["update.decay_ssm_params"] = "dataset_prep.arch.strategy=decision_mamba"
         if not isinstance(self.update, PolicyGradientConfig) or self.update.kl.place == "none":
-            found["reference"] = "update.kl.place=loss or reward"
-        return found
+            ineffective["reference"] = "update.kl.place=loss or reward"
+        return ineffective
 
     def inner(self) -> StepConfig:
         """Return the configuration of one inner step."""

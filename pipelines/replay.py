@@ -1,8 +1,8 @@
-"""The loop replayed over recorded results: how a run on a cluster knows its position, and how the ledger gets its entries.
+"""Replays the loop over recorded results. So a run on a cluster finds its position, and the ledger gets its entries.
 
-The container of a stage leaves a record of its result, and writes nothing to the ledger. The control nodes execute the same
-description of the loop as every runner. They take each result from the ledger and, when they commit, from the records. So the
-entries, their order and the decisions of the gate are those of a run in one process.
+The container of a stage leaves a record of its result and writes nothing to the ledger. The control nodes execute the same
+description of the loop as every runner. They take each result from the ledger. When they commit, they also take results from the
+records and append them to the ledger. So the entries, their order and the decisions of the gate are those of a run in one process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from instar.workspace import Workspace
 
 
 class Replay(LedgerRunner):
-    """Takes results from the ledger; with `commit`, appends those that are recorded but not yet in it."""
+    """Takes results from the ledger. With `commit`, it appends results that are recorded but not yet in the ledger."""
 
     def __init__(self, workspace: Workspace, *, commit: bool) -> None:
         super().__init__(workspace)
@@ -29,8 +29,11 @@ class Replay(LedgerRunner):
         workspace.ledger.adopt = commit
 
     def produce(self, job: Job) -> Entry:
-        """Append the recorded result of a job. `LedgerError` when there is none or it is not one of the job's stage,
-        `ArtifactError` when the store lacks an output; then nothing is appended."""
+        """Append the recorded result of a job.
+
+        Raises `LedgerError` if there is no record, or if it does not have the outputs of the job's stage. Raises `ArtifactError` if
+        an output is missing in the store. Then nothing is appended.
+        """
         record = self.records.get(job.key) if self.commit else None
         if record is None:
             raise LedgerError(
@@ -64,18 +67,18 @@ class Replay(LedgerRunner):
 
 
 def replayed(workspace: Workspace, recipe: Recipe, iteration: int, *, commit: bool) -> Position:
-    """Return the position after `iteration`, or after an earlier end of the evolution.
+    """Return the position after `iteration`, or the last position if the evolution ended earlier.
 
-    An unrolled run may be longer than what is left: of a recipe with 5 iterations, iteration 6 is the fifth.
+    A run of several iterations may be longer than what is left. For a recipe of 5 iterations, iteration 6 means the fifth.
     """
     check_code(workspace, accept=False)
-    last = min(iteration, recipe.iterations)
-    stands = positions(Replay(workspace, commit=commit), recipe)
-    return next(position for position in stands if position.iteration == last or position.stopped)
+    wanted = min(iteration, recipe.iterations)
+    passed = positions(Replay(workspace, commit=commit), recipe)
+    return next(position for position in passed if position.iteration == wanted or position.stopped)
 
 
 def why_over(recipe: Recipe, position: Position) -> str:
-    """Return why no iteration follows this position; an empty text where one does."""
+    """Return why no iteration follows this position. The text is empty if one follows."""
     if position.stopped or position.iteration < recipe.iterations:
         return position.stopped
     return f"all {recipe.iterations} iterations done"
@@ -86,7 +89,7 @@ def finished(workspace: Workspace) -> Outcome:
     recipe = stored_recipe(workspace)
     check_code(workspace, accept=False)
     runner = Replay(workspace, commit=True)
-    *_, last = positions(runner, recipe)
-    outcome = finish(runner, recipe, last)
+    *_, final = positions(runner, recipe)
+    outcome = finish(runner, recipe, final)
     close(workspace, outcome)
     return outcome

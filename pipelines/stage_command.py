@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     if result:
         check_writable(result, "--result")
     if args["outputs"]:
-        _made(Path(args["outputs"]))
+        _make_folder(Path(args["outputs"]))
     try:
         if args["executor_input"]:
             done = _run_executor_input(stage, args)
@@ -168,7 +168,7 @@ def _produce(
     from instar.pipelines.execute import execute
 
     work = cas.cache.parent
-    scratch = Path(tempfile.mkdtemp(prefix=f"{stage.name}-", dir=_made(work / "scratch")))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{stage.name}-", dir=_make_folder(work / "scratch")))
     inputs: dict[str, Artifact | None] = {n: _fetch(stage, n, d, cas) for n, d in digests.items()}
     heartbeat = Path(os.environ.get("INSTAR_HEARTBEAT") or work / "heartbeat.json")
     beat = Heartbeat(heartbeat, stage.name, lambda unit, metrics: None)
@@ -263,7 +263,7 @@ def _shard(text: str) -> Shard:
     raise ConfigError(expected="i/n with 0 <= i < n", found=repr(text), where="--shard", action="correct the shard")
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

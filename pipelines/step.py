@@ -12,7 +12,7 @@ from instar.components.update.config import Config as UpdateConfig
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """What the four learning stages need."""
+    """Configuration of the four stages that make up an inner step."""
 
     curriculum: CurriculumConfig
     rollout: RolloutConfig
@@ -22,7 +22,7 @@ class StepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FusedConfig:
-    """A segment: `steps` inner steps in one resident process."""
+    """Configuration of a fused segment: `steps` inner steps in one resident process."""
 
     steps: int
     inner: StepConfig

@@ -1,8 +1,11 @@
-"""The loop traced into a graph: the same description that runs in process, called with artifacts that do not exist yet.
+"""Traces the loop into a graph. The description that runs in process is called here with artifacts that do not exist yet.
 
-A segment is what one run on a cluster executes: `begin`, `iterate` (K iterations) or `finish`. Its first node, `open`, reads
-the loop's state from the ledger; between iterations a `gate` decides; its last node, `advance`, commits what the stages
-recorded and starts the next segment. The Kubeflow and the Argo exporter both read this graph.
+One run on a cluster executes one segment of the loop. A segment is of the kind `begin`, `iterate` (K iterations) or `finish`.
+
+    open -> stages -> [gate -> stages ...] -> advance
+
+`open` reads the state of the loop from the ledger. A `gate` between two iterations decides whether the next one happens. `advance`
+writes to the ledger what the stages recorded, and starts the next segment. The Kubeflow and the Argo exporter both read this graph.
 """
 
 from __future__ import annotations
@@ -27,21 +30,21 @@ from instar.pipelines.recipe import Recipe
 Kind: TypeAlias = Literal["begin", "iterate", "finish"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_UNROLL = 8
-"""Iterations in one run."""
+"""Most iterations in one run."""
 MAX_NODES = 50
-"""Nodes in one run: a graph of about 56 outgrows the object store of Kubernetes (kubeflow/pipelines #13738)."""
+"""Most nodes in one run. A graph of about 56 nodes is too large for the object store of Kubernetes (kubeflow/pipelines #13738)."""
 MAX_FAN_OUT = 16
-"""Shards as pods of the pipeline: each costs three pods. More of them run as one gang job."""
+"""Most shards that run as nodes of the pipeline; each costs three pods. More shards run as one gang job."""
 MAX_TEXT = 10_000
-"""Characters of a parameter (kubeflow/pipelines #12510)."""
+"""Most characters of a parameter (kubeflow/pipelines #12510)."""
 OPEN = "open"
-"""The first task of a run: it reads the ledger."""
+"""The first node of a run: it reads the ledger."""
 _REF = re.compile(r"@([a-z0-9_-]+)/([a-z0-9_]+)")
 
 
 @dataclass(frozen=True)
 class Ref:
-    """An artifact that a node of the graph will make."""
+    """A reference to an artifact that a node of the graph will make."""
 
     node: str
     port: str
@@ -49,9 +52,9 @@ class Ref:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node. `stage` is None for the control nodes `open`, `gate` and `advance`, which are known by `kind`.
+    """One node. For the control nodes `open`, `gate` and `advance`, `stage` is None and `kind` says which one it is.
 
-    `iteration` and `step` count from the start of the segment; `step` is None for randomness that no step keys.
+    `iteration` and `step` count from the start of the segment. `step` is None where the random numbers do not depend on a step.
     """
 
     name: str
@@ -110,7 +113,10 @@ def trace(recipe: Recipe, kind: Kind, unroll: int = 1) -> Graph:
 
 
 def config_text(node: Node) -> str:
-    """Return a stage's configuration as it crosses into a container; what a cluster would change on the way is refused."""
+    """Return the configuration of a stage as the text that goes into its container.
+
+    Raises `ConfigError` for text that a cluster would change on the way, for example `{{`.
+    """
     text = configs.dumps(node.config)
     changed = next((mark for mark in ("{{", "$(", "$$") if mark in text), "")
     if changed or len(text) > MAX_TEXT:
@@ -118,13 +124,13 @@ def config_text(node: Node) -> str:
             expected=f"at most {MAX_TEXT} characters, without '{{{{', '$(' and '$$', which clusters replace",
             found=f"'{changed}'" if changed else f"{len(text)} characters",
             where=f"{node.name}.config",
-            action="move it into a file and name that in the configuration",
+            action="move it into a file and name the file in the configuration",
         )
     return text
 
 
 def check_size(graph: Graph) -> None:
-    """Refuse a graph that Kubernetes cannot hold. The shards of one rollout are one loop."""
+    """Raise `ConfigError` for a graph that Kubernetes cannot hold. The shards of one rollout count as one node, a loop."""
     nodes = sum(node.shard is None or node.shard.number == 0 for node in graph.nodes)
     if nodes > MAX_NODES:
         recipe = graph.recipe
@@ -144,11 +150,11 @@ class _Tracer:
         self._gates, self._handed = gates, handed
 
     def opened(self) -> Position:
-        """Return the position that the node that reads the ledger points to."""
+        """Return the position that the outputs of the node `open` point to."""
         return position_of(self._bind(self._handed, OPEN), iteration=0)
 
     def sources(self) -> tuple[Source, ...]:
-        """Return the sources that the node that reads the ledger points to."""
+        """Return the sources that the outputs of the node `open` point to."""
         return tuple(contract.artifacts(self._bind(self._handed, OPEN)).values())  # type: ignore[arg-type]
 
     def call(
@@ -161,10 +167,10 @@ class _Tracer:
         shard: Shard | None = None,
         **inputs: Inputs,
     ) -> Any:
-        """Add a stage node; a wrong kind of artifact is refused here."""
-        given = contract.flatten(inputs)
-        contract.bind(stage.ins, dict(given), where=stage.name)
-        for name, artifact in given.items():
+        """Add a stage node. Raises `ContractError` for an input of the wrong artifact class."""
+        artifacts = contract.flatten(inputs)
+        contract.bind(stage.ins, dict(artifacts), where=stage.name)
+        for name, artifact in artifacts.items():
             kind = contract.ports(stage.ins)[contract.port_of(name)][0]
             if not isinstance(artifact, kind):
                 raise ContractError(
@@ -182,13 +188,13 @@ class _Tracer:
             iteration=iteration,
             step=step,
             shard=part,
-            inputs={name: _ref(artifact.digest) for name, artifact in given.items()},
-            after=() if given or not self.nodes else (self.nodes[0].name,),
+            inputs={name: _ref(artifact.digest) for name, artifact in artifacts.items()},
+            after=() if artifacts or not self.nodes else (self.nodes[0].name,),
         )
         return self._bind(stage.outs, self.add(node).name, getattr(config, "writes", ()))
 
     def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:
-        """Add the node that decides: `gate` between iterations, `advance` at the end of the segment."""
+        """Add the node that decides: `gate` between two iterations, `advance` at the end of the segment."""
         del config, before
         self._gates -= 1
         if not self._gates:
@@ -198,7 +204,7 @@ class _Tracer:
         return position_of(self._bind(self._handed, self.add(node).name), iteration=candidate.iteration)
 
     def num_updates(self) -> int:
-        """Return a number that stops nothing: whether anything was learned is checked when the ledger is written."""
+        """Return 1, so that the loop goes on. Whether anything was learned is checked when the ledger is written."""
         return 1
 
     def advance(self) -> None:
@@ -222,11 +228,11 @@ class _Tracer:
 
     def _bind(self, declaration: type[Any], node: str, asked: Iterable[str] = ()) -> Any:
         ports = contract.requested(declaration, asked)
-        made = {name: kind(Path(), f"@{node}/{name}") for name, (kind, _) in ports.items()}
-        return contract.bind(declaration, made, where=node)
+        promised = {name: kind(Path(), f"@{node}/{name}") for name, (kind, _) in ports.items()}
+        return contract.bind(declaration, promised, where=node)
 
 
 def _ref(digest: str) -> Ref:
-    found = _REF.fullmatch(digest)
-    assert found is not None, digest
-    return Ref(found[1], found[2])
+    match = _REF.fullmatch(digest)
+    assert match is not None, digest
+    return Ref(match[1], match[2])
