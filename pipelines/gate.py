@@ -83,8 +83,8 @@ class GateConfig:
             return ["the newest policy is champion by configuration; comparisons are reported and decide nothing"]
         e, sizes = recipe.evaluate, list(recipe.evaluate.validation_sizes(recipe).values())
         rule = (
-            f"promoted: the {e.confidence:.0%} interval of the paired difference to the champion lies above 0, or above "
-            f"-{e.margin:g} with an estimate that is not behind"
+            f"promoted: the {e.confidence:.0%} interval of the paired difference to the champion lies above 0, or it lies above "
+            f"-{e.margin:g} and the estimate is not below 0"
         )
         return [rule, *_power(sizes, recipe)]
 
@@ -179,15 +179,17 @@ def _power(sizes: Sequence[int], recipe: RecipeView) -> list[str]:
     tasks = f"{total} validation tasks in {arms} arm{'s' if arms > 1 else ''}"
     if not e.bounded:
         seen = student(e.confidence, freedom(sizes)) * sum(1 / n for n in sizes) ** 0.5 / arms
-        return [f"with {tasks} a gain is told from {seen:.2f} standard deviations of the paired differences"]
+        return [
+            f"with {tasks} a gain is seen if it is at least {seen:.2f} standard deviations of the paired differences"
+        ]
     least, usual = (100 * f(sizes, e.confidence) for f in (power.least_gain, power.usual_gain))
     loss = power.least_loss(sizes, e.confidence)
-    equal = f"equal answers everywhere leave room for a loss of {100 * loss:.2g} points: none passes as equal without a gain"
+    equal = f"equal answers everywhere cannot rule out a loss of {100 * loss:.2g} points: no policy passes as equal without a gain"
     if loss <= e.margin:
         equal = f"equal answers everywhere rule out a loss of {100 * loss:.2g} points: a policy can pass as equal"
     return [
-        f"with {tasks} a gain below {least:.2g} points cannot be seen; one of {usual:.2g} points is seen four times of five, "
-        f"where {power.LOST:.0%} of the tasks are lost",
+        f"with {tasks}, a gain below {least:.2g} points cannot be seen; a gain of {usual:.2g} points is seen four times of five, "
+        f"if {power.LOST:.0%} of the tasks are lost",
         equal,
         _luck(sizes, recipe),
     ]
@@ -203,8 +205,8 @@ def _luck(sizes: Sequence[int], recipe: RecipeView) -> str:
     strict = power.at_least_once(power.luck(sizes, 0.99, e.margin, WORSE), looks)
     more = f" ({strict:.1%} with evaluate.confidence=0.99)" if e.confidence < 0.99 else ""
     return (
-        f"luck: a policy that is truly {-100 * WORSE:g} points worse passes one look in {once:.1%}, at least one of {looks} looks "
-        f"in at most {ever:.1%}{more}"
+        f"luck: a policy that is truly {-100 * WORSE:g} points worse passes one look with a chance of {once:.1%}, "
+        f"and at least one of {looks} looks with a chance of at most {ever:.1%}{more}"
     )
 
 

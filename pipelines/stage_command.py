@@ -233,7 +233,7 @@ def _run_executor_input(stage: Stage[Any, Any, Any], args: dict[str, Any]) -> di
     args["shard"] = f"{executor.integer(values, 'shard')}/{executor.integer(values, 'shards')}"
     iteration = executor.integer(values, "iteration") + executor.integer(values, "plus_iteration")
     digests = executor_input.digests()
-    for port in contract.variadic(stage.ins) & set(digests):  # a port for a list that got a single artifact
+    for port in contract.variadic(stage.ins) & set(digests):  # the port takes a list, and got a single artifact
         digests[f"{port}.0"] = digests.pop(port)
     done = _run(stage, args, digests, record=True)
     pointers = {n: Pointer(digest=done["outputs"].get(port_name(stage, n), ""), type=kind) for n, kind in kinds.items()}

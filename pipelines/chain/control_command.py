@@ -36,7 +36,7 @@ _TEXTS = ("store", "evolution", "run_id")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one control task; return the exit code."""
+    """Run one control node and return the exit code."""
     name = argv[0] if argv else ""
     if name not in TASKS:
         raise ConfigError(
@@ -85,7 +85,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 Outputs = tuple[dict[str, Pointer], dict[str, tuple[str, Mapping[str, Any]]], dict[str, str]]
-"""The outputs of a control task: pointers, other files with their metadata, and parameters."""
+"""The outputs of a control node: pointers, other files with their metadata, and parameters."""
 
 
 def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Outputs:
@@ -113,7 +113,7 @@ def following(head: Head) -> str:
 
 
 def _sources(workspace: Workspace) -> dict[str, Pointer]:
-    """Return what the first segment of an evolution begins with: the evolutions that it learns from."""
+    """Return pointers to the evolutions that this one learns from. The first segment begins with them."""
     members = contract.flatten({"sources": pinned(workspace.ledger)})
     return {contract.flat_name(n): Pointer(digest=a.digest, type=type(a).__name__) for n, a in members.items()}
 

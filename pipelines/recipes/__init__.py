@@ -23,12 +23,15 @@ METHODS: dict[str, Method] = {
 
 
 def build(name: str, scale: str, model: str | None = None, device: str | None = None) -> Recipe:
-    """Return recipe `name` at `scale`; `model` is the base checkpoint of the scales that need one, `device` the GPU to plan for."""
+    """Return recipe `name` at `scale`. `model` is the base checkpoint of scales that take one, `device` is the GPU to plan for."""
     return planned(method(name).recipe(scale, model), device)
 
 
 def planned(recipe: Recipe, device: str | None = None, given: Mapping[str, Any] | None = None) -> Recipe:
-    """Return the recipe fitted to `device`, or to the GPU that it names; what was `given` stays. Others have no device."""
+    """Return the recipe fitted to `device`, or else to the GPU that it names. Settings that are `given` stay.
+
+    Raises `ConfigError` for a device if the recipe is not planned for a GPU.
+    """
     if not recipe.device:
         if device:
             raise ConfigError(

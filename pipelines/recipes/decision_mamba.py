@@ -1,8 +1,8 @@
 """Decision Mamba: a multi-grained state-space model with self-evolution regularisation for offline RL (arXiv 2406.05427).
 
-An iteration is one stage of the self-evolution: the policy of the previous stage acts on logged windows, targets are blended
-from what was logged and what it would have done, and its weight in the blend grows. No rollout enters the training data.
-`tiny` makes graded Pendulum-v1 data here; `single` and `paper` read a data set given by path.
+An iteration is one stage of the self-evolution. The policy of the previous stage acts on logged windows. A target is a blend of
+the logged action and the action of that policy, whose weight in the blend grows. No rollout enters the training data. `tiny`
+makes graded Pendulum-v1 data here; `single` and `paper` read a data set given by path.
 
 Where the numbers of `paper` come from, as the comments beside them say:
 `code`: `run.sh`, `mamba_config` and `experiment-d4rl` of aopolin-lv/DecisionMamba at d37dc82; `ours`: our own choice.

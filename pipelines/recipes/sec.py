@@ -1,6 +1,6 @@
 """SEC: Self-Evolving Curriculum for LLM reasoning (arXiv 2505.14970).
 
-A bandit over arms draws every prompt slot; its reward is the mean absolute advantage that the policy update saw in the arm.
+A bandit draws an arm for every prompt slot. Its reward is the mean absolute advantage that the policy update saw in that arm.
 
 Where the numbers of `paper` come from, as the comments beside them say:
 `scripts`: the example scripts and the README of ServiceNow/sec, `code`: its source, `data`: counted in its data files (all three
@@ -36,7 +36,7 @@ PAPER = "arXiv 2505.14970"
 def paper(model: str | None = None) -> Recipe:
     """Countdown with Qwen2.5-3B, the published run of one domain."""
     engine = EngineConfig(
-        dtype="bfloat16",  # as the update: the float32 weights that it keeps are another policy than the rounded ones
+        dtype="bfloat16",  # as in the update: its float32 weights are another policy than the rounded ones
     )
     return Recipe(
         name="sec",
@@ -121,7 +121,7 @@ def single(model: str | None = None) -> Recipe:
 
 
 def small(model: str | None = None) -> Recipe:
-    """Two CPU cores, minutes: number facts with SmolLM2-135M or `model`; sums of two digits and two are never trained on."""
+    """Two CPU cores, minutes: number facts with SmolLM2-135M or `model`. Sums of two two-digit numbers are never trained on."""
     engine = EngineConfig(dtype="bfloat16")  # as the update
     stop = ("\n",)  # an answer is one line
     return Recipe(

@@ -1,6 +1,7 @@
 """SPARK: Synergistic Policy And Reward Co-Evolving Framework (arXiv 2509.22624).
 
-Scored attempts become verifiable prompts for the same update; a rule pays for every kind, the judge acts at test time only.
+Scored attempts become verifiable prompts for the same update. A rule scores prompts of every kind. The judge acts at test time
+only.
 
 Where the numbers of `paper` come from, as the comments beside them say:
 `paper`: its text; `scripts`: `XC/scripts/spark_training` of InternLM/Spark, which train SPARK-VL-7B (what the paper does not
@@ -43,7 +44,7 @@ PAPER = "arXiv 2509.22624"
 def paper(model: str | None = None) -> Recipe:
     """SPARK-7B; sums stand in for SimpleRL-Zero 25k, which no package ships. One step solves, the next tries generated tasks."""
     engine = EngineConfig(
-        dtype="bfloat16",  # as the update: the float32 weights that it keeps are another policy than the rounded ones
+        dtype="bfloat16",  # as in the update: its float32 weights are another policy than the rounded ones
     )
     evaluate = AnswerConfig(
         splits=("val",),  # ours
@@ -267,14 +268,14 @@ TAUGHT = range(6, 11)
 LENGTHS = range(6, 17)
 """Lengths of the rows that `tiny` trains on."""
 LEAST = 18
-"""Validation rows that the arms of the shortest rows have at least."""
+"""Fewest validation rows in the arms of the shortest rows."""
 
 
 def counting(lengths: Sequence[int] = LENGTHS, least: int = 0, most: int = 64) -> TextConfig:
     """Return the world of the tiny scale: rows of 6 to 16 digits, of which the start has learned those of 6 to 10.
 
-    The start has no row with ten ones to learn from: it hardly ever says a number of two digits, so these are never paid and never
-    learned. Long rows with one to nine ones have no such ceiling.
+    The start is never taught a row with ten ones. So it hardly ever answers with a number of two digits. Such answers are never
+    rewarded, and the policy never learns them. Long rows with one to nine ones have no such ceiling.
     """
     return TextConfig(
         pools=rows(lengths, train=1000, val=48, test=64, least=least, most=most),
@@ -287,10 +288,11 @@ def counting(lengths: Sequence[int] = LENGTHS, least: int = 0, most: int = 64) -
 
 
 def rows(lengths: Sequence[int], train: int, val: int, test: int, least: int = 0, most: int = 64) -> PoolsConfig:
-    """Return one arm per row length. Of the 2^n rows at most a half is trained on, a sixth each is validated and tested on.
+    """Return one arm per row length. At most a half of the 2^n rows is for training, a sixth for validation and a sixth for the
+    test.
 
-    Validation takes `LEAST` of the shortest rows too: with fewer in an arm, equal answers everywhere would still leave room for a
-    loss of two points, and a policy that judges better and solves as much would never become champion.
+    Validation has at least `LEAST` rows of each of the shortest lengths. With fewer rows in an arm, equal answers everywhere
+    could still hide a loss of two points. Then a policy that judges better and solves as much would never become champion.
     """
     limits = {} if (least, most) == (0, 64) else {"least": least, "most": most}
     arms = tuple(
