@@ -253,6 +253,9 @@ def _hera() -> Any:
         from hera import workflows
     except ImportError as error:
         raise MissingDependencyError(
-            expected="hera", found=str(error), where="compile --engine argo", action="pip install 'instar[argo]'"
+            expected="the package hera",
+            found=str(error),
+            where="compile --engine argo",
+            action="pip install 'instar[argo]'",
         ) from error
     return workflows

@@ -162,10 +162,10 @@ def _val(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     splits: Mapping[str, Mapping[str, Any]] = summary["splits"]
     if SPLIT not in splits:
         raise ContractError(
-            expected=f"split '{SPLIT}'",
-            found=f"{sorted(splits)}",
+            expected=f"an evaluation with the split '{SPLIT}'",
+            found=f"the splits {sorted(splits)}",
             where="Evaluation:summary.json:splits",
-            action="add val to evaluate.splits; test splits never select",
+            action="add val to evaluate.splits: no policy is selected on a test split",
         )
     return splits[SPLIT]
 

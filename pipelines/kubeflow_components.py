@@ -143,6 +143,6 @@ def kfp_dsl() -> Any:
         from kfp import dsl  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDependencyError(
-            expected="kfp", found=str(error), where="compile", action="pip install 'instar[kubeflow]'"
+            expected="the package kfp", found=str(error), where="compile", action="pip install 'instar[kubeflow]'"
         ) from error
     return dsl

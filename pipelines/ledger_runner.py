@@ -135,7 +135,7 @@ class LedgerRunner(ABC):
 def _check_ports(entry: Entry, ports: set[str]) -> None:
     if unknown := sorted(set(entry.body["outputs"]) - ports):
         raise LedgerError(
-            expected=f"outputs of {entry.body['stage']}: {', '.join(sorted(ports))}",
+            expected=f"only the outputs of {entry.body['stage']}: {', '.join(sorted(ports))}",
             found=brief(unknown[0]),
             where=f"ledger entry {entry.seq}:body.outputs",
             action="restore this entry from a copy of the store",

@@ -72,9 +72,9 @@ def check_code(workspace: Workspace, accept: bool) -> None:
     if not accept:
         raise LedgerError(
             expected=f"code {accepted[-1]}",
-            found=code_version(),
+            found=f"code {code_version()}",
             where=str(workspace.path),
-            action="check out that version, or continue with this one by `instar resume DIR --accept-code` (the ledger records it)",
+            action="check out that version, or continue with this one: `instar resume DIR --accept-code`, which the ledger records",
         )
     workspace.ledger.append("accept_code", {"code": code_version()}, {"at": time.time()})
 

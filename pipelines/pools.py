@@ -116,7 +116,7 @@ class Profile:
         unknown = sorted(set(self.tasks) - TASKS)
         if unknown:
             raise ConfigError(
-                expected="stages and control tasks",
+                expected="only names of stages and control tasks",
                 found=f"'{unknown[0]}'",
                 where="pools.tasks",
                 action=nearest(unknown[0], TASKS),

@@ -29,7 +29,10 @@ def check(recipe: Recipe, pieces: Sequence[str] = ON_A_DEVICE) -> None:
         engine = getattr(config, "engine", None)
         if engine is not None and engine.name == "vllm" and not _installed("vllm"):
             raise MissingDependencyError(
-                expected="vllm", found="none", where=f"{piece}.engine.name=vllm", action="pip install 'instar[vllm]'"
+                expected="the package vllm",
+                found="none",
+                where=f"{piece}.engine.name=vllm",
+                action="pip install 'instar[vllm]'",
             )
         device = f"{piece}.engine.device" if engine is not None else f"{piece}.device"
         if getattr(engine or config, "device", "auto") == "cuda" and not _cuda():

@@ -115,7 +115,10 @@ def _run(stage: Stage[Any, Any, Any], args: Mapping[str, Any], digests: dict[str
 
     if not args["store"]:
         raise ConfigError(
-            expected="--store URI", found="nothing", where="instar stage", action="name the store of the inputs"
+            expected="the option --store URI",
+            found="nothing",
+            where="instar stage",
+            action="name the store of the inputs",
         )
     step, shard = executor.integer(args, "step") + executor.integer(args, "plus_step"), _shard(args["shard"])
     config = configs.from_dict(stage.config, executor.document(args, "config"), where=f"{stage.name}.config")
@@ -203,7 +206,7 @@ def _kind(stage: Stage[Any, Any, Any], name: str) -> type[Artifact]:
 def _check_kind(stage: Stage[Any, Any, Any], name: str, kind: type[Artifact], found: str) -> None:
     if found != kind.__name__:
         raise ContractError(
-            expected=kind.__name__,
+            expected=f"an artifact of class {kind.__name__}",
             found=found,
             where=f"{stage.name}.{name}",
             action="pass the digest of the right artifact",

@@ -174,10 +174,10 @@ class _Tracer:
             kind = contract.ports(stage.ins)[contract.port_of(name)][0]
             if not isinstance(artifact, kind):
                 raise ContractError(
-                    expected=kind.__name__,
+                    expected=f"an artifact of class {kind.__name__}",
                     found=type(artifact).__name__,
                     where=f"{stage.name}.{name}",
-                    action="fix the wiring",
+                    action="pass an artifact of this class to the input",
                 )
         part = shard if shard and shard.total > 1 else None
         node = Node(

@@ -171,7 +171,7 @@ def _tick(values: Mapping[str, Any]) -> int:
             expected=f"the URL of the pipelines API in {segment.HOST}",
             found="no value",
             where="environment",
-            action="set it in the pool profile",
+            action="set kfp_host in the pool profile",
         )
     restart = executor.flag(values, "restart")
     done = tick_newest(open_store(values["store"]), api, values["evolution"], restart, time.time(), values["run_id"])

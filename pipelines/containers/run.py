@@ -98,8 +98,8 @@ def _check(task: Task, this: _Run) -> None:
     absent = sorted(name for name, needed in task.machine.supplied.items() if needed and name not in there)
     if absent or task.machine.accelerators:
         raise ConfigError(
-            expected="variables for every reference of the task, and no accelerators",
-            found=f"no {absent}" if absent else f"{task.machine.accelerators} accelerators",
+            expected="a value for every variable that the task refers to, and no accelerators",
+            found=f"no value for {absent}" if absent else f"{task.machine.accelerators} accelerators",
             where=f"task {task.name}",
             action="pass the variables in the options, and compile with a profile for one machine",
         )

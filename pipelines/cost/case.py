@@ -38,7 +38,7 @@ def text_pieces(recipe: Recipe) -> TextPieces:
             return TextPieces(dataset_prep=prep, rollout=rollout, update=update, evaluate=evaluate)
     pieces = (recipe.dataset_prep, recipe.rollout, recipe.update, recipe.evaluate)
     raise ConfigError(
-        expected="a recipe that samples text and learns from it by policy gradient: the plan counts tokens",
+        expected="a recipe that samples text and learns from it by policy gradient, because a plan counts tokens",
         found=f"{recipe.name} with {', '.join(piece.strategy for piece in pieces)}",
         where="instar plan",
         action="run one iteration and read `Seconds per stage` and `Cost` in its report.html",

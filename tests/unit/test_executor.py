@@ -185,7 +185,7 @@ def test_an_input_that_the_stage_does_not_have_is_refused(stopped: str, tmp_path
 @pytest.mark.parametrize("stopped", ["", "target reached"])
 def test_a_pointer_to_another_class_of_artifact_is_refused(stopped: str, tmp_path: Path) -> None:
     pointer = Pointer(digest="" if stopped else DIGEST, type="Tasks", stopped=stopped)
-    with pytest.raises(ContractError, match=r"expected Policy; found Tasks; at rollout\.policy"):
+    with pytest.raises(ContractError, match=r"expected an artifact of class Policy; found Tasks; at rollout\.policy"):
         stage_command.main(["rollout", *task(tmp_path, {"config": "{}"}, "policy", pointer)])
 
 

@@ -92,7 +92,7 @@ def _job(task: ExecutorInput, api: GangApi) -> GangJob:
         )
     if shards < 2 or shards != config.shards:
         raise ConfigError(
-            expected=f"as many shards as rollout.shards says, {config.shards}, and at least 2",
+            expected=f"as many shards as rollout.shards, which is {config.shards}, and at least 2",
             found=f"{shards}",
             where="gang.shards",
             action="compile the pipeline again",

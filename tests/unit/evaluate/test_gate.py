@@ -126,7 +126,7 @@ def test_test_splits_select_nothing() -> None:
     base = decide([summary(0.5, *EQUAL_AHEAD)], GateConfig(target=0.9))
     brilliant = {"score": 1.0, "comparison": {"verdict": "better", "difference": 0.9, "low": 0.8, "high": 1.0}}
     assert decide([summary(0.5, *EQUAL_AHEAD, id=brilliant, ood=brilliant)], GateConfig(target=0.9)) == base
-    with pytest.raises(ContractError, match="test splits never select"):
+    with pytest.raises(ContractError, match="no policy is selected on a test split"):
         decide([{"splits": {"id": brilliant}}], GateConfig())
 
 
