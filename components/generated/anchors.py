@@ -1,9 +1,11 @@
-"""Anchors: questions about given answers whose verdicts are known, by which a judge is measured (SPARK sections 6 and 7.6).
+"""Anchors: judge tasks with known verdicts. They measure how well a policy judges (SPARK sections 6 and 7.6).
 
-They are made once, from validation tasks, and no rollout is in them: every policy of an evolution judges the same, so a fall is
-the judge's and not that of the answers. Right answers come from the references, wrong ones from a small change of the right one
-that the task's own verifier rejects. A unit is one question asked twice: of an answer that is right and of one that is wrong, or
-of a pair in both orders. Labels are balanced exactly, overall and in every unit.
+Anchors are made once, from validation tasks, and they show no rollout. So every policy of an evolution judges the same anchors.
+When the score falls, the policy judges worse; the shown answers have not changed. The right answer of an anchor is the stored
+reference. The wrong answer is a small change of it that the task's own verifier rejects.
+
+A unit is one question asked twice. A unit of kind `judge-point` shows the right answer once and the wrong answer once. A unit of
+kind `judge-pair` shows both answers in both orders. So each label is expected in exactly half of the rows of every unit.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ POINT, PAIR = "judge-point", "judge-pair"
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorConfig:
-    """How many questions, and in which form: that of the generated tasks in training."""
+    """How many anchors, and in which wording. The wording must be that of the generated tasks in training."""
 
     wording: templates.Wording = "words"
     questions: int = 64
-    """Units per kind, spread evenly over the arms that have validation tasks."""
+    """Units of each kind, spread evenly over the arms that have validation tasks."""
 
     def __post_init__(self) -> None:
         if self.questions < 2:
@@ -44,19 +46,19 @@ class AnchorConfig:
 
 
 def build(rows: Sequence[TaskRow], config: AnchorConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
-    """Return four rows per pair of questions: the two of a `judge-point` unit and the two of a `judge-pair` unit.
+    """Return the rows of `config.questions` units of each kind, two rows a unit.
 
-    Units go round the arms and alternate between kinds in every arm, so the first n of either kind cover the arms evenly.
-    `seed_of(name)` keys the choice of tasks, templates and wrong answers. Raises `ContractError` when validation tasks are too few,
-    a question is in the training pool too, a stored answer is not accepted, or no wrong answer can be made.
+    The units take the arms in turn, and in every arm the kinds alternate. So the first n units of a kind cover the arms evenly.
+    `seed_of(name)` keys the choice of tasks, templates and wrong answers. Raises `ContractError` in four cases: there are too few
+    validation tasks, a question is also in the training pool, a verifier rejects a stored answer, or no wrong answer can be made.
     """
     chosen = _questions(rows, 2 * config.questions, config.wording, seed_of)
     others = {arm: [_answer(r) for r in rows if r.split == "val" and r.arm == arm] for arm in {r.arm for r in chosen}}
     out: list[TaskRow] = []
-    made = {POINT: 0, PAIR: 0}
+    units = {POINT: 0, PAIR: 0}
     for task, kind in zip(chosen, _kinds(chosen, config.questions), strict=True):
-        unit = f"{kind}/{SPLIT}/{made[kind]:05d}"
-        made[kind] += 1
+        unit = f"{kind}/{SPLIT}/{units[kind]:05d}"
+        units[kind] += 1
         seed = seed_of(unit) % (1 << 62)
         generator = rng("anchor", 0, kind, seed)
         right = _answer(task)
@@ -66,7 +68,7 @@ def build(rows: Sequence[TaskRow], config: AnchorConfig, seed_of: Callable[[str]
 
 
 def _questions(rows: Sequence[TaskRow], count: int, wording: str, seed_of: Callable[[str], int]) -> list[TaskRow]:
-    """Return `count` validation tasks, shuffled within their arms, arm after arm in turn."""
+    """Return `count` validation tasks: one of each arm in turn, in random order inside an arm."""
     trained = {(r.domain, question_of(r, wording)) for r in rows if r.split == "train"}
     pools: dict[str, list[TaskRow]] = {}
     for row in rows:
@@ -85,9 +87,10 @@ def _questions(rows: Sequence[TaskRow], count: int, wording: str, seed_of: Calla
 
 
 def _kinds(chosen: Sequence[TaskRow], each: int) -> list[str]:
-    """Return the kind of every unit, `each` of either: in turn within an arm, neighbouring arms beginning with different kinds.
+    """Return the kind of every unit, with `each` units of both kinds.
 
-    In turn over all units, an even number of arms would give some arms to one kind alone.
+    The kinds alternate inside every arm, and neighbouring arms begin with different kinds. If they alternated over all units, some
+    arms could get one kind alone: with two arms, all units of the first would be of kind `judge-point`.
     """
     turn = {arm: place % 2 for place, arm in enumerate(sorted({task.arm for task in chosen}))}
     out: list[str] = []
@@ -100,11 +103,13 @@ def _kinds(chosen: Sequence[TaskRow], each: int) -> list[str]:
 
 
 def _answer(task: TaskRow) -> str:
-    """Return the stored answer; `ContractError` unless the task's verifier accepts it."""
+    """Return the stored answer. Raises `ContractError` when the task's verifier does not accept it."""
     answer = json.loads(task.reference).get("answer")
     if answer is None or not is_right(task, str(answer)):
         raise _wrong(
-            f"a stored answer that '{task.verifier}' accepts", f"{answer!r} of {task.task_id}", "fix the generator"
+            f"a stored answer that verifier '{task.verifier}' accepts",
+            f"{answer!r} of {task.task_id}",
+            "correct the answer in the task's reference, or the verifier",
         )
     return str(answer)
 
@@ -112,7 +117,7 @@ def _answer(task: TaskRow) -> str:
 def _unit(
     task: TaskRow, kind: str, unit: str, shown: tuple[str, str], wording: str, generator: np.random.Generator, seed: int
 ) -> Iterator[TaskRow]:
-    """Yield the two rows of a unit, the one whose first label is due first. One template serves both."""
+    """Yield the two rows of a unit. The row that expects the first label comes first. Both rows use the same template."""
     known = templates.FAMILIES[wording]
     family = str(generator.choice([f for f in (("P1", "P2") if kind == POINT else ("P3",)) if f in known]))
     template = int(generator.integers(len(known[family].templates)))

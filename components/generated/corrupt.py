@@ -1,4 +1,7 @@
-"""Wrong answers that look like answers: one small change of the right one, which the task's own verifier rejects."""
+"""Wrong answers that look like answers. Each is one small change of the right answer, and the task's own verifier rejects it.
+
+For example 4237 becomes 4273 (two digits exchanged), 4137 (one digit replaced) or 4238 (one more).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from instar.rows import TaskRow
 TRIES = 50
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 Change = Callable[[str, np.random.Generator], str | None]
-"""Returns a changed answer, or None where the change does not apply."""
+"""Takes an answer and returns a changed one, or None when the change does not apply to it."""
 
 
 def swapped(answer: str, generator: np.random.Generator) -> str | None:
@@ -48,19 +51,19 @@ def off_by_one(answer: str, generator: np.random.Generator) -> str | None:
 def wrong_answer(task: TaskRow, right: str, others: Sequence[str], generator: np.random.Generator) -> str:
     """Return a wrong answer to `task`: a small change of `right`, or one of `others`, the answers to tasks of the same arm.
 
-    Which of the ways is drawn anew until the answer could pass for one (`_plausible`) and the verifier rejects it: what shows
-    without the question measures no judge. Raises `ContractError` when the verifier rejects none.
+    Answers are drawn until one is plausible (`_plausible`) and the verifier rejects it. An implausible answer would be recognised
+    without reading the question, and would not measure a judge. Raises `ContractError` when the verifier rejects no drawn answer.
     """
     ways = [change for change in _changes(task, right) if change(right, np.random.default_rng(0)) is not None]
     if others:
         ways.append(lambda _, rng: others[int(rng.integers(len(others)))])
     for _ in range(TRIES if ways else 0):
-        found = ways[int(generator.integers(len(ways)))](right, generator)
-        if found and _plausible(found, right, others) and is_wrong(task, found):
-            return found
-    for found in others:
-        if is_wrong(task, found):
-            return found
+        changed = ways[int(generator.integers(len(ways)))](right, generator)
+        if changed and _plausible(changed, right, others) and is_wrong(task, changed):
+            return changed
+    for other in others:
+        if is_wrong(task, other):
+            return other
     raise ContractError(
         expected=f"a wrong answer that verifier '{task.verifier}' rejects",
         found=f"none in {TRIES} changes of {right!r}",
@@ -70,23 +73,27 @@ def wrong_answer(task: TaskRow, right: str, others: Sequence[str], generator: np
 
 
 def _changes(task: TaskRow, right: str) -> tuple[Change, ...]:
-    """A count or a small number is miscounted; a longer row of digits is miswritten, and miscalculated where it is a number."""
+    """Return the changes that fit an answer.
+
+    A number of at most two digits is changed by one, as in a mistake of counting. In a longer answer digits are exchanged or
+    replaced, as in a mistake of writing. If the verifier reads a number, the longer answer can also be changed by one.
+    """
     if _short(right):
         return (off_by_one,)
     return (swapped, replaced, off_by_one) if task.verifier == "number" else (swapped, replaced)
 
 
-def _plausible(found: str, right: str, others: Sequence[str]) -> bool:
-    """Return whether `found` could be an answer for all that can be told without the question.
+def _plausible(answer: str, right: str, others: Sequence[str]) -> bool:
+    """Return whether `answer` looks like an answer to somebody who does not see the question.
 
-    A small number has to be the answer to some task of the arm: 9 odd digits among 3 would give itself away. A longer whole
-    number keeps its length and has no zero in front.
+    A number of at most two digits must be the answer to another task of the arm. For example, when an arm asks how many of 3
+    digits are odd, nobody would believe 9. A longer whole number must keep its length and must not begin with a zero.
     """
     if _short(right):
-        return found in others
-    if not (_INTEGER.fullmatch(right) and found.lstrip("-").isdigit()):
+        return answer in others
+    if not (_INTEGER.fullmatch(right) and answer.lstrip("-").isdigit()):
         return True
-    return len(found) == len(right) and _INTEGER.fullmatch(found) is not None
+    return len(answer) == len(right) and _INTEGER.fullmatch(answer) is not None
 
 
 def _short(answer: str) -> bool:
@@ -94,12 +101,12 @@ def _short(answer: str) -> bool:
 
 
 def is_right(task: TaskRow, answer: str) -> bool:
-    """Return whether the task's verifier gives `answer` 1."""
+    """Return whether the task's verifier scores `answer` with 1."""
     return _score(task, answer) == 1.0
 
 
 def is_wrong(task: TaskRow, answer: str) -> bool:
-    """Return whether the task's verifier gives `answer` 0. A verifier without an opinion rejects nothing."""
+    """Return whether the task's verifier scores `answer` with 0. An answer that the verifier cannot score is not rejected."""
     return _score(task, answer) == 0.0
 
 

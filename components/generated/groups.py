@@ -1,8 +1,8 @@
-"""Groups of scored attempts at one task: the material that generated tasks are made of (SPARK section 2).
+"""Groups of scored attempts at one task. Generated tasks are made of them (SPARK section 2).
 
-Groups are told apart by `group_id` and may have any size. What is right is read from the column `correct`, never from the reward,
-in which a format bonus or a fraction would turn a wrong attempt into a right one or the other way round. The answer shown is the
-one the verifier judged: same text, same extraction.
+All rollouts with one `group_id` form a group, of any size. The column `correct` says which attempts are right. The reward could not
+say it: a format bonus gives a wrong attempt a reward above 0. The answer that a task shows is the answer that the verifier judged,
+because both are extracted from the same text in the same way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from instar.rows import RolloutRow, ScoreRow, TaskRow
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt: its whole text and the answer in it, None when there is none to read."""
+    """One attempt: its whole text, and the answer in it. The answer is None when the text has no readable answer."""
 
     text: str
     answer: str | None
@@ -27,7 +27,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The right and the wrong attempts of one group at one task, in the order they were sampled."""
+    """The right and the wrong attempts of one group, in the order of the rollouts."""
 
     group_id: str
     parent: TaskRow
@@ -45,15 +45,16 @@ def collect(
     *,
     keep_truncated: bool = False,
 ) -> tuple[list[Group], Counter[str]]:
-    """Return the groups of ordinary tasks and how many attempts were left out, by reason.
+    """Return the groups of ordinary tasks, and for each reason how many attempts were left out.
 
-    Left out: attempts at generated tasks (`generated`), without a verdict (`unscored`), neither right nor wrong (`partial`), cut by
-    the length limit (`truncated`) and blank (`blank`). A group over two tasks is a `ContractError`.
+    The reasons are: the task is itself a generated one (`generated`), the attempt has no verdict (`unscored`), it is neither right
+    nor wrong (`partial`), the length limit cut it (`truncated`), or its text is blank (`blank`). A group with rollouts of two tasks
+    is a `ContractError`.
     """
     dropped: Counter[str] = Counter()
     parents: dict[str, TaskRow] = {}
     policies: dict[str, str] = {}
-    found: dict[str, tuple[list[Attempt], list[Attempt]]] = {}
+    attempts: dict[str, tuple[list[Attempt], list[Attempt]]] = {}
     for rollout, score in zip(rollouts, scores, strict=True):
         task = tasks[rollout.task_id]
         reason = _left_out(task, rollout, score, keep_truncated)
@@ -69,11 +70,11 @@ def collect(
                 action="give every prompt slot a group id of its own",
             )
         policies.setdefault(rollout.group_id, rollout.policy)
-        right, wrong = found.setdefault(rollout.group_id, ([], []))
+        right, wrong = attempts.setdefault(rollout.group_id, ([], []))
         (right if score.correct == 1.0 else wrong).append(Attempt(text=text.strip(), answer=extract(text, style)))
     groups = [
         Group(group_id=name, parent=parents[name], policy=policies[name], right=tuple(right), wrong=tuple(wrong))
-        for name, (right, wrong) in found.items()
+        for name, (right, wrong) in attempts.items()
     ]
     return groups, dropped
 

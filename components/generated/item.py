@@ -1,8 +1,8 @@
-"""One generated task: how it is written as a `TaskRow`, and how its origin is read back from there.
+"""One generated task: this file writes it as a `TaskRow` and reads its origin back from that row.
 
-The arm of a generated task is its kind, so that metrics, statistics and the curriculum tell the kinds apart; `features` holds where
-it comes from. Judge kinds are scored by the verifier `label`, reflection by the verifier and reference of the parent: a model's
-opinion is never a reward.
+The arm of a generated task is its kind. So metrics, statistics and the curriculum tell the kinds apart. The column `features` holds
+the origin of the task. A judge task is scored by the verifier `label`. A reflection task is scored by the verifier and the
+reference of its parent. No model decides about a reward.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ LABELS = {
     "reflect-trace": ("right", "wrong"),
     "reflect-answer": ("right", "wrong"),
 }
-"""Kind -> what was shown: a right or a wrong attempt, or a pair whose first or second answer is right."""
+"""Kind -> its two labels. The label says what the prompt shows: a right or a wrong attempt, or a pair whose first or second answer
+is the right one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +36,19 @@ class Origin:
     kind: str
     wording: str
     template: str
-    """`family/number` of the paraphrase."""
+    """Family and number of the paraphrase, for example `P1/3`."""
     label: str
-    """What was shown, one of `LABELS[kind]`."""
+    """What the prompt shows: one of `LABELS[kind]`."""
     parent: str
-    """Task that was attempted."""
+    """Name of the task that was attempted."""
     group: str
     """Group of rollouts that the shown attempts belong to."""
     policy: str
-    """Fingerprint of the weights that wrote them, as their rollouts have it."""
+    """Fingerprint of the weights that wrote the attempts. Their rollouts have the same fingerprint."""
     step: int
     """Inner step in which the task was made."""
     key: str
-    """Hash of parent, shown texts and template family: two tasks with equal keys ask the same."""
+    """Hash of the parent, the shown texts and the template family. Two tasks with equal keys ask the same question."""
 
     @property
     def family(self) -> str:
@@ -56,21 +57,24 @@ class Origin:
 
 
 def is_generated(task: TaskRow) -> bool:
-    """Return whether an evolution made this task out of its own or of planted answers."""
+    """Return whether this is a generated task: one made from a policy's attempts, or an anchor."""
     return task.arm in templates.KINDS
 
 
 def origin(task: TaskRow) -> Origin:
-    """Return the origin of a generated task. Features that lack a part of it are a `ContractError`."""
-    found = json.loads(task.features)
+    """Return the origin of a generated task. Raises `ContractError` when the features lack a part of it."""
+    features = json.loads(task.features)
     names = {field.name for field in dataclasses.fields(Origin)}
-    if not isinstance(found, dict) or not names <= found.keys():
+    if not isinstance(features, dict) or not names <= features.keys():
         raise _incomplete(task, ", ".join(sorted(names)))
-    return Origin(**{name: found[name] for name in names})
+    return Origin(**{name: features[name] for name in names})
 
 
 def style_of(task: TaskRow, style: str) -> str:
-    """Return where the answer to `task` stands: `style` for ordinary tasks, the style of its wording for a generated one."""
+    """Return the answer style of `task`: the way in which a completion marks its answer, for example `boxed`.
+
+    An ordinary task has the given `style`. A generated task has the style of its wording.
+    """
     if not is_generated(task):
         return style
     wording = json.loads(task.features).get("wording")
@@ -80,9 +84,11 @@ def style_of(task: TaskRow, style: str) -> str:
 
 
 def question_of(task: TaskRow, wording: str) -> str:
-    """Return the bare question: the feature `question`, and of `terse` tasks without one the prompt itself.
+    """Return the question of a task without any instruction.
 
-    A task without either is a `ContractError`: the question is never cut out of a prompt, where any marker can also be content.
+    It is the feature `question`. A `terse` task without that feature has no instruction, so its prompt is the question. Any other
+    task without the feature is a `ContractError`. The question is never cut out of a longer prompt, because the text that marks
+    its end could also be a part of the question.
     """
     question = json.loads(task.features).get("question") or (task.prompt if wording == "terse" else None)
     if not isinstance(question, str) or not question.strip():
@@ -96,13 +102,13 @@ def question_of(task: TaskRow, wording: str) -> str:
 
 
 def key_of(parent: str, shown: Sequence[str], family: str) -> str:
-    """Return the identity of a generated task, 32 hexadecimal digits. The order of a pair makes no other task."""
+    """Return the identity of a generated task, 32 hexadecimal digits. The two orders of a pair have the same key."""
     text = "\x1f".join([parent, family, *sorted(shown)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def make(task_id: str, parent: TaskRow, about: Origin, prompt: str, *, split: str = "train", seed: int = 0) -> TaskRow:
-    """Return the row of a generated task; verifier and reference follow from its kind."""
+    """Return the row of a generated task. Its verifier and its reference follow from its kind."""
     verifier, reference = parent.verifier, parent.reference
     if about.kind.startswith("judge"):
         labels = templates.family_of(about.wording, about.family).labels

@@ -1,10 +1,13 @@
-"""Which attempts become which generated tasks: the published rule of SPARK (section 2), and what keeps its labels even.
+"""Which attempts become which generated tasks: the published rule of SPARK (section 2), and a balance of labels that it lacks.
 
-Per group of attempts the rule makes at most one judge task: all right or all wrong gives a pointwise one, a mixed group a pair
-with probability `pair_share`, else a pointwise one of a class drawn by a coin. Left alone, the share of "right" among pointwise
-tasks follows the policy's accuracy, and a judge that always says yes is paid for it. With `balance`, mixed groups take the class
-that is short and what still has no counterpart is left out, so both classes come in equal number: over all tasks (`label`) or
-inside every arm (`arm`, where the difficulty of a task says nothing about its label either).
+The rule makes at most one judge task of each group of attempts. A group whose attempts are all right, or all wrong, gives a
+pointwise task: it shows one attempt. A group with both gives a pair with probability `pair_share`. Otherwise it gives a pointwise
+task, and a coin decides whether that shows a right or a wrong attempt.
+
+The published rule has a weakness. The share of right attempts among pointwise tasks follows the accuracy of the policy. When the
+policy solves 90% of its tasks, a judge that always says yes is rewarded for it. With `balance`, groups with both take the class
+that has fewer tasks, and tasks that still have no counterpart are left out. So as many right as wrong attempts are shown. `label`
+balances over all tasks. `arm` balances inside every arm, so that the difficulty of a task does not give its label away.
 """
 
 from __future__ import annotations
@@ -21,30 +24,35 @@ from instar.components.generated.item import key_of
 
 T = TypeVar("T")
 Fresh = Callable[[str], bool]
-"""Says of a key whether no such task was made lately."""
+"""Takes the key of a task and returns True when no task with that key was made lately."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How many tasks of which kind a step makes. The defaults differ from the release where the release drifts."""
+    """How many tasks of which kind a step makes. Where a default differs from SPARK's released code, the field says so."""
 
     judges: int = 32
-    """Most judge tasks per step."""
+    """The largest number of judge tasks per step."""
     reflections: int = 32
-    """Most reflection tasks per step."""
+    """The largest number of reflection tasks per step."""
     pair_share: float = 0.7
-    """Probability that a mixed group becomes a pair."""
+    """Probability that a group with right and wrong attempts becomes a pair."""
     balance: Literal["none", "label", "arm"] = "label"
-    """Where right and wrong come in equal number among pointwise tasks; `none` is the release."""
+    """Where pointwise tasks show as many right as wrong attempts: over all tasks, inside every arm, or nowhere. The released code
+    does not balance."""
     confirm_share: float = 0.25
-    """Share of reflection tasks that show a right attempt, which has to be kept; 0 is the release."""
+    """Share of reflection tasks that show a right attempt. Their expected answer is the shown one. It is 0 in the released code."""
     known_wrong_share: float = 1 / 3
-    """Share of the other reflection tasks whose prompt says that the attempt is wrong."""
+    """Share of the reflection tasks with a wrong attempt whose prompt says that the attempt is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """One generated task before it is worded. `first` is the label: right rather than wrong, or the first of a pair is right."""
+    """One generated task before it has a prompt.
+
+    `first` says which of the two labels holds. For one attempt, True means that it is right. For a pair, True means that the first
+    answer is the right one.
+    """
 
     kind: str
     family: str
@@ -55,7 +63,7 @@ class Pick:
 
 @dataclass(kw_only=True)
 class _Options:
-    """What one group can still become."""
+    """The judge tasks that one group can become: a pair, a pointwise task of a right attempt, or one of a wrong attempt."""
 
     group: Group
     family: str
@@ -66,7 +74,7 @@ class _Options:
 
 @dataclass(kw_only=True)
 class _Plan:
-    """Groups by what becomes of them: pairs, pointwise of one class, or whichever class is short (`free`)."""
+    """Groups, sorted by what they become: a pair, a pointwise task of one class, or a pointwise task of either class (`free`)."""
 
     pairs: list[_Options] = field(default_factory=list)
     right: list[_Options] = field(default_factory=list)
@@ -85,8 +93,8 @@ def judges(
 ) -> list[Pick]:
     """Return the judge tasks of a step. `families` are the pointwise families that the wording has.
 
-    `once`: of several groups at one task no two ask the same. That is seen to before the classes are evened out, because a repeat
-    that is dropped afterwards is mostly a right answer: those are alike.
+    With `once`, no two tasks of the step ask the same question. Repeats are left out before the classes are balanced. They are
+    mostly right answers, because right answers to one task are alike. Leaving them out afterwards would undo the balance.
     """
     plan, taken = _Plan(), set[str]()
 
@@ -125,15 +133,17 @@ def reflections(
     *,
     once: bool = True,
 ) -> list[Pick]:
-    """Return the reflection tasks of a step. `known_wrong`: the wording tells "check it" from "it is wrong". `traces`: it can
-    show a whole attempt. `once` is that of `judges`.
+    """Return the reflection tasks of a step.
 
-    Attempts are alternately shown whole and as the answer alone. Where wrong attempts run out, fewer right ones are shown as
-    well: a model that only ever has to agree learns to agree.
+    `known_wrong` says whether the wording has a prompt for attempts that are known to be wrong (P6). `traces` says whether it has
+    one that shows a whole attempt (P4). `once` means the same as for `judges`.
+
+    Whole attempts and answers alone take turns. When there are too few wrong attempts, fewer right ones are shown as well. Else
+    most prompts would show a right attempt, and the model would learn to agree with every attempt.
     """
     share = rule.confirm_share * rule.reflections
     target = int(share)
-    if share > target:  # of two tasks a quarter is one in every second step, not none for ever
+    if share > target:  # a quarter of 2 tasks is 0.5: one task in every second step on average, instead of never one
         target += bool(rng.random() < share - target)
     outright = rule.known_wrong_share if known_wrong else 0.0
     taken = set[str]() if once else None
@@ -156,9 +166,12 @@ def _reflections(
     rng: np.random.Generator,
     taken: set[str] | None,
 ) -> Iterator[Pick]:
-    """Yield one task per group, in random order, of its right (`first`) or wrong attempts; groups without a fresh one are passed
-    over. Every second task shows the whole attempt, and so does one of a group that has no answer to show. `taken`: keys of the
-    tasks of this step, to which each is added; None allows repeats."""
+    """Yield one task per group, in random order. `first` chooses between the right and the wrong attempts of a group.
+
+    A group is skipped when each of its tasks was made lately. Every second task shows a whole attempt. A group without any
+    readable answer shows a whole attempt too. `taken` holds the keys of the tasks of this step, and each new key is added to it.
+    None allows repeats.
+    """
     whole = bool(rng.integers(2))
     for group in _some(groups, len(groups), rng):
         side = group.right if first else group.wrong
@@ -176,7 +189,7 @@ def _reflections(
 
 
 def _options(group: Group, family: str, fresh: Fresh, rng: np.random.Generator) -> _Options:
-    """Draw one readable right and one wrong attempt, and a pair, none of which was shown lately."""
+    """Draw a right attempt, a wrong attempt and a pair. All have a readable answer, and none was shown lately."""
     right, wrong = ([a for a in side if a.answer] for side in (group.right, group.wrong))
     combos = [(r, w) for r in right for w in wrong if fresh(_key(group, "P3", r, w))]
     sides = [_one([a for a in side if fresh(_key(group, family, a))], rng) for side in (right, wrong)]
@@ -184,7 +197,7 @@ def _options(group: Group, family: str, fresh: Fresh, rng: np.random.Generator) 
 
 
 def _keys(options: _Options) -> set[str]:
-    """Return the keys of all that a group can become."""
+    """Return the keys of all judge tasks that a group can become."""
     points = [_key(options.group, options.family, a) for a in (options.right, options.wrong) if a]
     return {*points, _key(options.group, "P3", *options.pair)} if options.pair else set(points)
 
@@ -200,7 +213,7 @@ def _place(plan: _Plan, options: _Options, rule: Rule, rng: np.random.Generator)
 
 
 def _couples(plan: _Plan, balance: str, rng: np.random.Generator) -> list[tuple[Pick, Pick]]:
-    """Return pointwise tasks two by two, one right and one wrong: as many as the groups allow, each group used once."""
+    """Return as many couples of pointwise tasks as the groups allow: one right and one wrong. Each group is used once at most."""
     out = []
     everyone = [*plan.right, *plan.wrong, *plan.free]
     for arm in sorted({o.group.parent.arm for o in everyone}) if balance == "arm" else [""]:

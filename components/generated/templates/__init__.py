@@ -1,10 +1,22 @@
-"""Prompts of generated tasks: six families in three wordings, one way to fill them in, one way to read a verdict (SPARK section 2).
+"""Prompts of generated tasks: six families in three wordings (SPARK section 2). `render` fills a prompt in, `read_verdict` reads a
+verdict.
 
-Families: P1 is the answer right, yes or no; P2 the same as a choice, A right or B wrong; P3 which of two answers is right;
-P4 check a whole attempt and fix it if need be; P5 the same with the answer alone; P6 the attempt is wrong, solve anew.
-Wordings: `words` for language models, answers in \\boxed{}; `few_shot` lines for models that continue text; `terse` one line over
-a small alphabet for character models; of both the answer is the first line. Every template starts from the bare question: the
-instruction of the solve prompt is not part of it.
+A family is one way to ask, in several paraphrases:
+
+- P1: is this answer right? Yes or no.
+- P2: the same question as a choice: A means right, B means wrong.
+- P3: which of these two answers is right?
+- P4: here is a whole attempt. Check it, and correct it if it is wrong.
+- P5: the same with only the answer of the attempt.
+- P6: this attempt is wrong. Solve the problem again.
+
+A wording is the form of the prompt:
+
+- `words`: sentences for language models. The answer stands in \\boxed{}. The texts are in `judging.py` and `reflecting.py`.
+- `few_shot`: solved lines for models that continue a text. The answer is the first line. The texts are in `lines.py`.
+- `terse`: one line over a small alphabet for character models, for example `3+4=8?`. The answer is the first line.
+
+A template takes the question alone. The instruction that belongs to solving it ("Reason about it first ...") is not part of it.
 """
 
 from __future__ import annotations
@@ -20,20 +32,23 @@ from instar.errors import ConfigError, ContractError, nearest
 
 Wording: TypeAlias = Literal["words", "few_shot", "terse"]
 VERSION = 1
-"""Version of the template set; it stands in the generator of every generated task."""
+"""Version of the template set. The column `generator` of every generated task names it."""
 STYLE: dict[str, str] = {"words": "boxed", "few_shot": "line", "terse": "line"}
-"""Where the answer to a generated prompt stands, as a style of `instar.components.reward.extract`."""
+"""Wording -> how a completion marks its answer. The styles are those of `instar.components.reward.extract`."""
 SOLVE = "Reason about it first, then repeat your final answer in \\boxed{}."
-"""What follows the bare question when a language model is asked to solve it."""
+"""The instruction that follows the question when a language model is asked to solve it."""
 KINDS: tuple[str, ...] = ("judge-point", "judge-pair", "reflect-trace", "reflect-answer")
-"""Kinds of generated tasks; a kind is the arm of its tasks, so no pool may be named like one."""
+"""Kinds of generated tasks. A kind is the arm of its tasks, so no other arm may have one of these names."""
 _NAME = re.compile(r"\{(question|answer_a|answer_b|answer|attempt)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Paraphrases of one question. `labels` are the verdicts (right, wrong) or, of pairs, (first, second); empty when the
-    answer is one to the task itself."""
+    """Paraphrases of one question.
+
+    `labels` are the two verdicts that a completion can give: (right, wrong), or (first, second) for pairs. Reflection families
+    have no labels, because their completions answer the original question.
+    """
 
     templates: tuple[str, ...]
     labels: tuple[str, ...] = ()
@@ -62,12 +77,12 @@ FAMILIES: dict[str, dict[str, Family]] = {
         "P6": Family(templates=("{question}{answer}!",)),
     },
 }
-"""wording -> family -> its templates. What answers in one line needs no second form of yes and no (P2) and leaves no trace
-to show (P4)."""
+"""Wording -> family -> its templates. The wording `few_shot` has no P2 and no P4: its completions are one line, so there is no
+attempt to show beyond the answer. The wording `terse` has no P2."""
 
 
 def family_of(wording: str, family: str) -> Family:
-    """Return a family; an unknown wording or family is a `ConfigError` that names the nearest."""
+    """Return a family. An unknown wording or family is a `ConfigError` that names the nearest known one."""
     if wording not in FAMILIES:
         raise _unknown("wording", wording, list(FAMILIES))
     if family not in FAMILIES[wording]:
@@ -78,9 +93,9 @@ def family_of(wording: str, family: str) -> Family:
 def render(wording: str, family: str, template_id: int, **parts: str) -> str:
     """Return the prompt of paraphrase `template_id`, counted from 0.
 
-    `parts` are `question` and, as the family has it, `answer`, `answer_a` and `answer_b`, or `attempt`; parts that the family
-    does not show are ignored. Each is put in once: braces and placeholders inside of a part stay as they are. A part that is
-    missing or blank is a `ContractError`.
+    `parts` are `question` and what the family shows: `answer`, `answer_a` and `answer_b`, or `attempt`. Parts that the family does
+    not show are ignored. The parts are inserted in one pass. So a part that itself contains `{answer}` stays as it is. A part that
+    is missing or blank is a `ContractError`.
     """
     templates = family_of(wording, family).templates
     if not 0 <= template_id < len(templates):
@@ -98,7 +113,10 @@ def render(wording: str, family: str, template_id: int, **parts: str) -> str:
 
 
 def verdict(wording: str, family: str, right: bool) -> str:
-    """Return the expected answer of a judge family: of P1 and P2 when the shown answer is right, of P3 when the first is."""
+    """Return the expected answer of a judge family.
+
+    For P1 and P2, `right` says whether the shown answer is right. For P3 it says whether the first answer is the right one.
+    """
     labels = family_of(wording, family).labels
     if not labels:
         raise _unknown("judge family", family, [name for name, f in FAMILIES[wording].items() if f.labels])
@@ -106,10 +124,13 @@ def verdict(wording: str, family: str, right: bool) -> str:
 
 
 def read_verdict(wording: str, family: str, text: str) -> bool | None:
-    """Return what a completion says, in the sense of `verdict`, or None when it says neither. The reader that rewards use."""
+    """Return the verdict of a completion: the value of `right` that `verdict` would need. None when it gives neither label.
+
+    Rewards read completions with the same functions.
+    """
     labels = family_of(wording, family).labels
-    found = read_label(extract(text, STYLE[wording]) or "", labels)
-    return None if found is None else found == labels[0]
+    label = read_label(extract(text, STYLE[wording]) or "", labels)
+    return None if label is None else label == labels[0]
 
 
 def _unknown(what: str, found: str, known: list[str]) -> ConfigError:
@@ -122,7 +143,7 @@ def _unknown(what: str, found: str, known: list[str]) -> ConfigError:
 
 
 def characters(wording: Wording) -> frozenset[str]:
-    """Return every character that templates and verdicts of a wording add to a question and its answers."""
+    """Return every character that the templates and labels of a wording can add to a question and its answers."""
     families = FAMILIES[wording].values()
     texts = [_NAME.sub("", template) for family in families for template in family.templates]
     return frozenset("".join([*texts, *(label for family in families for label in family.labels)]))

@@ -1,4 +1,4 @@
-"""Judge prompts in natural language: P1 yes or no, P2 right or wrong as a choice, P3 which of two."""
+"""Judge prompts in natural language: P1 asks for yes or no, P2 for a choice of A or B, P3 for the right one of two answers."""
 
 from __future__ import annotations
 

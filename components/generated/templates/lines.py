@@ -1,7 +1,7 @@
-"""Few-shot lines for models that continue text: solved lines, then the line to complete; a line break ends the answer.
+"""Few-shot prompts for models that continue a text: some solved lines, then the line to complete. A line break ends the answer.
 
-The solved lines are differences of digits, not sums or products, so they give no task of one-digit facts away. Half of the shown
-verdicts are "yes" and "A", in an order without a pattern.
+The solved lines subtract digits, for example "9-4=5 yes". The tasks of one-digit facts add and multiply, so no solved line gives
+the answer to a task away. Half of the verdicts in the solved lines are "yes" or "A". Their order has no pattern.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ _FIXED = (("8-2=", "7", "6"), ("9-4=", "6", "5"), ("6-5=", "2", "1"), ("7-3=", "
 
 
 def _judged(shape: str) -> str:
-    """Return the solved lines and the open one of a shape with the places `#` (equation) and, at its end, the verdict."""
+    """Return the solved lines and the line to complete. `shape` is one line in which `#` stands for the equation; the verdict
+    follows the shape."""
     solved = [f"{shape.replace('#', equation)} {verdict}" for equation, verdict in _JUDGED]
     return "\n".join([*solved, shape.replace("#", "{question}{answer}")])
 
 
 def _lines(shots: tuple[tuple[str, ...], ...], shape: str, names: tuple[str, ...]) -> str:
-    """Return the same for a shape with the places #0, #1, ...; the last item of every shot is its answer."""
+    """Return the same for a shape with the gaps #0, #1, and so on. The last item of every shot is its answer."""
     filled = []
     for *values, answer in (*shots, (*names, "")):
         text = shape

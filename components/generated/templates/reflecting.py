@@ -1,4 +1,5 @@
-"""Reflection prompts in natural language: P4 check a whole attempt, P5 check an answer, P6 start again after a wrong one."""
+"""Reflection prompts in natural language. P4 asks to check a whole attempt. P5 asks to check an answer. P6 says that the attempt is
+wrong and asks for a new solution."""
 
 from __future__ import annotations
 
