@@ -1,4 +1,4 @@
-"""What the configurations of all curricula share: sizes of a batch, generated tasks beside it, and checks of both."""
+"""What the configurations of all strategies share: the sizes of a batch, the draw of generated tasks, and the checks of both."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedDraw:
-    """How tasks that the evolution made itself are drawn beside or between the others, the oldest first."""
+    """How tasks that the evolution made itself are drawn. The oldest come first."""
 
     prompts: int
-    """Most generated prompts per step; they come on top of the other prompts of a batch."""
+    """The largest number of generated prompts per step. They come on top of the other prompts of a batch."""
     mode: Literal["mixed", "alternate"] = "mixed"
-    """`mixed` appends them to every batch. `alternate` gives them a batch of their own, in the step after one without them and
-    once that many wait: two updates per round, as published."""
+    """`mixed` appends generated prompts to every batch. `alternate` gives them a batch of their own: when `prompts` of them
+    wait and the step before had none. That makes two updates per round, as published."""
     shares: dict[str, float] = field(default_factory=dict)
-    """Kind -> share of the generated prompts; what a kind cannot fill goes to the oldest of any kind. Empty: by age alone."""
+    """Kind -> share of the generated prompts, for example `{"judge-pair": 0.5}`. What a kind cannot fill goes to the oldest tasks
+    of any kind. Without shares, tasks are drawn by age alone."""
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "generated.prompts", ">= 1", self.prompts)
@@ -35,10 +36,10 @@ class GeneratedDraw:
         require(good, "generated.shares", "shares that add up to at most 1", self.shares)
 
     def check(self, recipe: RecipeView, most: int) -> None:
-        """Refuse draws of more tasks than the `most` that can wait, and a filter that counts slots."""
+        """Refuse a draw of more tasks than can wait (`most`), and an update filter that would leave generated tasks out."""
         if self.mode == "alternate" and self.prompts > most:
             raise ConfigError(
-                expected=f"curriculum.generated.prompts <= {most}, the most generated tasks that can wait",
+                expected=f"curriculum.generated.prompts <= {most}, because at most {most} generated tasks can wait",
                 found=f"{self.prompts}",
                 where="recipe.curriculum.generated.prompts",
                 action=f"set curriculum.generated.prompts to {most} or less, or raise reward.recycle.max_size, max_age or rule",
@@ -46,18 +47,18 @@ class GeneratedDraw:
         behind = update_filter(recipe)
         if behind is not None and behind.keep_prompts:
             raise ConfigError(
-                expected="update.filter.keep_prompts=0: generated slots come last, and the first so many groups would leave "
-                "them out",
+                expected="update.filter.keep_prompts=0, because the filter keeps the first groups of a batch and generated "
+                "tasks come last",
                 found=f"{behind.keep_prompts}",
-                where="recipe.update.filter",
-                action="set it to 0, or train without curriculum.generated",
+                where="recipe.update.filter.keep_prompts",
+                action="set update.filter.keep_prompts=0, or train without curriculum.generated",
             )
 
     def explain(self, recipe: RecipeView) -> str:
-        """State how generated tasks are drawn, and what they weigh in the loss."""
+        """State how generated tasks are drawn, and which weight they have in the loss."""
         drawn = f"up to {self.prompts} of them are drawn on top of every batch"
         if self.mode == "alternate":
-            drawn = f"once {self.prompts} wait, every second step is made of them alone"
+            drawn = f"when {self.prompts} of them wait, they are a batch of their own, at most in every second step"
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in self.shares.items())
         weights = recipe.update.arm_weights if recipe.update.strategy == "policy_gradient" else {}
         weighed = ", ".join(f"{arm} {weight:g}" for arm, weight in weights.items())
@@ -77,11 +78,11 @@ class Base(Piece):
     )
 
     prompts: int
-    """Prompts one update trains on (B)."""
+    """Prompts that one update trains on (B)."""
     group_size: int
     """Rollouts per prompt (n)."""
     oversample: float = 1.0
-    """Draw ceil(prompts * oversample) slots; the update keeps the first `prompts` informative groups."""
+    """ceil(prompts * oversample) slots are drawn. The update trains on the first `prompts` groups that its filter keeps."""
     generated: GeneratedDraw | None = None
     """Also draw tasks that the evolution made itself."""
 
@@ -92,19 +93,19 @@ class Base(Piece):
 
     @property
     def slots(self) -> int:
-        """Prompt slots to draw per step. The small term keeps 100 * 1.1 at 110."""
+        """Prompt slots to draw per step. Without the small term, rounding errors would make 111 of 100 * 1.1."""
         return math.ceil(self.prompts * self.oversample - 1e-9)
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse generated tasks that nobody makes or draws, and draws that the update would not use."""
+        """Refuse generated tasks that no stage makes or draws, and more slots than the update would use."""
         del name
         recycle = recipe.reward.recycle if recipe.reward.strategy == "verify" else None
         if (self.generated is None) != (recycle is None):
             raise ConfigError(
-                expected="reward.recycle, which makes generated tasks, together with curriculum.generated, which draws them",
+                expected="both reward.recycle, which makes generated tasks, and curriculum.generated, which draws them",
                 found="reward.recycle alone" if recycle else "curriculum.generated alone",
                 where="recipe.curriculum.generated",
-                action="set both, for example curriculum.generated.prompts and reward.recycle.wording, or none",
+                action="set both, for example curriculum.generated.prompts and reward.recycle.wording, or set neither",
             )
         if self.generated is not None and recycle is not None:
             self.generated.check(recipe, recycle.most_waiting())
@@ -126,16 +127,16 @@ class Base(Piece):
 
 
 def require(holds: bool, field: str, expected: str, found: Any) -> None:
-    """Raise `ConfigError` for a field whose value is out of range."""
+    """Raise `ConfigError` for a field whose value is out of range. `holds` says that it is in range."""
     if not holds:
         raise out_of_range(f"curriculum.{field}", expected, found)
 
 
 def require_floor(floor: float) -> None:
-    """Raise `ConfigError` unless a floor could hold for two arms."""
+    """Raise `ConfigError` for a floor outside of [0, 0.5]. Two arms cannot both have more than 0.5."""
     require(0.0 <= floor <= 0.5, "floor", "in [0, 0.5]", floor)
 
 
 def update_filter(recipe: RecipeView) -> Filter | None:
-    """Return the filter behind the rollouts, if the update has one."""
+    """Return the filter that the update applies to groups of rollouts, or None when it has none."""
     return recipe.update.filter if recipe.update.strategy == "policy_gradient" else None

@@ -1,4 +1,4 @@
-"""The arms of the highest level, each in proportion to its size: the data that filtered behaviour cloning keeps."""
+"""Only the arms with the highest level, each in proportion to its size. Filtered behaviour cloning keeps the same data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class Best:
-    """A fixed choice: nothing is observed, nothing remembered. `level` of an arm is the mean return of its trajectories."""
+    """A fixed choice of arms. It does not adapt and has no state. The level of an arm is the mean return of its trajectories."""
 
     def __init__(self, config: BestConfig, arms: Sequence[Arm]) -> None:
         self.names = [arm.name for arm in arms]
-        wanted, taken = config.share * sum(arm.size for arm in arms) - 1e-9, 0  # 0.07 * 100 is above 7
+        wanted, taken = (
+            config.share * sum(arm.size for arm in arms) - 1e-9,
+            0,
+        )  # in floats, 0.07 * 100 is a little above 7
         sizes = np.zeros(len(arms))
         for index in sorted(range(len(arms)), key=lambda i: (-arms[i].level, arms[i].name)):
             if taken < wanted:
@@ -34,16 +37,16 @@ class Best:
         return prob.draw_arms(self.names, self.p, num, draw.generator())
 
     def observe(self, stats: Sequence[ArmStatsRow]) -> None:
-        """Nothing to learn."""
+        """Ignore the statistics: the choice is fixed."""
 
     def state_dict(self) -> State:
-        """Return nothing: the choice follows from the pools."""
+        """Return an empty state: the choice follows from the pools."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state that holds anything."""
+        """Refuse a state that is not empty."""
         require_fields(state, [], "CurriculumState:values")
 
     def metrics(self) -> dict[str, float]:
-        """Return P and entropy."""
+        """Return P and its entropy."""
         return prob.describe(self.names, self.p)

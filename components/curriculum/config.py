@@ -1,7 +1,6 @@
 """Configuration of the curriculum stage: one frozen dataclass per strategy, and their union `Config`.
 
-`strategy` picks the alternative. Fields shared by all: how many prompts an update trains on, how many rollouts each
-gets, and how many more prompts to draw when a filter behind the rollouts will drop some.
+The field `strategy` picks the class. Fields that all of them share are in `base_config.py`.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ SIGNALS: dict[Signal, str] = {
     "abs_centred_correct": "sum_abs_centred_correct",
     "loss_change": "sum_loss_change",
 }
-"""Signal of `sec` -> the column that it is the mean of."""
+"""Signal of `sec` -> the column of the arm statistics that holds its sum."""
 SOLVE_RATE = frozenset({"stats.arm", "stats.num_rollouts", "stats.sum_correct"})
-"""Columns that a solve rate per arm is made of."""
+"""Columns that the solve rate of an arm is computed from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniformConfig(Base):
-    """Every training prompt once per pass, in random order. The control of every comparison."""
+    """Every training prompt once per pass, in random order. Other curricula are compared with this one."""
 
     strategy: Literal["uniform"] = "uniform"
 
@@ -66,11 +65,11 @@ class UniformConfig(Base):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderedConfig(Base):
-    """Easy to hard by level; each arm gets an equal share of the planned steps."""
+    """One level after another, from easy to hard. Each arm gets an equal share of the planned steps."""
 
     strategy: Literal["ordered"] = "ordered"
     steps: int
-    """Planned inner steps of the evolution; later steps stay on the last level."""
+    """Planned inner steps of the evolution. Later steps stay on the last level."""
 
     def __post_init__(self) -> None:
         Base.__post_init__(self)
@@ -90,11 +89,11 @@ class OrderedConfig(Base):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReverseConfig(Base):
-    """Hard to easy by level; otherwise as `ordered`."""
+    """One level after another, from hard to easy. Otherwise the same as `ordered`."""
 
     strategy: Literal["reverse"] = "reverse"
     steps: int
-    """Planned inner steps of the evolution; later steps stay on the last level."""
+    """Planned inner steps of the evolution. Later steps stay on the last level."""
 
     def __post_init__(self) -> None:
         Base.__post_init__(self)
@@ -114,12 +113,13 @@ class ReverseConfig(Base):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switches:
-    """What the two modes of `sec` set. Nothing else differs between them."""
+    """The four settings in which the two modes of `sec` differ."""
 
     signal: Signal
-    """Which mean over an arm's rollouts moves Q: of absolute advantages, or the fall of the loss over the update."""
+    """The mean over an arm's rollouts that Q follows: an absolute advantage, or the fall of the loss over the update."""
     absent: Absent
-    """What happens to the Q of an arm that was not in the batch: `decay` multiplies it by (1 - alpha)."""
+    """What happens to the Q of an arm that was not in the batch. `decay` multiplies it by (1 - alpha). `hold` leaves it as it
+    is."""
     q0: float
     """Q before the first observation."""
     floor: float
@@ -129,7 +129,8 @@ class Switches:
 SEC_MODES: dict[str, Switches] = {
     # The published algorithm (SEC section 3 and its code).
     "faithful": Switches(signal="abs_advantage", absent="decay", q0=0.0, floor=0.0),
-    # Correctness alone moves Q, so format rewards cannot fake learnability; unseen arms keep an optimistic value.
+    # Q follows correctness alone, so a format reward cannot make an arm look learnable. Arms that were not drawn keep their Q,
+    # and Q starts at 1, so that every arm is tried.
     "fixed": Switches(signal="abs_advantage_correct", absent="hold", q0=1.0, floor=0.01),
 }
 
@@ -142,25 +143,28 @@ class SecConfig(Base):
 
     strategy: Literal["sec"] = "sec"
     mode: Literal["faithful", "fixed"] = "faithful"
-    """Sets signal, absent, q0 and floor (`SEC_MODES`); a switch given below wins over the mode."""
+    """Sets `signal`, `absent`, `q0` and `floor` (see `SEC_MODES`). Each of the four fields below overrides the mode when it is
+    set."""
     alpha: float = 0.5
     """Step size of Q."""
     tau: float = 0.2
-    """Temperature; must match the scale of the signal, which is [0, 0.9] for groups of 8."""
+    """Temperature. It must fit the scale of the signal, which lies in [0, 0.9] for groups of 8."""
     objective: Literal["advantage", "progress"] = "advantage"
-    """`progress` moves Q by the change of the arm's mean reward since it was last seen; `signal` is then unused."""
+    """What Q follows. `advantage`: the signal. `progress`: the change of the arm's mean reward since it was last seen; `signal`
+    then has no effect."""
     method: Literal["boltzmann", "normalized_q", "greedy"] = "boltzmann"
-    """`normalized_q`: P ~ max(Q, 0.01). `greedy`: the best arm, and `epsilon` spread over all arms."""
+    """How probabilities follow from Q. `boltzmann`: P ~ exp(Q / tau). `normalized_q`: P ~ max(Q, 0.01). `greedy`: the arm with the
+    largest Q, except that a share `epsilon` of the draws is uniform over all arms."""
     epsilon: float = 0.1
     """Share of uniform draws of `greedy`."""
     signal: Signal | None = None
-    """Overrides the mode."""
+    """Overrides the signal of the mode."""
     absent: Absent | None = None
-    """Overrides the mode."""
+    """Overrides what the mode does with arms that were not drawn."""
     q0: float | None = None
-    """Overrides the mode."""
+    """Overrides the first Q of the mode."""
     floor: float | None = None
-    """Overrides the mode."""
+    """Overrides the smallest probability of the mode."""
 
     def __post_init__(self) -> None:
         Base.__post_init__(self)
@@ -175,7 +179,7 @@ class SecConfig(Base):
 
     @property
     def switches(self) -> Switches:
-        """The four switches after single overrides."""
+        """The four settings of the mode, after the overrides."""
         mode = SEC_MODES[self.mode]
         return Switches(
             signal=mode.signal if self.signal is None else self.signal,
@@ -186,18 +190,18 @@ class SecConfig(Base):
 
     @property
     def signal_column(self) -> str:
-        """The column of the arm statistics that Q follows: that of the signal, or the reward whose progress it is."""
+        """The column of the arm statistics that Q follows: the column of the signal, or the sum of rewards for `progress`."""
         return SIGNALS[self.switches.signal] if self.objective == "advantage" else "sum_reward"
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        found = {} if self.method == "boltzmann" else {"tau": "curriculum.method=boltzmann"}
+        """Return the fields without effect, each with the setting under which it has one."""
+        fields = {} if self.method == "boltzmann" else {"tau": "curriculum.method=boltzmann"}
         if self.method != "greedy":
-            found["epsilon"] = "curriculum.method=greedy"
-        return found if self.objective == "advantage" else {**found, "signal": "curriculum.objective=advantage"}
+            fields["epsilon"] = "curriculum.method=greedy"
+        return fields if self.objective == "advantage" else {**fields, "signal": "curriculum.objective=advantage"}
 
     def requires(self) -> frozenset[str]:
-        """Return the columns read: those of every mode, and the one that Q follows."""
+        """Return the columns that are read: those that every mode reads, and the one that Q follows."""
         return self.REQUIRES | {f"stats.{self.signal_column}"}
 
     def build(self, arms: Sequence[Arm]) -> Strategy:
@@ -232,15 +236,16 @@ class SecConfig(Base):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThompsonConfig(Base):
-    """Beta posterior of the solve rate per arm with decay; arms are scored by theta (1 - theta)."""
+    """Thompson sampling on a Beta posterior of each arm's solve rate theta. An arm scores
+    theta (1 - theta)."""
 
     REQUIRES: ClassVar[frozenset[str]] = SOLVE_RATE
 
     strategy: Literal["thompson"] = "thompson"
     decay: float = 0.9
-    """Factor on the evidence of every arm per step; 1 never forgets."""
+    """Factor on the evidence of every arm per step. With 1, no evidence is ever forgotten."""
     prior: float = 1.0
-    """Pseudo-counts of right and of wrong answers."""
+    """Right answers, and also wrong answers, that every arm is assumed to have before the first observation."""
     floor: float = 0.01
     """Smallest probability of an arm."""
     draws: int = 1024
@@ -277,7 +282,7 @@ class ProximalConfig(Base):
     alpha: float = 0.5
     """Step size of the moving average."""
     tau: float = 0.05
-    """Temperature; Q (1 - Q) lies in [0, 0.25], so 0.05 allows a ratio of e^5 between two arms."""
+    """Temperature. Q (1 - Q) lies in [0, 0.25], so with 0.05 one arm can be up to e^5 times as probable as another."""
     q0: float = 0.5
     """Solve rate before the first observation."""
     floor: float = 0.01
@@ -305,7 +310,7 @@ class ProximalConfig(Base):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnabilityConfig(Base):
-    """P ~ p (1 - p) with p a moving average of the solve rate."""
+    """P ~ p (1 - p), where p is a moving average of the arm's solve rate."""
 
     REQUIRES: ClassVar[frozenset[str]] = SOLVE_RATE
 
@@ -338,11 +343,11 @@ class LearnabilityConfig(Base):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestConfig(Base):
-    """Only the arms of the highest level, as many as make up a share of the tasks: filtered behaviour cloning's choice."""
+    """Only the arms with the highest level, until they hold a share of the tasks. Filtered behaviour cloning makes this choice."""
 
     strategy: Literal["best"] = "best"
     share: float = 0.25
-    """Share of all training tasks; arms are taken whole, the best first, until it is reached."""
+    """Share of all training tasks. Whole arms are taken, the highest level first, until they hold this share."""
 
     def __post_init__(self) -> None:
         Base.__post_init__(self)
@@ -358,8 +363,8 @@ class BestConfig(Base):
         """State how tasks are drawn."""
         return {
             "curriculum": [
-                f"only the best arms: whole ones by mean level, highest first, until they hold {self.share:.0%} of the "
-                f"training {recipe.dataset_prep.UNIT}s; each in proportion to its size, nothing is adapted"
+                f"only the best arms: whole arms, highest mean level first, until they hold {self.share:.0%} of the "
+                f"training {recipe.dataset_prep.UNIT}s; each is drawn in proportion to its size, and nothing adapts"
             ]
         }
 

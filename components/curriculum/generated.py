@@ -1,7 +1,7 @@
-"""Drawing tasks that the evolution made itself: beside any strategy, without its knowledge (SPARK section 7.2).
+"""Drawing tasks that the evolution made itself. It works beside any strategy (SPARK section 7.2).
 
-A strategy weighs arms of the pools; generated tasks are no arm to it. They are taken from the oldest end of the cache, and
-the reward stage takes out of it whatever was attempted, so drawing keeps no cursor.
+A strategy weighs the arms of the task pools and never sees generated tasks. They wait in a cache, and the oldest are drawn first.
+The reward stage removes attempted tasks from the cache, so no cursor is needed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from instar.rows import ArmStatsRow, BatchRow, TaskRow
 
 
 def due(cache: Sequence[TaskRow], draw: GeneratedDraw | None, last: int) -> list[TaskRow]:
-    """Return the tasks to draw in this step, the oldest first. `last` generated slots were drawn in the step before.
+    """Return the generated tasks to draw in this step, the oldest first. `last` of them were drawn in the step before.
 
-    An empty cache gives none. In mode `alternate` a step has them only when `prompts` wait and the step before had none.
+    With an empty cache there are none. In mode `alternate` there are none unless `prompts` tasks wait and the step before had none.
     """
     if draw is None or (draw.mode == "alternate" and (last > 0 or len(cache) < draw.prompts)):
         return []
@@ -32,12 +32,12 @@ def due(cache: Sequence[TaskRow], draw: GeneratedDraw | None, last: int) -> list
 
 
 def read_cache(generated: Tasks | None, draw: GeneratedDraw | None) -> list[TaskRow]:
-    """Return the tasks that wait, oldest first; none when they are not drawn."""
+    """Return the tasks that wait, the oldest first. The list is empty when the configuration draws no generated tasks."""
     return generated.read() if generated is not None and draw is not None else []
 
 
 def slots(tasks: Sequence[TaskRow], first: int, step: int, group_size: int) -> list[BatchRow]:
-    """Return one slot per task, numbered from `first`: groups of their own, drawn for certain."""
+    """Return one slot per task, numbered from `first`. Each slot is a group of its own. Its probability is 1."""
     return [
         BatchRow(
             slot=slot,
@@ -57,17 +57,17 @@ def split_stats(stats: Sequence[ArmStatsRow]) -> tuple[list[ArmStatsRow], list[A
 
 
 def require_free_names(arms: Sequence[Arm]) -> None:
-    """Raise `ContractError` for a pool that is named like a generated kind: its statistics would be taken for theirs."""
-    taken = sorted(arm.name for arm in arms if arm.name in KINDS)
-    if taken:
+    """Raise `ContractError` for an arm of a pool with the name of a generated kind. Statistics could not tell the two apart."""
+    names = sorted(arm.name for arm in arms if arm.name in KINDS)
+    if names:
         raise ContractError(
             expected=f"arms not named like a generated kind ({', '.join(KINDS)})",
-            found=", ".join(taken),
+            found=", ".join(names),
             where="Tasks:arm of split train",
             action="rename the arm",
         )
 
 
 def _oldest(cache: Sequence[TaskRow], kind: str, count: int) -> list[int]:
-    """Return the places of the oldest `count` tasks of a kind."""
+    """Return the positions of the oldest `count` tasks of a kind in the cache."""
     return [place for place, task in enumerate(cache) if task.arm == kind][:count]

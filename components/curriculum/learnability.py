@@ -1,7 +1,8 @@
-"""Learnability weights on arms: P ~ p (1 - p), the variance of a 0/1 reward, with p a moving average of the solve rate.
+"""Learnability weights on arms: P ~ p (1 - p), where p is a moving average of the arm's solve rate.
 
-No temperature: an arm nobody or everybody solves gets the floor alone; when all arms are like that, all get the same
-share. Absent arms keep their p. Shapes: K arms, p and P [K].
+p (1 - p) is the variance of a reward that is 0 or 1. It is largest at p = 0.5. There is no temperature. An arm that is always or
+never solved gets only the floor. When all arms are like that, all get the same share. Arms that were not drawn keep their p.
+Shapes: K arms, p and P [K].
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Learnability:
-    """Weights arms by the variance of their outcome."""
+    """Weights arms by the variance of their reward."""
 
     def __init__(self, config: LearnabilityConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]
@@ -56,10 +57,10 @@ class Learnability:
         return {"rate": pack(self.names, self.rate)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore p; arms that entered start at the mean p."""
+        """Restore p. New arms start at the mean p of the others."""
         require_fields(state, ["rate"], "CurriculumState:values")
         self.rate = unpack(self.names, state["rate"], self.config.prior, "CurriculumState:values.rate")
 
     def metrics(self) -> dict[str, float]:
-        """Return P, p (as q) and entropy."""
+        """Return P, p (under the name q) and the entropy of P."""
         return prob.describe(self.names, self.probabilities(), self.rate)

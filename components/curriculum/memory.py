@@ -1,10 +1,16 @@
-"""The curriculum's whole memory as one JSON object, and what happens to it when arms come and go.
+"""The memory of the curriculum as one JSON object, and what happens to it when arms come and go.
 
-`state.json` has: the step that wrote it, the key of its shuffles (the evolution that began it), its configuration, and
-per arm the pool digest, cursor, slots drawn in the last batch and in all, and per kind of generated task the slots drawn in the
-last batch. Values of the strategy stand under `values`.
-A part that is missing, unknown or of another configuration is a `LedgerError`. An arm that is new enters with the mean
-of the others, an arm whose pool is gone is archived and comes back as it left, an arm whose pool changed is refused.
+`state.json` holds:
+
+- `step`: the step that wrote it. `key`: the key of its shuffles, which is the evolution that began it. `config`: its configuration.
+- `values`: what the strategy remembers, for example Q of every arm.
+- `arms`: for each arm the digest of its pool, its cursor, and how many slots it had in the last batch and in all batches.
+- `archived`: the same for arms whose pool is gone.
+- `generated`: for each kind of generated task how many slots it had in the last batch.
+
+A field that is missing or unknown is a `LedgerError`, and so is another configuration. A new arm enters with the mean value of the
+other arms. An arm whose pool is gone is archived, and when the pool returns the arm goes on from there. An arm whose pool changed
+is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ _WHERE = "CurriculumState:state.json"
 
 @dataclass(slots=True, kw_only=True)
 class ArmMemory:
-    """One arm: the pool it belongs to, where its cursor stands, and how many slots it was given."""
+    """One arm: its pool, its cursor, and how many slots it had."""
 
     level: float
     size: int
@@ -34,7 +40,7 @@ class ArmMemory:
     drawn: int = 0
     """Slots in the last batch."""
     visits: int = 0
-    """Slots since the arm entered."""
+    """Slots in all batches since the arm entered."""
 
     @property
     def cursor(self) -> Cursor:
@@ -48,7 +54,7 @@ class ArmMemory:
 
 @dataclass(slots=True, kw_only=True)
 class Archived:
-    """An arm whose pool is gone: its entry and its per-arm values of the strategy."""
+    """An arm whose pool is gone: its entry, and what the strategy remembers of it."""
 
     arm: ArmMemory
     values: dict[str, float | None]
@@ -56,7 +62,7 @@ class Archived:
 
 @dataclass(slots=True, kw_only=True)
 class Memory:
-    """Everything the next step needs."""
+    """Everything that the next step needs."""
 
     step: int
     key: str
@@ -82,9 +88,14 @@ def new_entry(arm: Arm) -> ArmMemory:
 
 
 def from_json(data: Any) -> Memory:
-    """Return the memory of `state.json`; field sets must match exactly."""
+    """Return the memory that `state.json` holds. It must have exactly the fields of `Memory`."""
     if not isinstance(data, dict):
-        raise LedgerError(expected="a JSON object", found=type(data).__name__, where=_WHERE, action="restore the state")
+        raise LedgerError(
+            expected="a JSON object",
+            found=f"a value of type {type(data).__name__}",
+            where=_WHERE,
+            action="resume from a complete curriculum state",
+        )
     require_fields(data, [f.name for f in dataclasses.fields(Memory)], _WHERE)
     archived = {}
     for name, entry in data["archived"].items():
@@ -101,9 +112,9 @@ def _entry(data: Mapping[str, Any], where: str) -> ArmMemory:
 
 
 def require_continues(memory: Memory, config: dict[str, Any], step: int) -> None:
-    """Raise `LedgerError` unless the memory is of an earlier step and of this configuration.
+    """Raise `LedgerError` unless an earlier step with this configuration wrote the memory.
 
-    After a rollback the earlier step is not the one before: the memory went back together with the policy.
+    A rollback takes the policy back, but not this memory: the curriculum is an entry of lifetime `learned` and keeps what it knows.
     """
     if not 0 <= memory.step < step:
         raise LedgerError(
@@ -123,7 +134,7 @@ def require_continues(memory: Memory, config: dict[str, Any], step: int) -> None
 
 
 def reconcile(memory: Memory, arms: Sequence[Arm]) -> Memory:
-    """Return the memory over `arms`: new ones entered, missing ones archived, changed pools refused."""
+    """Return the memory for `arms`: it adds new arms, archives missing arms, and refuses arms whose pool changed."""
     for arm in arms:
         held = memory.arms.get(arm.name) or (memory.archived[arm.name].arm if arm.name in memory.archived else None)
         if held is not None and held.digest != arm.digest:
@@ -131,7 +142,7 @@ def reconcile(memory: Memory, arms: Sequence[Arm]) -> Memory:
                 expected=f"pool {held.digest[:12]} of {held.size} tasks",
                 found=f"pool {arm.digest[:12]} of {arm.size} tasks",
                 where=f"{_WHERE}:arms.{arm.name}.digest",
-                action="give a changed pool a new arm name; the cursor of the old one does not fit it",
+                action="give the changed pool a new arm name, because the cursor of the old pool does not fit it",
             )
     present = {arm.name: arm for arm in arms}
     per_arm = {name: values for name, values in memory.values.items() if isinstance(values, dict)}

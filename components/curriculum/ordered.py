@@ -1,7 +1,7 @@
 """Manual curricula: `ordered` walks the levels from easy to hard, `reverse` from hard to easy.
 
-Arms sorted by level each own an equal share of the planned steps; arms of one level are mixed evenly over the share
-they own together. After the planned steps the last level stays. Shapes: K arms, P [K].
+Each arm has an equal share of the planned steps, in the order of the levels. Arms of one level are mixed evenly over the steps that
+they have together. After the planned steps the last level stays. Shapes: K arms, P [K].
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Ordered:
-    """One level at a time, by a fixed plan."""
+    """One level after another, by a fixed plan."""
 
     def __init__(self, config: OrderedConfig | ReverseConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]
@@ -29,7 +29,7 @@ class Ordered:
         self.done = 0
 
     def probabilities(self, done: int) -> prob.Vector:
-        """Return P of the step after `done` steps, [K]."""
+        """Return P of the step that follows `done` steps, [K]."""
         plan = np.sort(self.levels)
         if self.config.strategy == "reverse":
             plan = plan[::-1]
@@ -55,5 +55,5 @@ class Ordered:
         self.done = int(state["done"])
 
     def metrics(self) -> dict[str, float]:
-        """Return P of the step selected last (of the first one before any) and its entropy."""
+        """Return P of the last selected step and its entropy. Before any selection, return those of the first step."""
         return prob.describe(self.names, self.probabilities(max(0, self.done - 1)))

@@ -1,7 +1,7 @@
-"""The training pools by arm, read once per process: task names in file order, level, size, and a digest of each pool.
+"""The training pool of each arm, read once per process: task names in file order, mean level, size and digest.
 
-Only tasks of split `train` are ever drawn. The digest covers names and contents in order, because a cursor is a
-position in that order: a pool that changed under a running evolution would silently repeat and skip tasks.
+Only tasks of split `train` are drawn. The digest covers the names and contents of the tasks in their order, because a cursor is a
+position in that order. If a pool changed during an evolution, tasks would be repeated and skipped without any error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from instar.resident import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What a strategy knows of an arm: its name, mean level, number of training tasks and pool digest."""
+    """What a strategy knows of an arm: its name, its mean level, its number of training tasks and the digest of its pool."""
 
     name: str
     level: float
@@ -30,7 +30,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """Arms sorted by name, and for each the names of its training tasks in file order."""
+    """The arms, sorted by name, and the names of their training tasks in file order."""
 
     arms: tuple[Arm, ...]
     task_ids: Mapping[str, Sequence[str]]
@@ -40,7 +40,7 @@ POOLS: Kind[Pools] = Kind("curriculum-pools", newest=1)
 
 
 def load_pools(tasks: Tasks, ctx: Context) -> Pools:
-    """Return the training pools, which stay resident until those of other tasks are read."""
+    """Return the training pools. They stay in memory until other tasks are read."""
     pools = ctx.resident.get(POOLS, tasks.digest)
     if pools is None:
         pools = read_pools(tasks)
@@ -50,12 +50,12 @@ def load_pools(tasks: Tasks, ctx: Context) -> Pools:
 
 
 def read_pools(tasks: Tasks) -> Pools:
-    """Read the pools from the table. A table without training tasks is a `ContractError`."""
+    """Read the pools from the table of tasks. A table without training tasks is a `ContractError`."""
     table = tasks.table().select(["task_id", "arm", "level", "split", "content_hash"]).combine_chunks()
     rows = np.flatnonzero(table.column("split").to_numpy() == "train")
     if not rows.size:
         raise ContractError(
-            expected="tasks of split train",
+            expected="at least one task of split train",
             found="none",
             where=f"Tasks {tasks.digest}:split",
             action="prepare a training pool",

@@ -1,4 +1,4 @@
-"""Probabilities over arms. Shapes: K arms, values and probabilities [K] float64."""
+"""Functions on probabilities of arms, shared by the strategies. Shapes: K arms; values and probabilities [K], float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Vector = NDArray[np.float64]
 
 
 def softmax(values: Vector, tau: float) -> Vector:
-    """Return exp(values / tau) / sum, with the maximum subtracted first so that no exponent is positive."""
+    """Return exp(values / tau) / sum. The maximum is subtracted first, so that no exponential overflows."""
     weights: Vector = np.exp((values - values.max()) / tau)
     return normalise(weights)
 
@@ -25,7 +25,7 @@ def normalise(weights: Vector) -> Vector:
 
 
 def with_floor(probabilities: Vector, floor: float) -> Vector:
-    """Return floor + (1 - K floor) P: every arm keeps at least `floor`. K floor > 1 is a `ConfigError`."""
+    """Return floor + (1 - K floor) P, so that every arm has at least `floor`. K floor > 1 is a `ConfigError`."""
     count = probabilities.size
     require(count * floor <= 1.0, "floor", f"at most 1/{count} with {count} arms", floor)
     return floor + (1.0 - count * floor) * probabilities
@@ -40,7 +40,7 @@ def entropy(probabilities: Vector) -> float:
 def draw_arms(
     names: Sequence[str], probabilities: Vector, num: int, generator: np.random.Generator
 ) -> list[tuple[str, float]]:
-    """Draw `num` arms independently by inverse CDF; each comes with its probability, clipped to [0, 1]."""
+    """Draw `num` arms independently, by the inverse of the cumulative distribution. Each comes with its probability, at most 1."""
     edges = np.cumsum(probabilities)
     picks = np.searchsorted(edges, generator.random(num) * edges[-1], side="right")
     capped = [min(int(i), len(names) - 1) for i in picks]
@@ -48,7 +48,8 @@ def draw_arms(
 
 
 def describe(names: Sequence[str], probabilities: Vector, values: Vector | None = None) -> dict[str, float]:
-    """Return the metrics of a strategy: probability and, where it keeps one, value per arm; entropy of P in nats."""
+    """Return the metrics of a strategy: the probability of each arm, its value if the strategy has values, and the entropy of P in
+    nats."""
     out = {"entropy": entropy(probabilities)}
     out |= {f"{name}/p": float(p) for name, p in zip(names, probabilities, strict=True)}
     if values is not None:

@@ -1,7 +1,7 @@
-"""ProCuRL's rule on arms: Q is a moving average of the solve rate, P ~ exp(Q (1 - Q) / tau).
+"""ProCuRL's rule on arms: P ~ exp(Q (1 - Q) / tau), where Q is a moving average of the arm's solve rate.
 
-Costs what SEC costs, and neither a format reward nor the division by a standard deviation can reach it. Absent arms
-keep their Q. Shapes: K arms, Q and P [K].
+It is as cheap as SEC. Unlike SEC's signal, the solve rate depends neither on a format reward nor on the division of advantages by a
+standard deviation. Arms that were not drawn keep their Q. Shapes: K arms, Q and P [K].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Proximal:
-    """Boltzmann weights on the zone of proximal development."""
+    """Boltzmann weights that are largest for arms that are solved half of the time."""
 
     def __init__(self, config: ProximalConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]
@@ -56,10 +56,10 @@ class Proximal:
         return {"q": pack(self.names, self.q)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore Q; arms that entered start at the mean Q."""
+        """Restore Q. New arms start at the mean Q of the others."""
         require_fields(state, ["q"], "CurriculumState:values")
         self.q = unpack(self.names, state["q"], self.config.q0, "CurriculumState:values.q")
 
     def metrics(self) -> dict[str, float]:
-        """Return P, Q and entropy."""
+        """Return P, Q and the entropy of P."""
         return prob.describe(self.names, self.probabilities(), self.q)

@@ -1,12 +1,12 @@
-"""SEC, arXiv 2505.14970 section 3: a non-stationary bandit over arms, valued by the mean absolute advantage.
+"""SEC, arXiv 2505.14970 section 3: a bandit over arms. The value of an arm is the mean absolute advantage of its rollouts.
 
     P[c] = exp(Q[c] / tau) / sum_k exp(Q[k] / tau)           every slot draws its arm from P, independently
-    r[c] = mean over the arm's rollouts of |A|               zero-variance groups included, before any filter
-    Q[c] = (1 - alpha) Q[c] + alpha r[c]                     absent arms: r = 0 (`decay`) or unchanged (`hold`)
+    r[c] = mean over the arm's rollouts of |A|               before any filter, so groups without variance count as 0
+    Q[c] = (1 - alpha) Q[c] + alpha r[c]                     arms that were not drawn: r = 0 (`decay`), or Q stays (`hold`)
 
-The paper calls the last line TD(0); a bandit has no next state, so it is a moving average. The mean is over rollouts,
-neither over prompts nor over tokens. `config.SEC_MODES` lists the four switches in which `faithful` and `fixed` differ.
-Drawn arms whose every verdict failed are left unchanged in both modes: a failed verifier is not the number 0.
+The paper calls the last line TD(0). A bandit has no next state, so the line is a moving average. The mean is over rollouts, neither
+over prompts nor over tokens. `config.SEC_MODES` lists the four settings in which the modes `faithful` and `fixed` differ. When an
+arm was drawn but all of its verdicts failed, its Q stays as it is in both modes: a failed verifier is not the number 0.
 Shapes: K arms, Q and P [K].
 """
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from instar.components.curriculum.config import SecConfig
 
 SMALLEST_Q = 0.01
-"""Lower clip of Q under `normalized_q` (published code)."""
+"""The smallest Q that `normalized_q` uses, as in the published code."""
 
 
 class Sec:
-    """Boltzmann bandit on the learning signal."""
+    """The bandit: it keeps Q of every arm and draws arms by it."""
 
     def __init__(self, config: SecConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]
@@ -66,7 +66,7 @@ class Sec:
                 self.q[i] *= 1.0 - self.config.alpha
 
     def _signal(self, row: ArmStatsRow) -> float | None:
-        """Return r of one arm; `progress` has none when the arm is seen for the first time."""
+        """Return the signal r of one arm. `progress` returns None when the arm is seen for the first time."""
         if self.config.objective == "advantage":
             return total(row, self.config.signal_column) / row.num_rollouts
         before, now = self.last_reward[row.arm], row.sum_reward / row.num_rollouts
@@ -78,12 +78,12 @@ class Sec:
         return {"q": pack(self.names, self.q), "last_reward": dict(self.last_reward)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore Q; arms that entered start at the mean Q."""
+        """Restore Q and the last mean rewards. New arms start at the mean Q of the others."""
         require_fields(state, ["q", "last_reward"], "CurriculumState:values")
         require_fields(state["last_reward"], self.names, "CurriculumState:values.last_reward")
         self.q = unpack(self.names, state["q"], self.switches.q0, "CurriculumState:values.q")
         self.last_reward = {name: state["last_reward"][name] for name in self.names}
 
     def metrics(self) -> dict[str, float]:
-        """Return P, Q and entropy."""
+        """Return P, Q and the entropy of P."""
         return prob.describe(self.names, self.probabilities(), self.q)

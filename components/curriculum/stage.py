@@ -1,12 +1,16 @@
-"""Curriculum: decide which prompts the next step tries, from what the last update saw of each arm.
+"""Curriculum: it decides which tasks the next step tries, from the statistics of each arm in the last update.
 
-A pure function of (tasks, state, statistics, configuration, keys of the context): the same inputs give the same batch,
-byte for byte. The order is the paper's (SEC section 3): first the statistics of the previous step move the values, then
-the batch is drawn. Every slot draws its arm; the arm's cursor gives the prompt, without replacement inside a pass. Tasks that
-the evolution made itself follow in slots of their own; no strategy sees them or their statistics.
+An arm is a group of tasks, for example all tasks of one level. The stage first updates the values of the arms with the statistics
+of the previous step, and then draws the batch, as in SEC section 3. Every slot of the batch draws an arm. The cursor of the arm
+then gives the task: no task comes twice before all tasks of the arm came once. Tasks that the evolution made itself follow in
+slots of their own. No strategy sees them or their statistics.
 
-Invariants: only tasks of split `train`; the state of an earlier step or, at step 0 only, none; statistics that belong
-to the batch of that state. Anything else is an error: a curriculum that starts over looks like one that learns slowly.
+The stage is a pure function of the tasks, the state, the statistics, the configuration and the keys of the context: the same inputs
+give the same batch, byte for byte.
+
+Three things are checked. Only tasks of split `train` are drawn. There must be a state of an earlier step, except at step 0. The
+statistics must belong to the batch that this state drew. Anything else is an error. Otherwise a curriculum that lost its memory
+and started again would only look like one that learns slowly.
 """
 
 from __future__ import annotations
@@ -32,9 +36,10 @@ from instar.rows import ArmStatsRow, BatchRow
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Task pools; from step 1 on the state and the arm statistics of the step before, and the tasks the evolution made itself.
+    """The task pools. From step 1 on also the state and the arm statistics of the step before, and the tasks that the evolution
+    made itself.
 
-    On request also what the step before drew, did and scored, for a strategy that makes tasks of it.
+    A strategy that makes tasks can request the batch, the rollouts and the scores of the step before.
     """
 
     tasks: Tasks
@@ -48,7 +53,7 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """The prompts to try and the memory to carry on; on request the tasks that wait, with those that the strategy made."""
+    """The tasks to try, and the memory to carry on. A strategy that makes tasks can also write the generated tasks that wait."""
 
     batch: Batch
     curriculum: CurriculumState
@@ -56,8 +61,10 @@ class Outs:
 
 
 def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Observe, select, draw. Metrics: `<arm>/{q,p,share,solve_rate}`, of a generated kind `share` and `solve_rate`,
-    `entropy` (nats), counts."""
+    """Observe the statistics, select arms, draw tasks.
+
+    Metrics: `<arm>/{q,p,share,solve_rate}`, for a generated kind `<kind>/{share,solve_rate}`, `entropy` in nats, and counts.
+    """
     pools = load_pools(ins.tasks, ctx)
     require_free_names(pools.arms)
     stats = ins.stats.read() if ins.stats is not None else None
@@ -89,14 +96,14 @@ def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Con
             expected=f"a curriculum state to continue at step {ctx.step}",
             found="none",
             where="curriculum.curriculum",
-            action="resume from the ledger; a state is made up at step 0 only",
+            action="resume from the ledger, because only step 0 starts without a state",
         )
     arms = {arm.name: new_entry(arm) for arm in pools.arms}
     return Memory(step=-1, key=ctx.evolution, config=settings, values=config.build(pools.arms).state_dict(), arms=arms)
 
 
 def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config) -> Memory:
-    """Return the memory after the statistics of the last batch, over the arms of that batch."""
+    """Return the memory after the strategy has seen the statistics of the last batch. It has the arms of that batch."""
     first = memory.step < 0
     if stats is None:
         if not first and config.requires():
@@ -111,7 +118,7 @@ def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config
         if row.num_prompts > drawn:
             raise _stats_error(f"at most {drawn} groups of arm {row.arm}", f"{row.num_prompts}")
     if not any(arm.drawn for arm in memory.arms.values()):
-        return memory  # a batch of generated tasks alone says nothing about the arms, not even that they were left out
+        return memory  # the batch was all generated tasks: it says nothing about the arms, so they do not count as left out
     strategy = config.build(memory.known())
     strategy.load_state_dict(memory.values)
     strategy.observe(mine)

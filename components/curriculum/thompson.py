@@ -1,8 +1,8 @@
-"""Thompson sampling for learnability: a Beta posterior of each arm's solve rate, scored by theta (1 - theta).
+"""Thompson sampling for learnability. Each arm has a Beta posterior of its solve rate theta, and its score is theta (1 - theta).
 
-Evidence fades by `decay` per step, so an arm that was not seen grows uncertain and is tried again. The probability of
-each arm being best is estimated from `draws` posterior draws of the step's own generator, mixed with the floor, and the
-slots are drawn from that estimate: the recorded probability is the one used. Shapes: K arms, D draws.
+In every step the evidence of all arms shrinks by the factor `decay`. So an arm that was not drawn for a while becomes uncertain and
+is tried again. The probability that an arm is the best one is estimated with `draws` samples of the posteriors, and then mixed with
+the floor. The slots are drawn from this estimate, so the recorded probability is the one that was used. Shapes: K arms, D draws.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Thompson:
-    """Draws arms by the posterior probability of having the largest p (1 - p)."""
+    """Draws each arm with the posterior probability that its theta (1 - theta) is the largest."""
 
     def __init__(self, config: ThompsonConfig, arms: Sequence[Arm]) -> None:
         self.config, self.names = config, [arm.name for arm in arms]
@@ -31,7 +31,7 @@ class Thompson:
         self.p = prob.with_floor(np.full(len(arms), 1.0 / len(arms)), config.floor)
 
     def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
-        """Estimate P from the posterior, then draw an arm per slot from it."""
+        """Estimate P from the posteriors, then draw an arm per slot from P."""
         generator, size = draw.generator(), (self.config.draws, len(self.names))
         theta = generator.beta(self.right + self.config.prior, self.wrong + self.config.prior, size)  # [D, K]
         wins = np.bincount((theta * (1.0 - theta)).argmax(axis=1), minlength=len(self.names))
@@ -39,7 +39,7 @@ class Thompson:
         return prob.draw_arms(self.names, self.p, num, generator)
 
     def observe(self, stats: Sequence[ArmStatsRow]) -> None:
-        """Fade all evidence, then add the right and wrong answers of the last batch."""
+        """Shrink all evidence, then add the right and wrong answers of the last batch."""
         seen = measured(stats)
         self.right *= self.config.decay
         self.wrong *= self.config.decay
@@ -58,14 +58,15 @@ class Thompson:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the evidence; arms that entered start with the mean evidence."""
+        """Restore the evidence. New arms start with the mean evidence of the others."""
         require_fields(state, ["right", "wrong", "p"], "CurriculumState:values")
         self.right = unpack(self.names, state["right"], 0.0, "CurriculumState:values.right")
         self.wrong = unpack(self.names, state["wrong"], 0.0, "CurriculumState:values.wrong")
-        last = unpack(self.names, state["p"], 1.0, "CurriculumState:values.p")
-        self.p = prob.normalise(last) if None in state["p"].values() else last  # scaling again moves the last bit
+        p = unpack(self.names, state["p"], 1.0, "CurriculumState:values.p")
+        # P is scaled only if an arm entered: scaling a sum of 1 again would change its last bit.
+        self.p = prob.normalise(p) if None in state["p"].values() else p
 
     def metrics(self) -> dict[str, float]:
-        """Return the last P, its entropy, and the posterior mean of the solve rate as Q."""
+        """Return the last P, its entropy, and the posterior mean of the solve rate under the name q."""
         mean = (self.right + self.config.prior) / (self.right + self.wrong + 2.0 * self.config.prior)
         return prob.describe(self.names, self.p, mean)

@@ -1,8 +1,10 @@
-"""Uniform over prompts: one shuffled pass over the union of all arms, then the next.
+"""Uniform over prompts: one shuffled pass over all tasks of all arms, then the next pass.
 
-An arm's share is its share of the tasks; with pools of equal size that is uniform over arms. A shuffle of the union is
-a shuffle of the arm labels together with an independent shuffle inside each arm, so this strategy keeps a position in
-the shuffled labels and leaves the inside to the arm cursors. When pools come or go, a new pass starts.
+An arm's share of the batch is its share of the tasks. With pools of equal size, all arms have the same share.
+
+A shuffle of all tasks can be made in two parts: a shuffle of the arm labels, for example "easy hard hard easy", and a shuffle
+inside each arm. This strategy keeps the position in the shuffled labels. The cursors of the arms do the rest. When pools come
+or go, a new pass starts.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from instar.components.curriculum.config import UniformConfig
 
 _UNION = "\x1funion"
-"""Name of the shuffle of labels; the leading separator keeps it apart from every arm."""
+"""Name of the shuffle of labels. No arm has this name, because it begins with a control character."""
 
 
 class Uniform:
@@ -38,17 +40,17 @@ class Uniform:
         return prob.normalise(self.sizes.astype(np.float64))
 
     def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
-        """Return the next `num` labels of the pass. The probability is that of an arm at a random slot."""
+        """Return the next `num` labels of the pass. The probability is the arm's share of all tasks."""
         p, edges = self.probabilities(), np.cumsum(self.sizes)
         indices, self.cursor = take(draw.key, _UNION, int(edges[-1]), self.cursor, num)
         labels = np.searchsorted(edges, indices, side="right")
         return [(self.names[i], float(p[i])) for i in labels]
 
     def observe(self, stats: Sequence[ArmStatsRow]) -> None:
-        """Ignore the statistics: the control does not adapt."""
+        """Ignore the statistics: this strategy does not adapt."""
 
     def state_dict(self) -> State:
-        """Return the position in the pass and the pool sizes it belongs to."""
+        """Return the position in the pass, and the sizes of the pools of this pass."""
         sizes = {name: int(size) for name, size in zip(self.names, self.sizes, strict=True)}
         return {
             "epoch": self.cursor.epoch,
@@ -58,7 +60,7 @@ class Uniform:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the position, or start a new pass when the set of pools is not the one of the position."""
+        """Restore the position. When the pools are not those of the stored pass, start a new pass."""
         require_fields(state, ["epoch", "position", "total", "sizes"], "CurriculumState:values")
         require_fields(state["sizes"], self.names, "CurriculumState:values.sizes")
         same = [state["sizes"][name] for name in self.names] == self.sizes.tolist() and state[
@@ -68,5 +70,5 @@ class Uniform:
         self.cursor = here if same else Cursor(epoch=state["epoch"] + 1)
 
     def metrics(self) -> dict[str, float]:
-        """Return P and entropy."""
+        """Return P and its entropy."""
         return prob.describe(self.names, self.probabilities())

@@ -161,7 +161,7 @@ def test_published_rule_and_reflection_are_said_to_be_what_they_are() -> None:
         and "count as wrong" in found["own tasks"]
     )
     assert "any number of tasks, of any age" in found["own tasks"]
-    assert "once 64 wait, every second step is made of them alone" in found["own tasks"]
+    assert "when 64 of them wait, they are a batch of their own" in found["own tasks"]
     assert "at most 3 calls" in found["reflection"] and "a judge that guesses costs points" in found["reflection"]
 
 

@@ -189,7 +189,7 @@ def test_an_answer_that_nothing_contradicts_is_a_named_error() -> None:
 
 def test_a_reference_that_its_verifier_rejects_is_a_named_error(rows: list[TaskRow]) -> None:
     broken = [dataclasses.replace(r, reference="{}") if r.split == "val" else r for r in rows]
-    with pytest.raises(ContractError, match="a stored answer that 'exact' accepts"):
+    with pytest.raises(ContractError, match="a stored answer that verifier 'exact' accepts"):
         build(broken, TERSE, key)
 
 
