@@ -1,6 +1,7 @@
-"""The state a policy carries through an episode: tensors that lead with the batch, and all zero in front of an episode.
+"""The state that a policy carries through an episode.
 
-So a row starts over when its tensors are zeroed, and rows can be dropped by indexing.
+The first dimension of every tensor is the batch, with one row per episode. Before an episode all tensors are zero. So setting a row
+to zero starts a new episode in it, and indexing can drop rows.
 """
 
 from __future__ import annotations
@@ -17,29 +18,30 @@ from instar.components.continuous.config import ContinuousTask
 
 @dataclass(frozen=True, kw_only=True)
 class ActingState:
-    """`window`: the last K steps, re-read at every step. `carried`: what the model itself carries."""
+    """State of kind `window`: the last K steps, which are read again at every step. Kind `carried`: what the model itself
+    carries."""
 
     kind: Literal["window", "carried"]
     tensors: dict[str, Tensor]
-    """Always holds `started` [B] bool: whether the row's episode has had a step."""
+    """One of the tensors is always `started`, [B] bool: whether the episode of a row has had a step."""
 
     @property
     def batch(self) -> int:
-        """Rows."""
+        """The number of rows."""
         return self.tensors["started"].shape[0]
 
     def reset(self, rows: Tensor) -> ActingState:
-        """Return a copy in which the rows marked in `rows` [B] bool stand in front of a new episode."""
+        """Return a copy in which the rows marked by `rows`, [B] bool, start a new episode."""
         zeroed = {k: v.masked_fill(rows.reshape(-1, *[1] * (v.ndim - 1)), 0) for k, v in self.tensors.items()}
         return replace(self, tensors=zeroed)
 
     def select(self, index: Tensor) -> ActingState:
-        """Return the rows `index` [M] int alone, in that order."""
+        """Return only the rows `index`, [M] int, in that order."""
         return replace(self, tensors={k: v.index_select(0, index) for k, v in self.tensors.items()})
 
 
 def window_state(batch: int, steps: int, task: ContinuousTask, like: Tensor) -> ActingState:
-    """Return empty windows of `steps` steps, of the type and on the device of `like`."""
+    """Return empty windows of `steps` steps, with the number type and the device of `like`."""
     return ActingState(
         kind="window",
         tensors={
@@ -61,7 +63,7 @@ def window_step(
     previous_actions: Tensor,
     timesteps: Tensor,
 ) -> tuple[Tensor, ActingState]:
-    """Move the window one step on, write the previous action into its slot, and read the window's last action."""
+    """Move the window on by one step, write the previous action into its slot, and return the action of the last step."""
     old = state.tensors
     steps = old["mask"].shape[1]
     previous = previous_actions[:, None].to(old["actions"].dtype)

@@ -1,5 +1,5 @@
-"""A continuous-control policy made ready: on its device, with data that fits it, in batches whose size does not show in the
-results."""
+"""Opens a stored continuous-control policy for use: on its device, with a check that the data fit it, and with a batch size that
+does not change the results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from instar.components.trajectories import Trajectories
 
 ROWS = 8
-"""A pass has a multiple of this many rows. Matrix products of other sizes treat the rows beyond it by other code, which rounds
-differently: what a policy does would depend on how many others are asked at the same time."""
+"""Every pass has a multiple of 8 rows. Matrix products handle the rows beyond a multiple of 8 with other code, which rounds
+differently. Then the action in one episode would depend on how many other episodes run at the same time."""
 
 
 def filled(count: int) -> int:
-    """Return the rows of a pass that has room for `count`."""
+    """Return the number of rows of a pass for `count` episodes: the next multiple of `ROWS`."""
     return -(-count // ROWS) * ROWS
 
 
 def open_actor(policy: Policy, device: str, ctx: Context, where: str) -> ContinuousPolicy:
-    """Return the policy in eval mode on `device`: `cpu`, `cuda`, or `auto` for CUDA where there is one.
+    """Return the policy in eval mode on `device`: `cpu`, `cuda`, or `auto`, which means CUDA if there is a CUDA device.
 
-    A policy of another kind is a `ContractError`, CUDA by name where there is none a `ConfigError`. A model that others hold
-    is copied before it is moved.
+    A policy of another kind is a `ContractError`. `cuda` without a CUDA device is a `ConfigError`. Other code may hold the loaded
+    model, so a copy of it is moved to the device.
     """
     import copy
 
@@ -37,7 +37,9 @@ def open_actor(policy: Policy, device: str, ctx: Context, where: str) -> Continu
     from instar.components.policy_io import load_model
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(expected="a CUDA device", found="none", where=f"{where}.device", action="write auto or cpu")
+        raise ConfigError(
+            expected="a CUDA device", found="none", where=f"{where}.device", action="set it to auto or cpu"
+        )
     model: Any = load_model(policy, ctx)
     if not isinstance(model, ContinuousPolicy):
         raise ContractError(
@@ -55,12 +57,12 @@ def open_actor(policy: Policy, device: str, ctx: Context, where: str) -> Continu
 
 
 def check_fits(model: ContinuousPolicy, data: Trajectories, where: str) -> None:
-    """Raise `ContractError` unless the policy reads and writes numbers of the same dimensions as the data."""
-    task, found = model.task, (data.observations.shape[1], data.actions.shape[1])
-    if found != (task.state_dim, task.action_dim):
+    """Raise `ContractError` unless states and actions of the data have the dimensions that the policy expects."""
+    task, dimensions = model.task, (data.observations.shape[1], data.actions.shape[1])
+    if dimensions != (task.state_dim, task.action_dim):
         raise ContractError(
-            expected=f"{task.state_dim} numbers of state and {task.action_dim} of action, as the policy for {task.env}",
-            found=f"{found[0]} and {found[1]}",
+            expected=f"states of dimension {task.state_dim} and actions of dimension {task.action_dim}, as in {task.env}",
+            found=f"dimensions {dimensions[0]} and {dimensions[1]}",
             where=f"{where}.data:observations, actions",
-            action="use the policy and the data of one dataset preparation",
+            action="use a policy and data of the same dataset preparation",
         )

@@ -1,4 +1,4 @@
-"""Behaviour cloning: the logged action from the standardised state alone."""
+"""Behaviour cloning: it predicts the logged action from the standardised state alone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from instar.components.continuous.model import ContinuousConfig, ContinuousOutpu
 
 
 class BehaviourCloningConfig(ContinuousConfig):
-    """Stored form of a behaviour-cloning policy."""
+    """Stored configuration of a behaviour-cloning policy."""
 
     model_type: ClassVar[str] = "instar_bc"
 
 
 class BehaviourCloning(ContinuousPolicy):
-    """Hidden layers with GELU, then a linear map and tanh. Returns, past actions and timesteps are not read."""
+    """The policy: hidden layers with GELU, then a linear map and tanh. It reads no returns, past actions or timesteps."""
 
     config_class = BehaviourCloningConfig
     arch_class = BcArch
@@ -48,7 +48,7 @@ class BehaviourCloning(ContinuousPolicy):
         return ContinuousOutput(self.act(states), None, None)
 
     def init_state(self, batch: int, *, window: bool = False) -> ActingState:
-        """Return the state of a policy that needs none."""
+        """Return a window, or a state that only says which episodes have begun: the policy needs no memory."""
         if window:
             return acting.window_state(batch, self.arch.window, self.task, self.units.state_mean)
         started = torch.zeros(batch, dtype=torch.bool, device=self.units.state_mean.device)
@@ -57,5 +57,5 @@ class BehaviourCloning(ContinuousPolicy):
     def advance(
         self, tensors: dict[str, Tensor], states: Tensor, previous_actions: Tensor, returns: Tensor, timesteps: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Act on the state alone."""
+        """Act on the current state alone."""
         return self.act(states), {"started": torch.ones_like(tensors["started"])}

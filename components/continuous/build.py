@@ -1,7 +1,7 @@
-"""Making and reading continuous-control policies.
+"""Makes new continuous-control policies and loads stored ones.
 
-`build` draws every parameter from a generator of its own, keyed by the seed and the parameter's name. Two
-architectures that share a part start with the same weights there, and no global generator moves.
+`build` draws the parameters of every module from a generator of its own. The seed and the module's name are the key of that
+generator. So two architectures with a common module start with the same weights there. No global random generator is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STRATEGIES: dict[str, type[ContinuousPolicy]] = {
 
 
 def build(arch: Arch, task: ContinuousTask, seed: int) -> ContinuousPolicy:
-    """Return a new policy in float32 on the CPU, in eval mode, with weights that depend on `seed` alone."""
+    """Return a new policy in float32 on the CPU, in eval mode. Its weights depend only on `arch`, `task` and `seed`."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one file is written in milliseconds
@@ -47,18 +47,18 @@ def build(arch: Arch, task: ContinuousTask, seed: int) -> ContinuousPolicy:
             expected="mlp or linear",
             found="auto",
             where="continuous:encoder, head",
-            action="resolve it by environment",
+            action="replace auto by the shape that was published for the environment",
         )
     kind = STRATEGIES[arch.strategy]
     with torch.device("meta"):
         model: ContinuousPolicy = kind(kind.config_class(arch=to_dict(arch), task=to_dict(task), dtype="float32"))
     model.to_empty(device="cpu")
     for parameter in model.parameters():
-        parameter.data.fill_(math.nan)  # a parameter that the rules below miss must show
+        parameter.data.fill_(math.nan)  # a parameter that the rules below forget would show up as NaN
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.RMSNorm):
             _initialise(module, seed, name)
-    for name, module in model.named_modules():  # after the plain layers inside them
+    for name, module in model.named_modules():  # a second pass, because these modules have linear layers inside
         if isinstance(module, Selective):
             module.initialise(_generator(seed, name))
     for name, value in Units.of(task).items():
@@ -73,10 +73,12 @@ def _generator(seed: int, name: str) -> torch.Generator:
 
 @torch.no_grad()
 def _initialise(module: nn.Linear | nn.Embedding | nn.LayerNorm | nn.RMSNorm, seed: int, name: str) -> None:
-    """Linear: uniform within 1/sqrt(inputs), bias too. Embedding: normal, deviation 1. Norms: one and zero.
+    """Initialise one module.
 
-    A timestep's vector is as long as the normalised token it is added to. With a deviation of 0.02 a Decision Mamba scored
-    28 instead of 83 after 600 updates on the mixed Pendulum data (one seed): what a return-to-go means depends on the time left.
+    Weights and biases of a linear layer are uniform within 1/sqrt(inputs). Weights of a norm are 1 and its bias is 0. Weights of an
+    embedding are normal with standard deviation 1. So the vector of a timestep is about as long as the normalised token that it is
+    added to. With a deviation of 0.02, a Decision Mamba scored 28 instead of 83 after 600 updates on the mixed Pendulum data (one
+    seed). The timestep matters because the meaning of a return-to-go depends on the time that is left.
     """
     generator = _generator(seed, name)
     if isinstance(module, nn.Linear):
@@ -93,10 +95,10 @@ def _initialise(module: nn.Linear | nn.Embedding | nn.LayerNorm | nn.RMSNorm, se
 
 
 def load(path: Path) -> ContinuousPolicy:
-    """Return the policy stored in `path` by `save_pretrained`, in eval mode, bit for bit.
+    """Return the policy that `save_pretrained` stored in `path`, in eval mode and with exactly the same weights.
 
-    Raises `ArtifactError` for an unknown or unreadable `config.json`, for weights that are missing, left over or of
-    another shape, and for stored units that differ from the task's.
+    Raises `ArtifactError` for an unknown or unreadable `config.json`, for weights that are missing, unexpected or of another
+    shape, and for stored units that differ from those of the task.
     """
     from transformers.utils import logging
 
@@ -112,7 +114,7 @@ def load(path: Path) -> ContinuousPolicy:
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # refused below, by name
+            ignore_mismatched_sizes=True,  # the check below refuses them and names them
             output_loading_info=True,
         )
     model: ContinuousPolicy = read[0]
@@ -120,7 +122,7 @@ def load(path: Path) -> ContinuousPolicy:
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise _bad(path, f"the weights of {kind.__name__}", str({k: v[:4] for k, v in wrong.items() if v}))
-    # Memory-mapped tensors start at odd addresses, where some products round differently than in a model built here.
+    # Memory-mapped tensors are not aligned in memory, and some matrix products then round differently than in a new model.
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()
     units: dict[str, Tensor] = Units.of(model.task)

@@ -1,7 +1,7 @@
-"""What a continuous-control policy is made of and what it acts in: plain values, no torch.
+"""The architectures of continuous-control policies, and the task that they act in. Plain values, no torch.
 
-`Arch` is the union of the architectures; `strategy` picks one. `window` is the number of steps (K) a training window
-holds; every architecture has it, so that all train on the same windows.
+`Arch` is the union of the architectures. The field `strategy` picks one. `window` is the number of steps (K) of a training window.
+Every architecture has this field, so that all of them train on the same windows.
 """
 
 from __future__ import annotations
@@ -13,48 +13,50 @@ from typing import Any, Literal, TypeAlias
 from instar.errors import ConfigError
 
 Shape: TypeAlias = Literal["mlp", "linear", "auto"]
-"""Of encoders and head. `auto` is what was published for the environment (linear for Hopper); dataset preparation, which knows
-the environment, puts that in its place."""
+"""Shape of the encoders or of the head. `auto` means the shape that was published for the environment, for example `linear` for
+Hopper. Dataset preparation knows the environment and replaces `auto`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionMambaArch:
-    """Two selective scans per layer: over all tokens, and over one group of tokens per step."""
+    """Decision Mamba. Every layer has two selective scans: one over all tokens, and one over groups, with one group per step."""
 
     strategy: Literal["decision_mamba"] = "decision_mamba"
     width: int = 64
     """Width of the residual stream (d)."""
     layers: int = 2
     state_size: int = 16
-    """State of one channel of a scan (N)."""
+    """Size of the state of one channel of a scan (N)."""
     expand: int = 2
-    """Channels of a scan over the width (E = expand * d)."""
+    """A scan has E = expand * d channels, where d is the width."""
     conv: int = 4
     """Taps of the causal convolution in front of a scan."""
     window: int = 10
     max_timestep: int = 1000
-    """Length of the table of timestep embeddings; a longer episode is an error."""
+    """Length of the table of timestep embeddings. A longer episode is an error."""
     fusion: Literal["two_mixers", "shared_gate"] = "two_mixers"
-    """`two_mixers`: complete mixers, added. `shared_gate`: one gate and one output projection for both scans."""
+    """How the two scans of a layer are joined. `two_mixers`: both have their own gate and output projection, and the results are
+    added. `shared_gate`: both share one gate and one output projection."""
     fine: bool = True
-    """False removes the scan over groups: the ablation without multi-grained fusion."""
+    """Whether layers have the scan over groups. False is the ablation without multi-grained fusion."""
     grouping: Literal["shifted", "released"] = "shifted"
-    """`shifted`: a group ends before its own action. `released`: the published code, which shows the model its target.
+    """Which tokens form the group of a step. `shifted`: (a_t-1, R_t, s_t), which ends before the step's own action. `released`:
+    (R_t, s_t, a_t), as in the published code.
 
-    It exists to measure that leak and cannot act recurrently.
+    `released` shows the model the action that it has to predict. It exists to measure this leak. It cannot act recurrently.
     """
     encoder: Shape = "mlp"
     head: Shape = "mlp"
     auxiliary: bool = True
-    """Predict the next state and the next return from the action token."""
+    """Whether the next state and the next return are also predicted, from the action token."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", "layers", "state_size", "expand", "conv", "window", "max_timestep")
         if self.grouping == "released" and not self.fine:
-            raise _bad("fine=true with grouping 'released'", self.fine, "fine", "grouping is about the fine scan")
+            raise _bad("fine=true when grouping is 'released'", self.fine, "fine", "set fine=true or grouping=shifted")
 
     def explain(self) -> list[str]:
-        """State the layers, and what the action depends on."""
+        """State the layers and what the action depends on."""
         layers = (
             f"{self.layers} layers of width {self.width}, selective scan with state {self.state_size} over 3K tokens"
         )
@@ -68,10 +70,10 @@ class DecisionMambaArch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionTransformerArch:
-    """Causal attention over the same tokens.
+    """Decision Transformer: causal attention over the same tokens.
 
-    Encoders and head default to those of Decision Mamba, so that only the layers differ. The published ones are linear,
-    and score about half on the mixed Pendulum data after 600 updates.
+    By default, encoders and head are those of Decision Mamba, so that only the layers differ. The published encoders and head are
+    linear. They score about half as much on the mixed Pendulum data after 600 updates.
     """
 
     strategy: Literal["decision_transformer"] = "decision_transformer"
@@ -99,14 +101,14 @@ class DecisionTransformerArch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BcArch:
-    """Behaviour cloning: a multi-layer perceptron on the standardised state alone. No return, no history."""
+    """Behaviour cloning: a multi-layer perceptron that reads only the standardised state. It sees no return and no history."""
 
     strategy: Literal["bc"] = "bc"
     width: int = 128
     layers: int = 2
     """Hidden layers."""
     window: int = 10
-    """Steps of a training window; the policy itself sees one step at a time."""
+    """Steps of a training window. The policy itself sees one step at a time."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", "layers", "window")
@@ -121,20 +123,23 @@ Arch: TypeAlias = DecisionMambaArch | DecisionTransformerArch | BcArch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContinuousTask:
-    """What a policy acts in, stored with its weights so that it acts the same wherever it is loaded."""
+    """The environment of a policy and its units. It is stored with the weights, so that the policy acts the same wherever it is
+    loaded."""
 
     env: str
-    """Environment id, for example Pendulum-v1."""
+    """Name of the environment in Gymnasium, for example Pendulum-v1."""
     state_dim: int
     action_dim: int
     action_low: tuple[float, ...]
-    """Corners of the action box, in the environment's units."""
+    """Smallest value of each dimension of an action, in the environment's units."""
     action_high: tuple[float, ...]
+    """Largest value of each dimension of an action."""
     state_mean: tuple[float, ...]
-    """Mean and standard deviation of the states of the data; the policy standardises with them."""
+    """Mean of the states in the data. The policy standardises states with it."""
     state_std: tuple[float, ...]
+    """Standard deviation of the states in the data."""
     return_scale: float = 1.0
-    """A return-to-go is divided by this before the policy sees it."""
+    """A return-to-go is divided by this number before the policy sees it."""
 
     def __post_init__(self) -> None:
         _positive(self, "state_dim", "action_dim")
@@ -143,15 +148,17 @@ class ContinuousTask:
                 _vector(getattr(self, f"{name}_{field}"), dim, f"{name}_{field}")
         for low, high in zip(self.action_low, self.action_high, strict=True):
             if not low < high:
-                raise _bad("action_low < action_high", (low, high), "action_high", "give a box with an inside")
+                raise _bad("action_low < action_high", (low, high), "action_high", "make every upper bound larger")
         if min(self.state_std) <= 0:
-            raise _bad("positive deviations", min(self.state_std), "state_std", "add 1e-6 to constant dimensions")
+            raise _bad(
+                "positive deviations", min(self.state_std), "state_std", "add 1e-6 to those of constant dimensions"
+            )
         if not (math.isfinite(self.return_scale) and self.return_scale > 0):
             raise _bad("a positive number", self.return_scale, "return_scale", "divide returns by something positive")
 
 
 def _reading(arch: DecisionMambaArch | DecisionTransformerArch, leak: str) -> str:
-    """State what a sequence model predicts the action from."""
+    """State which values a sequence model predicts the action from."""
     heads = "; s_hat_t+1 and R_hat_t+1 from the token of a_t" if arch.auxiliary else ""
     read = f"a_hat_t = tanh head(s_t), a function of R_1, s_1, a_1, ..., R_t, s_t{leak}"
     return f"{read}{heads}; encoder {arch.encoder}, head {arch.head}"
@@ -160,7 +167,7 @@ def _reading(arch: DecisionMambaArch | DecisionTransformerArch, leak: str) -> st
 def _positive(value: Any, *fields: str) -> None:
     for field in fields:
         if getattr(value, field) < 1:
-            raise _bad(">= 1", getattr(value, field), field, "raise it")
+            raise _bad("a value >= 1", getattr(value, field), field, f"set {field} to 1 or more")
 
 
 def _vector(values: tuple[float, ...], dim: int, field: str) -> None:

@@ -1,6 +1,7 @@
-"""Causal depthwise convolution over [B, L, E], as shifted multiply-adds on the layout that the scan reads.
+"""Causal depthwise convolution over [B, L, E]. It adds shifted and weighted copies of the input, one per tap.
 
-On a CPU it takes less than half of the time of `conv1d` with its two transpositions, forward and backward.
+The scan reads the same layout [B, L, E]. `conv1d` would need two transpositions. On a CPU this function takes less than half of the
+time of `conv1d` with its transpositions, forward and backward.
 """
 
 from __future__ import annotations
@@ -38,5 +39,5 @@ class _CausalConv(torch.autograd.Function):
 
 
 def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the convolution of u [B, L, E] with weight [E, W], the last tap being the current step, plus bias [E]."""
+    """Return the convolution of u [B, L, E] with weight [E, W], plus bias [E]. The last tap is that of the current step."""
     return _CausalConv.apply(u, weight, bias)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,7 +1,8 @@
-"""Decision Mamba: a coarse scan over all 3K tokens and a fine scan over one group per step, in every layer.
+"""Decision Mamba. Every layer has a coarse scan over all 3K tokens and a fine scan over K groups, one group per step.
 
-Group t is (a_{t-1}, R_t, s_t): it ends before the action of its own step, and its feature goes to the three tokens of
-that step. So the prediction of a_t, read at s_t, depends on nothing later than s_t.
+The group of step t is (a_{t-1}, R_t, s_t). It ends before the action of its own step. The result of the fine scan for group t
+is added to the three tokens of step t. The action a_t is predicted from the token s_t. So the prediction depends on nothing
+after s_t.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from instar.components.continuous.model import ContinuousConfig, ContinuousOutpu
 from instar.components.continuous.tokens import Heads, Tokens
 
 Memory = dict[str, Tensor]
-"""What a layer carries: `coarse_conv`, `coarse_h`, and with a fine scan `fine_conv`, `fine_h`, `feature`."""
+"""What a layer carries from step to step while acting: `coarse_conv` and `coarse_h`. With a fine scan also `fine_conv`,
+`fine_h` and `feature`, which is the result of the fine scan for the last group."""
 
 
 class Layer(nn.Module):
-    """Norm, both scans, residual. Whole windows when `memory` is None, else the three tokens (a_{t-1}, R_t, s_t)."""
+    """One layer: norm, both scans, residual. Without `memory` it reads whole windows. With it, the tokens a_{t-1}, R_t, s_t."""
 
     def __init__(self, arch: DecisionMambaArch) -> None:
         super().__init__()
@@ -34,9 +36,9 @@ class Layer(nn.Module):
         self.group = nn.Linear(3 * arch.width, arch.width) if arch.fine else None
 
     def groups(self, x: Tensor, mask: Tensor | None, stepping: bool) -> Tensor:
-        """Return one vector [B, K, d] per step, the dense map of its group's three tokens; zero at padded steps."""
+        """Return one vector per group, [B, K, d]: a linear map of the group's three tokens. It is zero at padded steps."""
         assert self.group is not None
-        if self.grouping == "released":  # (R_t, s_t, a_t); only the last action of a window is blanked
+        if self.grouping == "released":  # (R_t, s_t, a_t); only the last action of a window is set to zero
             x = F.pad(x[:, :-1], (0, 0, 0, 1))
         elif not stepping:  # a step's three tokens are already in the order of the shifted group
             x = F.pad(x[:, :-1], (0, 0, 1, 0))
@@ -44,16 +46,16 @@ class Layer(nn.Module):
         return out if mask is None or stepping else out * mask[:, 1::3, None]
 
     def spread(self, feature: Tensor, memory: Memory | None) -> Tensor:
-        """Return group features [B, K, .] at the tokens [B, 3K, .] of their steps."""
-        if memory is not None:  # a_{t-1} belongs to the step before
+        """Return the features of groups [B, K, .], repeated for the tokens [B, 3K, .] of their steps."""
+        if memory is not None:  # a_{t-1} is a token of the step before
             return torch.cat([memory["feature"], feature, feature], dim=1)
-        if self.grouping == "released":  # the whole block three times over: position p gets group p mod K
+        if self.grouping == "released":  # as in the published code: token p gets the feature of group p mod K
             return feature.repeat(1, 3, 1)
         return feature.repeat_interleave(3, dim=1)
 
 
 class TwoMixers(Layer):
-    """Two complete mixers; the fine one is normalised; both are added to the residual stream."""
+    """Two complete mixers. The result of the fine one is normalised. Both results are added to the residual stream."""
 
     def __init__(self, arch: DecisionMambaArch) -> None:
         super().__init__(arch)
@@ -118,13 +120,13 @@ def _memory(coarse: Carried, fine: Carried | None = None, feature: Tensor | None
 
 
 class DecisionMambaConfig(ContinuousConfig):
-    """Stored form of a Decision Mamba policy."""
+    """Stored configuration of a Decision Mamba policy."""
 
     model_type: ClassVar[str] = "instar_decision_mamba"
 
 
 class DecisionMamba(ContinuousPolicy):
-    """The model. Final RMSNorm; `heads.act` at state tokens, the auxiliary heads at action tokens."""
+    """The policy: tokens, layers, a final RMSNorm and the heads."""
 
     config_class = DecisionMambaConfig
     arch_class = DecisionMambaArch
@@ -143,7 +145,7 @@ class DecisionMamba(ContinuousPolicy):
     def predict(
         self, states: Tensor, actions: Tensor, returns: Tensor, timesteps: Tensor, mask: Tensor | None
     ) -> ContinuousOutput:
-        """Return the predictions of the parallel form; see `ContinuousPolicy.forward`."""
+        """Return the predictions for whole windows; see `ContinuousPolicy.forward`."""
         h = self.tokens(returns, states, actions, timesteps)
         spread = None if mask is None else mask.to(h.dtype).repeat_interleave(3, dim=1)
         for layer in self.layers:
@@ -151,7 +153,7 @@ class DecisionMamba(ContinuousPolicy):
         return ContinuousOutput(*self.heads(self.norm(h)))
 
     def init_state(self, batch: int, *, window: bool = False) -> ActingState:
-        """Return zero state for `batch` episodes: a window, or per layer the tensors of `Memory`."""
+        """Return the state before `batch` episodes, all zero: a window, or the tensors of `Memory` for every layer."""
         arch, like = self.arch, self.units.state_mean
         if window or arch.grouping == "released":
             return acting.window_state(batch, arch.window, self.task, like)
@@ -167,7 +169,7 @@ class DecisionMamba(ContinuousPolicy):
     def advance(
         self, tensors: dict[str, Tensor], states: Tensor, previous_actions: Tensor, returns: Tensor, timesteps: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read three tokens (a_{t-1}, R_t, s_t); the first is padding in rows that start an episode."""
+        """Read the three tokens a_{t-1}, R_t, s_t. In a row that starts an episode, the token a_{t-1} is padding."""
         started = tensors["started"]
         always = torch.ones_like(started)
         h = self.tokens.step(previous_actions, returns, states, timesteps)

@@ -1,4 +1,4 @@
-"""Decision Transformer: the same tokens and heads, with causal attention in place of the scans."""
+"""Decision Transformer. It has the tokens and heads of Decision Mamba, and causal attention in place of the scans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from instar.components.continuous.tokens import Heads, Tokens
 
 
 class Block(nn.Module):
-    """Pre-norm attention and a perceptron of four times the width, both added to the residual stream."""
+    """Attention and a perceptron with four times the width. Each has a norm in front and is added to the residual stream."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(self, h: Tensor, allowed: Tensor | None) -> Tensor:
-        """Return [B, L, d]; `allowed` [B, 1, L, L] says which key a query may see, None means causal."""
+        """Return [B, L, d]. `allowed` [B, 1, L, L] says which keys a query may see. None means all keys up to the query."""
         batch, length, width = h.shape
         qkv: Tensor = self.qkv(self.norm1(h))
         q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -38,13 +38,13 @@ class Block(nn.Module):
 
 
 class DecisionTransformerConfig(ContinuousConfig):
-    """Stored form of a Decision Transformer policy."""
+    """Stored configuration of a Decision Transformer policy."""
 
     model_type: ClassVar[str] = "instar_decision_transformer"
 
 
 class DecisionTransformer(ContinuousPolicy):
-    """The model. It acts by re-reading the last K steps."""
+    """The policy. When it acts, it reads the last K steps again at every step."""
 
     config_class = DecisionTransformerConfig
     arch_class = DecisionTransformerArch
@@ -71,7 +71,10 @@ class DecisionTransformer(ContinuousPolicy):
 
 
 def _allowed(mask: Tensor) -> Tensor:
-    """Causal and not padded; a padded query sees itself, because a softmax over nothing is not a number."""
+    """Return which keys a query may see: those up to the query that are not padded.
+
+    Every query may also see itself. Otherwise a padded query could see no key, and its softmax would be NaN.
+    """
     length = mask.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=mask.device)

@@ -1,6 +1,6 @@
-"""The selective state space mixer (Mamba) on [B, L, E] tensors, for whole sequences and for carried state.
+"""The selective state space mixer (Mamba) on [B, L, E] tensors.
 
-One function serves both: given the state that an earlier call left, a call continues the sequence there.
+It reads a whole sequence, or it continues one: a call that gets the state of an earlier call goes on where that call stopped.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from instar.components.continuous.conv import causal_conv
 from instar.kernels.selective_scan import dispatch, reference
 
 Carried = tuple[Tensor, Tensor]
-"""State between calls: the last W-1 inputs of the convolution [B, W-1, E], and the scan's h [B, E, N]. Zero = fresh."""
+"""State between calls: the last W-1 inputs of the convolution [B, W-1, E], and the scan's h [B, E, N]. Before a sequence, both are
+zero."""
 
 
 class Selective(nn.Module):
-    """Convolution, SiLU, selective scan. E channels, N states a channel, step sizes through a bottleneck of `rank`."""
+    """Convolution, SiLU, selective scan. It has E channels with N states each. Step sizes go through a bottleneck of `rank`."""
 
     def __init__(self, channels: int, states: int, taps: int, rank: int) -> None:
         super().__init__()
@@ -34,8 +35,8 @@ class Selective(nn.Module):
     def forward(self, u: Tensor, mask: Tensor | None, carried: Carried | None) -> tuple[Tensor, Carried]:
         """Return y [B, L, E] and the state after the last step.
 
-        `u` must be zero where `mask` [B, L] is 0. Those steps then leave the state as it is, and the convolution sees
-        zeros there, as in front of a sequence.
+        `u` must be zero where `mask` [B, L] is 0. Such steps do not change the state, and the convolution sees zeros there, as
+        before a sequence.
         """
         taps = self.conv_weight.shape[1]
         if carried is not None:
@@ -50,13 +51,16 @@ class Selective(nn.Module):
         if carried is None:
             y, h = dispatch.selective_scan(x, delta, A, B, C, self.D)
         else:
-            # For the three tokens of acting, the plain loop is faster than any scan's preparations.
+            # Acting reads three tokens. For so few, a plain loop is faster than preparing a parallel scan.
             y, h = reference.selective_scan(x, delta, A, B, C, self.D, carried[1])
         return y, (u[:, max(u.shape[1] - taps + 1, 0) :], h)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """A = -(1..N) for every channel; D = 1; softplus(bias of the step) log-uniform in [1e-3, 1e-1], >= 1e-4."""
+        """Draw the weights. Every channel starts with A = -(1..N) and D = 1.
+
+        The bias of the step sizes is chosen so that softplus(bias) is log-uniform in [1e-3, 1e-1], and at least 1e-4.
+        """
         channels, states = self.A_log.shape
         self.A_log.copy_(torch.arange(1, states + 1).log().expand(channels, states))
         self.D.fill_(1.0)
@@ -70,7 +74,7 @@ class Selective(nn.Module):
 
 
 class Mixer(nn.Module):
-    """A complete mixer: input projection, selective scan, gate, output projection; width d in and out."""
+    """A complete mixer: input projection, selective scan, gate, output projection. Input and output have width d."""
 
     def __init__(self, width: int, channels: int, states: int, taps: int, rank: int) -> None:
         super().__init__()
@@ -79,7 +83,7 @@ class Mixer(nn.Module):
         self.out_proj = nn.Linear(channels, width, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None, carried: Carried | None) -> tuple[Tensor, Carried]:
-        """Return [B, L, d] and the carried state; x [B, L, d] must be zero where mask is 0, and so is the result."""
+        """Return [B, L, d] and the carried state. x [B, L, d] must be zero where mask is 0. The result is zero there too."""
         u, gate = self.in_proj(x).chunk(2, dim=-1)
         y, state = self.selective(u, mask, carried)
         return self.out_proj(y * F.silu(gate)), state

@@ -1,11 +1,11 @@
-"""What all continuous-control policies share: their stored configuration, units, checks, output, and how they act.
+"""The base class of all continuous-control policies: stored configuration, units, checks, output, and how a policy acts.
 
-Units. A policy takes what the environment gives: raw states, actions in the environment's box, and returns-to-go that
-are already divided by `task.return_scale`. It standardises states and maps the box to [-1, 1] itself, with numbers
-stored beside its weights. Predictions of `forward` are in the model's units: actions in [-1, 1], next states
-standardised, next returns scaled. `act_window` and `step` return actions in the environment's box.
+Units: a policy takes raw states and actions of the environment, and returns-to-go that the caller has divided by
+`task.return_scale`. The policy itself standardises the states and maps the box of actions to [-1, 1]. The numbers for this are
+stored beside its weights. Predictions of `forward` are in the model's units: actions in [-1, 1], next states standardised, next
+returns scaled. `act_window` and `step` return actions in the environment's units.
 
-Padding is on the left: `mask` is False, then True. What a padded slot holds changes nothing, nor does their number.
+Padding is on the left: `mask` is first False, then True. Neither the content nor the number of padded steps changes a prediction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from instar.config import from_dict
 
 
 class ContinuousConfig(PreTrainedConfig):  # type: ignore[misc]
-    """The stored form: `arch` and `task` are the plain dicts of an architecture's config and of `ContinuousTask`."""
+    """The stored configuration. `arch` and `task` are plain dicts: an architecture of `Arch`, and a `ContinuousTask`."""
 
     model_type: ClassVar[str] = "instar_control"
     arch: dict[str, Any] | None = None
@@ -38,15 +38,16 @@ class ContinuousOutput:
     """Predictions for every step of a window, in the model's units."""
 
     actions: Tensor
-    """[B, K, A] in [-1, 1]: the action of each step, from what was known before it."""
+    """[B, K, A] in [-1, 1]: the action of each step, predicted from what was known before that action."""
     next_states: Tensor | None
-    """[B, K, S], standardised: the state of the following step, from the action token; None without auxiliary heads."""
+    """[B, K, S], standardised: the state of the following step, predicted from the action token. None without auxiliary heads."""
     next_returns: Tensor | None
-    """[B, K], scaled: the return-to-go of the following step."""
+    """[B, K], scaled: the return-to-go of the following step. None without auxiliary heads."""
 
 
 class ContinuousPolicy(PreTrainedModel):  # type: ignore[misc]
-    """Base of the three models. Subclasses give `predict`, and `advance` where they act without re-reading a window."""
+    """Base of the three policies. A subclass implements `predict`. It also implements `advance` if it can act without reading the
+    last K steps again at every step."""
 
     config_class: ClassVar[type[ContinuousConfig]] = ContinuousConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     base_model_prefix = ""
@@ -60,46 +61,46 @@ class ContinuousPolicy(PreTrainedModel):  # type: ignore[misc]
         self.units = Units(self.task.state_dim, self.task.action_dim)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: `build` draws every weight from an explicit generator, and `load` refuses a missing one."""
+        """Do nothing: `build` draws every weight from an explicit generator, and `load` refuses a missing one."""
 
     def predict(
         self, states: Tensor, actions: Tensor, returns: Tensor, timesteps: Tensor, mask: Tensor | None
     ) -> ContinuousOutput:
-        """Return predictions for inputs in the model's units, zero at padding; `mask` is None without any padding."""
+        """Return predictions. Inputs are in the model's units and zero at padded steps. `mask` is None when nothing is padded."""
         raise NotImplementedError
 
     def forward(
         self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
     ) -> ContinuousOutput:
-        """Return predictions for windows: states [B, K, S], actions [B, K, A], the rest [B, K], mask bool.
+        """Return predictions for windows. Shapes: states [B, K, S], actions [B, K, A], the others [B, K]; `mask` is boolean.
 
-        The last action of a window may hold anything: no action prediction sees it. Raises `ContractError` for wrong
-        shapes, padding that is not on the left, or a timestep outside the model's table.
+        No action prediction sees the last action of a window, so that slot may hold any number. Raises `ContractError` for wrong
+        shapes, for padding that is not on the left, and for a timestep outside of the model's table.
         """
         check_window(self.arch, self.task, states, actions, returns_to_go, timesteps, mask)
         padded = ~mask
         states = self.units.standardise(states).masked_fill(padded[..., None], 0.0)
         actions = self.units.from_box(actions).masked_fill(padded[..., None], 0.0)
         returns = returns_to_go.to(states.dtype).masked_fill(padded, 0.0)
-        full = mask.device.type == "cpu" and bool(mask.all())  # elsewhere the question would wait for the device
+        full = mask.device.type == "cpu" and bool(mask.all())  # on a GPU, reading the mask would wait for the device
         return self.predict(states, actions, returns, timesteps.masked_fill(padded, 0), None if full else mask)
 
     @torch.no_grad()
     def act_window(
         self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
     ) -> Tensor:
-        """Return the action [B, A] of each window's last step, in the environment's box. Arguments as for `forward`.
+        """Return the action [B, A] of each window's last step, in the environment's units. The arguments are those of `forward`.
 
-        The last action slot is set to the middle of the box first: it is the one that is being asked for.
+        This action is not known yet. So its slot in `actions` is first set to the middle of the box.
         """
         actions = torch.cat([actions[:, :-1], self.units.to_box(torch.zeros_like(actions[:, -1:]))], dim=1)
         return self.units.to_box(self(states, actions, returns_to_go, timesteps, mask).actions[:, -1])
 
     def init_state(self, batch: int, *, window: bool = False) -> ActingState:
-        """Return the state in front of the first step of `batch` episodes.
+        """Return the state before the first step of `batch` episodes.
 
-        `window=True` makes `step` re-read the last K steps, as in training; without it a policy that can carries a
-        state of constant size that has seen the whole episode.
+        With `window=True`, `step` reads the last K steps again at every step, as in training. Without it, a recurrent policy
+        carries a state of constant size that summarises the whole episode. Other policies use the window in both cases.
         """
         return acting.window_state(batch, self.arch.window, self.task, self.units.state_mean)
 
@@ -112,11 +113,11 @@ class ContinuousPolicy(PreTrainedModel):  # type: ignore[misc]
         previous_actions: Tensor | None,
         timesteps: Tensor,
     ) -> tuple[Tensor, ActingState]:
-        """Return actions [B, A] in the environment's box, and the state after this step.
+        """Return actions [B, A] in the environment's units, and the state after this step.
 
-        returns_to_go [B], states [B, S], timesteps [B]; `previous_actions` [B, A] are what was done one step earlier,
-        in the box, or None when every episode starts. Rows that start an episode ignore theirs. Raises
-        `ContractError` for wrong shapes and timesteps, or None after the first step.
+        Shapes: returns_to_go [B], states [B, S], timesteps [B]. `previous_actions` [B, A] are the actions of the step before, in
+        the environment's units. They are None when all episodes start. A row that starts an episode ignores its previous action.
+        Raises `ContractError` for wrong shapes, for wrong timesteps, and for None after the first step.
         """
         check_step(self.arch, self.task, state, returns_to_go, states, previous_actions, timesteps)
         if previous_actions is None:
@@ -135,9 +136,9 @@ class ContinuousPolicy(PreTrainedModel):  # type: ignore[misc]
     def advance(
         self, tensors: dict[str, Tensor], states: Tensor, previous_actions: Tensor, returns: Tensor, timesteps: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return actions [B, A] in [-1, 1] and the carried tensors after one step, from inputs in the model's units."""
+        """Return actions [B, A] in [-1, 1] and the carried tensors after one step. Inputs are in the model's units."""
         raise NotImplementedError
 
     def no_decay_names(self) -> frozenset[str]:
-        """Return the parameters that weight decay leaves alone: biases, norms, and A_log and D of the scans."""
+        """Return the names of parameters without weight decay: biases, norms, and A_log and D of the scans."""
         return frozenset(n for n, p in self.named_parameters() if p.ndim < 2 or n.endswith("A_log"))

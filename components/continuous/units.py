@@ -1,4 +1,4 @@
-"""Between the environment's units and the model's: standardised states, actions in [-1, 1]."""
+"""Conversion between the units of the environment and those of the model: standardised states, and actions in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from instar.components.continuous.config import ContinuousTask
 
 
 class Units(nn.Module):
-    """Constants of a task, stored with the weights and never trained."""
+    """Constants of a task. They are buffers: stored with the weights, and not trained."""
 
     state_mean: Tensor
     state_std: Tensor
@@ -23,16 +23,16 @@ class Units(nn.Module):
             self.register_buffer(name, torch.empty(size))
 
     def standardise(self, states: Tensor) -> Tensor:
-        """Return (states - mean) / std in the model's type, for [..., S]."""
+        """Return (states - mean) / std for states [..., S], in the model's number type."""
         return (states.to(self.state_mean.dtype) - self.state_mean) / self.state_std
 
     def from_box(self, actions: Tensor) -> Tensor:
-        """Return actions [..., A] of the environment's box in [-1, 1]."""
+        """Map actions [..., A] from the environment's box to [-1, 1]."""
         middle, half = self._box()
         return (actions.to(half.dtype) - middle) / half
 
     def to_box(self, actions: Tensor) -> Tensor:
-        """Return actions [..., A] of [-1, 1] in the environment's box, never outside of it by rounding."""
+        """Map actions [..., A] from [-1, 1] to the environment's box. Rounding never puts one outside of the box."""
         middle, half = self._box()
         return (middle + half * actions).clamp(self.action_low, self.action_high)
 
@@ -41,6 +41,6 @@ class Units(nn.Module):
 
     @staticmethod
     def of(task: ContinuousTask) -> dict[str, Tensor]:
-        """Return the buffers' values for a task, in float32."""
+        """Return the values of the buffers for a task, in float32."""
         names = ("state_mean", "state_std", "action_low", "action_high")
         return {name: torch.tensor(getattr(task, name), dtype=torch.float32) for name in names}

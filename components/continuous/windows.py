@@ -1,4 +1,4 @@
-"""Checks of what callers pass: shapes, padding on the left, timesteps inside the table."""
+"""Checks of the tensors that callers pass: shapes, padding on the left, and timesteps inside the table of embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_window(
     _shape("timesteps", timesteps, (batch, length))
     if mask.dtype != torch.bool:
         raise _bad("a boolean mask", str(mask.dtype), "mask", "True marks real steps")
-    if mask.device.type != "cpu":  # looking at values would wait for the device
+    if mask.device.type != "cpu":  # on a GPU, reading values would wait for the device
         return
     if bool((mask[:, :-1] & ~mask[:, 1:]).any()):
         raise _bad("padding on the left", "a padded step after a real one", "mask", "move real steps to the right")
@@ -46,7 +46,12 @@ def check_step(
     if previous is not None:
         _shape("previous_actions", previous, (batch, task.action_dim))
     elif bool(state.tensors["started"].any()):
-        raise _bad("the previous actions", "None after the first step", "previous_actions", "pass what was done")
+        raise _bad(
+            "the previous actions, because an episode has begun",
+            "None",
+            "previous_actions",
+            "pass the actions of the step before",
+        )
     if timesteps.device.type == "cpu":
         _timesteps(arch, timesteps)
 

@@ -106,7 +106,7 @@ TRAPS: dict[str, tuple[Callable[[Scene], None], type[InstarError], str]] = {
     "labels in another order": (_swapped, RewardError, "other rollout ids"),
     "a window lost": (_lost_rollout, ContractError, "12 slots; found 11 rollouts, 1 slots without one"),
     "a slot with two windows": (_two_rollouts, ContractError, "1 slots without one"),
-    "data of another environment": (_another_dimension, ContractError, "2 numbers of state"),
+    "data of another environment": (_another_dimension, ContractError, "states of dimension 2"),
 }
 
 
