@@ -1,7 +1,7 @@
-"""A character-level causal language model built from nothing: vocabulary, architecture, keyed initial weights.
+"""A new character-level causal language model: its vocabulary, its architecture and its initial weights.
 
-The model is a stock transformers Llama, so that every engine and tool that reads a checkpoint reads this one. Weights come
-from a seeded generator, never from the global one.
+The model is an ordinary Llama of transformers, so every engine and tool that reads checkpoints can read it. A seeded generator
+draws the weights. The global random generator is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAD, EOS = "<pad>", "<eos>"
 
 @dataclass(frozen=True, kw_only=True)
 class CharModelConfig:
-    """Sizes of the model. `alphabet` lists every character of prompts and answers."""
+    """Sizes of the model. `alphabet` holds every character that prompts and answers can have."""
 
     alphabet: str
     hidden: int = 128
@@ -51,7 +51,7 @@ class CharModelConfig:
 
 
 def build_tokenizer(config: CharModelConfig) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one id per character: 0 pads, 1 ends."""
+    """Return a tokenizer with one id per character. Id 0 is padding, and id 1 ends a text."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -65,7 +65,7 @@ def build_tokenizer(config: CharModelConfig) -> PreTrainedTokenizerFast:
 
 
 def build_model(config: CharModelConfig, seed: int) -> LlamaForCausalLM:
-    """Return a Llama with weights drawn from N(0, init_std) and norms at 1."""
+    """Return a Llama with weights from N(0, init_std). The weights of norms are 1."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -95,7 +95,7 @@ def build_model(config: CharModelConfig, seed: int) -> LlamaForCausalLM:
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a complete checkpoint: config, generation config, safetensors, tokenizer."""
+    """Write a complete checkpoint: configuration, generation configuration, safetensors, tokenizer."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Configuration of dataset preparation: pools of text, with one `ArmConfig` per pool, or logged trajectories."""
+"""Configuration of dataset preparation: `TextConfig` for pools of text tasks, `OfflineConfig` for logged trajectories."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class ArmConfig:
-    """One arm: a domain at one level.
+    """One arm: a domain at one level, for example countdown with 4 numbers.
 
-    `params` go to the domain's generator; an `ood` arm is tested, never trained on.
+    `params` are the parameters of the domain's generator. `train`, `val` and `test` are numbers of tasks. An arm with `ood` is
+    out of distribution: it is only tested.
     """
 
     name: str
@@ -47,12 +48,14 @@ class ArmConfig:
     ood: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse unknown domains, names that break task ids, negative sizes and `ood` arms with training items."""
+        """Refuse unknown domains, names that do not fit into task ids, wrong sizes, and `ood` arms with training tasks."""
         where = f"arms.{self.name}"
         if self.domain not in DOMAINS:
             raise _wrong(f"a domain of {', '.join(DOMAINS)}", self.domain, where, nearest(self.domain, DOMAINS))
         if not self.name or "/" in self.name:
-            raise _wrong("a name without '/'", self.name, where, "task ids are <arm>/<split>/<index>")
+            raise _wrong(
+                "a name without '/', because task ids are <arm>/<split>/<index>", self.name, where, "rename the arm"
+            )
         if min(self.train, self.val, self.test) < 0 or self.train + self.val + self.test == 0:
             raise _wrong(
                 "sizes >= 0 with a sum > 0", f"{self.train}/{self.val}/{self.test}", where, "correct the sizes"
@@ -65,13 +68,13 @@ class ArmConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolsConfig:
-    """All arms of a recipe and the prompt template they share."""
+    """All arms of a recipe, and their common prompt template."""
 
     arms: tuple[ArmConfig, ...]
     template: str = "plain"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown template, no arms at all and two arms of one name."""
+        """Refuse an unknown template, an empty list of arms, and two arms with one name."""
         if self.template not in TEMPLATES:
             raise _wrong(f"one of {', '.join(TEMPLATES)}", self.template, "template", nearest(self.template, TEMPLATES))
         names = [arm.name for arm in self.arms]
@@ -87,7 +90,7 @@ class PoolsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Piece):
-    """Task pools and initial policy."""
+    """Pools of text tasks, and the initial language model."""
 
     PROVIDES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt", "tasks.reference"})
     UNIT: ClassVar[TaskUnit] = "prompt"
@@ -96,7 +99,7 @@ class TextConfig(Piece):
     pools: PoolsConfig
     initial: FromScratch | Packaged | Checkpoint
     anchors: AnchorConfig | None = None
-    """Questions about given answers, by which evaluation measures the policy as a judge."""
+    """Judge tasks with known verdicts, on which evaluation measures the policy as a judge. None makes no such tasks."""
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Build the task pools, and make or fetch the initial policy."""
@@ -106,7 +109,7 @@ class TextConfig(Piece):
         return prepare(outs, self, ctx)
 
     def check_style(self, style: str, name: str) -> None:
-        """Raise `ConfigError` unless piece `name` reads answers in the style in which the template asks for them."""
+        """Raise `ConfigError` unless the piece `name` reads answers in the style that the template asks for."""
         asked = ANSWER_STYLE[self.pools.template]
         if style != asked:
             raise ConfigError(
@@ -123,7 +126,7 @@ class TextConfig(Piece):
         return val | {"ood" if arm.ood else "id" for arm in arms if arm.test}
 
     def validation_sizes(self) -> dict[str, int]:
-        """Return arm -> validation tasks, of arms that have any."""
+        """Return arm -> number of validation tasks, for the arms that have any."""
         return {arm.name: arm.val for arm in self.pools.arms if arm.val}
 
 

@@ -1,4 +1,5 @@
-"""A GGUF file as a complete checkpoint: bfloat16 safetensors, fast tokenizer, chat template. The same bytes every time."""
+"""Converts a GGUF file to a complete checkpoint: bfloat16 safetensors, fast tokenizer, chat template. The bytes are
+reproducible."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from typing import Any
 from instar.errors import ArtifactError, MissingDependencyError
 
 LIBRARIES = ("gguf", "safetensors", "tokenizers", "torch", "transformers")
-"""Recorded beside the result: the bytes are a function of the file and of these versions."""
+"""Libraries whose versions are recorded. The converted bytes depend on the GGUF file and on these versions."""
 
 
 def require() -> None:
-    """Raise `MissingDependencyError` without the libraries that read GGUF."""
+    """Raise `MissingDependencyError` when a library for reading GGUF is missing."""
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
@@ -29,10 +30,10 @@ def require() -> None:
 
 
 def convert(file: Path, target: Path) -> dict[str, str]:
-    """Write the model of a GGUF file into the empty folder `target`; return the versions of the libraries used.
+    """Write the model of a GGUF file into the empty folder `target`, and return the versions of the libraries.
 
-    Quantised tensors are computed in float32 and rounded once to bfloat16. Raises `ArtifactError` when a weight is not
-    finite or what was written reads back otherwise.
+    Quantised tensors are expanded in float32 and rounded once to bfloat16. Raises `ArtifactError` when a weight is not finite, and
+    when the written weights read back differently.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,10 +41,10 @@ def convert(file: Path, target: Path) -> dict[str, str]:
 
     logging.disable_progress_bar()
     source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting switches off
+    with contextlib.redirect_stderr(io.StringIO()):  # no setting switches this progress bar off
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
         model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
-    model.hf_quantizer = None  # the weights are plain numbers now, but saving is refused while this is set
+    model.hf_quantizer = None  # the weights are no longer quantised; transformers refuses to save while this is set
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.to(torch.bfloat16)
@@ -62,10 +63,10 @@ def convert(file: Path, target: Path) -> dict[str, str]:
 
 
 def _split_digits(file: Path, target: Path) -> None:
-    """Put back the step that splits digits, which the reader of GGUF leaves out.
+    """Add the step that splits digits to the tokenizer. The GGUF reader of transformers leaves it out.
 
-    A GGUF file names its pre-tokenizer; `smollm` takes every digit apart before it splits words. Without it the blanks in
-    front of a number become other tokens than those the model was trained on.
+    A GGUF file names its pre-tokenizer. The pre-tokenizer `smollm` splits numbers into digits before it splits the text into words.
+    Without this step, a blank before a number becomes another token than the one that the model was trained on.
     """
     from gguf import GGUFReader
 

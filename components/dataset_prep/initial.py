@@ -1,4 +1,4 @@
-"""The policy that an evolution on text starts from: trained here, shipped by a registry package, or a checkpoint."""
+"""The policy that an evolution on text starts from: trained from scratch, shipped by a registry package, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from instar.components.dataset_prep.warmstart import WarmStartConfig
 
 @dataclass(frozen=True, kw_only=True)
 class FromScratch:
-    """A character model trained here, warm-started on easy arms."""
+    """A new character model. It is trained on worked answers of easy arms (`warm_start`) before the evolution begins."""
 
     strategy: Literal["from_scratch"] = "from_scratch"
     model: CharModelConfig
@@ -21,7 +21,7 @@ class FromScratch:
 
 @dataclass(frozen=True, kw_only=True)
 class Packaged:
-    """A pretrained model that a registry package ships, converted once and cached (`packages.PACKAGES`)."""
+    """A pretrained model that a registry package ships (`packages.PACKAGES`). It is converted once and then cached."""
 
     strategy: Literal["packaged"] = "packaged"
     name: str = "smollm2-135m-instruct"
@@ -33,12 +33,12 @@ class Packaged:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A transformers checkpoint: a folder, or a hub id that transformers can reach."""
+    """A transformers checkpoint: a folder, or a hub id that transformers can download."""
 
     strategy: Literal["checkpoint"] = "checkpoint"
     path: str
 
 
 def pretrained(model: str | None) -> Packaged | Checkpoint:
-    """Return the model that `--model` names, or the packaged one."""
+    """Return the checkpoint that `--model` names. Without `--model`, return the packaged model."""
     return Checkpoint(path=model) if model else Packaged()

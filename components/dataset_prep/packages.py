@@ -1,4 +1,4 @@
-"""Models that registry packages ship, by name: where the weights lie, their digests and their licence."""
+"""Models that registry packages ship, by name: where the weights are, their digests and their licence."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from instar.errors import ConfigError, nearest
 
 CONVERSION = 1
-"""Raised when the conversion writes other files for the same package."""
+"""Version of the conversion. It goes up when the conversion writes other files for the same package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """Where a model is shipped: a wheel by digest, a GGUF file in it by digest, and the licence file beside."""
+    """Where a model is shipped: a wheel, a GGUF file in it, and the licence file. Wheel and GGUF file have pinned digests."""
 
     distribution: str
     version: str
@@ -26,7 +26,7 @@ class Package:
 
     @property
     def key(self) -> str:
-        """Return a short digest of everything that decides the converted files, library versions aside."""
+        """Return a short digest of everything that the converted files depend on, except for versions of libraries."""
         return hashlib.sha256(f"{CONVERSION}/{self.wheel_sha256}/{self.member_sha256}".encode()).hexdigest()[:12]
 
     def described(self) -> dict[str, Any]:
@@ -56,12 +56,12 @@ PACKAGES: dict[str, Package] = {
 
 
 def package(name: str) -> Package:
-    """Return the package of a model; an unknown name is a `ConfigError`."""
+    """Return the package of a model. An unknown name is a `ConfigError`."""
     if name not in PACKAGES:
         raise ConfigError(
             expected="a packaged model",
             found=repr(name),
             where="dataset_prep.initial.name",
-            action=f"{nearest(name, PACKAGES)} For any other model give --model a folder",
+            action=f"{nearest(name, PACKAGES)} For any other model, give --model a folder",
         )
     return PACKAGES[name]

@@ -1,10 +1,13 @@
-"""Build the task pools of all arms: deterministic, and no task is in two pools.
+"""Makes the task pools of all arms. The result is deterministic, and no task is in two pools.
 
-Pools are filled in the order test (`id`, `ood`), `val`, `train`, over all arms, so that training is what gives way when
-a domain is small. Two items are the same task when their keys are equal, which is stricter than equal text: operands, numbers,
-clues and examples in another order make no new task. Different tasks may have equal answers. Solved items that a template shows
-are drawn before all pools, the same for every seed, and are in none. Every item's stored answer is checked with the verifier that
-will score it.
+Test pools (`id`, `ood`) are filled first, then `val`, then `train`. So when a domain has too few tasks, it is training that
+lacks them.
+
+Two items are the same task when their keys are equal. That is stricter than equal text: `3+4` and `4+3` have the same key.
+Operands, numbers, clues or examples in another order do not make a new task. Different tasks may have equal answers.
+
+The solved items that a template shows are drawn before all pools. They are the same for every seed, and they are in no pool. Every
+stored answer is checked with the verifier that will score it.
 """
 
 from __future__ import annotations
@@ -25,14 +28,16 @@ if TYPE_CHECKING:
     from instar.components.dataset_prep.config import ArmConfig, PoolsConfig, TextConfig
 
 TRIES_PER_ITEM, EXTRA_TRIES = 20, 200
-SEED_RANGE = 1 << 62  # leaves room for `seed + index` in a signed 64-bit column
+SEED_RANGE = 1 << 62  # so that `seed + index` fits into a signed 64-bit column
 SHOT_SEED = 0
 
 
 def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
-    """Return all tasks. `seed_of("<arm>/<split>")` keys each pool; row `seed` regenerates the item with index 0.
+    """Return the tasks of all pools.
 
-    Raises `ContractError` for an arm with too few different items, or an item whose stored answer its verifier rejects.
+    `seed_of("<arm>/<split>")` gives the seed of a pool. With the seed in a row and index 0, the generator makes the same item
+    again. Raises `ContractError` for an arm with too few different items, and for an item whose stored answer its verifier
+    rejects.
     """
     seen: set[str] = set()
     rows: list[TaskRow] = []
@@ -53,18 +58,18 @@ def build_pools(config: PoolsConfig, seed_of: Callable[[str], int]) -> list[Task
 
 
 def _shots(arm: ArmConfig, count: int, seen: set[str]) -> list[Item]:
-    """Return `count` items to show solved; records their keys in `seen`, so that no pool holds one."""
+    """Return `count` items to show solved. Their keys are added to `seen`, so that they are in no pool."""
     return [item for item, _ in _distinct(arm, f"{arm.name}/shots", count, SHOT_SEED, seen)]
 
 
 def build_tasks(config: TextConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
-    """Return the pools with the anchors of a judge, where they are wanted: everything that a policy is asked."""
+    """Return all tasks: those of the pools, and the anchors if the configuration has any."""
     rows = build_pools(config.pools, seed_of)
     return rows + (build_anchors(rows, config.anchors, seed_of) if config.anchors is not None else [])
 
 
 def _distinct(arm: ArmConfig, pool: str, size: int, seed: int, seen: set[str]) -> Iterator[tuple[Item, int]]:
-    """Yield `size` items that no pool holds yet, with their seeds; records their keys in `seen`."""
+    """Yield `size` items that are in no pool yet, with their seeds. Their keys are added to `seen`."""
     domain, limit = DOMAINS[arm.domain], TRIES_PER_ITEM * size + EXTRA_TRIES
     count = index = 0
     while count < size:
@@ -95,7 +100,7 @@ def _row(
             expected=f"an answer that verifier '{domain.verifier}' accepts",
             found=f"{item.reference['answer']!r}: {verdict}",
             where=f"{task_id} (seed {seed})",
-            action="fix the generator",
+            action="correct the generator or the verifier of the domain",
         )
     reference = _json(item.reference)
     return TaskRow(
@@ -116,7 +121,10 @@ def _row(
 
 
 def question(item: Item, domain: Domain, template: str) -> dict[str, str]:
-    """Return the bare task as feature `question`, where the prompt says more: what generated tasks ask about."""
+    """Return the task without instructions as the feature `question`. Generated tasks ask about it.
+
+    The templates `plain` and `terse` add no instructions, so their tasks have no such feature.
+    """
     if template in ("plain", "terse"):
         return {}
     return {

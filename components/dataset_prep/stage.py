@@ -1,7 +1,8 @@
-"""Dataset preparation: tasks, logged trajectories where a recipe learns from them, and the policy the evolution starts from.
+"""Dataset preparation: it makes the tasks, the logged trajectories if the recipe learns from such, and the initial policy.
 
-Strategies: `text` task pools per arm with a language model, `offline` trajectories of one environment by quality with a
-continuous-control policy. Everything is validated before it is written.
+There are two strategies. `text` makes pools of text tasks, for example sums, and a language model. `offline` reads logged
+episodes of one environment, sorts them into arms by quality, and makes a continuous-control policy. Before the stage succeeds,
+it checks every row of the tasks and of the data.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from instar.contract import ON_REQUEST, Context, Metrics, Stage, requested
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """On request the evolutions that this one learns from. Nothing else: this stage begins the evolution."""
+    """This stage begins the evolution, so it has no inputs. A strategy can request other evolutions to learn from."""
 
     sources: Annotated[tuple[Source, ...], ON_REQUEST] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """Tasks, logged trajectories (empty where none are used), the verdict on both, and the initial policy."""
+    """The tasks, the logged trajectories (no rows for `text`), the result of the checks, and the initial policy."""
 
     tasks: Tasks
     data: Rollouts
@@ -33,7 +34,7 @@ class Outs:
 
 
 def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Build and validate tasks and data, and make or fetch the initial policy."""
+    """Make and check tasks and data, and make or fetch the initial policy."""
     metrics = config.run(ins, outs, ctx)
     without_versions(outs.policy.path)
     name_weights(outs.policy, ctx)
@@ -41,7 +42,7 @@ def dataset_prep(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
 
 
 def reads_sources(config: Any) -> bool:
-    """Return whether dataset_prep asks for other evolutions under `config`."""
+    """Return whether this configuration requests other evolutions."""
     return "sources" in requested(Ins, getattr(config, "reads", ()))
 
 

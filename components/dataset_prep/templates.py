@@ -1,8 +1,8 @@
-"""Prompt templates: how a task is put before a policy, and in which style its answer can then be read.
+"""Prompt templates: the text that shows a task to a policy, and the style in which the answer is then read.
 
-`base_chat` has the shape SEC uses for base models: one plain text without a chat template, made of a preamble, the task
-and an opened assistant turn. `chat` leaves the conversation to the policy's own chat template, which goes around the prompt
-by token when it is encoded (`FORM`). A reward or evaluation that reads another style than `ANSWER_STYLE` finds no answers.
+`base_chat` has the form that SEC uses for base models: a plain text with a preamble, the task, and the beginning of the assistant's
+turn. `chat` uses the policy's own chat template, whose tokens go around the prompt when it is encoded (`FORM`). Rewards and
+evaluation must read answers in the style that `ANSWER_STYLE` names. In another style they would find no answers.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from collections.abc import Callable, Sequence
 from instar.components.dataset_prep.domains.item import Domain, Item
 
 Template = Callable[[Item, Domain, Sequence[Item]], str]
-"""Item, its domain and the solved items to show before it."""
+"""Takes an item, its domain, and the solved items to show before it. Returns the prompt."""
 
 
 def plain(item: Item, domain: Domain, shots: Sequence[Item]) -> str:
-    """Return the task in words, unchanged."""
+    """Return the task in words."""
     del domain, shots
     return item.prompt_body
 
 
 def terse(item: Item, domain: Domain, shots: Sequence[Item]) -> str:
-    """Return the one-line form for character-level models; the answer continues the line."""
+    """Return the one-line form for character-level models, for example `3+4=`. The answer continues the line."""
     del domain, shots
     return item.terse
 
 
 def few_shot(item: Item, domain: Domain, shots: Sequence[Item]) -> str:
-    """Return solved lines and the line to continue, for models that were not taught to chat. A line break ends the answer."""
+    """Return solved lines and the line to complete, for models that were not trained to chat. A line break ends the answer."""
     del domain
     solved = [f"{shot.terse}{shot.reference['answer']}" for shot in shots]
     return "\n".join([*solved, item.terse])
 
 
 def boxed(item: Item, domain: Domain, shots: Sequence[Item]) -> str:
-    """Return the task followed by the instruction to box the answer."""
+    """Return the task and the instruction to put the answer into \\boxed{}."""
     del shots
     return f"{item.prompt_body}\n\nThink it through, then write your final answer in \\boxed{{}}: {domain.answer_form}."
 
 
 def base_chat(item: Item, domain: Domain, shots: Sequence[Item]) -> str:
-    """Return a conversation that a base model can continue: preamble, task, and the opening words of the answer."""
+    """Return a conversation that a base model can continue: a preamble, the task, and the first words of the answer."""
     del shots
     return (
         "Below, a User brings a problem to an Assistant. The Assistant reasons about it step by step and closes "
@@ -70,7 +70,7 @@ ANSWER_STYLE: dict[str, str] = {
 }
 
 FORM: dict[str, str] = {name: "chat" if name == "chat" else "text" for name in TEMPLATES}
-"""What a task row says about its prompt: `chat` prompts stand inside the policy's chat template."""
+"""Template -> the column `form` of its tasks. `chat` means that the policy's chat template goes around the prompt."""
 
 SHOTS: dict[str, int] = {"few_shot": 3}
-"""Solved items that a template shows. They are tasks of the arm that belong to no pool."""
+"""Template -> number of solved items that it shows. They are tasks of the arm, and they are in no pool."""

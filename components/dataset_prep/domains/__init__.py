@@ -1,4 +1,7 @@
-"""The task families of Self-Evolving Curriculum, and the ladders of the scales `tiny` and `small`, by name.
+"""Generators of text tasks. `DOMAINS` lists them by name: those of Self-Evolving Curriculum, and those of the scales `tiny` and
+`small`.
+
+    parameters, seed, index ──► generate ──► Item (prompt in words, terse form, reference, features, key) ──► pools
 
 | domain | the task | made by |
 |---|---|---|
@@ -9,6 +12,10 @@
 | `sorting` | write digits in ascending order | instar |
 | `facts` | add or multiply two numbers | instar |
 | `ones` | count the ones in a row | instar |
+
+Every domain is a file of its name. `item.py` has `Item`, which a generator returns, and `Domain`, which describes a generator.
+`gym.py` opens the data sets of reasoning-gym. `zebra_solver.py` and `zebra_words.py` belong to `zebra.py`: an exact solver, and the
+vocabulary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""ARC-1D: find the rule that maps a row of digits to another, from example pairs (SEC section 3; data: reasoning-gym).
+"""ARC-1D: find the rule that turns one row of digits into another, from example pairs (SEC section 3; data: reasoning-gym).
 
-Examples in another order make the same task (`key`). In 1 to 5 % of the items the output repeats the input; `features.copy`
-marks them, because copying scores there.
+The same examples in another order are the same task (`key`). In 1 to 5 % of the items the output equals the input. The feature
+`copy` marks them, because a policy that only copies the input is right there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DEFAULTS = {"size": 10, "examples": 3}
 
 
 def generate(params: dict[str, int], seed: int, index: int) -> Item:
-    """Return item `index`. Parameters: `size` (cells of a row, at least 8) and `examples` (pairs shown)."""
+    """Return item `index`. Parameters: `size` (digits of a row, at least 8) and `examples` (number of example pairs)."""
     p = resolve(params, DEFAULTS, "arc1d")
     require(p["size"] >= 8 and p["examples"] >= 1, "size >= 8 and examples >= 1", p, "arc1d")
     settings = (("min_size", p["size"]), ("max_size", p["size"]), ("num_train", p["examples"]))

@@ -1,11 +1,12 @@
-"""Arithmetic: evaluate a sum of integers (`chain_sum` of reasoning-gym), or with `basic` = 1 its `basic_arithmetic`.
+"""Arithmetic: evaluate a sum of integers, for example `3+4-2`. Data: `chain_sum` of reasoning-gym, or `basic_arithmetic` with
+`basic` = 1.
 
-Each item is recomputed here in exact rational arithmetic before it is accepted. `basic_arithmetic` rounds divisions
-where it may negate (18 of 2,000 answers wrong) or omit parentheses (1,513 of 2,000), so it is used with parentheses and
-without negation.
+Each answer is computed again here, in exact rational arithmetic, before the item is accepted. `basic_arithmetic` rounds some
+divisions. With negation, 18 of 2,000 answers were wrong. Without parentheses, 1,513 of 2,000 were wrong. So it is used with
+parentheses and without negation.
 
-Two expressions are one task (`key`) when they have the same operands in another order or grouping, `3+4-2`, `4-2+3` and
-`3-(2-4)`: what is tested is never trained on the other way round.
+Two expressions are the same task (`key`) when they have the same operands in another order or grouping. For example `3+4-2`,
+`4-2+3` and `3-(2-4)` are one task. So no test task is a training task written in another way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ DEFAULTS = {"terms": 2, "digits": 1, "basic": 0}
 
 
 def generate(params: dict[str, int], seed: int, index: int) -> Item:
-    """Return item `index`. Parameters: `terms`, `digits`, `basic` (0: + and - only; 1: also * / and parentheses)."""
+    """Return item `index`. Parameters: `terms`, `digits`, and `basic` (0: only + and -; 1: also *, / and parentheses)."""
     p = resolve(params, DEFAULTS, "arithmetic")
     require(
         p["terms"] >= 2 and p["digits"] >= 1 and p["basic"] in (0, 1),
@@ -39,7 +40,7 @@ def generate(params: dict[str, int], seed: int, index: int) -> Item:
             expected=f"{expression} = {evaluate(expression)}",
             found=answer,
             where=f"arithmetic item {seed + index}",
-            action="report the generator's fault and use another parameter",
+            action="report this fault of the generator, and use other parameters",
         )
     terse = expression.replace(" ", "")
     return Item(
@@ -52,7 +53,7 @@ def generate(params: dict[str, int], seed: int, index: int) -> Item:
 
 
 def canonical(expression: str) -> str:
-    """Return one spelling for all orders and groupings of the operands of a sum of products."""
+    """Return the same text for all orders and groupings of the operands of a sum of products."""
     return _sum(ast.parse(expression, mode="eval").body)
 
 
@@ -61,7 +62,7 @@ def _sum(node: ast.expr) -> str:
 
 
 def _terms(node: ast.expr, sign: str) -> list[str]:
-    """Return the signed terms of a sum, those of nested sums included."""
+    """Return the signed terms of a sum, including the terms of nested sums."""
     match node:
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
             return _terms(left, sign) + _terms(right, sign if isinstance(op, ast.Add) else _OTHER[sign])
@@ -72,7 +73,7 @@ def _terms(node: ast.expr, sign: str) -> list[str]:
 
 
 def _factors(node: ast.expr, sign: str) -> list[str]:
-    """Return the factors (`*`) and divisors (`/`) of a product, those of nested products included."""
+    """Return the factors (`*`) and divisors (`/`) of a product, including those of nested products."""
     match node:
         case ast.BinOp(left=left, op=ast.Mult() | ast.Div() as op, right=right):
             return _factors(left, sign) + _factors(right, sign if isinstance(op, ast.Mult) else _OTHER[sign])

@@ -1,7 +1,7 @@
-"""Countdown: reach a target with every given number used exactly once (SEC section 3: values 1-100, targets 1-1000).
+"""Countdown: reach a target with every number used exactly once (SEC section 3: values 1-100, targets 1-1000).
 
-Items are built backwards from a solution, in integers: a running value is joined with one number after another by
-+, -, * or an exact division. Intermediate values may be negative or large, the target is inside its range.
+A generator makes the solution first: it starts with one number and joins one number after another by +, -, * or an exact division.
+The final value is the target. Intermediate values may be negative or large. The target is inside its range.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def generate(params: dict[str, int], seed: int, index: int) -> Item:
 
 
 def _chain(rng: Random, numbers: list[int]) -> tuple[int, str]:
-    """Join `numbers` from left to right; may reorder them so that a drawn division is exact.
+    """Join `numbers` from left to right, and return the value and the expression.
 
-    Return value and expression.
+    When a division is drawn, the numbers may be reordered so that it is exact.
     """
     value, text, additive = numbers[0], str(numbers[0]), False
     for i in range(1, len(numbers)):

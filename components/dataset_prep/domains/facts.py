@@ -1,7 +1,7 @@
-"""Number facts: one sum or product of two whole numbers, written `3+5=`. The ladder that a small pretrained model climbs.
+"""Number facts: one sum or product of two whole numbers, for example `3+5=`. A small pretrained model can learn them.
 
-`a+b` and `b+a` are one task (`key`), so that a fact which is tested is never trained on the other way round. One-digit
-numbers are 1 to 9: 45 sums and 45 products in all; two digits and one make 810 sums, two and two 4,095.
+`a+b` and `b+a` are one task (`key`), so no test task is a training task written in the other order. One-digit numbers are 1 to 9.
+They have 45 sums and 45 products. A two-digit and a one-digit number have 810 sums. Two two-digit numbers have 4,095 sums.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFAULTS = {"times": 0, "left": 1, "right": 1}
 
 
 def generate(params: dict[str, int], seed: int, index: int) -> Item:
-    """Return item `index`. Parameters: `left` and `right` digits (1 to 6) without leading zeros, `times` 0 for +, 1 for *."""
+    """Return item `index`. Parameters: `left` and `right` (numbers of digits, 1 to 6) and `times` (0: sum; 1: product)."""
     p = resolve(params, DEFAULTS, "facts")
     good = p["times"] in (0, 1) and 1 <= p["left"] <= 6 and 1 <= p["right"] <= 6
     require(good, "times 0 or 1, left and right in 1..6", p, "facts")

@@ -1,7 +1,7 @@
-"""Reach the data sets of reasoning-gym without paying its two-second import until the first item is drawn.
+"""Opens the data sets of reasoning-gym. Its import takes two seconds, so it is imported when the first item is drawn.
 
-Its items depend on `seed + index` alone, so a data set of size 1 serves every index. Only its data are used: its
-scorers give partial credit by containment, and its curricula lag one level behind.
+An item of reasoning-gym depends only on `seed + index`. So a data set of size 1 gives the item of every index. Only its data
+are used. Its scorers give partial credit to any answer that contains the right one, and its curricula are one level behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def dataset(name: str, settings: tuple[tuple[str, Any], ...], seed: int) -> Any:
     """Return the data set `name` with `settings`, cached. Raises `MissingDependencyError` without the `envs` extra."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # one of its dependencies compares a literal with `is`
+            warnings.simplefilter("ignore", SyntaxWarning)  # a dependency of reasoning-gym compares a literal with `is`
             import reasoning_gym
     except ImportError as error:
         raise MissingDependencyError(

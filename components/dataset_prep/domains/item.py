@@ -1,7 +1,7 @@
-"""What a task generator returns, and how a domain is described. Generators are pure functions of (params, seed, index).
+"""What a task generator returns (`Item`), and how a generator is described (`Domain`).
 
-Every generator draws from `random.Random(seed + index)`, so an item is named by the single number `seed + index`:
-`generate(params, seed, index) == generate(params, seed + index, 0)`.
+A generator is a pure function of (params, seed, index). Its random numbers depend only on `seed + index`, so this one number
+names an item: `generate(params, seed, index) == generate(params, seed + index, 0)`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from instar.errors import ConfigError, nearest
 class Item:
     """One task before it is put into a template.
 
-    `prompt_body` is the task in words, `terse` the same task on one short line for character-level models, `reference`
-    what the verifier needs (`answer` is always an accepted answer; `chance` is the probability that a blind guess is
-    right), `features` JSON-ready facts, `key` the task's identity: two items with equal keys are the same task, however
-    it is worded.
+    - `prompt_body`: the task in words.
+    - `terse`: the same task on one short line, for character-level models.
+    - `reference`: what the verifier needs. `answer` is always an accepted answer. `chance` is the probability that a guess is
+      right.
+    - `features`: facts about the item, ready for JSON.
+    - `key`: the identity of the task. Two items with equal keys are the same task, even when their texts differ.
     """
 
     prompt_body: str
@@ -32,7 +34,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Domain:
-    """A task family: its generator, who made it, which verifier scores it and how the answer is to be written."""
+    """A family of tasks: the function that generates items, its name and version, the verifier, and the form of an answer."""
 
     generate: Callable[[dict[str, int], int, int], Item]
     generator: str
@@ -41,7 +43,7 @@ class Domain:
 
 
 def resolve(params: Mapping[str, int], defaults: Mapping[str, int], domain: str) -> dict[str, int]:
-    """Return `defaults` with `params` applied; an unknown parameter is a `ConfigError`."""
+    """Return `defaults` with the changes of `params`. An unknown parameter is a `ConfigError`."""
     for name in params:
         if name not in defaults:
             raise ConfigError(

@@ -1,8 +1,8 @@
-"""Counting: how many ones are in a row of `length` zeros and ones? Answers become uncertain one by one as rows grow.
+"""Counting: how many ones are in a row of `length` zeros and ones? The longer the row, the less certain is the answer.
 
-The count is drawn uniformly from `least` to `most` (no more than `length`): with n counts a blind guess is right once in n times.
-Wrong answers of a policy that half knows how to count are near misses: telling them from right ones takes the same skill as
-counting, and no less.
+The count is drawn uniformly from `least` to `most`, but it is never above `length`. With n possible counts, a guess is right with
+probability 1/n. A policy that counts badly is often wrong by one. To tell such an answer from a right one, a judge must be able to
+count as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFAULTS = {"length": 8, "least": 0, "most": 64}
 
 
 def generate(params: dict[str, int], seed: int, index: int) -> Item:
-    """Return item `index`: a row of which every number of ones in the limits is equally likely, and every order of them."""
+    """Return item `index`. Every number of ones in the limits is equally likely, and so is every order of the row."""
     p = resolve(params, DEFAULTS, "ones")
     require(1 <= p["length"] <= 64, "1 <= length <= 64", p, "ones")
     least, most = p["least"], min(p["most"], p["length"])

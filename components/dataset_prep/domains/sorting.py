@@ -1,9 +1,10 @@
-"""Sorting: write `length` digits in ascending order. A ladder on which each level is a little harder than the last.
+"""Sorting: write `length` digits in ascending order. Each level is a little harder than the one before.
 
-The answer space grows as the number of multisets, C(length + 9, 9), so guessing pays nothing beyond length 2.
+There are C(length + 9, 9) different answers, so guessing does not help beyond length 2.
 
-Two tasks are one (`key`) when they show the same digits in the same order. Another order is another question with the same
-answer: three digits have 220 answers and four 715, so most test tasks of these lengths share theirs with a training task.
+Two items are the same task (`key`) when they show the same digits in the same order. Another order is another task with the same
+answer. Three digits have 220 answers, and four digits have 715. So most test tasks of these lengths share their answer with a
+training task.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ DEFAULTS = {"length": 3}
 
 
 def generate(params: dict[str, int], seed: int, index: int) -> Item:
-    """Return item `index`: `length` digits drawn independently and uniformly."""
+    """Return item `index`: `length` digits, drawn independently and uniformly."""
     p = resolve(params, DEFAULTS, "sorting")
     require(1 <= p["length"] <= 64, "1 <= length <= 64", p, "sorting")
     digits = rng("sorting", p["length"], "digits", seed + index).integers(0, 10, size=p["length"]).tolist()

@@ -1,9 +1,11 @@
-"""Zebra puzzles: k people, k houses, c characteristics, one assignment fits; who lives in house 1? (SEC section 3)
+"""Zebra puzzles: k people live in k houses and have c characteristics. Exactly one assignment fits the clues. Who lives in house 1?
+(SEC section 3)
 
-A clue set is grown against counterexamples: while an assignment other than the truth fits, a true clue that this
-assignment breaks is added. Then every clue is dropped whose removal leaves the solution unique, so the final set is
-minimal. The answer is one of k names, so a blind guess is right with probability 1/k (`reference.chance`).
-Clues in another order, or said the other way round, make the same puzzle (`key`).
+The generator draws the true assignment first. While another assignment also fits the clues, it adds a true clue that this other
+assignment breaks. Then it removes every clue that is not needed for a unique solution. So the final list of clues is minimal.
+
+The answer is one of k names, so a guess is right with probability 1/k (`reference.chance`). The same clues in another order are the
+same puzzle (`key`). So are clues that say the same in the other direction, for example "A is left of B" and "B is right of A".
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from instar.components.dataset_prep.domains.zebra_words import CATEGORIES, clue_
 
 DEFAULTS = {"people": 3, "characteristics": 3}
 KINDS = ("same", "apart", "left", "right", "beside", "before", "at")
-WEIGHTS = (4, 1, 2, 2, 3, 3, 1)  # how often each kind is tried; `apart` says little, `at` says much
+WEIGHTS = (4, 1, 2, 2, 3, 3, 1)  # how often each kind is drawn; `apart` tells little, `at` tells much
 TRIES = 16  # partners tried for a kind before another kind is drawn
 
 
 def generate(params: dict[str, int], seed: int, index: int) -> Item:
-    """Return item `index`. Parameters: `people` (2 to 6) and `characteristics` (2 to 6, the name is one of them)."""
+    """Return item `index`. Parameters: `people` (2 to 6) and `characteristics` (2 to 6; the name counts as one)."""
     p = resolve(params, DEFAULTS, "zebra")
     k, c = p["people"], p["characteristics"]
     require(2 <= k <= 6 and 2 <= c <= 6, "people and characteristics in 2..6", p, "zebra")
@@ -36,7 +38,7 @@ def generate(params: dict[str, int], seed: int, index: int) -> Item:
 
 
 def minimal_clues(rng: Random, truth: list[int], k: int) -> list[Clue]:
-    """Return a minimal list of clues that only `truth` fits. `truth[item]` is the house of item `category * k + i`."""
+    """Return a minimal list of clues that only `truth` fits. `truth[n]` is the house of item n = category * k + i."""
     clues: list[Clue] = []
     witnesses: list[list[int]] = []
     while (other := find_other(clues, truth, k, rng)) is not None:
@@ -45,7 +47,7 @@ def minimal_clues(rng: Random, truth: list[int], k: int) -> list[Clue]:
     for clue in rng.sample(clues, len(clues)):
         rest = [c for c in clues if c is not clue]
         if any(all(holds(c, w) for c in rest) for w in witnesses):
-            continue  # a known counterexample returns without this clue
+            continue  # without this clue, an assignment that is already known would fit
         other = find_other(rest, truth, k, rng)
         if other is None:
             clues = rest
@@ -55,7 +57,7 @@ def minimal_clues(rng: Random, truth: list[int], k: int) -> list[Clue]:
 
 
 def _breaking_clue(rng: Random, truth: list[int], other: list[int], k: int) -> Clue:
-    """Draw a true clue that `other` breaks. Never says outright who lives in house 1."""
+    """Return a random true clue that the assignment `other` breaks. No clue says directly who lives in house 1."""
     wrong = [i for i in range(len(truth)) if truth[i] != other[i] and not (i < k and truth[i] == 0)]
     while True:
         a = wrong[int(rng.random() * len(wrong))]

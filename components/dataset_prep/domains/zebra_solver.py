@@ -1,7 +1,8 @@
-"""Exact solver for zebra puzzles: propagation over house bit masks, then search.
+"""Exact solver for zebra puzzles. Each item has a bit mask of the houses that are still possible: bit h is set while house h is
+possible. The solver narrows the masks with the clues, and then searches.
 
-Shapes: `truth` and every solution list the houses (0 to k-1) of n = c * k items; items `g * k` to `g * k + k - 1` form
-category g and occupy different houses. A mask has bit h set while house h is possible.
+There are n = c * k items. `truth` and every solution are lists of n houses (0 to k-1). Items `g * k` to `g * k + k - 1` form
+category g. The items of a category are in different houses.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 
 class Clue(NamedTuple):
-    """A statement about items `a` and `b`; for kind `at`, `b` is a house."""
+    """A statement about the items `a` and `b`. For the kind `at`, `b` is a house."""
 
     kind: str
     a: int
@@ -32,7 +33,10 @@ Bound = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 def canonical(clue: Clue) -> Clue:
-    """Return one of the two ways to say a clue: `b` right of `a` is `a` left of `b`, and three relations work both ways."""
+    """Return the same clue for both ways to say it. "b is right of a" becomes "a is left of b".
+
+    The relations `same`, `apart` and `beside` are symmetric, so their smaller item comes first.
+    """
     kind, a, b = clue
     if kind == "right":
         return Clue("left", b, a)
@@ -48,7 +52,7 @@ def holds(clue: Clue, houses: Sequence[int]) -> bool:
 
 @cache
 def _support(kind: str, k: int, swap: bool) -> tuple[int, ...]:
-    """Return, for every mask of one item, the mask of houses the other item can then have."""
+    """Return for every mask of one item the mask of the houses that the other item can then have."""
     relation = RELATIONS[kind]
     table = []
     for mask in range(1 << k):
@@ -70,7 +74,7 @@ def find_other(clues: Sequence[Clue], truth: Sequence[int], k: int, rng: Random)
 
 
 def _search(masks: list[int], bound: list[Bound], truth: Sequence[int], k: int, rng: Random) -> list[int] | None:
-    """Depth-first search over the item with the fewest houses; the true house is tried last."""
+    """Search depth-first for an assignment other than `truth`. Branch on the item with the fewest houses, its true house last."""
     if not _propagate(masks, bound, k):
         return None
     best, item = k + 1, -1
@@ -79,22 +83,22 @@ def _search(masks: list[int], bound: list[Bound], truth: Sequence[int], k: int, 
         if 1 < size < best:
             best, item = size, i
     if item < 0:
-        found = [mask.bit_length() - 1 for mask in masks]
-        return found if found != list(truth) else None
+        solution = [mask.bit_length() - 1 for mask in masks]
+        return solution if solution != list(truth) else None
     houses = [h for h in range(k) if masks[item] >> h & 1]
     rng.shuffle(houses)
     houses.sort(key=lambda h: h == truth[item])
     for house in houses:
         trial = masks.copy()
         trial[item] = 1 << house
-        found_other = _search(trial, bound, truth, k, rng)
-        if found_other is not None:
-            return found_other
+        other = _search(trial, bound, truth, k, rng)
+        if other is not None:
+            return other
     return None
 
 
 def _propagate(masks: list[int], bound: list[Bound], k: int) -> bool:
-    """Shrink masks in place to a fixed point of clues and all-different categories; return False on contradiction."""
+    """Narrow the masks in place until neither the clues nor the categories narrow them further. Return False on a contradiction."""
     changed = True
     while changed:
         changed = False
@@ -118,7 +122,10 @@ def _propagate(masks: list[int], bound: list[Bound], k: int) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _all_different(group: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the k masks of one category after naked and hidden singles, or None on contradiction."""
+    """Return the narrowed masks of one category, or None on a contradiction.
+
+    A house that one item occupies for certain is removed from the other items. A house that only one item can have is its house.
+    """
     once = twice = settled = 0
     for mask in group:
         twice |= once & mask
@@ -134,6 +141,6 @@ def _all_different(group: tuple[int, ...]) -> tuple[int, ...] | None:
         if mask & (mask - 1):
             mask = mask & hidden or mask & ~settled
             if not mask or (mask & hidden and mask & (mask - 1)):
-                return None  # no house is left, or two houses that only this item can have
+                return None  # this item has no house left, or there are two houses that only this item can have
         reduced.append(mask)
     return tuple(reduced)

@@ -1,4 +1,4 @@
-"""Vocabulary of the zebra puzzles: categories of eight values, and how a clue reads in words and in short form."""
+"""Vocabulary of the zebra puzzles: categories with eight values each, and the text of a clue in words and in short form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from instar.components.dataset_prep.domains.zebra_solver import Clue
 
 
 class Category(NamedTuple):
-    """One characteristic: how the values are introduced, how a person is named by a value, and the values."""
+    """One characteristic: the words that introduce its values, the phrase for the person who has a value, and the values."""
 
     intro: str
     phrase: str
@@ -55,7 +55,7 @@ TERSE = {"same": "=", "apart": "!", "left": "<", "right": ">", "beside": "~", "b
 
 
 def clue_text(clue: Clue, phrases: Sequence[str]) -> str:
-    """Return a clue as a sentence. `phrases[item]` names the person who has the item."""
+    """Return a clue as a sentence. `phrases[item]` is the phrase for the person who has the item."""
     first = phrases[clue.a][0].upper() + phrases[clue.a][1:]
     if clue.kind == "at":
         return f"{first} lives in house {clue.b + 1}."
@@ -63,7 +63,7 @@ def clue_text(clue: Clue, phrases: Sequence[str]) -> str:
 
 
 def clue_terse(clue: Clue, words: Sequence[str]) -> str:
-    """Return a clue as `a=b`, `a<b` and so on; `a@2` puts a into house 2."""
+    """Return a clue in short form, for example `a=b` or `a<b`. `a@2` says that a is in house 2."""
     if clue.kind == "at":
         return f"{words[clue.a]}@{clue.b + 1}"
     return f"{words[clue.a]}{TERSE[clue.kind]}{words[clue.b]}"
