@@ -16,12 +16,12 @@ from instar.errors import ContractError
 from instar.rows import ArmStatsRow, BatchRow, TaskRow
 
 
-def due(cache: Sequence[TaskRow], draw: GeneratedDraw | None, last: int) -> list[TaskRow]:
-    """Return the generated tasks to draw in this step, the oldest first. `last` of them were drawn in the step before.
+def due(cache: Sequence[TaskRow], draw: GeneratedDraw | None, drawn_before: int) -> list[TaskRow]:
+    """Return the generated tasks to draw in this step, the oldest first. `drawn_before` of them were drawn in the step before.
 
     With an empty cache there are none. In mode `alternate` there are none unless `prompts` tasks wait and the step before had none.
     """
-    if draw is None or (draw.mode == "alternate" and (last > 0 or len(cache) < draw.prompts)):
+    if draw is None or (draw.mode == "alternate" and (drawn_before > 0 or len(cache) < draw.prompts)):
         return []
     places = {
         place for kind, share in draw.shares.items() for place in _oldest(cache, kind, round(share * draw.prompts))

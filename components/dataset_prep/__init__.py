@@ -2,10 +2,10 @@
 
 It makes the tasks, the logged trajectories if the recipe learns from such, and the initial policy. There are two strategies:
 
-    `text`      arms of domains ──► pools (train, val, test; no task twice) ──► tasks        ┐
-                character model + warm start, packaged model, or checkpoint ──► policy       ├──► checks ──► outputs of the stage
-    `offline`   simulator, Minari, D4RL or Parquet ──► episodes ──► slices ──► tasks, data    │
-                architecture + statistics of the data ──► policy                             ┘
+    `text`     arms of domains ──► pools (train, val, test) ──► tasks                     ┐
+               new character model, packaged model or checkpoint ──► policy               ├──► checks ──► outputs of the stage
+    `offline`  simulator, Minari, D4RL or Parquet ──► episodes ──► slices ──► tasks, data │
+               architecture and statistics of the data ──► policy                         ┘
 
 Files for both: `stage.py` is the contract, `config.py` the configurations.
 

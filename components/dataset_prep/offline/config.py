@@ -1,4 +1,4 @@
-"""Configuration of offline data: where trajectories come from, how they are cut into tasks, and the policy that learns."""
+"""Configuration of the strategy `offline`: the source of the trajectories, how they become tasks, and the policy that learns."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineConfig(Piece):
-    """Logged trajectories of one environment, cut into tasks, and a continuous-control policy that has not learned yet.
+    """Logged trajectories of one environment, cut into tasks, and a new continuous-control policy.
 
-    A training task is a slice: about `arch.window` consecutive starts of windows in one episode. Its arm is the quality of
-    the episode: the tier it was recorded as, or its quantile of return where `buckets` is set.
+    A training task is a slice of an episode: about `arch.window` consecutive steps. A training window starts at each of them.
+    The arm of a slice is the quality of its episode. That is the tier of the data, for example `medium`, or with `buckets` the
+    quantile of the episode's return.
     """
 
     PROVIDES: ClassVar[frozenset[str]] = frozenset(
@@ -49,14 +50,15 @@ class OfflineConfig(Piece):
     source: Source = field(default_factory=PendulumSource)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     buckets: int = 0
-    """Arms by quantile of return instead of by tier; 0 keeps the tiers."""
+    """Number of arms by quantile of the return. With 0, the arms are the tiers of the data."""
     arch: Arch = field(default_factory=DecisionMambaArch)
     target: float | None = None
-    """Return the policy is asked for in evaluation, undiscounted and unscaled; none takes the task's published one."""
+    """The return that evaluation asks the policy for, undiscounted and unscaled. None takes the published one of the task."""
     probes: tuple[float, ...] | None = None
-    """Other returns to ask for, which show whether the policy does as it is told; none takes the task's own."""
+    """Other returns that evaluation asks for. They show whether the policy follows the return it is asked for. None takes those of
+    the environment."""
     return_scale: float | None = None
-    """Returns are divided by this before the policy sees them; none takes the task's own."""
+    """Returns are divided by this number before the policy sees them. None takes that of the environment."""
     val_episodes: int = 32
     test_episodes: int = 32
     probe_episodes: int = 32
@@ -68,7 +70,7 @@ class OfflineConfig(Piece):
         need(self.return_scale is None or self.return_scale > 0, "> 0", self.return_scale, "return_scale")
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields without effect, each with the setting under which it has one."""
         return {"probe_episodes": "dataset_prep.probes with a return"} if self.probes == () else {}
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
@@ -83,11 +85,11 @@ class OfflineConfig(Piece):
         return {"val", "id"}
 
     def validation_sizes(self) -> dict[str, int]:
-        """Return arm -> validation tasks. Episodes ask for one return, which is one arm."""
+        """Return arm -> number of validation tasks. All validation episodes ask for the same return, so there is one arm."""
         return {"target": self.val_episodes}
 
     def explain(self, recipe: RecipeView) -> Sections:
-        """State where trajectories come from, what an arm is, and what the policy's action depends on."""
+        """State where the trajectories come from, what an arm is, and what the policy's action depends on."""
         del recipe
         arm = f"{self.buckets} quantiles of the return" if self.buckets else "the tiers of the data"
         task = (

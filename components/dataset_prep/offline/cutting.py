@@ -1,6 +1,6 @@
-"""Cutting episodes into slices: runs of consecutive steps, each step being the start of a training window once.
+"""Cuts episodes into slices. A slice is some consecutive steps of an episode, and it is what a curriculum draws.
 
-A slice is what a curriculum draws. A window that starts in a slice may reach beyond it, never beyond its episode.
+A training window starts at every step of a slice. Such a window may end after the slice, but never after the episode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from instar.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
-    """The window starts `start` up to `end` of one episode, counted within the episode."""
+    """The steps from `start` up to but not including `end` of one episode. The first step of the episode is 0."""
 
     task_id: str
     tier: str
@@ -26,12 +26,17 @@ class Slice:
 
 
 def slices(episodes: Episodes, window: int, arms: list[str] | None = None) -> list[Slice]:
-    """Return the slices of all episodes in order, named `<arm>/train/<number>`; the arm of an episode is its tier, or
-    what `arms` says. Every step is in exactly one slice. An episode of T steps has round(T / window) slices, at least
-    one, whose sizes differ by at most 1. `ConfigError` below a window of 1."""
+    """Return the slices of all episodes in order. Their names are `<arm>/train/<number>`.
+
+    The arm of an episode is its tier, or its entry in `arms`. Every step is in exactly one slice. An episode of T steps has
+    round(T / window) slices, and at least one. Their sizes differ by at most 1. A window below 1 is a `ConfigError`.
+    """
     if window < 1:
         raise ConfigError(
-            expected="window >= 1", found=str(window), where="window", action="give the steps of a window"
+            expected="window >= 1",
+            found=str(window),
+            where="window",
+            action="set it to the number of steps of a window",
         )
     names = episodes.tier.tolist() if arms is None else arms
     numbers: dict[str, int] = {}
@@ -47,9 +52,10 @@ def slices(episodes: Episodes, window: int, arms: list[str] | None = None) -> li
 
 
 def return_buckets(returns: Doubles, buckets: int) -> list[str]:
-    """Return an arm per episode by its return: `q0` the lowest share to `q<buckets - 1>` the highest, sizes within 1.
+    """Return the arm of every episode by its return: `q0` for the lowest returns, and so on to `q<buckets - 1>` for the highest.
 
-    Equal returns keep their order, so the answer depends on the data alone. `ConfigError` unless 1 <= buckets <= n.
+    The numbers of episodes per arm differ by at most 1. Episodes with equal returns keep their order, so the result depends on the
+    data alone. `buckets` below 1 or above the number of episodes is a `ConfigError`.
     """
     if not 1 <= buckets <= len(returns):
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""D4RL files: flat HDF5 arrays of one long recording, cut into episodes where its flags say so.
+"""D4RL files: flat HDF5 arrays of one long recording. Flags in the file say where an episode ends.
 
-Arrays `observations` [N, S], `actions` [N, A], `rewards`, `terminals` and `timeouts` [N]. Cutting by a step count instead
-of by the flags puts steps of two episodes into one; here an episode ends exactly where a flag is set. A recording that
-stops within an episode leaves a last piece without a flag: it is marked as truncated, and `whole` leaves it out.
+The arrays are `observations` [N, S], `actions` [N, A], `rewards`, `terminals` and `timeouts` [N]. An episode ends exactly where a
+flag is set. Cutting after a fixed number of steps would mix steps of two episodes. When the recording stops inside an episode, its
+last piece has no flag. That piece is marked as truncated, and `whole` leaves it out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CONTINUITY = 1e-4
 
 
 def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Episodes:
-    """Return the episodes of a D4RL file recorded in `env` (a gymnasium id: the file does not say).
+    """Return the episodes of a D4RL file. `env` is a Gymnasium id, because the file does not name its environment.
 
-    Missing `timeouts`, episodes beyond the time limit of `env` and, where the file has `next_observations`, episodes
-    whose steps do not continue each other are a `ContractError`: the time-out flags were lost. A damaged file is an
-    `ArtifactError`.
+    Raises `ContractError` when the time-out flags were lost. There are three signs of that: `timeouts` is missing, an episode is
+    longer than the time limit, or a step does not begin where the step before ended (if the file has `next_observations`). Raises
+    `ArtifactError` for a damaged file.
     """
     where = str(path)
     with opened(path) as file:
@@ -37,7 +37,7 @@ def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Ep
     rows = {name: len(value) for name, value in values.items()} | flat
     for name, size in (rows if following is None else rows | {"next_observations": len(following)}).items():
         if size != total:
-            raise _wrong(f"{total} steps, as rewards", f"{size}", f"{where}:{name}", "download the file again")
+            raise _wrong(f"{total} steps, as many as rewards", f"{size}", f"{where}:{name}", "download the file again")
     terminal, timeout = (values[name].astype(np.bool_).reshape(total) for name in ("terminals", "timeouts"))
     lengths = cut(terminal, timeout)
     ends = np.cumsum(lengths) - 1
@@ -62,16 +62,16 @@ def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Ep
 
 
 def cut(terminal: Flags, timeout: Flags) -> npt.NDArray[np.int64]:
-    """Return the lengths of the episodes: each ends at a flag; steps after the last flag are one more episode."""
+    """Return the lengths of the episodes. Each ends at a flag. Steps after the last flag are one more episode."""
     ends = np.flatnonzero(terminal | timeout) + 1
     borders = np.unique(np.concatenate([[0], ends, [len(terminal)]]))
     return np.diff(borders).astype(np.int64)
 
 
 def _check_flags_survived(episodes: Episodes, following: npt.NDArray[np.float32] | None, where: str) -> None:
-    """Raise when an episode outlasts the environment's time limit, or jumps to a state that did not follow."""
+    """Raise when an episode is longer than the time limit, or when a step does not begin where the step before ended."""
     limit = find_environment(episodes.env).max_steps
-    action = "the file has lost time-out flags: use the version of the data set that has `timeouts`"
+    action = "use the version of the data set that has `timeouts`, because this file has lost time-out flags"
     long = np.flatnonzero(episodes.lengths > limit)
     if len(long):
         found = f"{int(episodes.lengths[long[0]])}"
@@ -86,7 +86,7 @@ def _check_flags_survived(episodes: Episodes, following: npt.NDArray[np.float32]
         step = int(broken[0])
         episode = int(np.searchsorted(episodes.offsets, step, side="right")) - 1
         at = f"{where}:episode {episode}, step {step - int(episodes.offsets[episode])}"
-        raise _wrong("a step that begins where the one before ended", f"a jump of {jump[step]:.3g}", at, action)
+        raise _wrong("a step that begins where the step before ended", f"a jump of {jump[step]:.3g}", at, action)
 
 
 def _wrong(expected: str, found: str, where: str, action: str) -> ContractError:

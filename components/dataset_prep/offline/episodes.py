@@ -1,7 +1,7 @@
-"""Episodes of one environment as flat arrays: every step of every episode, one after the other.
+"""Episodes of one environment as flat arrays: the steps of the first episode, then those of the second, and so on.
 
-`Episodes` is the only form in which offline data is handled: readers make it, checks and samplers take it, and
-`instar.components.dataset_prep.offline.table` writes it. n episodes have N steps in all.
+`Episodes` is the common form of offline data. Readers make it, checks and samplers take it, and `table.py` writes it. In the
+shapes, n is the number of episodes, and N is the number of all steps.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ Texts = npt.NDArray[np.str_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episodes:
-    """Columns of n episodes with N steps. Build it with `build`, which derives the returns-to-go and checks the shapes.
+    """Columns of n episodes with N steps. Make it with `build`, which computes the returns-to-go and checks the shapes.
 
-    An episode ends either `terminated` (the environment said so) or `truncated` (a time-out, or the recording stopped);
-    a step that is both counts as terminated. `final_observations` is what followed the last action where that is known.
+    An episode is `terminated` when the environment ended it. It is `truncated` when the time was over or the recording stopped. If
+    both happened in one step, it counts as terminated. `final_observations` are the observations after the last actions, or None
+    when they are unknown.
     """
 
     env: str
@@ -43,8 +44,8 @@ class Episodes:
     terminated: Flags  # [n]
     truncated: Flags  # [n]
     tier: Texts  # [n], quality of the data, for example "medium"
-    behaviour: Texts  # [n], what acted
-    seeds: Integers  # [n], of the start state; 0 where unknown
+    behaviour: Texts  # [n], the policy that acted
+    seeds: Integers  # [n], of the start state; 0 when unknown
     final_observations: Singles | None = None  # [n, S]
 
     @property
@@ -59,12 +60,12 @@ class Episodes:
 
     @property
     def ids(self) -> list[str]:
-        """Return the names of the episodes in a table, `<tier>/<number>`."""
+        """Return the names of the episodes in a table: `<tier>/<number>`."""
         return [f"{tier}/{number}" for number, tier in enumerate(self.tier.tolist())]
 
     @property
     def offsets(self) -> Integers:
-        """Return [n + 1] positions: episode i holds the steps from `offsets[i]` up to `offsets[i + 1]`."""
+        """Return positions, [n + 1]. Episode i has the steps from `offsets[i]` up to but not including `offsets[i + 1]`."""
         return offsets(self.lengths)
 
     @property
@@ -74,12 +75,12 @@ class Episodes:
         return np.array([float(self.rewards[a:b].sum()) for a, b in pairwise(starts)])
 
     def spans(self) -> list[slice]:
-        """Return the steps of each episode as a span of the flat arrays."""
+        """Return for each episode the slice of the flat arrays that holds its steps."""
         starts = self.offsets.tolist()
         return [slice(a, b) for a, b in pairwise(starts)]
 
     def select(self, keep: Integers | Flags | Sequence[int]) -> Episodes:
-        """Return the episodes at the given indices, or where a mask is true, in that order."""
+        """Return the episodes at the given indices, in that order, or the episodes where a mask is true."""
         index = np.asarray(keep)
         index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.int64)
         parts = self.spans()
@@ -101,7 +102,8 @@ def offsets(lengths: npt.ArrayLike) -> Integers:
 
 
 def returns_to_go(rewards: Doubles, lengths: Integers) -> Doubles:
-    """Return R_t = r_t + R_{t+1} within each episode, R of the last step being its reward. Exact in the order of sums."""
+    """Return R_t = r_t + R_{t+1} of every step, [N]. R of an episode's last step is its reward. Sums begin at the end of an
+    episode."""
     out = np.empty(len(rewards), np.float64)
     starts = offsets(lengths)
     for a, b in pairwise(starts):
@@ -126,7 +128,7 @@ def build(
     final_observations: npt.ArrayLike | None = None,
     where: str = "episodes",
 ) -> Episodes:
-    """Return `Episodes` with the types of the declaration. Columns that do not fit together are a `ContractError`."""
+    """Return `Episodes` with arrays of the declared types. Columns that do not fit together are a `ContractError`."""
     sizes = np.asarray(lengths, np.int64)
     n, total = len(sizes), int(sizes.sum())
     states, acts = np.asarray(observations, np.float32), np.asarray(actions, np.float32)
@@ -160,7 +162,8 @@ def build(
 
 
 def per_episode(how: np.ufunc, values: Doubles, episodes: Episodes) -> Doubles:
-    """Return `how` over the steps of each episode, [n]; 0 for an episode without steps."""
+    """Return the reduction `how`, for example `np.add`, over the steps of each episode, [n]. It is 0 for an episode without
+    steps."""
     out = np.zeros(episodes.num_episodes)
     full = episodes.lengths > 0
     if full.any():
@@ -169,7 +172,7 @@ def per_episode(how: np.ufunc, values: Doubles, episodes: Episodes) -> Doubles:
 
 
 def concat(parts: Sequence[Episodes]) -> Episodes:
-    """Return all episodes of several parts. Parts of different environments, dimensions or boxes are a `ContractError`."""
+    """Return the episodes of all parts. Parts with different environments, dimensions or action boxes are a `ContractError`."""
     first = parts[0]
     for number, part in enumerate(parts):
         if identity(part) != identity(first):
@@ -186,7 +189,7 @@ def concat(parts: Sequence[Episodes]) -> Episodes:
 
 
 def identity(part: Episodes) -> str:
-    """Return what makes two data sets one environment: its id, the two dimensions and the action box."""
+    """Return a text that is equal for data of the same environment: its id, the two dimensions and the action box."""
     box = f"[{part.action_low.tolist()}, {part.action_high.tolist()}]"
     return (
         f"{part.env}, {part.observations.shape[1]} state and {part.actions.shape[1]} action numbers, actions in {box}"
@@ -196,8 +199,8 @@ def identity(part: Episodes) -> str:
 def _fits(where: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if tuple(found) != expected:
         raise ContractError(
-            expected=f"shape {expected}, as the lengths of the episodes and the action box say",
+            expected=f"shape {expected}, from the lengths of the episodes and the action box",
             found=f"shape {tuple(found)}",
             where=where,
-            action="the source is cut short, or it mixes environments: write it again",
+            action="write the source again, because it is cut short or mixes environments",
         )

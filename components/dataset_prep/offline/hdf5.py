@@ -1,7 +1,7 @@
-"""Opening HDF5 files: the one way in for a file that others wrote, and a new file appears whole or not at all.
+"""Reads and writes HDF5 files. All HDF5 files that others wrote are read here, because such a file can be made to do harm.
 
-A file is read as data and as nothing else. A link to another file, numbers that lie outside of the file, and arrays that declare
-far more numbers than the file holds are refused before they are read.
+Three things are refused before anything is read: a link to another file, numbers that are stored outside of the file, and an array
+that declares far more numbers than the file holds. A new file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from instar.errors import ArtifactError, ContractError, InstarError, MissingDepe
 from instar.store_files import storage_errors
 
 EXPANSION = 1100
-"""An array has at most this many bytes for each byte that is stored. Deflate, HDF5's usual filter, reaches 1032."""
+"""The largest allowed ratio of an array's bytes to its stored bytes. Deflate, the usual filter of HDF5, reaches 1032."""
 SMALL_BYTES = 4096
-"""An array of at most so many bytes need not be stored at all: HDF5 keeps none for numbers that were never written."""
+"""Arrays up to this size may have no stored bytes, because HDF5 stores nothing for numbers that were never written."""
 KINDS = {"f": "floats", "i": "integers", "u": "unsigned integers", "b": "booleans"}
 FAULTS = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
-"""What h5py raises for a file that is damaged or made to harm, by the part of the file that is wrong."""
+"""The exceptions that h5py raises for damaged and malicious files. Which one it raises depends on the wrong part of the file."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Yield the `h5py.File`, to be read. Whatever h5py raises inside the block, for truncation among others, is an
-    `ArtifactError` with the path; errors of instar pass through."""
+    """Yield the `h5py.File` for reading.
+
+    Any exception of h5py inside the block becomes an `ArtifactError` with the path, for example when the file is cut short. Errors
+    of instar stay as they are.
+    """
     h5py = _library(path)
     try:
         if not path.is_file():
@@ -56,9 +59,9 @@ def opened(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def created(path: Path) -> Iterator[Any]:
-    """Yield a new `h5py.File` in memory; it is written to `path` when the block is done. `StorageError` where it cannot be.
+    """Yield a new `h5py.File` in memory. It is written to `path` at the end of the block. A failed write is a `StorageError`.
 
-    HDF5 itself is kept from the disk: when it meets a full one while it closes a file, it ends the process.
+    HDF5 does not write to the disk itself. If the disk is full while HDF5 closes a file, HDF5 ends the whole process.
     """
     image, part = io.BytesIO(), path.with_suffix(".tmp")
     with _library(path).File(image, "w") as file:
@@ -72,39 +75,39 @@ def created(path: Path) -> Iterator[Any]:
 
 
 def member(group: Any, name: str, where: str) -> Any:
-    """Return `group[name]`. An absent name is a `ContractError`, and so is a link that leaves the group."""
-    names = sorted(group.keys())  # `in group` would follow a link, and find nothing behind one that dangles
+    """Return `group[name]`. A missing name is a `ContractError`, and so is a link to another place."""
+    names = sorted(group.keys())  # `name in group` would follow a link, and would be False for a broken one
     if name not in names:
         raise _refused(f"an array '{name}'", f"only {names}"[:200], where, _FLAT)
     link = group.get(name, getlink=True)
     if type(link).__name__ != "HardLink":
-        raise _refused(f"the data of '{name}' in this place", f"a {type(link).__name__}", where, _COPY)
+        raise _refused(f"the data of '{name}' in this group itself", f"a {type(link).__name__}", where, _COPY)
     return group[name]
 
 
 def array(group: Any, name: str, where: str) -> npt.NDArray[Any]:
-    """Return the numbers of `group[name]`, an array of one axis or more.
+    """Return the numbers of `group[name]`, an array with one axis or more.
 
-    A `ContractError` names what is in the way: an absent name, a group, a link, text and records in place of numbers, numbers that
-    lie in another file, and a shape that the stored bytes cannot fill.
+    Raises `ContractError` for a missing name, a group, a link, texts or records in place of numbers, numbers that are stored in
+    another file, and a shape with far more numbers than the stored bytes can hold.
     """
-    found = member(group, name, where)
-    if not hasattr(found, "shape"):
+    dataset = member(group, name, where)
+    if not hasattr(dataset, "shape"):
         raise _refused(f"an array '{name}'", "a group of arrays", where, _FLAT)
     at = f"{where}:{name}"
-    if found.external or found.is_virtual:  # either makes HDF5 read any file that the process may read
+    if dataset.external or dataset.is_virtual:  # both could make HDF5 read any file that this process may read
         raise _refused("numbers that are stored in this file", "a reference to another file", at, _COPY)
-    if found.dtype.kind not in KINDS:
-        raise _refused(f"numbers: {', '.join(KINDS.values())}", str(found.dtype)[:200], at, _FLAT)
-    if not found.shape:
-        raise _refused("an array with an axis of steps", f"shape {found.shape}", at, _FLAT)
-    size, stored = found.size * found.dtype.itemsize, found.id.get_storage_size()
+    if dataset.dtype.kind not in KINDS:
+        raise _refused(f"numbers: {', '.join(KINDS.values())}", str(dataset.dtype)[:200], at, _FLAT)
+    if not dataset.shape:
+        raise _refused("an array with an axis of steps", f"shape {dataset.shape}", at, _FLAT)
+    size, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     if size > SMALL_BYTES + EXPANSION * stored:
         raise _refused(f"at most {EXPANSION} bytes for each that is stored", f"{size} for {stored}", at, _COPY)
-    return np.asarray(found[()])
+    return np.asarray(dataset[()])
 
 
-_FLAT = "only data sets with flat observations and actions can be read"
+_FLAT = "choose a data set with flat observations and actions; no other can be read"
 _COPY = "write the data set again, with every array in the file itself"
 
 

@@ -1,8 +1,8 @@
-"""Minari data sets as folders: read and written in their documented HDF5 layout, without the minari package.
+"""Reads and writes Minari data sets in their documented HDF5 layout. The package minari is not needed, and nothing is downloaded.
 
-A data set is `<root>/<id>/data` with `metadata.json` and `main_data.hdf5`; the file holds one group `episode_<i>` an
-episode, with `observations` [T + 1, S], `actions` [T, A], `rewards`, `terminations` and `truncations` [T]. Nothing is ever
-downloaded. Only box spaces of one axis are read. `minari_metadata` reads the metadata.
+A data set is a folder `<root>/<id>/data` with `metadata.json` and `main_data.hdf5`. The HDF5 file has a group `episode_<i>` for
+every episode, with `observations` [T + 1, S], `actions` [T, A], `rewards`, `terminations` and `truncations` [T]. Only box
+spaces with one axis can be read. `minari_metadata.py` reads the metadata.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ METADATA, DATA = "metadata.json", "main_data.hdf5"
 
 
 def read_minari(path: Path, tier: str | None = None) -> Episodes:
-    """Return the episodes of the Minari data set at `path` (its folder, the `data` folder in it, or the HDF5 file).
+    """Return the episodes of the Minari data set at `path`: its folder, the `data` folder in it, or the HDF5 file.
 
-    The tier is the episode's `tier` attribute, else `tier`, else the last part of the data set's name. Flags before the
-    last step, an episode without an end, or missing arrays are a `ContractError`; broken files an `ArtifactError`.
+    The tier of an episode is its attribute `tier`, else the argument `tier`, else the last part of the data set's name. Flags
+    before the last step and missing arrays are a `ContractError`. A damaged file is an `ArtifactError`.
     """
     path = path.parent if path.name == DATA else path
     folder = path / "data" if os.path.exists(path / "data" / METADATA) else path  # noqa: PTH110 (no error for a long name)
@@ -69,15 +69,17 @@ def read_minari(path: Path, tier: str | None = None) -> Episodes:
 def write_minari(
     episodes: Episodes, root: Path, name: str, *, references: tuple[float, float] | None = None, algorithm: str = ""
 ) -> Path:
-    """Write the episodes as `<root>/<name>/data` and return that folder; `minari.load_dataset(name)` reads it when
-    `MINARI_DATASETS_PATH` is `root`. `references` are the mean returns of a random and an expert policy.
+    """Write the episodes to `<root>/<name>/data` and return that folder.
 
-    Unknown final observations are written as NaN, never made up, and read as unknown. A folder that holds a data set
-    already is an `ArtifactError`.
+    `minari.load_dataset(name)` reads it when `MINARI_DATASETS_PATH` is `root`. `references` are the mean returns of a random and of
+    an expert policy. Unknown final observations are written as NaN, and are read as unknown. A folder that already holds a data set
+    is an `ArtifactError`.
     """
     folder = root / name / "data"
     if (folder / METADATA).exists():
-        raise ArtifactError(expected="a new folder", found="a data set", where=str(folder), action="remove it first")
+        raise ArtifactError(
+            expected="a new folder", found="a data set", where=str(folder), action="remove it, or name another folder"
+        )
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with created(folder / DATA) as file:
@@ -114,7 +116,7 @@ def _episode(group: Any, where: str) -> dict[str, Any]:
         early = np.flatnonzero(flags[name][:-1])
         if len(flags[name]) != length or len(early):
             found = f"one at step {early[0]}" if len(early) else f"{len(flags[name])} flags"
-            raise _wrong(f"{name} of {length} steps, true at the last at most", found, where)
+            raise _wrong(f"{name} of {length} steps, true at the last step at most", found, where)
     if len(observations) != length + 1:
         raise _wrong(f"{length + 1} observations, one more than rewards", str(len(observations)), where)
     return {
@@ -131,10 +133,10 @@ def _episode(group: Any, where: str) -> dict[str, Any]:
 
 
 def _attribute(group: Any, name: str, kinds: type | tuple[type, ...], absent: Any, where: str) -> Any:
-    """Return an attribute of an episode. One of another type is a `ContractError`."""
+    """Return an attribute of an episode. An attribute of another type is a `ContractError`."""
     value = group.attrs.get(name, absent)
     if not isinstance(value, kinds):
-        raise _wrong("one text" if kinds is str else "one whole number", str(value)[:200], f"{where}@{name}")
+        raise _wrong("a text" if kinds is str else "a whole number", str(value)[:200], f"{where}@{name}")
     return value
 
 
@@ -143,12 +145,12 @@ def _write_episode(group: Any, episodes: Episodes, index: int, steps: slice) -> 
     final = np.full((1, episodes.observations.shape[1]), np.nan, np.float32)
     if episodes.final_observations is not None:
         final = episodes.final_observations[index][None]
-    last = np.arange(length) == length - 1
+    ends = np.arange(length) == length - 1
     group.create_dataset("observations", data=np.concatenate([episodes.observations[steps], final]))
     group.create_dataset("actions", data=episodes.actions[steps])
     group.create_dataset("rewards", data=episodes.rewards[steps])
-    group.create_dataset("terminations", data=last & episodes.terminated[index])
-    group.create_dataset("truncations", data=last & episodes.truncated[index])
+    group.create_dataset("terminations", data=ends & episodes.terminated[index])
+    group.create_dataset("truncations", data=ends & episodes.truncated[index])
     group.create_group("infos")
     tags = {"tier": str(episodes.tier[index]), "behaviour": str(episodes.behaviour[index])}
     group.attrs.update({"id": index, "total_steps": length, "seed": int(episodes.seeds[index]), **tags})
@@ -160,7 +162,7 @@ def _box_json(shape: tuple[int, ...], low: npt.ArrayLike, high: npt.ArrayLike) -
 
 
 def _env_spec(env: str) -> str:
-    """Return gymnasium's description of a registered environment as JSON."""
+    """Return Gymnasium's description of a registered environment as JSON."""
     try:
         import gymnasium
     except ImportError as error:
@@ -171,7 +173,7 @@ def _env_spec(env: str) -> str:
 
 
 def _joined(parts: list[npt.NDArray[Any]], folder: Path) -> npt.NDArray[Any]:
-    """Return the parts one after the other. Rows of different shapes are a `ContractError`."""
+    """Return all parts in one array, one after another. Rows of different shapes are a `ContractError`."""
     if not parts:
         raise _wrong("at least one episode", "none", str(folder))
     for index, part in enumerate(parts):

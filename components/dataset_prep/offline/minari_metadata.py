@@ -1,7 +1,8 @@
-"""What a Minari data set says of itself: the one way in for a `metadata.json` that others wrote.
+"""Reads the `metadata.json` of a Minari data set and checks every field, because others wrote the file.
 
-The environment is taken only as it is registered. Its references, the returns of a random policy and of an expert, hold for no
-other: a recording with another gravity, a wrapper that changes rewards, or a longer episode is refused by the field that says so.
+The data must come from the environment as it is registered in Gymnasium. Scores use the returns of a random policy and of an expert
+in that environment. They would be wrong for another gravity, for a wrapper that changes rewards, or for longer episodes. Such data
+are refused, and the error names the field.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from instar.errors import ArtifactError, ContractError
 
 T = TypeVar("T")
 MAX_BYTES = 2**24
-"""Real metadata have a few KB."""
+"""The largest file that is read. Real metadata have a few KB."""
 SHOWING_KWARGS = {
     "render_mode",
     "width",
@@ -28,7 +29,7 @@ SHOWING_KWARGS = {
     "max_geom",
     "visual_options",
 }
-"""Arguments of an environment that change pictures only."""
+"""Arguments of an environment that only change pictures."""
 WATCHING_WRAPPERS = {
     "PassiveEnvChecker",
     "OrderEnforcing",
@@ -38,12 +39,12 @@ WATCHING_WRAPPERS = {
     "HumanRendering",
     "DataCollector",
 }
-"""Wrappers of gymnasium and Minari that pass states, actions and rewards on as they are."""
+"""Wrappers of Gymnasium and Minari that do not change states, actions or rewards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """The fields that are read. `total_episodes` is None where the file does not say."""
+    """The fields that are used. `total_episodes` is None when the file does not have it."""
 
     name: str
     algorithm: str
@@ -54,7 +55,7 @@ class Metadata:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Return what `path` says. A file that is no JSON object is an `ArtifactError`, a field that is wrong a `ContractError`."""
+    """Return the metadata in `path`. A file that is not a JSON object is an `ArtifactError`. A wrong field is a `ContractError`."""
     content = _object(path)
     stored = _field(content, "data_format", str, path) or "hdf5"
     if stored != "hdf5":
@@ -90,15 +91,15 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _field(content: dict[str, Any], name: str, kind: type[T], path: Path) -> T | None:
-    """Return an optional field; one of another type is a `ContractError`."""
+    """Return an optional field. A field of another type is a `ContractError`."""
     value = content.get(name)
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        _wrong(f"of type {kind.__name__}", repr(value), path, name)
+        _wrong(f"a value of type {kind.__name__}", repr(value), path, name)
     return value
 
 
 def _description(content: dict[str, Any], name: str, path: Path) -> dict[str, Any] | None:
-    """Return a field that holds an object, or its JSON as text, which is how Minari writes it. None where it is empty."""
+    """Return a field that holds an object. Minari writes the object as JSON text. An empty field gives None."""
     value = content.get(name)
     if isinstance(value, str) and value:
         try:
@@ -113,10 +114,10 @@ def _description(content: dict[str, Any], name: str, path: Path) -> dict[str, An
 
 
 def _environment(content: dict[str, Any], path: Path) -> str:
-    """Return the id of the environment, which must be the registered one in everything that acts on a policy."""
+    """Return the id of the environment. Everything that a policy can notice must be as in the registered environment."""
     spec = _description(content, "env_spec", path)
     if spec is None:
-        _wrong("an environment", "none", path, "env_spec")
+        _wrong("a description of the environment", "none", path, "env_spec")
     name = spec.get("id")
     if not isinstance(name, str) or not name:
         _wrong("gymnasium's description of an environment, with its id", repr(spec), path, "env_spec")
@@ -139,18 +140,18 @@ def _environment(content: dict[str, Any], path: Path) -> str:
 
 
 def _box(content: dict[str, Any], env: str, path: Path) -> tuple[list[float], list[float]]:
-    """Return the bounds of the action space; where the metadata lack it, those of the registered environment."""
+    """Return the bounds of the action space. Metadata without them give those of the registered environment."""
     space = _description(content, "action_space", path)
     if space is None:
         return action_box(env)
     low, high = _numbers(space.get("low")), _numbers(space.get("high"))
     if space.get("type") != "Box" or not (space.get("shape") == [len(low)] == [len(high)]):
-        _wrong("a box of one axis, with as many numbers in `low` and `high`", repr(space), path, "action_space")
+        _wrong("a box with one axis, with as many numbers in `low` as in `high`", repr(space), path, "action_space")
     return low, high
 
 
 def _numbers(values: Any) -> list[float]:
-    """Return a list of numbers that floats hold, none of them NaN; an empty one for anything else."""
+    """Return `values` if it is a list of numbers without NaN that floats can represent. Otherwise return an empty list."""
     return values if isinstance(values, list) and all(map(_number, values)) else []
 
 

@@ -1,4 +1,4 @@
-"""Noisy action labels on purpose: how well a method bears wrong data is measured on a known share of it."""
+"""Adds noise to logged actions on purpose. So it can be measured how well a method copes with a known share of wrong actions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from instar.errors import ConfigError
 def add_action_noise(
     episodes: Episodes, *, std: float, share: float, unit: Literal["steps", "episodes"], seed: int
 ) -> tuple[Episodes, Flags]:
-    """Return the episodes with normal noise on the actions of a share of the steps, and which steps were changed, [N].
+    """Return the episodes with Gaussian noise on some actions, and a mask of the changed steps, [N].
 
-    `std` is in the units of the action; noisy actions are clipped to the box. round(share * count) steps or whole episodes
-    are drawn without replacement. Observations and rewards stay: they are what the true actions led to. Equal seeds give
-    equal noise. `ConfigError` for a share outside [0, 1] or a negative `std`.
+    `unit` says whether single steps or whole episodes are drawn. round(share * count) of them are drawn without replacement. `std`
+    is in the units of the action, and noisy actions are clipped to the box. Observations and rewards stay those of the true
+    actions. Equal seeds give equal noise. A share outside of [0, 1] or a negative `std` is a `ConfigError`.
     """
     if not (0.0 <= share <= 1.0 and 0.0 <= std < float("inf")):
         raise ConfigError(
@@ -32,7 +32,7 @@ def add_action_noise(
     chosen = np.zeros(count, np.bool_)
     chosen[rng.permutation(count)[: round(share * count)]] = True
     changed = chosen if unit == "steps" else np.repeat(chosen, episodes.lengths)
-    # Drawn for every step, so that a step's noise does not depend on how many others are noisy.
+    # Noise is drawn for every step, so the noise of a step does not depend on which other steps are noisy.
     noise = rng.standard_normal(episodes.actions.shape) * std
     low, high = episodes.action_low.astype(np.float32), episodes.action_high.astype(np.float32)
     noisy = np.clip((episodes.actions + noise).astype(np.float32), low, high)

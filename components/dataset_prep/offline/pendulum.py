@@ -1,8 +1,8 @@
-"""Pendulum-v1 data of graded quality without any training: a scripted swing-up mixed with random actions.
+"""Pendulum-v1 data of several qualities, without any training: a scripted swing-up controller, mixed with random actions.
 
-The simulator is the equations of gymnasium's Pendulum-v1 (g 10, mass 1, length 1, 0.05 s, torque within 2, speed within 8)
-over a whole batch of pendulums. The angle is 0 upright. Each episode is a pure function of its seed and its rate, and starts
-where `gymnasium.make("Pendulum-v1").reset(seed=seed)` starts.
+The simulator has the equations of Gymnasium's Pendulum-v1 (g 10, mass 1, length 1, 0.05 s a step, torque within 2, speed within
+8), for a whole batch of pendulums at once. The angle is 0 when the pendulum stands upright. An episode depends only on its seed
+and its rate of random actions. It starts in the same state as `gymnasium.make("Pendulum-v1").reset(seed=seed)`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from instar.components.dataset_prep.offline.episodes import Doubles, Episodes, S
 ENV, STEPS = "Pendulum-v1", 200
 TORQUE, SPEED, DT, GRAVITY = 2.0, 8.0, 0.05, 10.0
 PUMP, HOLD, DAMP = 1.0, 9.0, 2.5  # torque per unit of energy, angle and speed
-REACH = 4.0  # linear feedback takes over where it asks for less than this
+REACH = 4.0  # the linear feedback is used when it asks for less torque than this
 Controller = Callable[[Doubles, Doubles], Doubles]
 
 
 def step(angle: Doubles, speed: Doubles, torque: Singles) -> tuple[Doubles, Doubles, Doubles]:
-    """Return angles, speeds and rewards [n] one time step later; torques beyond the limit act as the limit."""
+    """Return angles, speeds and rewards [n] after one time step. Torques are clipped to the limit."""
     torque = np.clip(torque, -TORQUE, TORQUE)
     reward = -(wrap(angle) ** 2 + 0.1 * speed**2 + 0.001 * torque**2)
     speed = np.clip(speed + (1.5 * GRAVITY * np.sin(angle) + 3.0 * torque) * DT, -SPEED, SPEED)
@@ -40,7 +40,8 @@ def wrap(angle: Doubles) -> Doubles:
 
 
 def swing_up(angle: Doubles, speed: Doubles) -> Doubles:
-    """Return the torque that pumps energy until the pendulum nears the top and holds it there by linear feedback."""
+    """Return the torque of the controller. It adds energy until the pendulum is near the top, and then holds it by linear
+    feedback."""
     angle = wrap(angle)
     energy = 0.5 * speed**2 + 1.5 * GRAVITY * (np.cos(angle) - 1.0)  # 0 at rest upright
     away = np.where(speed == 0.0, np.sign(angle) + (angle == 0.0), np.sign(speed))
@@ -53,7 +54,7 @@ def swing_up(angle: Doubles, speed: Doubles) -> Doubles:
 def tier(rate: float, seeds: list[int], name: str | None = None, controller: Controller = swing_up) -> Episodes:
     """Return one episode of 200 steps per seed in which each action is uniformly random with probability `rate`."""
     starts = np.array([np.random.default_rng(seed).uniform((-np.pi, -1.0), (np.pi, 1.0)) for seed in seeds])
-    # A second stream per seed, so that rates share start states and draws: tiers differ by the rate alone.
+    # All rates use the same start states and the same random numbers, so tiers differ only by the rate.
     draws = np.stack([np.random.default_rng((seed, 1)).random((2, STEPS)) for seed in seeds], axis=2)
     random = draws[0] < rate
     angle, speed = starts[:, 0], starts[:, 1]

@@ -1,8 +1,9 @@
-"""Offline recipes: read or make trajectories, validate them, cut them into tasks, and make the policy that will learn.
+"""The strategy `offline`: it reads or makes trajectories, checks them, cuts them into tasks, and makes the policy that will learn.
 
-Training tasks are slices of logged episodes, by arm of quality. Evaluation tasks are start states in the simulator with a
-return to ask for: pools `val` and `id` ask for the target, `probe` for other returns. References travel with the tasks, and
-what a policy needs to act (dimensions, box, standardisation, scale) travels with the policy.
+Training tasks are slices of logged episodes. Their arm is the quality of the episode. An evaluation task is a start state in the
+simulator and a return that the policy is asked for. Tasks of the pools `val` and `id` ask for the target, and tasks of the pool
+`probe` ask for other returns. Every evaluation task holds the reference returns for its score. The policy holds what it needs
+to act: dimensions, action box, standardisation of states, and scale of returns.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ GENERATOR = "offline/1"
 
 
 def prepare(outs: Outs, config: OfflineConfig, ctx: Context) -> Metrics:
-    """Write data, tasks, the verdict on both, and a new policy."""
+    """Write the data, the tasks, the result of the checks, and a new policy."""
     recorded = read(config, ctx)
     environment = find_environment(recorded.env)
     ctx.heartbeat(f"{recorded.num_steps} steps of {recorded.env}", {})
@@ -70,12 +71,12 @@ def prepare(outs: Outs, config: OfflineConfig, ctx: Context) -> Metrics:
     metrics: Metrics = {"num_tasks": float(len(rows)), "num_episodes": float(episodes.num_episodes)}
     metrics |= {"num_steps": float(episodes.num_steps), "return_mean": float(episodes.returns.mean())}
     metrics["num_pieces_left_out"] = float(recorded.num_episodes - episodes.num_episodes)
-    metrics |= {f"{tier}/{name}": found[name] for tier, found in tiers.items() for name in ("steps", "mean_return")}
+    metrics |= {f"{tier}/{name}": facts[name] for tier, facts in tiers.items() for name in ("steps", "mean_return")}
     return metrics | {"num_parameters": float(sum(p.numel() for p in model.parameters()))}
 
 
 def read(config: OfflineConfig, ctx: Context) -> Episodes:
-    """Return the episodes of the configured source, their tier being the arm they train under unless there are buckets."""
+    """Return the episodes of the configured source. The tier of an episode is its arm, unless `buckets` are configured."""
     source = config.source
     match source:
         case PendulumSource():
@@ -92,66 +93,67 @@ def read(config: OfflineConfig, ctx: Context) -> Episodes:
 
 
 def check_fits(episodes: Episodes, environment: Environment) -> None:
-    """Raise `ContractError` for data of another environment than the one it is said to be of, or of other actions than its."""
-    found = (int(episodes.observations.shape[1]), int(episodes.actions.shape[1]))
-    if found != (environment.state_dim, environment.action_dim):
+    """Raise `ContractError` when the data have other dimensions, or another action box, than the environment that they name."""
+    dimensions = (int(episodes.observations.shape[1]), int(episodes.actions.shape[1]))
+    if dimensions != (environment.state_dim, environment.action_dim):
         raise ContractError(
-            expected=f"{environment.state_dim} numbers of state and {environment.action_dim} of action, as {environment.id}",
-            found=f"{found[0]} and {found[1]}",
+            expected=f"states of dimension {environment.state_dim} and actions of dimension {environment.action_dim}, as in "
+            f"{environment.id}",
+            found=f"dimensions {dimensions[0]} and {dimensions[1]}",
             where="dataset_prep.source",
-            action="correct the path or the task; one data set is of one environment",
+            action="correct the path or the task, so that the data are of this environment",
         )
     low, high = action_box(environment.id)
     box = np.array([episodes.action_low, episodes.action_high], np.float32)
     if not np.array_equal(box, np.array([low, high], np.float32)):
         raise ContractError(
-            expected=f"actions within {low} and {high}, as {environment.id}, in which the policy is evaluated",
-            found=f"{episodes.action_low.tolist()} and {episodes.action_high.tolist()}",
+            expected=f"actions within {low} and {high}, as in {environment.id}, where the policy is evaluated",
+            found=f"actions within {episodes.action_low.tolist()} and {episodes.action_high.tolist()}",
             where="dataset_prep.source",
-            action="a wrapper changed the actions: write them again in the units of the environment",
+            action="write the actions again in the units of the environment, because a wrapper changed them",
         )
 
 
 def _recorded(source: EpisodesSource) -> Episodes:
-    """Return the tiers of a folder that `instar data` made, one file each, or of one such file."""
+    """Return the episodes of a folder that `instar data` made, with one file per tier, or of one such file."""
     path = Path(source.path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     wanted = [file for file in files if not source.tiers or file.stem in source.tiers or not path.is_dir()]
     parts = [read_parquet(file) for file in wanted]
-    found = {tier for part in parts for tier in part.tier.tolist()}
-    missing = sorted(set(source.tiers) - found)
+    present = {tier for part in parts for tier in part.tier.tolist()}
+    missing = sorted(set(source.tiers) - present)
     if missing or not parts:
         raise ConfigError(
             expected=f"tiers of {source.path}: {', '.join(file.stem for file in files) or 'a Parquet file of episodes'}",
             found=", ".join(missing) or "no Parquet file",
             where="dataset_prep.source.tiers",
-            action="correct path and names, or leave the names out to take all",
+            action="correct the path and the names of tiers, or name no tiers to take all",
         )
     episodes = concat(parts)
     return episodes.select(np.isin(episodes.tier, source.tiers)) if source.tiers else episodes
 
 
 def training_tasks(episodes: Episodes, config: OfflineConfig) -> list[TaskRow]:
-    """Return one task per slice; its level is the return of its episode."""
+    """Return one task per slice. The level of a task is the return of its episode."""
     ids, returns = episodes.ids, episodes.returns.tolist()
     return [
         _task(
-            found.task_id,
-            found.tier,
+            piece.task_id,
+            piece.tier,
             "train",
             episodes.env,
-            returns[found.episode],
-            f"steps {found.start} to {found.end} of episode {ids[found.episode]}",
-            {"episode": ids[found.episode], "start": found.start, "end": found.end},
+            returns[piece.episode],
+            f"steps {piece.start} to {piece.end} of episode {ids[piece.episode]}",
+            {"episode": ids[piece.episode], "start": piece.start, "end": piece.end},
             {},
             0,
         )
-        for found in slices(episodes, config.arch.window)
+        for piece in slices(episodes, config.arch.window)
     ]
 
 
 def evaluation_tasks(environment: Environment, config: OfflineConfig, ctx: Context) -> list[TaskRow]:
-    """Return start states with a return to ask for; `val`, `id` and `probe` share no start state."""
+    """Return the evaluation tasks: start states, each with a return to ask for. No start state is in two pools."""
     target = environment_target(environment, config)
     probes = config.probes if config.probes is not None else environment.probes
     reference = {"random": environment.random, "expert": environment.expert, "source": environment.label}
@@ -169,7 +171,7 @@ def evaluation_tasks(environment: Environment, config: OfflineConfig, ctx: Conte
 
 
 def environment_target(environment: Environment, config: OfflineConfig) -> float:
-    """Return the registered target: the configured one, the task's, or the environment's first."""
+    """Return the target: the configured one, else the first one of the D4RL task, else the first one of the environment."""
     if config.target is not None:
         return config.target
     if isinstance(config.source, D4rlSource):
@@ -178,7 +180,7 @@ def environment_target(environment: Environment, config: OfflineConfig) -> float
 
 
 def control_task(episodes: Episodes, environment: Environment, config: OfflineConfig) -> ContinuousTask:
-    """Return what the policy is told of its world."""
+    """Return what the policy has to know about its environment and its data."""
     states = statistics.state_statistics(episodes)
     return ContinuousTask(
         env=episodes.env,
@@ -193,7 +195,7 @@ def control_task(episodes: Episodes, environment: Environment, config: OfflineCo
 
 
 def _fitting(arch: Arch, environment: Environment) -> Arch:
-    """Return the architecture with a table of timesteps that an episode fits into, and published shapes for `auto`."""
+    """Return the architecture with enough timesteps for the longest episode, and with the published shapes in place of `auto`."""
     if isinstance(arch, BcArch):
         return arch
     return dataclasses.replace(

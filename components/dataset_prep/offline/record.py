@@ -1,8 +1,13 @@
-"""Making offline data where none can be had: train in a simulator, record the whole training, then record what was learned.
+"""Makes offline data when none can be downloaded. It trains a policy in a simulator and records episodes.
 
-`make_data` is an opt-in job of minutes to an hour on one core. It leaves a folder that is usable at any time:
-`<tier>.parquet` for `random`, `medium-replay` (the training run up to the medium policy), `medium` and `expert` (the best
-policy met), at the end the same as Minari data sets below `minari/` and `data.json` with what was measured.
+`make_data` takes minutes to an hour on one core. It writes one Parquet file per tier, and the folder can be used at any time:
+
+- `random.parquet`: uniformly random actions.
+- `medium-replay.parquet`: the training run, up to the medium policy.
+- `medium.parquet`: the first policy that reached the medium return.
+- `expert.parquet`: the best policy of the training run, if it is better than the medium one.
+
+At the end it writes the same episodes as Minari data sets below `minari/`, and the measurements in `data.json`.
 """
 
 from __future__ import annotations
@@ -22,21 +27,24 @@ from instar.store_files import storage_errors
 
 
 def make_data(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train, record and write all tiers below `out`; `say` gets a line of progress per evaluation.
+    """Train, record, and write all tiers below `out`. `say` gets a line of progress at every evaluation.
 
-    Returns the content of `data.json`: per tier episodes, steps, mean and deviation of returns; settings, learning curve and
-    times. A folder that is not empty is an `ArtifactError`, fewer steps than the longest episode a `ConfigError`, a folder
-    that cannot be written a `StorageError`. One thread of torch is enough and is the caller's to set.
+    Returns the content of `data.json`: for every tier the number of episodes and steps and the mean and deviation of returns, and
+    also the settings, the learning curve and the times. A folder that is not empty is an `ArtifactError`. Fewer steps than the
+    longest episode are a `ConfigError`. A folder that cannot be written is a `StorageError`. One thread of torch is enough. The
+    caller has to set it.
     """
     from instar.components.dataset_prep.offline.sac import Sac, SacConfig
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        found = "files" if out.is_dir() else "a file"
+        content = "files in it" if out.is_dir() else "a file"
         raise ArtifactError(
-            expected="an empty folder or a new one", found=found, where=str(out), action="name another folder"
+            expected="an empty folder or a new one", found=content, where=str(out), action="name another folder"
         )
     environment = find_environment(job.env)
-    if job.steps < environment.max_steps:  # the training run might not finish an episode, and hold nothing to record
+    if (
+        job.steps < environment.max_steps
+    ):  # the training run might finish no episode, and there would be nothing to record
         raise ConfigError(
             expected=f"at least {environment.max_steps} steps, the longest episode of {job.env}",
             found=str(job.steps),
@@ -65,14 +73,15 @@ def make_data(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, Any]
 
 
 def _train(run: Run, simulator: Any, medium: float, expert: float) -> float | None:
-    """Act, remember, learn, and evaluate now and then, until the expert's return or the end of the budget.
+    """Train the policy, and evaluate it now and then, until it reaches the return `expert` or the budget is used up.
 
-    Records the medium tier at the first evaluation that reaches `medium` and returns its score, None if there was none.
+    Records the medium tier at the first evaluation that reaches the return `medium`. Returns the score of that evaluation, or None
+    when no evaluation reached it.
     """
     job, learner, log = run.job, run.learner, run.log
     noise, uniform = (np.random.default_rng(job.key(item)) for item in ("noise", "warmup"))
     low, high = simulator.action_space.low, simulator.action_space.high
-    warmup, state, found = learner.config.warmup, None, None
+    warmup, state, medium_score = learner.config.warmup, None, None
     for step in range(1, job.steps + 1):
         if state is None:
             seed = job.key(f"train/{log.num_episodes}")
@@ -89,11 +98,11 @@ def _train(run: Run, simulator: Any, medium: float, expert: float) -> float | No
             learner.update()
         if step > warmup and step % job.evaluate_every == 0:
             score = run.evaluate(step)
-            if found is None:
+            if medium_score is None:
                 run.save("medium-replay", log.episodes())
-            if found is None and score >= medium:
-                found = score
+            if medium_score is None and score >= medium:
+                medium_score = score
                 run.record_medium(f"the first evaluation of at least {medium:.0f}")
             if score >= expert or (job.seconds is not None and time.monotonic() - run.began > job.seconds):
                 break
-    return found
+    return medium_score

@@ -1,4 +1,5 @@
-"""What a recording job keeps while it runs: its settings, the log, the best policy so far, the tiers it has written."""
+"""The state of a recording job: its settings, the log of its training, the best policy so far, and the tiers that it has
+written."""
 
 from __future__ import annotations
 
@@ -30,8 +31,11 @@ Act = Callable[[Singles], Singles]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to record. `medium_return` None is a third of the way from the random to the expert reference, and
-    `expert_return` None nine tenths; training ends there, after `steps`, or after `seconds` of wall time, whichever comes first."""
+    """What to record.
+
+    `medium_return` None means one third of the way from the random to the expert reference. `expert_return` None means nine tenths
+    of it. Training ends when the policy reaches the expert return, after `steps`, or after `seconds` of wall time.
+    """
 
     env: str
     steps: int = 300_000
@@ -45,7 +49,7 @@ class Job:
     sac: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1 and a time that is not positive."""
+        """Refuse numbers below 1, and a time that is not positive."""
         if self.seconds is not None and not self.seconds > 0:
             raise ConfigError(
                 expected="seconds > 0", found=str(self.seconds), where="seconds", action="leave it out for no limit"
@@ -57,7 +61,7 @@ class Job:
                 )
 
     def key(self, item: str) -> int:
-        """Return the seed of one use of randomness in this job."""
+        """Return the seed for one use of random numbers in this job."""
         return seeds.seed(f"make-data/{self.env}", 0, str(self.seed), item)
 
 
@@ -75,7 +79,7 @@ class Run:
         self.best: tuple[float, int, list[Any]] = (float("-inf"), 0, [])
 
     def sampled(self, item: str) -> Act:
-        """Return the policy with its exploration noise, in the units of the environment."""
+        """Return the policy with its exploration noise. Its actions are in the units of the environment."""
         rng = np.random.default_rng(self.job.key(item))
         return lambda state: scaled(self.learner.act(state, rng), self.space.low, self.space.high)
 
@@ -85,7 +89,7 @@ class Run:
         return play(self.job.env, act, starts, tier=tier, behaviour=behaviour, steps=self.job.tier_steps)
 
     def evaluate(self, step: int) -> float:
-        """Return the mean return of a few episodes, say it, and keep the weights if they are the best."""
+        """Return the mean return of a few episodes, report it, and keep the weights if they are the best so far."""
         count = self.job.evaluate_episodes
         starts = (self.job.key(f"evaluate/{step}/{k}") for k in range(count))
         returns = play(self.job.env, self.sampled(f"{step}"), starts, tier="-", behaviour="-", episodes=count).returns
@@ -102,18 +106,18 @@ class Run:
         return score
 
     def record_medium(self, why: str) -> None:
-        """Write the training run so far and the medium tier by the learner's present weights."""
+        """Write the training run so far, and the medium tier, which the present weights play."""
         self.save("medium-replay", self.log.episodes())
         self.save("medium", self.play(self.sampled("medium"), "medium", f"sac@{self.log.num_steps}"))
         self.notes["medium"] = why
 
     def restore(self) -> None:
-        """Give the learner the weights of the best evaluation; without one it keeps its own."""
-        for weight, kept in zip(self.learner.actor, self.best[2], strict=False):
-            weight.detach().copy_(kept)
+        """Give the learner the weights of the best evaluation. If there was no evaluation, it keeps its own."""
+        for weight, best in zip(self.learner.actor, self.best[2], strict=False):
+            weight.detach().copy_(best)
 
     def save(self, tier: str, episodes: Episodes) -> None:
-        """Check and write one tier; its file appears whole or not at all."""
+        """Check and write one tier. Its file appears whole or not at all."""
         validate(episodes, max_steps=find_environment(self.job.env).max_steps, where=tier)
         path = self.out / f"{tier}.parquet"
         with storage_errors(path):
@@ -125,7 +129,7 @@ class Run:
         self.tiers[tier] = episodes
 
     def summary(self) -> dict[str, Any]:
-        """Write the Minari folders and `data.json`, and return the content of the latter."""
+        """Write the Minari folders and `data.json`. Return the content of `data.json`."""
         environment = find_environment(self.job.env)
         content: dict[str, Any] = {"job": asdict(self.job), "curve": self.curve, "notes": self.notes, "tiers": {}}
         for tier, episodes in self.tiers.items():
@@ -145,5 +149,5 @@ class Run:
 
 
 def scaled(action: Singles, low: Singles, high: Singles) -> Singles:
-    """Return an action of [-1, 1] in the units of the box."""
+    """Map an action from [-1, 1] to the action box."""
     return np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(np.float32)

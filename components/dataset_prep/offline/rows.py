@@ -1,4 +1,4 @@
-"""One row per episode for the data gate: what `instar.quality` checks with a suite generated from these annotations."""
+"""One row per episode, for the check of the data. `instar.quality` makes a suite from these annotations and runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from instar.schema import Column
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeRow:
-    """Facts of one recorded episode. Constraints say what a usable data set keeps."""
+    """Facts about one recorded episode. The constraints say what holds for a usable data set."""
 
     episode_id: Annotated[str, Column("`<source>/<index>`", unique=True, min_length=1)]
     env: Annotated[str, Column("environment", min_length=1)]
@@ -41,7 +41,8 @@ class EpisodeRow:
 
 
 def episode_table(sources: Episodes | Sequence[Episodes], max_steps: int | None = None) -> pa.Table:
-    """Return the table of `EpisodeRow`s of one or several sources, faults included: the gate decides, not this function."""
+    """Return the table of `EpisodeRow`s of one or several sources. It also has rows that break a constraint: the gate finds
+    them."""
     parts = [sources] if isinstance(sources, Episodes) else list(sources)
     first = identity(parts[0])
     tables = [_part(number, part, first, max_steps) for number, part in enumerate(parts)]

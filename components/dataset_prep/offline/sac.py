@@ -1,8 +1,8 @@
-"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905) for one environment on one CPU core: it makes behaviour, not records.
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905) for one environment on one CPU core. It makes policies to record.
 
-Written for CPU time: both critics are one batched matrix product, acting is numpy on views of the weights, and nothing of
-a step is copied twice. Critics have a LayerNorm after each hidden product, which keeps them stable at this learning rate.
-Every random number comes from generators made from the seed; the global ones are left alone.
+It is written to need little CPU time. Both critics are one batched matrix product, and acting uses numpy on views of the
+weights. Each hidden layer of the critics has a LayerNorm, which keeps them stable at this learning rate. All random numbers
+come from generators with the job's seed. The global generators are not used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class SacConfig:
-    """Settings. Memory is `capacity` transitions; learning begins after `warmup` random steps, one update a step."""
+    """Settings. The memory holds `capacity` transitions. After `warmup` random steps there is one update per step."""
 
     width: int = 128
     batch: int = 128
@@ -37,7 +37,7 @@ class SacConfig:
 
 
 class Sac:
-    """An actor, two critics and their averages, a temperature and a memory. Actions are in [-1, 1]."""
+    """An actor, two critics and their moving averages, a temperature, and a memory. Actions are in [-1, 1]."""
 
     def __init__(self, state_dim: int, action_dim: int, config: SacConfig, seed: int) -> None:
         self.config, self.action_dim = config, action_dim
@@ -57,7 +57,7 @@ class Sac:
         self.size = 0
 
     def remember(self, state: Doubles, action: Singles, reward: float, terminal: bool, following: Doubles) -> None:
-        """Keep one transition; the oldest is overwritten once the memory is full. A time-out is not terminal."""
+        """Store one transition. When the memory is full, it replaces the oldest. A time-out is not terminal."""
         row = self.memory[self.size % self.config.capacity]
         s, a = self.widths[0], self.action_dim
         row[:s], row[s : s + a], row[s + a], row[s + a + 1], row[s + a + 2 :] = (
@@ -70,7 +70,7 @@ class Sac:
         self.size += 1
 
     def act(self, state: npt.NDArray[np.floating], rng: np.random.Generator | None = None) -> Singles:
-        """Return an action for one state: drawn from `rng`, or the most likely one without it."""
+        """Return an action for one state. With `rng` it is drawn at random. Without it, it is tanh of the mean."""
         hidden = state.astype(np.float32)
         layers = [w.detach().numpy()[0] for w in self.actor]
         for weight, bias in zip(layers[0:4:2], layers[1:4:2], strict=True):
@@ -82,7 +82,7 @@ class Sac:
         return action
 
     def update(self) -> None:
-        """Take one gradient step on critics, actor and temperature, then move the averages."""
+        """Take one gradient step on the critics, the actor and the temperature. Then update the moving averages."""
         config, pick = self.config, self.rng.integers(min(self.size, self.config.capacity), size=self.config.batch)
         state, action, reward, terminal, following = torch.split(
             torch.from_numpy(self.memory[pick]), self.widths, dim=1
@@ -106,7 +106,7 @@ class Sac:
         self.optimisers[which].step()
 
     def _weights(self, copies: int, sizes: list[int]) -> list[Tensor]:
-        """Return weights [copies, in, out] and biases [copies, 1, out] in turns, uniform within 1/sqrt(in)."""
+        """Return weights [copies, in, out] and biases [copies, 1, out], layer after layer. They are uniform within 1/sqrt(in)."""
         out = []
         for inner, outer in pairwise(sizes):
             for shape in ((copies, inner, outer), (copies, 1, outer)):
@@ -115,14 +115,14 @@ class Sac:
         return out
 
     def _values(self, weights: list[Tensor], state: Tensor, action: Tensor) -> Tensor:
-        """Return both critics' values, [2, batch, 1]."""
+        """Return the values of both critics, [2, batch, 1]."""
         hidden = torch.cat([state, action], dim=1).expand(2, -1, -1)
         for weight, bias in zip(weights[0:4:2], weights[1:4:2], strict=True):
             hidden = F.relu(F.layer_norm(torch.baddbmm(bias, hidden, weight), (self.config.width,)))
         return torch.baddbmm(weights[5], hidden, weights[4])
 
     def _sample(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return actions [batch, A] and their log-probabilities [batch, 1] under the squashed normal."""
+        """Return actions [batch, A] and their log-probabilities [batch, 1]. An action is tanh of a normal variable."""
         hidden = state
         for weight, bias in zip(self.actor[0:4:2], self.actor[1:4:2], strict=True):
             hidden = F.relu(torch.addmm(bias[0], hidden, weight[0]))

@@ -1,4 +1,4 @@
-"""Episodes from a gymnasium environment: a log that steps are added to, and a loop that plays a policy."""
+"""Records episodes of a Gymnasium environment: `Log` collects steps, and `play` lets a policy act."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from instar.errors import ConfigError
 
 
 class Log:
-    """Steps in the order they happened. An episode that has not ended yet is not part of `episodes()`.
+    """Steps in the order in which they happened. An episode that has not ended yet is not in `episodes()`.
 
-    Steps live in one block that doubles when it is full: millions of small arrays would break up the heap.
+    All steps are in one array, which doubles when it is full. Millions of small arrays would fragment the memory.
     """
 
     def __init__(self, env: str) -> None:
@@ -27,7 +27,7 @@ class Log:
         self.rewards = np.empty(1024)
         self.finished: list[dict[str, Any]] = []
         self.current: dict[str, Any] = {}
-        self.num_steps = 0  # in the block; `done` of them belong to finished episodes
+        self.num_steps = 0  # steps in the array; `done` of them belong to finished episodes
         self.done = 0
 
     @property
@@ -36,14 +36,14 @@ class Log:
         return len(self.finished)
 
     def begin(self, seed: int, behaviour: str, tier: str) -> None:
-        """Start an episode; one that was under way is dropped."""
+        """Start an episode. An episode that has not ended is dropped."""
         self.current = {"seed": seed, "behaviour": behaviour, "tier": tier}
         self.num_steps = self.done
 
     def add(
         self, state: Any, action: Singles, reward: float, terminated: bool, truncated: bool, following: Any
     ) -> None:
-        """Add a step; a flag finishes the episode, and a terminal state outweighs a time-out."""
+        """Add a step. Either flag ends the episode. If both are set, the episode counts as terminated."""
         if self.num_steps == len(self.rewards):
             self.steps = np.concatenate([self.steps, np.empty_like(self.steps)])
             self.rewards = np.concatenate([self.rewards, np.empty_like(self.rewards)])
@@ -56,7 +56,7 @@ class Log:
             self.done = self.num_steps
 
     def episodes(self) -> Episodes:
-        """Return the finished episodes. None at all is a `ConfigError`."""
+        """Return the finished episodes. If there are none, that is a `ConfigError`."""
         if not self.finished:
             raise ConfigError(
                 expected="at least one finished episode", found="none", where=self.env, action="record more steps"
@@ -90,7 +90,7 @@ def play(
     steps: int | None = None,
     episodes: int | None = None,
 ) -> Episodes:
-    """Return whole episodes, one a seed, until `steps` steps or `episodes` episodes are reached or the seeds end."""
+    """Return whole episodes, one per seed. It stops after `steps` steps, after `episodes` episodes, or at the end of the seeds."""
     simulator, log = open_environment(env), Log(env)
     for seed in seeds:
         state, _ = simulator.reset(seed=seed)

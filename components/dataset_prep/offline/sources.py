@@ -1,4 +1,4 @@
-"""Where logged trajectories come from, and the noise that a test of robustness adds to their actions."""
+"""The sources of logged trajectories, and the noise that can be added to their actions as a test of robustness."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from instar.config import out_of_range
 
 @dataclass(frozen=True, kw_only=True)
 class PendulumSource:
-    """Pendulum-v1 by a scripted swing-up controller that acts at random at a rate: one tier of quality per rate."""
+    """Pendulum-v1 with a scripted swing-up controller, mixed with random actions. Each rate of random actions makes one tier."""
 
     strategy: Literal["pendulum"] = "pendulum"
     rates: tuple[float, ...] = (1.0, 0.7, 0.4)
-    """Rate of uniform random actions of each tier."""
+    """For each tier the probability that an action is uniformly random. 1.0 makes the worst data."""
     episodes: int = 100
-    """Episodes per tier, 200 steps each."""
+    """Episodes per tier. Each has 200 steps."""
 
     def __post_init__(self) -> None:
         good = self.rates and all(0.0 <= r <= 1.0 for r in self.rates) and len(set(self.rates)) == len(self.rates)
@@ -31,12 +31,12 @@ class PendulumSource:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodesSource:
-    """Episodes in Parquet: the folder that `instar data` makes, with a file per tier, or one such file."""
+    """Episodes in Parquet files: the folder that `instar data` makes, with one file per tier, or one such file."""
 
     strategy: Literal["episodes"] = "episodes"
     path: str
     tiers: tuple[str, ...] = ()
-    """Tiers to take; none named takes all."""
+    """Tiers to take. An empty list takes all."""
 
     def explain(self) -> str:
         """Name the source."""
@@ -45,7 +45,7 @@ class EpisodesSource:
 
 @dataclass(frozen=True, kw_only=True)
 class MinariSource:
-    """A Minari data set: the folder that holds `data/main_data.hdf5`, or the HDF5 file."""
+    """A Minari data set: the folder with `data/main_data.hdf5`, or the HDF5 file itself."""
 
     strategy: Literal["minari"] = "minari"
     path: str
@@ -57,7 +57,7 @@ class MinariSource:
 
 @dataclass(frozen=True, kw_only=True)
 class D4rlSource:
-    """An HDF5 file of D4RL's layout, and the task it belongs to, for example `hopper-medium`."""
+    """An HDF5 file in the layout of D4RL, and the task that it belongs to, for example `hopper-medium`."""
 
     strategy: Literal["d4rl"] = "d4rl"
     path: str
@@ -73,20 +73,20 @@ Source: TypeAlias = PendulumSource | EpisodesSource | MinariSource | D4rlSource
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """Gaussian noise on the logged actions of a share of all steps: labels that are wrong, as a test of robustness."""
+    """Gaussian noise on the logged actions of a share of all steps, as a test of robustness."""
 
     share: float = 0.0
     std: float = 0.0
-    """In units of the action."""
+    """Standard deviation of the noise, in the units of the action."""
 
     def __post_init__(self) -> None:
         need(0.0 <= self.share <= 1.0, "in [0, 1]", self.share, "noise.share")
         need(self.std >= 0.0, ">= 0", self.std, "noise.std")
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        found = {} if self.share else {"std": "noise.share > 0"}
-        return found if self.std else {**found, "share": "noise.std > 0"}
+        """Return the fields without effect, each with the setting under which it has one."""
+        fields = {} if self.share else {"std": "noise.share > 0"}
+        return fields if self.std else {**fields, "share": "noise.std > 0"}
 
     def explain(self) -> list[str]:
         """State the noise, if there is any."""

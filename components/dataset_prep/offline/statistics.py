@@ -1,4 +1,4 @@
-"""What a policy needs to know of a data set: how states are standardised, and a summary per tier."""
+"""Statistics of a data set: the mean and deviation that a policy standardises states with, and a summary of every tier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class StateStatistics:
-    """Mean and standard deviation of every state number over all steps; the deviation has 1e-6 added and is never 0."""
+    """Mean and standard deviation of every dimension of the state, over all steps. 1e-6 is added, so no deviation is 0."""
 
     mean: Doubles
     std: Doubles
@@ -26,7 +26,10 @@ def state_statistics(episodes: Episodes) -> StateStatistics:
 
 
 def tier_summary(episodes: Episodes) -> dict[str, dict[str, float]]:
-    """Return per tier, in order of first appearance: episodes, steps, mean, deviation, lowest and highest return."""
+    """Return for every tier the numbers of episodes and steps, and the mean, deviation, minimum and maximum of returns.
+
+    The tiers have the order in which they first appear.
+    """
     returns, tiers = episodes.returns, episodes.tier
     return {
         tier: {

@@ -1,7 +1,7 @@
-"""Episodes as an Arrow table of `RolloutRow`s of kind `continuous`, and as a Parquet file: the project's own data format.
+"""Episodes as an Arrow table of `RolloutRow`s of kind `continuous`, and as a Parquet file. This is the project's own data format.
 
-One row is one whole episode. The environment and the action box, which no column holds, travel as JSON in the metadata of
-the schema under `instar.continuous`.
+One row is one whole episode. No column holds the environment and the action box. They are JSON in the metadata of the schema,
+under the key `instar.continuous`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ _SPACE = "env, state_dim, action_low and action_high under `instar.continuous` o
 
 
 def to_table(episodes: Episodes) -> pa.Table:
-    """Return one `RolloutRow` an episode. An episode that ends in no way or in two is a `ContractError`: the table has
-    only `truncated`, and would lose it."""
+    """Return one `RolloutRow` per episode.
+
+    An episode must have exactly one of the flags `terminated` and `truncated`. Otherwise it is a `ContractError`, because the table
+    has only the column `truncated`.
+    """
     check_flags(episodes)
     n, starts = episodes.num_episodes, episodes.offsets
     ids = episodes.ids
@@ -52,10 +55,10 @@ def to_table(episodes: Episodes) -> pa.Table:
 
 
 def from_table(table: pa.Table, where: str = "rows") -> Episodes:
-    """Return the episodes of a table that `to_table` wrote; `final_observations` are not in it.
+    """Return the episodes of a table that `to_table` made. The table has no `final_observations`.
 
-    Raises `ContractError` for another row type, pieces of episodes, dimensions that vary, or returns-to-go that the
-    rewards do not add up to.
+    Raises `ContractError` for another type of row, for pieces of episodes, for dimensions that vary, and for returns-to-go that are
+    not the sums of the rewards.
     """
     schema.check(RolloutRow, table, where)
     space = _space(table, where)
@@ -87,10 +90,11 @@ def from_table(table: pa.Table, where: str = "rows") -> Episodes:
 
 
 def write_parquet(episodes: Episodes, path: Path) -> None:
-    """Write the table to `path`. The bytes depend on the episodes alone."""
+    """Write the table to `path`. The bytes depend only on the episodes."""
     table = to_table(episodes)
     floats = [f"{name}.list.element" for name in ("observations", "actions", "rewards", "returns_to_go")]
-    # Bytes of equal weight side by side: numbers that were single precision leave half of the file to zeros.
+    # Bytes of equal significance are stored together. Numbers that were in single precision have many zero bytes, which then
+    # compress well.
     write: Any = pq.write_table
     write(
         table,
@@ -104,10 +108,10 @@ def write_parquet(episodes: Episodes, path: Path) -> None:
 
 
 def read_parquet(path: Path) -> Episodes:
-    """Return the episodes of a Parquet file. A file that is cut short or is not Parquet is an `ArtifactError`."""
+    """Return the episodes of a Parquet file. A file that is cut short, or that is not Parquet, is an `ArtifactError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            table = file.read(use_threads=False)  # in this thread, as artifacts are read
+            table = file.read(use_threads=False)  # in this thread, as all artifacts are read
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise ArtifactError(
             expected="a Parquet file of episodes",
@@ -129,13 +133,13 @@ def _metadata(episodes: Episodes) -> dict[bytes, bytes]:
 
 
 def _space(table: pa.Table, where: str) -> dict[str, Any]:
-    found = (table.schema.metadata or {}).get(KEY)
-    if found is None:
+    stored = (table.schema.metadata or {}).get(KEY)
+    if stored is None:
         raise _wrong(
             "the environment in the schema's metadata", "no `instar.continuous`", where, "write it with `write_parquet`"
         )
     try:
-        space: dict[str, Any] = json.loads(found)
+        space: dict[str, Any] = json.loads(stored)
         fits = len(space["action_low"]) == len(space["action_high"]) and space["state_dim"] >= 1 and space["env"]
     except (ValueError, KeyError, TypeError) as error:
         raise _wrong(_SPACE, f"{type(error).__name__}: {error}", where, "write it with `write_parquet`") from error
@@ -145,7 +149,7 @@ def _space(table: pa.Table, where: str) -> dict[str, Any]:
 
 
 def _lists(values: npt.NDArray[Any], starts: Integers) -> pa.Array:
-    """Return list<double> cells of the steps between `starts`, `values` being [N] or [N, width]; no loop over numbers."""
+    """Return one cell of type list<double> per episode. `values` is [N] or [N, width]. There is no loop over numbers."""
     width = 1 if values.ndim == 1 else values.shape[1]
     flat = pa.array(np.ascontiguousarray(values, np.float64).ravel())
     return pa.ListArray.from_arrays(pa.array((starts * width).astype(np.int32)), flat)
@@ -156,7 +160,7 @@ def _column(values: Any, arrow: pa.DataType) -> pa.Array:
 
 
 def _empty(arrow: pa.DataType, n: int) -> pa.Array:
-    """Return n empty lists: the columns of other kinds of trajectory."""
+    """Return n empty lists, for columns that only other kinds of trajectories use."""
     zeros = pa.array(np.zeros(n + 1, np.int32))
     return pa.ListArray.from_arrays(zeros, pa.array([], type=arrow.value_type), type=arrow)
 

@@ -1,8 +1,9 @@
-"""Environments with their references, and the offline tasks of the paper: what to aim at and how returns are scaled.
+"""The known environments with their reference returns, and the offline tasks of the paper with their target returns.
 
-Scores are 0 for a random policy and 1 for the expert reference. References of MuJoCo tasks are D4RL's (d4rl/infos.py), for
-the v2 environments; gymnasium's v5 differ in physics and rewards, so a score is labelled `Hopper-v5, D4RL-normalised` and is
-not a D4RL result. Pendulum's are means of 20,000 measured episodes each (standard errors 2.0 and 0.7).
+A score is 0 at the return of a random policy and 1 at that of an expert. The references of MuJoCo tasks are those of D4RL
+(d4rl/infos.py), which hold for the v2 environments. The v5 environments of Gymnasium have other physics and rewards. So a score is
+labelled, for example, `Hopper-v5, D4RL-normalised`, and it is not a D4RL result. Each reference of Pendulum is the mean of 20,000
+measured episodes. Their standard errors are 2.0 (random) and 0.7 (expert).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from instar.errors import ConfigError, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """An environment and its references. Actions are within [-limit, limit] in every dimension."""
+    """An environment and its reference returns. Every dimension of an action is within [-limit, limit]."""
 
     id: str
     state_dim: int
@@ -28,15 +29,15 @@ class Environment:
     random: float
     expert: float
     scale: float  # returns-to-go are divided by it
-    targets: tuple[float, ...]  # returns to ask for, the pre-registered one first
-    probes: tuple[float, ...] = ()  # lower returns that show whether the policy does as it is told
+    targets: tuple[float, ...]  # returns to ask for; the first one is used unless the task or the user names another
+    probes: tuple[float, ...] = ()  # lower returns to ask for; they show whether the policy follows the asked return
     window: int = 20
     encoder: Literal["mlp", "linear"] = "mlp"
     references: str = "D4RL-normalised"
 
     @property
     def label(self) -> str:
-        """Return how a score must be named."""
+        """Return the label of a score in this environment."""
         return f"{self.id}, {self.references}"
 
 
@@ -97,7 +98,7 @@ class Task:
 
 def _task(prefix: str, env: str, tier: str) -> Task:
     environment = ENVIRONMENTS[env]
-    # HalfCheetah alone has another target per tier (decision-mamba: 12000 on medium-expert).
+    # Only HalfCheetah has a target that depends on the tier (decision-mamba: 12000 on medium-expert).
     targets = (12000.0,) if (env, tier) == ("HalfCheetah-v5", "medium-expert") else environment.targets
     return Task(name=f"{prefix}-{tier}", environment=environment, tier=tier, targets=targets, probes=environment.probes)
 
@@ -116,7 +117,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_environment(env: str) -> Environment:
-    """Return the environment `env`; an unknown id is a `ConfigError` that names the nearest one."""
+    """Return the environment `env`. An unknown id is a `ConfigError` that names the nearest one."""
     if env not in ENVIRONMENTS:
         raise ConfigError(
             expected=f"an environment with references: {', '.join(ENVIRONMENTS)}",
@@ -128,7 +129,7 @@ def find_environment(env: str) -> Environment:
 
 
 def find_task(name: str) -> Task:
-    """Return the task `name`, for example `hopper-medium`; an unknown name is a `ConfigError`."""
+    """Return the task `name`, for example `hopper-medium`. An unknown name is a `ConfigError`."""
     if name not in TASKS:
         raise ConfigError(
             expected=f"a task of {', '.join(TASKS)}", found=name, where="task", action=nearest(name, TASKS)
@@ -143,7 +144,7 @@ def action_box(env: str) -> tuple[list[float], list[float]]:
 
 
 def normalised(env: str, returns: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return scores: 0 at the random reference of `env`, 1 at the expert's, linear between and beyond."""
+    """Return scores, a linear function of returns: 0 at the random reference of `env`, and 1 at the expert reference."""
     environment = find_environment(env)
     span = environment.expert - environment.random
     scores: npt.NDArray[np.float64] = (np.asarray(returns, np.float64) - environment.random) / span

@@ -1,6 +1,6 @@
-"""Checks of offline episodes: the first fault is a `ContractError` that names the episode and the step.
+"""Checks of offline episodes. The first fault is a `ContractError` that names the episode and the step.
 
-These are the same facts that the suite generated from `EpisodeRow` checks per episode; here they come with a position.
+The suite made from `EpisodeRow` checks the same facts for whole episodes. The checks here also name the step.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ TOLERANCE = 1e-6
 
 
 def validate(episodes: Episodes, *, max_steps: int | None = None, where: str = "episodes") -> None:
-    """Raise `ContractError` unless every episode has a step, is finite, keeps to the action box, ends exactly once and has
-    returns-to-go that its rewards add up to. `max_steps` is the time limit of the environment: an episode beyond it has
-    lost its time-out."""
+    """Raise `ContractError` for the first fault of the episodes.
+
+    Every episode must have a step, finite numbers, actions inside of the box, exactly one end, and returns-to-go that are the sums
+    of its rewards. `max_steps` is the time limit of the environment. An episode that is longer has lost its time-out flag.
+    """
     check_lengths(episodes, max_steps, where)
     check_finite(episodes, where)
     check_actions(episodes, where)
@@ -25,11 +27,11 @@ def validate(episodes: Episodes, *, max_steps: int | None = None, where: str = "
 
 
 def whole(episodes: Episodes, max_steps: int, where: str = "episodes") -> Episodes:
-    """Return the episodes that came to their end; `ContractError` when none did.
+    """Return the episodes that are whole. If there are none, that is a `ContractError`.
 
-    An episode that was cut before the time limit of `max_steps` steps is a piece: the recording stopped. Its return is that of a
-    part, and where rewards are negative a short part looks better than the best episode. Nothing may be conditioned on it. Some
-    recordings count the limit from 0, so an episode of one step less is whole.
+    A truncated episode that is shorter than the time limit `max_steps` is only a piece: the recording stopped inside it. Its return
+    is that of a part. If rewards are negative, a short piece looks better than the best whole episode. So no policy may learn from
+    the return of a piece. Some recordings count the steps of the limit from 0, so one step less than the limit is also whole.
     """
     ended = episodes.terminated | (episodes.lengths >= max_steps - 1)
     if not ended.any():
@@ -43,7 +45,7 @@ def whole(episodes: Episodes, max_steps: int, where: str = "episodes") -> Episod
 
 
 def check_lengths(episodes: Episodes, max_steps: int | None, where: str = "episodes") -> None:
-    """Raise unless there is an episode, none is empty, none outlasts `max_steps` and the lengths add up to all steps."""
+    """Raise if there is no episode, if one is empty or longer than `max_steps`, or if the lengths do not add up to all steps."""
     if not episodes.num_episodes:
         raise _wrong("at least one episode", "none", where, "choose another source or tier")
     empty = np.flatnonzero(episodes.lengths < 1)
@@ -58,7 +60,7 @@ def check_lengths(episodes: Episodes, max_steps: int | None, where: str = "episo
             f"episodes of at most {max_steps} steps, the time limit of {episodes.env}",
             f"{int(episodes.lengths[long[0]])} steps",
             f"{where}:episode {long[0]}",
-            "the source has lost its time-out flags: get a version that has them",
+            "get a version of the source that has its time-out flags, because this one has lost them",
         )
 
 
@@ -75,7 +77,7 @@ def check_finite(episodes: Episodes, where: str = "episodes") -> None:
 
 
 def check_actions(episodes: Episodes, where: str = "episodes") -> None:
-    """Raise at the first action outside of the environment's box (edges belong to it)."""
+    """Raise at the first action outside of the action box. An action on the edge of the box is inside."""
     bad = action_excess(episodes) > 0.0
     box = f"actions in [{episodes.action_low.tolist()}, {episodes.action_high.tolist()}]"
     _first_step(episodes, bad, "actions", box, where)
@@ -90,21 +92,24 @@ def check_flags(episodes: Episodes, where: str = "episodes") -> None:
             "one terminal or time-out flag",
             f"{int(ends[wrong[0]])}",
             f"{where}:episode {wrong[0]}, step {int(episodes.lengths[wrong[0]]) - 1}",
-            "the source has lost its flags, or an episode was cut by hand: mark its end",
+            "mark the end of the episode, because the source has lost its flags or was cut by hand",
         )
 
 
 def check_returns_to_go(episodes: Episodes, stored: Doubles, where: str = "episodes") -> None:
-    """Raise at the first step where `stored` [N] is not its reward plus the next step's value, 0 after the last step."""
+    """Raise at the first step where `stored` [N] is not the reward plus the stored value of the next step.
+
+    After the last step of an episode, the next value is 0.
+    """
     gap = return_gap(episodes, stored)
     bad = ~(gap <= TOLERANCE)
     if bad.any():
         step = int(np.flatnonzero(bad)[0])
         episode = int(np.searchsorted(episodes.offsets, step, side="right")) - 1
-        last = step == episodes.offsets[episode + 1] - 1
-        expected = float(episodes.rewards[step]) + (0.0 if last else float(stored[step + 1]))
+        ends = step == episodes.offsets[episode + 1] - 1
+        expected = float(episodes.rewards[step]) + (0.0 if ends else float(stored[step + 1]))
         raise _wrong(
-            f"return-to-go {expected:.9g}, the reward plus what follows",
+            f"return-to-go {expected:.9g}, the reward plus the return-to-go of the next step",
             f"{float(stored[step]):.9g}",
             f"{where}:episode {episode}, step {step - int(episodes.offsets[episode])}",
             "compute the returns-to-go again from undiscounted rewards",
@@ -112,8 +117,9 @@ def check_returns_to_go(episodes: Episodes, stored: Doubles, where: str = "episo
 
 
 def action_excess(episodes: Episodes) -> Doubles:
-    """Return how far each step leaves the action box, [N]: at most 0 inside. A step of NaN alone gives NaN."""
-    # The box in single precision, as actions are: an action at the edge is inside.
+    """Return how far the action of each step is outside of the box, [N]. Inside it is at most 0. An action of only NaN gives
+    NaN."""
+    # Actions are in single precision, and so is this box. Otherwise rounding could put an action on the edge outside.
     low, high = episodes.action_low.astype(np.float32), episodes.action_high.astype(np.float32)
     over = np.fmax(low - episodes.actions, episodes.actions - high)
     worst: Doubles = np.fmax.reduce(over.astype(np.float64), axis=1)
@@ -121,7 +127,7 @@ def action_excess(episodes: Episodes) -> Doubles:
 
 
 def return_gap(episodes: Episodes, stored: Doubles) -> Doubles:
-    """Return |R_t - r_t - R_{t+1}| of every step, divided by the episode's largest |R| (at least 1), [N]."""
+    """Return |R_t - r_t - R_{t+1}| of every step, [N], divided by the largest |R| of its episode, or by 1 if that is below 1."""
     following = np.append(stored[1:], 0.0)[: len(stored)]
     following[episodes.offsets[1:][episodes.lengths > 0] - 1] = 0.0
     scale = np.maximum(1.0, per_episode(np.fmax, np.abs(stored), episodes))

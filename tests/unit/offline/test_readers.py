@@ -93,7 +93,7 @@ def test_lost_flags_within_the_time_limit_are_found_by_continuity(tmp_path: Path
     path = written(tmp_path / "a.hdf5", episodes, next_observations=True)
     with h5py.File(path, "a") as file:
         file["terminals"][199] = False
-    with pytest.raises(ContractError, match=r"begins where the one before ended; found a jump.*episode 0, step 199"):
+    with pytest.raises(ContractError, match=r"begins where the step before ended; found a jump.*episode 0, step 199"):
         read_d4rl(path, "Hopper-v5", "medium")
 
 
