@@ -122,7 +122,7 @@ def load(path: Path) -> ContinuousPolicy:
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise _bad(path, f"the weights of {kind.__name__}", str({k: v[:4] for k, v in wrong.items() if v}))
-    # Memory-mapped tensors are not aligned in memory, and some matrix products then round differently than in a new model.
+    # Memory-mapped tensors can start at unaligned addresses. Some matrix products then round differently than in a new model.
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()
     units: dict[str, Tensor] = Units.of(model.task)

@@ -99,7 +99,7 @@ class ContinuousPolicy(PreTrainedModel):  # type: ignore[misc]
     def init_state(self, batch: int, *, window: bool = False) -> ActingState:
         """Return the state before the first step of `batch` episodes.
 
-        With `window=True`, `step` reads the last K steps again at every step, as in training. Without it, a recurrent policy
+        With `window=True`, `step` reads the last K steps again at every step, as in training. Without it, a policy with `advance`
         carries a state of constant size that summarises the whole episode. Other policies use the window in both cases.
         """
         return acting.window_state(batch, self.arch.window, self.task, self.units.state_mean)

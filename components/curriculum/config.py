@@ -174,7 +174,7 @@ class SecConfig(Base):
         require(self.mode in SEC_MODES, "mode", " or ".join(SEC_MODES), self.mode)
         grouped = self.objective == "advantage" and self.switches.signal != "loss_change"
         alone = grouped and self.group_size < 2
-        require(not alone, "group_size", ">= 2: a single rollout has advantage 0", self.group_size)
+        require(not alone, "group_size", ">= 2, because a single rollout has advantage 0", self.group_size)
         require_floor(self.switches.floor)
 
     @property

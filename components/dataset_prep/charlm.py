@@ -36,16 +36,19 @@ class CharModelConfig:
     def __post_init__(self) -> None:
         if len(set(self.alphabet)) != len(self.alphabet) or not self.alphabet:
             raise ConfigError(
-                expected="distinct characters", found=repr(self.alphabet), where="alphabet", action="remove the repeats"
+                expected="an alphabet of distinct characters",
+                found=repr(self.alphabet),
+                where="dataset_prep.initial.model.alphabet",
+                action="list every character once",
             )
         for name in ("hidden", "layers", "heads", "intermediate", "max_length", "init_std", "rope_theta"):
             if not getattr(self, name) > 0:
                 raise out_of_range(f"dataset_prep.initial.model.{name}", "> 0", getattr(self, name))
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ConfigError(
-                expected="an even head size, hidden / heads",
+                expected="hidden / heads to be an even whole number, which is the size of a head",
                 found=f"{self.hidden} / {self.heads}",
-                where="hidden",
+                where="dataset_prep.initial.model.hidden",
                 action="change hidden or heads",
             )
 

@@ -4,7 +4,7 @@
 
 - `random.parquet`: uniformly random actions.
 - `medium-replay.parquet`: the training run, up to the medium policy.
-- `medium.parquet`: the first policy that reached the medium return.
+- `medium.parquet`: the first policy that reached the medium return. If none reached it, the best policy.
 - `expert.parquet`: the best policy of the training run, if it is better than the medium one.
 
 At the end it writes the same episodes as Minari data sets below `minari/`, and the measurements in `data.json`.

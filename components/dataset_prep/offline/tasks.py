@@ -29,7 +29,7 @@ class Environment:
     random: float
     expert: float
     scale: float  # returns-to-go are divided by it
-    targets: tuple[float, ...]  # returns to ask for; the first one is used unless the task or the user names another
+    targets: tuple[float, ...]  # returns to ask for; the first one is the pre-registered target
     probes: tuple[float, ...] = ()  # lower returns to ask for; they show whether the policy follows the asked return
     window: int = 20
     encoder: Literal["mlp", "linear"] = "mlp"

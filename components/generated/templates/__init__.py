@@ -77,8 +77,8 @@ FAMILIES: dict[str, dict[str, Family]] = {
         "P6": Family(templates=("{question}{answer}!",)),
     },
 }
-"""Wording -> family -> its templates. The wording `few_shot` has no P2 and no P4: its completions are one line, so there is no
-attempt to show beyond the answer. The wording `terse` has no P2."""
+"""Wording -> family -> its templates. Wordings with answers of one line do not need the second form of yes and no (P2). `few_shot`
+has no P4 either, because its completions have no text beyond the answer."""
 
 
 def family_of(wording: str, family: str) -> Family:
