@@ -82,7 +82,9 @@ def test_actions_in_other_units_than_the_environments_are_refused(kind: str, tmp
     else:
         write_parquet(scaled, tmp_path / "t.parquet")
         source = EpisodesSource(path=str(tmp_path / "t.parquet"))
-    with pytest.raises(ContractError, match=r"actions within \[-2\.0\] and \[2\.0\].*found \[-1\.0\] and \[1\.0\]"):
+    with pytest.raises(
+        ContractError, match=r"actions within \[-2\.0\] and \[2\.0\].*found actions within \[-1\.0\] and \[1\.0\]"
+    ):
         prepare(tmp_path, config(source))
 
 

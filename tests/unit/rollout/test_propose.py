@@ -229,7 +229,9 @@ def test_slots_that_do_not_belong_to_the_tasks_are_refused(world: World) -> None
 def test_a_policy_or_data_of_another_kind_is_refused(world: World) -> None:
     wider = dataclasses.replace(PENDULUM, state_dim=4, state_mean=(0.0,) * 4, state_std=(1.0,) * 4)
     world.policy = policy(world.folder / "wider", task=wider, digest="wider")
-    with pytest.raises(ContractError, match=r"states of dimension 4 and actions of dimension 1.*found dimensions 3 and 1"):
+    with pytest.raises(
+        ContractError, match=r"states of dimension 4 and actions of dimension 1.*found dimensions 3 and 1"
+    ):
         world.run(slots(DRAWN))
     ins = stage.Ins(policy=world.policy, tasks=world.tasks, batch=Batch(world.folder / "out-batch"))
     with pytest.raises(ContractError, match=r"logged trajectories; found none; at rollout\.data"):
