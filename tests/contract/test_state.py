@@ -57,7 +57,9 @@ def positions(draw: st.DrawFn, recipe: Recipe) -> Position:
     there = {*of_lifetime("prepared", "policy"), *written_by(recipe)}
     state = State(**artifacts([name for name in KINDS if name in there], draw))
     before = State(**artifacts([name for name in KINDS if name in there], draw))
-    tests = {name: Evaluation(Path(), f"sha256:{draw(st.integers(0, 99)):064x}") for name in EVALUATIONS}
+    tests: dict[str, Any] = {
+        name: Evaluation(Path(), f"sha256:{draw(st.integers(0, 99)):064x}") for name in EVALUATIONS
+    }
     return Position(iteration=3, state=state, champion=before.champion(), **tests)
 
 

@@ -49,7 +49,8 @@ def instar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(sys, "argv", ["instar", *map(str, words)])
         with pytest.raises(SystemExit) as ending:
             app.main()
-        return Done(int(ending.value.code or 0), *capsys.readouterr())
+        told = capsys.readouterr()
+        return Done(int(ending.value.code or 0), str(told.out), str(told.err))
 
     return call
 

@@ -56,7 +56,8 @@ def kubeflow(recipe: Recipe, folder: Path) -> None:
     given = {"store": str(folder / "store"), "evolution": EVOLUTION}
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     assert control_command.main(["begin", *words, "--recipe", configs.dumps(recipe)]) == 0
-    kinds: list[Kind] = ["begin", *["iterate"] * recipe.iterations, "finish"]
+    middle: list[Kind] = ["iterate"] * recipe.iterations
+    kinds: list[Kind] = ["begin", *middle, "finish"]
     for kind in KINDS:
         compile_graph(trace(recipe, kind), load("kind-dev"), IMAGES, folder / f"{kind}.yaml")
     for segment, kind in enumerate(kinds):

@@ -261,6 +261,7 @@ def through_stage(
     outs = Outs(scores=Scores(folder / "scores"), generated=Tasks(folder / "generated"))
     ins = Ins(tasks=pool, rollouts=tried, policy=policy, generated=generated)
     metrics = STAGE(ins, outs, config, context(step))
+    assert outs.generated is not None
     return outs.generated, metrics
 
 

@@ -194,6 +194,7 @@ def test_the_resident_model_is_not_changed(world: World) -> None:
     ctx = context(world.folder)
     world.run(slots(DRAWN), ctx=ctx)
     model = ctx.resident.get(MODEL, "policy")
+    assert model is not None
     fresh = load(world.policy.path)
     assert not model.training and model.state_dict().keys() == fresh.state_dict().keys()
     assert all(torch.equal(model.state_dict()[name], value) for name, value in fresh.state_dict().items())

@@ -71,6 +71,7 @@ def test_what_is_published_is_what_was_trained_in(world: World, lora: LoraConfig
     outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16", lora=lora), resident)
     found = load_model(outs.policy, world.context())
     model = resident.waiting(MODEL, outs.policy)
+    assert model is not None
     assert found.dtype == model.dtype == torch.bfloat16
     assert fingerprint(found) == fingerprint(model) == outs.trainer.read_json("trainer.json")["fingerprint"]
     assert (outs.trainer.path / "masters.safetensors").is_file() == (lora is None)
@@ -119,6 +120,7 @@ def test_rows_attend_as_loaded_afterwards(world: World) -> None:
     resident = Resident()
     outs, _ = world.update(PolicyGradientConfig(lr=1e-2, dtype="bfloat16"), resident)
     copy = resident.waiting(MODEL, outs.policy)
+    assert copy is not None
     assert copy.config._attn_implementation == "sdpa"
     model = tiny_llama(dtype=torch.bfloat16)
     assert forward.attend(model, forward.EAGER_WIDTH) == model.config._attn_implementation == "eager"
