@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ from torch import Tensor
 from instar.components.update.advantages import Ints
 from instar.components.update.footprint import ATTENTION_WIDTH, ROW_WIDTH
 from instar.components.update.update_batch import UpdateBatch, ragged
+
+if TYPE_CHECKING:
+    from instar.artifact import Policy
+    from instar.components.update.config import PolicyGradientConfig
 
 Shape = tuple[int, int]
 """Rows and width of one forward pass."""
@@ -100,6 +105,22 @@ def choose(data: UpdateBatch, rows: Ints, budget: int) -> str:
     """
     shared = cost(shapes(data, rows, budget, "prefix"))
     return "prefix" if shared < cost(shapes(data, rows, budget, "none")) else "none"
+
+
+def with_layout(config: PolicyGradientConfig, data: UpdateBatch, policy: Policy) -> PolicyGradientConfig:
+    """Return the configuration with a layout in place of `packing=auto`: the cheaper one (`choose`).
+
+    A model with a sliding window gets `none` when a sequence is as long as the window, because the mask of a packed row
+    knows no window.
+    """
+    if config.packing != "auto":
+        return config
+    shape = policy.read_json("config.json")
+    window = shape.get("text_config", shape).get("sliding_window")
+    if window and data.widths[data.valid].max(initial=0) >= window:
+        return dataclasses.replace(config, packing="none")
+    layout = choose(data, np.flatnonzero(data.valid), config.micro_batch_tokens)
+    return dataclasses.replace(config, packing="prefix" if layout == "prefix" else "none")
 
 
 def split(rows: Ints, widths: Ints, budget: int) -> list[Ints]:

@@ -26,6 +26,11 @@ def value_head(hidden_size: int) -> nn.Linear:
     return head
 
 
+def predicted_values(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """Return the values [m] of hidden states [m, H]; the head computes in its own number type."""
+    return head(hidden.to(head.weight.dtype)).squeeze(1)
+
+
 def gae(rewards: Floats, values: Floats, offsets: Ints, gamma: float, lam: float) -> Floats:
     """Return A_t = sum_l (gamma lam)^l (r + gamma V' - V)_{t+l}, [M], where V' is the next value, 0 after the last."""
     lengths = np.diff(offsets)

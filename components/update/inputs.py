@@ -1,21 +1,18 @@
-"""What the update refuses before it loads a weight, the reference model, and the record of a batch that went wrong."""
+"""What the update reads, what it refuses before it loads a weight, and the models that it starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute
-import pyarrow.parquet as pq
 import torch
 
 from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import MODEL, cast_copy, load_model, row_name
-from instar.components.update import memory
-from instar.components.update.advantages import Ints
+from instar.components.rollout.engines import ENGINE
+from instar.components.update import memory, update_batch
+from instar.components.update.bad_batch import Dump, dumper
+from instar.components.update.batching import with_layout
 from instar.components.update.learner import device
 from instar.components.update.resident_state import REFERENCE
 from instar.components.update.update_batch import UpdateBatch
@@ -24,8 +21,34 @@ from instar.errors import ConfigError, ContractError, LedgerError
 
 if TYPE_CHECKING:
     from instar.components.update.config import PolicyGradientConfig
+    from instar.components.update.stage import Ins
 
-pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
+
+def read(ins: Ins, config: PolicyGradientConfig, ctx: Context) -> tuple[UpdateBatch, PolicyGradientConfig, Dump]:
+    """Return the rollouts joined into groups, the configuration with a layout chosen for them, and what saves a bad batch.
+
+    Raises an error where an input is missing or does not fit the others (`check`, `update_batch.join`, `check_rollouts`).
+    """
+    check(ins.policy, ins.trainer, ins.reference, config, ctx)
+    rollouts, scores = ins.rollouts.table(), ins.scores.table()
+    data = update_batch.join(ins.batch.table(), rollouts, scores, config.min_group)
+    check_rollouts(data, ins.policy, config)
+    dump = dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
+    return data, with_layout(config, data, ins.policy), dump
+
+
+def fit_memory(
+    ins: Ins, config: PolicyGradientConfig, data: UpdateBatch, ctx: Context
+) -> tuple[PolicyGradientConfig, memory.Plan]:
+    """Return the configuration with gradient checkpointing decided, and the predicted memory; raise if it does not fit."""
+    ctx.resident.drop_all(ENGINE)  # the sampler's weights leave before the plan asks how much memory is free
+    reference = ins.reference if needs_reference(ins.reference, ins.policy, config) else None
+    inputs = [artifact for artifact in (ins.policy, ins.trainer, reference) if artifact is not None]
+    place = device(config)
+    held = memory.held_bytes(ctx.resident, [artifact.digest for artifact in inputs], place)
+    plan = memory.decide(ins.policy, config, data, reference is not None, place, held)
+    ctx.heartbeat(memory.line(plan, config.packing), memory.metrics(plan))
+    return dataclasses.replace(config, gradient_checkpointing="on" if plan.checkpointing else "off"), plan
 
 
 def check(
@@ -108,17 +131,3 @@ def reference_model(reference: Policy | None, policy: Policy, config: PolicyGrad
     if reference.digest:
         ctx.resident.put(REFERENCE, reference, model)
     return model
-
-
-def dumper(data: UpdateBatch, rollouts: pa.Table, scores: pa.Table, folder: Path) -> Callable[[Ints], Path]:
-    """Return a function that saves the rollouts numbered `rows` with their scores as Parquet and returns the folder."""
-
-    def dump(rows: Ints) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        ids = data.rollout_id.take(pa.array(np.sort(rows)))
-        for name, table in (("rollouts", rollouts), ("scores", scores)):
-            chosen = pc.is_in(table.column("rollout_id"), value_set=ids)
-            pq.write_table(table.filter(chosen), folder / f"{name}.parquet")
-        return folder
-
-    return dump

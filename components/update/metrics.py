@@ -12,7 +12,7 @@ import torch
 
 from instar.components.update.advantages import Bools, Floats, group_sum, zero_variance
 from instar.components.update.losses import LOG_MOST
-from instar.components.update.trainer import Outcome, Trace
+from instar.components.update.trace import Outcome, Trace
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Metrics
 
@@ -66,7 +66,7 @@ def _rollout_metrics(
         "zero_variance_share": float(flat_reward.sum() / num),
         "all_right_share": float((constant & (mean == 1.0)).sum() / num),
         "all_wrong_share": float((constant & (mean == 0.0)).sum() / num),
-        "kept_share": float((outcome.kept & present).sum() / num),
+        "kept_share": float((outcome.trained_groups & present).sum() / num),
         "abs_advantage_mean": float(outcome.abs_advantage[rows].mean()),
         "truncated_share": float(data.truncated[rows].mean()),
         "length_mean": float(lengths.mean()),

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from instar.components.update.config import PolicyGradientConfig
 
 
-def arm_stats(config: PolicyGradientConfig, data: UpdateBatch, abs_advantage: Floats, kept: Bools) -> list[ArmStatsRow]:
+def arm_stats(
+    config: PolicyGradientConfig, data: UpdateBatch, abs_advantage: Floats, trained_groups: Bools
+) -> list[ArmStatsRow]:
     """Return one row per arm of the batch, in name order.
 
     Sums run over valid rollouts: scored, in groups with at least `min_group` scores. `num_invalid` counts what was
@@ -47,7 +49,7 @@ def arm_stats(config: PolicyGradientConfig, data: UpdateBatch, abs_advantage: Fl
         "num_zero_variance": groups(zero_variance(reward, group, num) & filled),
         "num_all_right": groups(constant & (right == 1.0)),
         "num_all_wrong": groups(constant & (right == 0.0)),
-        "num_kept": groups(kept),
+        "num_kept": groups(trained_groups),
         "num_truncated": total(data.truncated[rows].astype(np.float64)),
         "sum_tokens": total(data.lengths[rows].astype(np.float64)),
     }

@@ -13,7 +13,7 @@ from torch import Tensor
 from instar.components.update import kl, losses, metrics
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.presets import PRESETS
-from instar.components.update.trainer import Trace
+from instar.components.update.trace import Trace
 
 GAPS = torch.tensor([-1000.0, -89.0, -29.0, -3.0, 0.0, 3.0, 9.9, 10.1, 29.0, 88.7, 89.0, 1000.0])
 EVERY = {**PRESETS, "dual": dataclasses.replace(PRESETS["grpo"], clip_dual=3.0)}

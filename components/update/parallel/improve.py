@@ -1,7 +1,7 @@
-"""The policy-gradient update in one of several processes: what `policy_gradient.improve` does, in shards.
+"""The policy-gradient update in one of several processes: what `policy_gradient.improve` does, on shards of the model.
 
-A process outlives the update where the next one follows in the same segment (`ctx.durable` is false). Then learner and
-reference stay as they are, in shards, and the policy alone is put together, on process 0, for whoever samples from it.
+If another update follows in the same segment (`ctx.durable` is false), the process stays alive. Learner and reference then
+stay where they are, in shards. Only the policy is put together, on process 0, because the sampler needs it whole.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from instar.artifact import Policy
 from instar.components import policy_io
-from instar.components.update import forward, inputs, memory, metrics, policy_gradient, stats, trainer, update_batch
+from instar.components.update import forward, inputs, memory, metrics, stats
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import Learner
 from instar.components.update.parallel import budget, shard
 from instar.components.update.parallel.ranks import Ranks
+from instar.components.update.policy_gradient import train
+from instar.components.update.publish import publish
 from instar.components.update.resident_state import broken
 from instar.components.update.stage import Ins, Outs
 from instar.contract import Context, Metrics
@@ -30,12 +32,12 @@ from instar.contract import Context, Metrics
 
 @dataclass(kw_only=True)
 class Held:
-    """What a process keeps from one update to the next: the learner with the record of its state, and the reference."""
+    """What a process keeps from one update to the next: the learner, what `trainer.json` says of it, and the reference."""
 
     learner: Learner | None = None
     record: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
-    """The frozen model by digest; one at most."""
+    """The frozen model by the digest of its policy. There is one at most."""
     mesh: Any = None
 
     def num_bytes(self) -> int:
@@ -49,15 +51,11 @@ class Held:
 def improve(
     ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context, ranks: Ranks, device: str, held: Held
 ) -> Metrics:
-    """Train the policy on one batch; process 0 writes the outputs and returns the metrics, the others return none."""
-    inputs.check(ins.policy, ins.trainer, ins.reference, config, ctx)
-    rollouts, scores = ins.rollouts.table(), ins.scores.table()
-    data = update_batch.join(ins.batch.table(), rollouts, scores, config.min_group)
-    inputs.check_rollouts(data, ins.policy, config)
-    config = policy_gradient.resolve(config, data, ins.policy)
+    """Train the policy on one batch. Process 0 writes the outputs and returns the metrics, the others return none."""
+    data, config, dump = inputs.read(ins, config, ctx)
     config = budget.split(config, data, ranks.size)
     has_reference = inputs.needs_reference(ins.reference, ins.policy, config)
-    if held.record != _record(ins):  # another line of policies: nothing that is held continues it
+    if held.record != _record(ins):  # this policy does not follow from the one that is held
         held.learner = None
     plan = budget.decide(ins.policy, config, data, has_reference, device, ranks.size, held.num_bytes())
     config = dataclasses.replace(config, gradient_checkpointing="on" if plan.checkpointing else "off")
@@ -74,17 +72,18 @@ def improve(
     if frozen is not None and frozen.digest not in held.reference:
         held.reference = {frozen.digest: in_turn(ranks, lambda: _reference(frozen, config, ctx, held.mesh, beat))}
     reference = learner.compute if frozen is None else held.reference[frozen.digest]
-    dump = inputs.dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
-    outcome = trainer.train(learner, data, config, ctx, reference, dump)
-    made = shard.collect(learner, lambda: shard.shell(ins.policy, config, ctx), whole=ctx.durable)
-    found: Metrics = {}
-    if made is not None:
-        outs.stats.write(stats.arm_stats(config, data, outcome.abs_advantage, outcome.kept))
-        # Whoever samples is another process, so the policy's weights are written in any case.
-        policy_gradient.write(made, outcome, ins.policy, outs, dataclasses.replace(ctx, durable=True))
-        found = {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
-    _keep(held, learner, outs, ctx)
-    return found
+
+    outcome = train(learner, data, config, ctx, reference, dump)
+
+    whole = shard.collect(learner, lambda: shard.shell(ins.policy, config, ctx), whole=ctx.durable)
+    reported: Metrics = {}
+    if whole is not None:
+        outs.stats.write(stats.arm_stats(config, data, outcome.abs_advantage, outcome.trained_groups))
+        # The sampler is another process, so the policy's weights are written even if `ctx` keeps them in memory.
+        publish(whole, outcome, ins.policy, outs, dataclasses.replace(ctx, durable=True))
+        reported = {**metrics.collect(config, data, outcome), **memory.metrics(plan)}
+    _hold(held, learner, outs, ctx)
+    return reported
 
 
 def _record(ins: Ins) -> dict[str, Any]:
@@ -94,29 +93,29 @@ def _record(ins: Ins) -> dict[str, Any]:
 def _learner(
     ins: Ins, config: PolicyGradientConfig, ctx: Context, ranks: Ranks, held: Held, beat: shard.Beat
 ) -> Learner:
-    """Return the learner in shards: the one that is held, or one from files."""
+    """Return the learner in shards: the one that is held, or else one that is read from files."""
     if held.learner is not None:
         shard.resume(held.learner, config, ins.policy)
         return held.learner
     if _record(ins).get("resident"):
         raise broken(
             "the optimiser state that an earlier inner step left in the processes of the update",
-            "none: they were started anew",
+            "none, because the processes were started anew",
             ins.trainer,
             "run the segment again from its beginning: only its last step writes the state",
         )
 
     def build() -> Learner:
-        learner = shard.whole(ins.policy, ins.trainer, config, ctx)
-        shard.shard(learner, config, ranks, held.mesh, beat)
-        return learner
+        whole = shard.whole(ins.policy, ins.trainer, config, ctx)
+        shard.shard(whole, config, ranks, held.mesh, beat)
+        return whole
 
-    made: Learner = in_turn(ranks, build)
-    return made
+    learner: Learner = in_turn(ranks, build)
+    return learner
 
 
-def _keep(held: Held, learner: Learner, outs: Outs, ctx: Context) -> None:
-    """Hold what the next update goes on from, and name it as process 0 has."""
+def _hold(held: Held, learner: Learner, outs: Outs, ctx: Context) -> None:
+    """Hold what the next update goes on from, under the fingerprint that process 0 wrote."""
     torch.distributed.barrier()
     held.learner, held.record = (None, {}) if ctx.durable else (learner, outs.trainer.read_json("trainer.json"))
     for frozen in held.reference.values():
@@ -129,7 +128,7 @@ def _keep(held: Held, learner: Learner, outs: Outs, ctx: Context) -> None:
 
 
 def _reference(policy: Policy, config: PolicyGradientConfig, ctx: Context, mesh: Any, beat: shard.Beat) -> Any:
-    """Return the frozen model in shards of the type of the forward pass."""
+    """Return the frozen model in shards, in the number type of the forward pass."""
     model: Any = policy_io.load_model(policy, ctx)
     if model.dtype != getattr(torch, config.dtype):
         model = policy_io.cast_copy(model, getattr(torch, config.dtype), "cpu")
@@ -138,10 +137,10 @@ def _reference(policy: Policy, config: PolicyGradientConfig, ctx: Context, mesh:
 
 
 def in_turn(ranks: Ranks, act: Callable[[], Any]) -> Any:
-    """Return what `act` makes, one process after the other."""
-    made = None
+    """Return what `act` returns. The processes call it one after the other, so that one whole model is in memory at a time."""
+    result = None
     for rank in range(ranks.size):
         if rank == ranks.rank:
-            made = act()
+            result = act()
         torch.distributed.barrier()
-    return made
+    return result

@@ -18,7 +18,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from instar.components.update.batching import Micro
-    from instar.components.update.trainer import Trace
+    from instar.components.update.trace import Trace
 
 
 @dataclass(frozen=True)

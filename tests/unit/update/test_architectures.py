@@ -11,7 +11,7 @@ import torch
 from tests.unit.update.world import VOCABULARY, World, joined, sample_rollouts, save_model
 
 from instar.components.policy_io import load_model
-from instar.components.update import policy_gradient
+from instar.components.update import batching
 from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.learner import Learner, recompute_layers
 from instar.components.update.memory import sizes
@@ -174,11 +174,11 @@ def test_rows_as_wide_as_a_sliding_window_are_not_packed(tmp_path: Path) -> None
 
 def test_auto_packs_where_the_window_is_wider(tmp_path: Path) -> None:
     world = world_of(family("gemma3_text"), tmp_path)
-    chosen = policy_gradient.resolve(PolicyGradientConfig(), joined(world), world.policy)
+    chosen = batching.with_layout(PolicyGradientConfig(), joined(world), world.policy)
     assert chosen.packing == "prefix"
     narrow = tmp_path / "policy0" / "config.json"
     narrow.write_text(narrow.read_text().replace('"sliding_window": 32', '"sliding_window": 7'))
-    assert policy_gradient.resolve(PolicyGradientConfig(), joined(world), world.policy).packing == "none"
+    assert batching.with_layout(PolicyGradientConfig(), joined(world), world.policy).packing == "none"
 
 
 def test_a_checkpoint_without_one_of_its_weights_is_refused(tmp_path: Path) -> None:

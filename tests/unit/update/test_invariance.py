@@ -53,23 +53,24 @@ def _fields(config: Any) -> dict[str, Any]:
 def test_the_loss_is_the_mean_over_all_tokens_of_the_step(world: World) -> None:
     """Against a plain computation: one sequence at a time through the model's own logits."""
     from instar.components.policy_io import load_model
-    from instar.components.update import prepare
+    from instar.components.update.filters import keep_groups
+    from instar.components.update.token_advantages import token_advantages
     from unit.update.world import joined
 
     config = preset("dapo", dtype="float64", lr=1e-4, overlong=Overlong(), max_grad_norm=1e9)
     _, metrics = world.update(config)
     data = joined(world)
-    found = prepare.compute(config, data, None)
-    kept = prepare.kept_groups(config, data)
+    advantages = token_advantages(config, data, None)
+    trained_groups = keep_groups(config.filter, data.correct, data.group, data.num_groups)
     model: Any = load_model(world.policy, world.context()).double()
     total, count = torch.zeros((), dtype=torch.float64), 0
     for row in range(len(data.group)):
-        if not kept[data.group[row]]:
+        if not trained_groups[data.group[row]]:
             continue
         ids = torch.tensor(data.tokens[data.token_offset[row] : data.token_offset[row + 1]])[None]
         logp = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
         own = logp[-int(data.lengths[row]) :]
-        a = float(found.token[data.action_offset[row]])
+        a = float(advantages.token[data.action_offset[row]])
         total = total - (a * (own - own.detach()).exp()).sum()
         count += len(own)
     loss = total / count

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from instar.components.policy_io import MODEL, fingerprint, load_model
-from instar.components.update import forward, learner, trainer
+from instar.components.update import forward, learner, measure, policy_gradient
 from instar.components.update.batching import Micro
 from instar.components.update.config import LoraConfig, PolicyGradientConfig
 from instar.components.update.presets import preset
@@ -155,13 +155,14 @@ def test_no_pass_that_the_algorithm_does_not_need(world: World, monkeypatch: pyt
     world.reference = save_model(other, world.root / "reference", "reference")
     world.scored(lambda row: float(row.rollout_id[-1] in "02"))  # a signal in every group
     seen: list[bool] = []
-    original = trainer.score
+    original = forward.score
 
     def counted(model: Any, micro: Micro, config: PolicyGradientConfig) -> forward.Scored:
         seen.append(torch.equal(model.lm_head.weight, other.lm_head.weight))
         return original(model, micro, config)
 
-    monkeypatch.setattr(trainer, "score", counted)
+    for module in (measure, policy_gradient):
+        monkeypatch.setattr(module, "score", counted)
     _, metrics = world.update(PolicyGradientConfig(lr=1e-5, **changes))
     assert metrics["updates"] == changes.get("minibatches", 1) * changes.get("epochs", 1)
     assert (seen.count(False), seen.count(True)) == (policy, reference)
