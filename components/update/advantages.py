@@ -1,9 +1,15 @@
-"""Sequence advantages in float64: REINFORCE, RLOO, GRPO, Dr. GRPO and batch-scaled forms.
+"""One advantage for each rollout, from the rewards of its group or batch, in float64.
 
-A group or batch is constant if and only if its largest and smallest values are equal, and its advantages are then
-exactly 0: a floating-point standard deviation of equal numbers is often not 0, and dividing rounding noise by it is
-as large as a signal.
-Shapes: N rollouts, G groups. Every rollout passed in has a valid score; lost ones were marked and left out before.
+    method        baseline, scale        A_i
+    REINFORCE     batch, none            r_i - mean(batch)
+    RLOO          loo, none              r_i - mean of the others = n / (n - 1) (r_i - mean(group))
+    GRPO          group, group_std       (r_i - mean(group)) / (std(group) + eps)
+    Dr. GRPO      group, none            r_i - mean(group)
+
+If all rewards of a group are equal, its advantages are exactly 0. Equal means that the largest and the smallest value are
+the same number. The standard deviation cannot tell: of eight times 0.1 it is not 0 in floating point, and rounding noise
+divided by it is as large as a signal.
+Shapes: N rollouts, G groups. Every rollout here has a score; those without one were left out before.
 """
 
 from __future__ import annotations
@@ -60,8 +66,8 @@ def advantages(
 ) -> Floats:
     """Return A [N] for rewards `values` [N] of rollouts in groups `group` [N].
 
-    `whiten` centres and divides by the standard deviation over the batch's tokens and needs `lengths` [N]; groups
-    without variance stay 0 under a group baseline. A group of one under a group baseline raises `RewardError`.
+    `whiten` subtracts the mean over the batch's tokens and divides by their standard deviation, so it needs `lengths` [N].
+    With a group baseline, groups without variance stay 0, and a group of one raises `RewardError`.
     """
     if baseline == "none":
         a = values.copy()
@@ -85,7 +91,7 @@ def advantages(
 
 
 def whiten(values: Floats, weights: Floats, eps: float) -> Floats:
-    """Return (value - mean) / (std + eps) with weighted, unbiased moments; exactly 0 when all values are equal."""
+    """Return (value - mean) / (std + eps); exactly 0 when all values are equal. Mean and std are weighted and unbiased."""
     total = weights.sum()
     if values.size == 0 or values.min() == values.max() or total <= 1:
         return np.zeros_like(values)
@@ -101,5 +107,5 @@ def _need_pairs(count: Ints) -> None:
             expected="at least 2 scored rollouts in each group",
             found=f"{small} groups of one",
             where="update.baseline",
-            action="sample larger groups, or use baseline=none, batch or critic",
+            action="sample larger groups, or set update.baseline=none, batch or critic",
         )

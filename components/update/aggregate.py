@@ -1,8 +1,16 @@
-"""One normaliser per optimiser step, from counts of the whole step: loss = sum_i w_i sum_t l_it.
+"""How token losses become one number: loss = sum_i w_i sum_t l_it, over the sequences i of one optimiser step.
 
-w depends on the sequence alone, so any split into micro-batches, any padding and any packing gives the same loss.
-`token_mean` 1/tokens, `seq_token_mean` 1/(B T_i), `seq_token_sum` 1/B, `constant` 1/(B L_max). Sequences that are
-left out of the loss are left out of B and of the token count as well.
+    rule              w_i            used by
+    token_mean        1 / tokens     DAPO
+    seq_token_mean    1 / (B T_i)    GRPO
+    seq_token_sum     1 / B          RLOO
+    constant          1 / (B L_max)  Dr. GRPO
+
+T_i is the length of a sequence. B, the number of sequences, and the number of tokens are counted over the whole step. So
+the loss is the same however the step is split into micro-batches, padded or packed. A sequence that is left out of the
+loss is not counted either.
+
+Example: two sequences of 2 and 8 tokens. `token_mean` gives each 1/10. `seq_token_mean` gives the first 1/4, the second 1/16.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ Rule = Literal["token_mean", "seq_token_mean", "seq_token_sum", "constant"]
 
 
 def normaliser(rule: Rule, lengths: Ints, included: Bools, max_length: int = 0) -> float:
-    """Return the number of tokens, of sequences, or sequences times L_max that divides the loss; at least 1."""
+    """Return what divides the loss: the number of tokens, of sequences, or of sequences times L_max. It is at least 1."""
     if rule == "token_mean":
         return float(max(lengths[included].sum(), 1))
     sequences = float(max(included.sum(), 1))
@@ -25,7 +33,7 @@ def normaliser(rule: Rule, lengths: Ints, included: Bools, max_length: int = 0) 
 
 
 def sequence_weights(rule: Rule, lengths: Ints, included: Bools, max_length: int = 0) -> Floats:
-    """Return w [N] of one optimiser step's sequences; 0 where not `included` [N]. lengths [N] in action tokens."""
+    """Return w [N] for one optimiser step. A sequence that is not `included` has 0. `lengths` count action tokens."""
     weights = np.where(included, 1.0 / normaliser(rule, lengths, included, max_length), 0.0)
     if rule == "seq_token_mean":
         weights = weights / np.maximum(lengths, 1)

@@ -1,11 +1,16 @@
-"""Micro-batches under a token budget, in one of three layouts.
+"""Arranges sequences in micro-batches under a token budget. A micro-batch is one forward pass. There are three layouts.
 
-`none`: one sequence per row, sorted by length. Padding is on the right and causal attention never looks right, so no
-mask is needed. `sequence`: several sequences per row behind a block-diagonal mask. `prefix`: as `sequence`, and
-sequences that start with the same prompt share one copy of it, so a group of G answers computes its prompt once; each
-answer attends to the prompt and to itself, at the positions it would have alone. All three give the same
-log-probabilities up to rounding.
-Shapes: S sequences of the micro-batch, B rows, W row width, m action tokens of the micro-batch.
+    none        [prompt 1, answer a, padding]                    one sequence in a row, sorted by length
+                [prompt 1, answer b, padding]
+    sequence    [prompt 1, answer a, prompt 1, answer b]         several sequences in a row
+    prefix      [prompt 1, answer a, answer b]                   and one copy of a prompt for all its answers
+
+`none` needs no mask: padding is on the right, and causal attention never looks to the right. The other two need a mask, so
+that a sequence sees only itself. In `prefix` each answer sees the prompt and itself, at the positions that it would have
+alone, so a group computes its prompt once. All three give the same log-probabilities up to rounding.
+
+Words: a piece is the sequences that share one copy of a prompt. A row holds one or more pieces.
+Shapes: S sequences of the micro-batch, B rows, W width of a row, m action tokens of the micro-batch.
 """
 
 from __future__ import annotations
@@ -31,32 +36,32 @@ if TYPE_CHECKING:
 Shape = tuple[int, int]
 """Rows and width of one forward pass."""
 Piece = list[int]
-"""Sequences that share the prompt of the first."""
+"""Row numbers of sequences that share one copy of their prompt, which lies in front of the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Micro:
-    """Inputs of one forward pass. They wait in host memory and visit the device one pass at a time (`to`)."""
+    """Inputs of one forward pass. They wait in host memory; `to` copies them to the device when their pass runs."""
 
     rows: Tensor
-    """[S] rollouts"""
+    """[S] numbers of the rollouts"""
     input_ids: Tensor
-    """[B, W]"""
+    """[B, W] 0 at padding"""
     position_ids: Tensor | None
-    """[B, W] when packed"""
+    """[B, W] when packed: positions that the tokens would have alone"""
     seen: Tensor | None
-    """[3, B, W] what `mask` is made of, when packed: its sequence, whose prompt it sees, whose prompt it is part of"""
+    """[3, B, W] when packed: of each position its sequence, whose prompt it sees, whose prompt it is part of (`mask`)"""
     head_at: Tensor
-    """[m] flat position whose hidden state predicts the token"""
+    """[m] position, in the flattened rows, whose hidden state predicts the token"""
     targets: Tensor
-    """[m]"""
+    """[m] id of the token"""
     sequence: Tensor
-    """[m] position in `rows`"""
+    """[m] number of the token's rollout, in `rows`"""
     tokens: Tensor
-    """[m] position in the flat action arrays"""
+    """[m] number of the token among the action tokens of all rollouts"""
 
     def to(self, device: str) -> Micro:
-        """Return the same on `device`, by way of pinned memory where that is CUDA: the copy does not stop the host."""
+        """Return the same on `device`. For CUDA the copy goes through pinned memory, so that the host need not wait for it."""
         if device == "cpu":
             return self
         sent = {f.name: _sent(getattr(self, f.name), device) for f in dataclasses.fields(self)}
@@ -64,12 +69,12 @@ class Micro:
 
 
 def micro_batches(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[Micro]:
-    """Return the forward passes that cover `rows` once, in host memory. `budget` bounds rows times width, in tokens."""
+    """Return forward passes, in host memory, in which each of `rows` is once. Rows times width are at most `budget` tokens."""
     return [_build(data, bins, packing != "none") for bins in arrange(data, rows, budget, packing)]
 
 
 def arrange(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[list[list[Piece]]]:
-    """Return for every forward pass its rows of pieces."""
+    """Return the forward passes as nested lists: passes, rows of a pass, pieces of a row."""
     if packing == "none":
         return [[[[r]] for r in part.tolist()] for part in split(rows, data.widths, budget)]
     pieces = share(data, rows, budget) if packing == "prefix" else [[r] for r in rows.tolist()]
@@ -78,7 +83,7 @@ def arrange(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[li
 
 
 def shapes(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[Shape]:
-    """Return rows and width of every forward pass of a layout, without building any."""
+    """Return rows and width of every forward pass of a layout, without building it."""
     prompts = data.prompt_lengths
     return [
         (len(bins), max(sum(piece_width(piece, data.widths, prompts) for piece in pieces) for pieces in bins))
@@ -86,22 +91,24 @@ def shapes(data: UpdateBatch, rows: Ints, budget: int, packing: str) -> list[Sha
     ]
 
 
-def cost(found: list[Shape]) -> float:
-    """Return what forward and backward of these passes cost, in positions of very short rows.
+def cost(passes: list[Shape]) -> float:
+    """Return what forward and backward of these passes cost. The unit is one position of a very short row.
 
-    A position costs 1 + W / W0: the rest of the layers, and attention over its row. Measured on SmolLM2-135M in bfloat16
-    with one thread (AVX-512), the head left out, in milliseconds per position: W 40 4.2, W 256 without a mask 5.1, with one
-    W 384 5.3 and W 640 6.4, so W0 is about 1150 and a mask costs nothing by itself.
+    A position costs 1 + W / W0. The 1 is for the layers without attention, W / W0 for attention over its row. W0 is about 1150,
+    and a mask itself costs nothing. Measured on SmolLM2-135M in bfloat16 with one thread (AVX-512), without the head:
+
+        W                       40     256    384         640
+        milliseconds/position   4.2    5.1    5.3 (mask)  6.4 (mask)
     """
-    return sum(rows * width * (1 + width / ATTENTION_WIDTH) for rows, width in found)
+    return sum(rows * width * (1 + width / ATTENTION_WIDTH) for rows, width in passes)
 
 
 def choose(data: UpdateBatch, rows: Ints, budget: int) -> str:
-    """Return the cheaper of `none` and `prefix` for these rollouts (`cost`).
+    """Return the layout that costs less for these rollouts: `none` or `prefix`.
 
-    Shared prompts of 34 tokens with 8 answers of 6 compute a quarter of the positions in a third of the time, prompts of
-    128 with 4 answers of 128 three quarters in 0.82. Where prompts are a small part, or nobody shares one, rows of one
-    sequence are narrower and win.
+    Example: 8 answers of 6 tokens share a prompt of 34. `prefix` computes a quarter of the positions and takes a third of the
+    time. With 4 answers of 128 tokens and a prompt of 128, it computes three quarters and takes 0.82 of the time. If prompts
+    are short or not shared, `none` wins, because its rows are narrower.
     """
     shared = cost(shapes(data, rows, budget, "prefix"))
     return "prefix" if shared < cost(shapes(data, rows, budget, "none")) else "none"
@@ -124,9 +131,9 @@ def with_layout(config: PolicyGradientConfig, data: UpdateBatch, policy: Policy)
 
 
 def split(rows: Ints, widths: Ints, budget: int) -> list[Ints]:
-    """Return micro-batches of `rows`, longest first, each with rows times longest <= budget (or one row).
+    """Return micro-batches of `rows` with at most `budget` tokens, padding included. A longer row is alone in its own.
 
-    widths [N] in tokens. Longest first, so that the largest micro-batch runs out of memory at once or not at all.
+    `widths` [N] count tokens. The longest rows come first: if memory does not suffice, the first pass says so.
     """
     order = rows[np.argsort(-widths[rows], kind="stable")]
     out, start = [], 0
@@ -138,10 +145,10 @@ def split(rows: Ints, widths: Ints, budget: int) -> list[Ints]:
 
 
 def share(data: UpdateBatch, rows: Ints, budget: int) -> list[Piece]:
-    """Return `rows` grouped by equal prompts, in first-seen order, cut evenly so that no piece is wider than pays.
+    """Return `rows` in pieces of equal prompts, in the order in which the prompts come first.
 
-    With answers of t tokens, k of them behind a prompt of p make a piece of w = p + k t, and each costs w / k (1 + w / W0):
-    least at w = p + sqrt(p (W0 + p)).
+    A group is cut evenly into pieces of the cheapest width. If k answers of t tokens follow a prompt of p, the piece has
+    w = p + k t tokens, and each answer costs w / k (1 + w / W0). That is least at w = p + sqrt(p (W0 + p)).
     """
     widths, prompts = data.widths, data.prompt_lengths
     limit = min(budget, ROW_WIDTH)
@@ -165,12 +172,16 @@ def share(data: UpdateBatch, rows: Ints, budget: int) -> list[Piece]:
 
 
 def piece_width(piece: Piece, widths: Ints, prompts: Ints) -> int:
-    """Return the tokens of a piece: one prompt and all that follows it in each sequence."""
+    """Return the number of tokens of a piece: one copy of the prompt, and what follows it in each sequence."""
     return int(widths[piece].sum() - (len(piece) - 1) * prompts[piece[0]])
 
 
 def pack(pieces: list[Piece], widths: list[int], budget: int) -> list[list[list[Piece]]]:
-    """Return micro-batches of rows of pieces: first-fit decreasing into rows as wide as the widest piece."""
+    """Return the pieces packed into rows and the rows dealt to micro-batches.
+
+    A row is as wide as the widest piece. The widest pieces go first, each into the first row with room for it (first-fit
+    decreasing).
+    """
     order = sorted(range(len(pieces)), key=lambda i: (-widths[i], i))
     if not order:
         return []
@@ -190,15 +201,15 @@ def pack(pieces: list[Piece], widths: list[int], budget: int) -> list[list[list[
 
 
 def padding_ratio(micros: Sequence[Micro], real_tokens: int) -> float:
-    """Return computed positions over tokens of the sequences; 1 is no padding, less than 1 is shared prompts."""
+    """Return computed positions over tokens of the sequences. It is 1 without padding, and less where prompts are shared."""
     return sum(m.input_ids.numel() for m in micros) / max(real_tokens, 1)
 
 
 def mask(seen: Tensor) -> Tensor:
-    """Return who sees whom, [B, 1, W, W], on the device of `seen` [3, B, W]: a query (third) may see a key (fourth).
+    """Return which position sees which, [B, 1, W, W], on the device of `seen` [3, B, W].
 
-    Seen are earlier positions of the same sequence, and the prompt that its piece shares. W^2 entries a row: it is made
-    for one pass and goes with it.
+    The third dimension is the query, the fourth the key. A position sees earlier positions of its own sequence and the prompt
+    that its piece shares. The mask has W^2 entries for each row, so it lives for one pass only.
     """
     sequence, query, key = seen
     earlier = torch.ones(seen.shape[2], seen.shape[2], dtype=torch.bool, device=seen.device).tril()
@@ -249,8 +260,8 @@ def _build(data: UpdateBatch, bins: list[list[Piece]], packed: bool) -> Micro:
 def _seen(at: Ints, own: Ints, shared: Ints, piece_of: Ints, shape: Shape) -> Tensor:
     """Return what `mask` compares, [3, B, W].
 
-    `shared` [S] is the length of the prompt that others of the piece see, 0 where nobody does. Padding sees padding,
-    so that no query is left without a key.
+    `shared` [S] is the length of the prompt that the others of a piece see. It is 0 if there are no others. Padding sees
+    padding, so that every query has a key.
     """
     sequence = np.full(shape[0] * shape[1], -1, dtype=np.int64)
     sequence[at] = np.repeat(np.arange(len(own)), own)

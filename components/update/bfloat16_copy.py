@@ -1,8 +1,13 @@
-"""The bfloat16 copy that runs forward and backward, and how its gradients reach the float32 weights.
+"""The bfloat16 copy of the model, which runs forward and backward. Its gradients are added up in float32.
 
-Autocast would cast every weight again in every micro-batch and compute norms and residuals in float32, which the sampler
-does not. The copy is refreshed once per optimizer step. Each parameter's gradient is added to its master's in float32 as
-soon as backward has made it, and dropped: the gradients of two types never exist whole at the same time.
+    float32 weights (masters) -- refresh, once for each optimiser step -->  bfloat16 copy
+            ^                                                                    |
+            +-------------- each gradient, as soon as backward has it <----------+
+
+A gradient leaves the copy at once, so the gradients of the whole model never exist in both types.
+
+Why not autocast? It casts every weight again in every micro-batch. It also computes norms and residuals in float32, and the
+sampler does not.
 """
 
 from __future__ import annotations
@@ -16,10 +21,10 @@ from instar.components.policy_io import cast_copy
 
 
 class Bfloat16Copy:
-    """`model` computes in bfloat16; `p.grad` of the masters' parameters gathers over micro-batches in their own type."""
+    """`model` computes in bfloat16. Gradients of all micro-batches add up in `p.grad` of the masters, in their own type."""
 
     def __init__(self, master: Any, copy: Any = None) -> None:
-        """`copy` is the rounded model of exactly these weights, where there is one already."""
+        """`copy` may be a model that already holds exactly these weights, rounded."""
         self.model: Any = copy or cast_copy(master, torch.bfloat16, str(master.device)).eval()
         self._masters: list[Tensor] = [p.detach() for p in master.parameters()]
         self._copies: list[nn.Parameter] = list(self.model.parameters())
@@ -30,13 +35,13 @@ class Bfloat16Copy:
         ]
 
     def refresh(self) -> None:
-        """Take over the masters' values."""
+        """Copy the values of the masters."""
         with torch.no_grad():
             for copy, master in zip(self._copies, self._masters, strict=True):
                 copy.copy_(master)
 
     def release(self) -> None:
-        """Part the copy from its masters: from here on it is a model of its own."""
+        """Separate the copy from its masters. It is an ordinary model then."""
         for hook in self._hooks:
             hook.remove()
 

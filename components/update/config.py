@@ -1,7 +1,7 @@
-"""Every choice of the policy update. Values that are known to train the wrong thing are refused here, with the reason.
+"""The settings of a policy-gradient update. A value that is known to train the wrong thing is refused, with the reason.
 
-The defaults are DAPO's loss (arXiv 2503.14476) without its filter and length penalty, with truncated importance weights
-against a sampler that differs from the trainer.
+The defaults are the loss of DAPO (arXiv 2503.14476) without its filter and length penalty. Truncated importance weights
+correct for a sampler that differs from the trainer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AGGREGATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientConfig(Piece):
-    """One update by policy gradient: advantage, loss, aggregation, correction, optimiser, memory."""
+    """One policy-gradient update: advantage, loss, aggregation, correction, optimiser, memory."""
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset(
         {"rollouts.token_ids", "rollouts.behaviour_logprobs", "scores.correct", "scores.reward"}
@@ -55,24 +55,26 @@ class PolicyGradientConfig(Piece):
 
     strategy: Literal["policy_gradient"] = "policy_gradient"
     preset: str = "default"
-    """Name the values came from, kept for the record. `--set update.preset=NAME`, or a file, puts that preset's objective in
-    place (`presets.expanded`); here the name alone changes nothing."""
+    """Name of the preset that the values came from, for the record. Here the name alone changes nothing.
+
+    `--set update.preset=NAME` writes out that preset's objective, and so does a file (`presets.expanded`).
+    """
     baseline: Literal["none", "batch", "group", "loo", "critic"] = "group"
     scale: Literal["none", "group_std", "batch_std", "whiten"] = "group_std"
     eps: float = 1e-4
-    """Added to the standard deviation."""
+    """Added to the standard deviation that advantages are divided by."""
     min_group: int = 2
-    """Groups with fewer valid scores are dropped and counted."""
+    """A group with fewer scores is dropped and counted."""
     ratio: Literal["token", "sequence"] = "token"
     objective: Literal["clip", "cispo", "reinforce"] = "clip"
     clip_low: float = 0.2
     clip_high: float = 0.28
     clip_dual: float | None = None
     cap: float | None = None
-    """CISPO: absolute upper bound of the importance weight."""
+    """For CISPO: the largest importance weight."""
     aggregate: Literal["token_mean", "seq_token_mean", "seq_token_sum", "constant"] = "token_mean"
     max_length: int = 0
-    """L_max of `aggregate=constant`, in tokens."""
+    """L_max for `aggregate=constant`, in tokens."""
     kl: Kl = field(default_factory=Kl)
     filter: Filter = field(default_factory=Filter)
     overlong: Overlong = field(default_factory=Overlong)
@@ -80,7 +82,7 @@ class PolicyGradientConfig(Piece):
     epochs: int = 1
     minibatches: int = 1
     arm_weights: dict[str, float] = field(default_factory=dict)
-    """Factor on the loss of an arm's rollouts, 1 where none is given: for example how much judging counts beside solving."""
+    """Factor on the loss of an arm's rollouts. An arm that is not named has 1. Example: judging counts half as much as solving."""
     entropy_coef: float = 0.0
     gamma: float = 1.0
     lam: float = 1.0
@@ -95,36 +97,37 @@ class PolicyGradientConfig(Piece):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     total_steps: int = 0
-    """Optimiser steps after which a linear or cosine schedule reaches 0: those of the run, or more."""
+    """Number of optimiser steps after which a linear or cosine schedule reaches 0. It must be at least that of the run."""
     micro_batch_tokens: int = 2048
-    """Rows times longest row of one forward pass."""
+    """Largest number of tokens in one forward pass, padding included."""
     packing: Literal["auto", "none", "sequence", "prefix"] = "auto"
-    """One sequence per row, several, or several that share their prompt (needs a model that takes 4-d masks).
+    """How sequences lie in the rows of a forward pass (see `batching`).
 
-    `auto` takes `prefix` where sharing pays (`layout.choose`), else `none`.
+    `none` has one sequence in a row, `sequence` several, and `prefix` several that share their prompt. The last two need a model
+    that accepts 4-d masks. `auto` takes `prefix` if that costs less than `none`.
     """
     logprob_chunk: int = 0
-    """Tokens whose logits exist at once; 0 takes as many as fit a fixed budget."""
+    """Number of tokens whose logits exist at once. 0 takes as many as fit a fixed budget."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Arithmetic of the forward pass. Weights and moments are float32 (float64 for float64)."""
+    """Number type of the forward pass. Weights and moments are float32, and float64 only for float64."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: int | Literal["auto"] = 1
-    """Processes on this machine that share the update, each with one CUDA device or one part of the CPU's cores.
+    """Number of processes on this machine that share the update. Each has one CUDA device, or a part of the CPU's cores.
 
-    `auto`: one for each CUDA device. Sums of gradients round differently for another number.
+    `auto` takes one for each CUDA device. With another number, sums of gradients are rounded differently.
     """
     moments: Literal["device", "host"] = "device"
-    """Where Adam's moments wait while the policy samples between inner steps that write nothing.
+    """Where Adam's moments wait while the policy samples, between inner steps that write no files.
 
-    On the device they take 8 bytes a trained parameter; from host memory they travel there and back at every step.
+    On the device they take 8 bytes for each trained parameter. In host memory they take none, but are copied at every step.
     """
     collective_timeout_s: float = 600.0
-    """Longest time that one of several processes waits for the others, in seconds, before the update fails."""
+    """Longest time in seconds that one of several processes waits for the others before the update fails."""
     lora: LoraConfig | None = None
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Compute activations again in backward; `auto`: only where the predicted peak does not fit what is free without it."""
+    """Whether backward computes activations again, which saves memory. `auto` does so only if the update does not fit without."""
     allow_over_memory: bool = False
-    """Start although the predicted peak is above the memory that is free."""
+    """Start even if the predicted peak is above the free memory."""
 
     def __post_init__(self) -> None:
         _check_advantage(self)
@@ -132,28 +135,28 @@ class PolicyGradientConfig(Piece):
         _check_optimiser(self)
 
     def provides(self) -> frozenset[str]:
-        """Return the columns filled: one sample has no advantage among its like."""
+        """Return the columns that are filled. A group of one sample has no group advantage."""
         return self.PROVIDES if self.min_group >= 2 else self.PROVIDES - {"stats.sum_abs_advantage_correct"}
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        found: dict[str, str] = {}
+        """Return the fields that have no effect now, each with the setting that would read it."""
+        readers: dict[str, str] = {}
         if self.objective != "clip":
-            found |= dict.fromkeys(("clip_low", "clip_high"), "update.objective=clip")
+            readers |= dict.fromkeys(("clip_low", "clip_high"), "update.objective=clip")
         if self.baseline != "critic":
-            found |= dict.fromkeys(("gamma", "lam", "value_clip", "vf_coef", "critic_lr"), "update.baseline=critic")
+            readers |= dict.fromkeys(("gamma", "lam", "value_clip", "vf_coef", "critic_lr"), "update.baseline=critic")
         if self.aggregate != "constant":
-            found["max_length"] = "update.aggregate=constant"
+            readers["max_length"] = "update.aggregate=constant"
         if self.schedule == "constant":
-            found["total_steps"] = "update.schedule=linear or cosine"
+            readers["total_steps"] = "update.schedule=linear or cosine"
         if self.processes == 1:
-            found["collective_timeout_s"] = "update.processes above 1"
+            readers["collective_timeout_s"] = "update.processes above 1"
         else:
-            found["moments"] = "update.processes=1"
-        return found
+            readers["moments"] = "update.processes=1"
+        return readers
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
-        """Train on one batch of scored rollouts, in this process or in those it starts."""
+        """Train on one batch of scored rollouts, in this process or in processes that it starts."""
         if self.processes != 1:
             from instar.components.update.parallel.launch import improve_together
 
@@ -163,12 +166,12 @@ class PolicyGradientConfig(Piece):
         return improve(ins, outs, self, ctx)
 
     def steps_per_update(self, recipe: RecipeView) -> int:
-        """Return the optimiser steps of one update at most: a minibatch without any signal is skipped."""
+        """Return the largest number of optimiser steps of one update. A minibatch without any signal is skipped."""
         del recipe
         return self.epochs * self.minibatches
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse settings that another piece leaves without effect, or contradicts."""
+        """Refuse settings that have no effect in this recipe, or that contradict another piece of it."""
         del name
         _check_groups(self, recipe)
         check_schedule(recipe)
@@ -209,7 +212,7 @@ def _check_advantage(c: PolicyGradientConfig) -> None:
         "group or loo",
         c.baseline,
         "baseline",
-        "scale=group_std divides by the group's std",
+        "scale=group_std divides by the standard deviation of a group",
     )
     if c.baseline == "critic":
         need(
@@ -217,24 +220,24 @@ def _check_advantage(c: PolicyGradientConfig) -> None:
             "none or whiten",
             c.scale,
             "scale",
-            "a critic's advantages differ by token",
+            "a critic gives each token its own advantage",
         )
     need(0 < c.gamma <= 1, "in (0, 1]", c.gamma, "gamma")
     need(0 <= c.lam <= 1, "in [0, 1]", c.lam, "lam")
-    need(c.eps > 0, "> 0", c.eps, "eps", "a nearly constant group would explode")
+    need(c.eps > 0, "> 0", c.eps, "eps", "a group of nearly equal rewards would be divided by almost 0")
 
 
 def _check_loss(c: PolicyGradientConfig) -> None:
     sequence = c.ratio == "sequence"
     if sequence and c.objective == "clip":
         for name in ("clip_high", "clip_low"):
-            more = "sequence ratios move by 1e-4; a token clip never binds"
+            more = "sequence ratios differ from 1 by about 1e-4, so a clip for tokens would never have an effect"
             need(getattr(c, name) <= 0.05, "<= 0.05", getattr(c, name), name, more)
     if c.objective == "cispo":
         good = c.cap is not None and math.isfinite(c.cap) and c.cap >= 1
         need(good, ">= 1", c.cap, "cap", "a cap below 1 scales every gradient down")
     else:
-        need(c.cap is None, "none", c.cap, "cap", "only objective=cispo reads it")
+        need(c.cap is None, "none", c.cap, "cap", "it has an effect only with objective=cispo")
     plain = c.objective == "reinforce"
     for name in ("epochs", "minibatches"):
         one = "1, for one optimiser step per batch"
@@ -245,7 +248,7 @@ def _check_loss(c: PolicyGradientConfig) -> None:
     need(c.clip_low > 0, "> 0", c.clip_low, "clip_low")
     need(c.clip_high > 0, "> 0", c.clip_high, "clip_high")
     if c.clip_dual is not None:
-        need(c.objective == "clip", "none", c.clip_dual, "clip_dual", "only objective=clip reads it")
+        need(c.objective == "clip", "none", c.clip_dual, "clip_dual", "it has an effect only with objective=clip")
         need(c.clip_dual > 1, "> 1", c.clip_dual, "clip_dual")
     if c.aggregate == "constant":
         need(c.max_length > 0, "> 0", c.max_length, "max_length", "aggregate=constant divides by it")
@@ -260,7 +263,7 @@ def _check_optimiser(c: PolicyGradientConfig) -> None:
     need(c.weight_decay >= 0, ">= 0", c.weight_decay, "weight_decay", "a negative one lets the weights grow")
     need(c.warmup_steps >= 0, ">= 0", c.warmup_steps, "warmup_steps")
     need(c.critic_lr > 0, "> 0", c.critic_lr, "critic_lr")
-    need(c.max_grad_norm > 0, "> 0", c.max_grad_norm, "max_grad_norm", "write a large number to never clip")
+    need(c.max_grad_norm > 0, "> 0", c.max_grad_norm, "max_grad_norm", "write a large number to switch clipping off")
     good = c.schedule == "constant" or c.total_steps > c.warmup_steps
     need(
         good,
@@ -270,18 +273,24 @@ def _check_optimiser(c: PolicyGradientConfig) -> None:
         f"schedule={c.schedule} ends there",
     )
     several = c.processes == "auto" or c.processes >= 1
-    need(several, "1 or more, or auto", c.processes, "processes", "write how many GPUs of this machine to use")
+    need(
+        several,
+        "1 or more, or auto",
+        c.processes,
+        "processes",
+        "write how many GPUs of this machine the update may use",
+    )
     need(c.collective_timeout_s > 0, "> 0", c.collective_timeout_s, "collective_timeout_s")
     need(c.micro_batch_tokens >= 1, ">= 1", c.micro_batch_tokens, "micro_batch_tokens")
     need(c.logprob_chunk >= 0, ">= 0", c.logprob_chunk, "logprob_chunk")
 
 
 def _check_groups(c: PolicyGradientConfig, recipe: RecipeView) -> None:
-    """Refuse groups that are all dropped, and more minibatches than groups: a group is dealt whole."""
+    """Refuse a `min_group` that drops every group, and more minibatches than groups. A group is never split."""
     drawn = recipe.curriculum
     if c.min_group > drawn.group_size:
         raise ConfigError(
-            expected=f"update.min_group <= {drawn.group_size}, the rollouts of a prompt: smaller groups are dropped",
+            expected=f"update.min_group <= {drawn.group_size}, the rollouts of a prompt, because smaller groups are dropped",
             found=str(c.min_group),
             where="recipe.update.min_group",
             action=f"set update.min_group to at most {drawn.group_size}, or a larger curriculum.group_size",
@@ -289,7 +298,7 @@ def _check_groups(c: PolicyGradientConfig, recipe: RecipeView) -> None:
     most = (c.filter.keep_prompts or drawn.slots) + (drawn.generated.prompts if drawn.generated else 0)
     if c.minibatches > most:
         raise ConfigError(
-            expected=f"update.minibatches <= {most}, the groups of a batch: a group is never split",
+            expected=f"update.minibatches <= {most}, the groups of a batch, because a group is never split",
             found=str(c.minibatches),
             where="recipe.update.minibatches",
             action=f"set update.minibatches to at most {most}, or a larger curriculum.prompts",
@@ -297,11 +306,14 @@ def _check_groups(c: PolicyGradientConfig, recipe: RecipeView) -> None:
 
 
 def _check_precision(c: PolicyGradientConfig, recipe: RecipeView) -> None:
-    """Refuse a trainer in bfloat16 behind a sampler that does not: one rounds a float32 policy, the other reads it as it is."""
+    """Refuse a trainer in bfloat16 with a sampler in float32.
+
+    The trainer would round a float32 policy and the sampler would not, so they would compute different probabilities.
+    """
     rollout = recipe.rollout
     if c.dtype == "bfloat16" and rollout.strategy == "sample" and rollout.engine.dtype != "bfloat16":
         raise ConfigError(
-            expected="rollout.engine.dtype=bfloat16, as update.dtype: both have to read a float32 policy rounded",
+            expected="rollout.engine.dtype=bfloat16, as update.dtype, because both must round a float32 policy in the same way",
             found=f"'{rollout.engine.dtype}'",
             where="recipe.rollout.engine.dtype",
             action="set rollout.engine.dtype=bfloat16 (and evaluate.engine.dtype, test.engine.dtype), or update.dtype=float32",
@@ -309,7 +321,7 @@ def _check_precision(c: PolicyGradientConfig, recipe: RecipeView) -> None:
 
 
 def _check_arm_weights(c: PolicyGradientConfig, recipe: RecipeView) -> None:
-    """Refuse a weight for an arm that no rollout is of: it would change nothing."""
+    """Refuse a weight for an arm that has no rollouts, because it would change nothing."""
     prep = recipe.dataset_prep
     if prep.strategy != "text":
         return
@@ -318,7 +330,7 @@ def _check_arm_weights(c: PolicyGradientConfig, recipe: RecipeView) -> None:
     unknown = sorted(set(c.arm_weights) - set(names))
     if unknown:
         raise ConfigError(
-            expected="arms that are trained on",
+            expected="names of arms that are trained on",
             found=", ".join(unknown),
             where="recipe.update.arm_weights",
             action=nearest(unknown[0], names),
@@ -326,7 +338,7 @@ def _check_arm_weights(c: PolicyGradientConfig, recipe: RecipeView) -> None:
 
 
 def _advantage(c: PolicyGradientConfig) -> str:
-    """State A."""
+    """State the formula of the advantage."""
     base = BASELINES[c.baseline]
     scales = {
         "none": f"A_i = {base}",
@@ -339,7 +351,7 @@ def _advantage(c: PolicyGradientConfig) -> str:
 
 
 def _ratio(c: PolicyGradientConfig) -> str:
-    """State w."""
+    """State the formula of the ratio."""
     if c.objective == "reinforce":
         return "no ratio: one optimiser step per batch"
     if c.ratio == "sequence":
@@ -348,7 +360,7 @@ def _ratio(c: PolicyGradientConfig) -> str:
 
 
 def _token_loss(c: PolicyGradientConfig) -> str:
-    """State l."""
+    """State the formula of the token loss."""
     if c.objective == "reinforce":
         return "l_it = -A log pi(o_it)"
     once = "; w is 1 in the only step of a batch, so no bound on it is reached" if c.epochs * c.minibatches == 1 else ""
@@ -359,7 +371,7 @@ def _token_loss(c: PolicyGradientConfig) -> str:
 
 
 def _optimiser(c: PolicyGradientConfig) -> str:
-    """State the optimiser steps of one update."""
+    """State the optimiser and the number of its steps in one update."""
     end = f", {c.schedule} to 0 at {c.total_steps}" if c.schedule != "constant" else ""
     warm = f", {c.warmup_steps} warm-up steps" if c.warmup_steps else ""
     return (

@@ -1,4 +1,8 @@
-"""Which groups reach the optimiser (DAPO section 3.2). Judged on `correct`, so a format reward cannot fake a signal."""
+"""Which groups are trained on (DAPO, arXiv 2503.14476, section 3.2).
+
+A group is judged by `correct`, not by the reward. A reward for the format alone would make a group look as if it had a
+signal, although all its answers are wrong.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def keep_groups(config: Filter, correct: Floats, group: Ints, num_groups: int) -> Bools:
-    """Return per group whether it is trained on, [G]. Groups come in slot order; empty ones are never kept."""
+    """Return for each group whether it is trained on, [G]. Groups are in slot order. An empty group never is."""
     count = np.bincount(group, minlength=num_groups)
     keep = count > 0
     if config.kind == "zero_variance":

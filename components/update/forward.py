@@ -1,6 +1,9 @@
-"""From token ids to log-probabilities of action tokens: the model's trunk, then the head on action positions alone.
+"""From token ids to log-probabilities of action tokens.
 
-Shapes: B rows of width W, m action tokens, H hidden width, V vocabulary.
+    token ids [B, W] -> trunk -> hidden states [B, W, H] -> only action positions [m, H] -> head -> log-probabilities [m]
+
+The head runs on action positions only and in tiles, so the logits of a whole batch never exist at once.
+Shapes: B rows of width W, m action tokens, H hidden width.
 """
 
 from __future__ import annotations
@@ -25,14 +28,14 @@ if TYPE_CHECKING:
     from instar.components.update.config import PolicyGradientConfig
 
 _AGREES: Kind[frozenset[tuple[str, ...]]] = Kind("update/agrees")
-"""The structures, with type, device and layout, that have passed `check_forward` in this process."""
+"""The model structures that passed `check_forward` in this process, each with its number type, device and layout."""
 GATHERED = "instar_score"
-"""Method of a model whose parameters lie in shards (`parallel.shard`): `compute` with the parameters gathered."""
+"""Name of a method that a model in shards has (`parallel.shard`): it gathers the parameters and calls `compute`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Per action token: log-probability [m], entropy [m], hidden state [m, H]."""
+    """Of each action token: log-probability [m], entropy [m], hidden state [m, H]."""
 
     logp: Tensor
     entropy: Tensor
@@ -40,19 +43,19 @@ class Scored:
 
 
 EAGER_WIDTH = 128
-"""Rows up to this wide attend by plain products, in bfloat16 on a CPU, where the fused kernel's backward is slow.
+"""Rows up to this width use plain attention in bfloat16 on a CPU, because there the backward of the fused kernel is slow.
 
-Measured on SmolLM2-135M, forward and backward with one thread (AVX-512), plain over fused: 0.70 to 0.83 at width 40, 0.86 at
-82 with a mask, 1.06 to 1.11 at 256.
+Measured on SmolLM2-135M, forward and backward with one thread (AVX-512), the time of plain over that of fused attention:
+0.70 to 0.83 at width 40, 0.86 at 82 with a mask, 1.06 to 1.11 at 256.
 """
 _LOADED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-"""The attention a model was loaded with, where `attend` has changed it."""
+"""The attention that a model was loaded with, if `attend` has changed it."""
 
 
 def attend(model: Any, width: int) -> str:
-    """Set and return the fastest attention for rows of `width`: `eager`, or the one the model was loaded with.
+    """Set the fastest attention for rows of `width` and return its name: `eager`, or the one that the model was loaded with.
 
-    It stays set, because backward may compute the layers again; `as_loaded` takes it back.
+    It stays set after the pass, because backward may compute the layers again. `as_loaded` undoes it.
     """
     now = str(model.config._attn_implementation)
     loaded = _LOADED.setdefault(model, now)
@@ -63,7 +66,7 @@ def attend(model: Any, width: int) -> str:
 
 
 def as_loaded(model: Any) -> None:
-    """Give the model back its own attention, so that whoever shares it computes what it always did."""
+    """Set the attention that the model was loaded with, so that other users of the model compute what they did before."""
     loaded = _LOADED.pop(model, None)
     if loaded is not None and loaded != model.config._attn_implementation:
         model.set_attn_implementation(loaded)
@@ -75,7 +78,7 @@ def trunk(
     position_ids: Tensor | None = None,
     allowed: Tensor | None = None,
 ) -> Tensor:
-    """Return the last hidden states, [B, W, H], in the model's own type."""
+    """Return the hidden states behind the final layer, [B, W, H], in the model's own number type."""
     kind = attend(model, input_ids.shape[1])
     if allowed is not None and kind == "eager":  # plain attention adds its mask
         allowed = torch.zeros(allowed.shape, dtype=model.dtype, device=allowed.device).masked_fill_(
@@ -88,9 +91,9 @@ def trunk(
 
 
 def score(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
-    """Return log-probabilities and entropies of a micro-batch's action tokens, with gradient where it is enabled.
+    """Return log-probabilities, entropies and hidden states of a micro-batch's action tokens.
 
-    The micro-batch is on the model's device.
+    The micro-batch must be on the model's device. The results have a gradient, unless gradients are off.
     """
     gathered = getattr(model, GATHERED, None)
     if gathered is not None:
@@ -100,7 +103,7 @@ def score(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
 
 
 def compute(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
-    """Return the same of a model whose parameters are whole."""
+    """Do the same for a model whose parameters are whole in this process."""
     allowed = None if micro.seen is None else mask(micro.seen)
     hidden = trunk(model, micro.input_ids, micro.position_ids, allowed)
     picked = hidden.flatten(0, 1).index_select(0, micro.head_at)
@@ -118,19 +121,21 @@ def compute(model: Any, micro: Micro, config: PolicyGradientConfig) -> Scored:
 
 
 def check_forward(model: Any, data: UpdateBatch, rows: Ints, config: PolicyGradientConfig, resident: Resident) -> None:
-    """Raise `ConfigError` unless trunk and head give the model's own log-probabilities on `rows`, in the chosen layout.
+    """Raise `ConfigError` unless trunk and head give the log-probabilities that the model itself gives for `rows`.
 
-    Models that look to the right or ignore a 4-d mask are found here. That is a property of the structure, so `resident` remembers
-    what passed in this process. Scaled or capped logits are found whatever their size (`_alone`): while they are small, a cap
-    hardly moves them. A packed mask knows no sliding window, so rows as wide as one are refused.
+    Both the plain and the chosen layout are compared. This finds models that look to the right, models that ignore a 4-d mask,
+    and models that scale or cap their logits (`_alone`). It is a property of the model's structure, so `resident` remembers
+    the structures that passed.
+
+    The mask of a packed row knows no sliding window. A rollout that is as long as the window is refused there.
     """
     window = sliding_window(model.config)
     if config.packing != "none" and window is not None and data.widths[data.valid].max(initial=0) >= window:
         raise ConfigError(
-            expected=f"rollouts shorter than the model's sliding window of {window} tokens, or packing=none",
+            expected=f"rollouts shorter than the model's sliding window of {window} tokens, or update.packing=none",
             found=f"packing={config.packing} and {int(data.widths[data.valid].max())} tokens",
             where="update.packing",
-            action="set packing=none",
+            action="set update.packing=none",
         )
     device = str(model.device)
     passed = resident.get(_AGREES) or frozenset()
@@ -148,7 +153,7 @@ def check_forward(model: Any, data: UpdateBatch, rows: Ints, config: PolicyGradi
 
 
 def sliding_window(config: Any) -> int | None:
-    """Return the width of the window that some layer attends within, from a model's configuration."""
+    """Return the width of the model's sliding window, if any of its layers has one."""
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None)
     kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
@@ -156,9 +161,10 @@ def sliding_window(config: Any) -> int | None:
 
 
 def _alone(model: Any, data: UpdateBatch, row: int) -> Tensor:
-    """Return one rollout's log-probabilities from the model's own logits over nothing but its tokens.
+    """Return one rollout's log-probabilities as the model itself computes them, with nothing else in the batch.
 
-    Raises `ConfigError` when the logits are not what the head gave, bit for bit.
+    If the model changes its logits after the head, raise `ConfigError`. The two are compared bit by bit, because a cap hardly
+    moves logits that are small.
     """
     start, end = int(data.token_offset[row]), int(data.token_offset[row + 1])
     ids = torch.from_numpy(data.tokens[start:end].astype(np.int64)).to(model.device)
@@ -173,23 +179,24 @@ def _alone(model: Any, data: UpdateBatch, row: int) -> Tensor:
         hook.remove()
     if raw and not torch.allclose(raw[-1][0].to(logits.dtype), logits, rtol=0, atol=0, equal_nan=True):
         raise ConfigError(
-            expected="logits as the head gives them",
+            expected="a model whose logits are what its head gives",
             found=f"{type(model).__name__}, which scales, caps or masks them afterwards",
             where="update.policy",
-            action="use another model: the loss would be that of other probabilities than those sampled from",
+            action="use another model: this update would compute other probabilities than the sampler",
         )
     logp: Tensor = logits[at - 1].double().log_softmax(-1).gather(1, ids[at][:, None]).squeeze(1)
     return logp
 
 
 def _agree(ours: Tensor, theirs: Tensor, config: PolicyGradientConfig, layout: str) -> None:
+    """Raise `ConfigError` if two computations of the same log-probabilities differ by more than rounding."""
     tolerance = 0.5 if config.dtype == "bfloat16" else 1e-2
     if not bool(torch.isfinite(theirs).all()):
         raise NumericsError(
             expected="finite log-probabilities",
-            found="others",
+            found="some that are not",
             where="update.policy",
-            action="the weights are broken: roll back",
+            action="the weights are broken: go back to an earlier policy",
         )
     gap = float((ours.double() - theirs).abs().max())
     if not gap <= tolerance:
@@ -197,5 +204,5 @@ def _agree(ours: Tensor, theirs: Tensor, config: PolicyGradientConfig, layout: s
             expected=f"the model's own log-probabilities with packing={layout}",
             found=f"a difference of {gap:.3g}",
             where="update.packing",
-            action="set packing=none; if it differs there, the model changes its logits after the head: use another",
+            action="set update.packing=none; if they still differ, the model changes its logits: use another model",
         )

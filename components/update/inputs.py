@@ -54,10 +54,10 @@ def fit_memory(
 def check(
     policy: Policy, trainer: TrainerState | None, reference: Policy | None, config: PolicyGradientConfig, ctx: Context
 ) -> None:
-    """Raise unless the parts of the state are there.
+    """Raise an error if the trainer state or the reference policy is missing.
 
-    Trainer state: needed after step 0, unless the policy is the reference. The policy that the evolution began with has none,
-    and a rollback to it starts the optimiser afresh. Reference: needed by a KL term.
+    The trainer state is needed after step 0, unless the policy is the reference. The policy that the evolution began with has
+    no trainer state, and after a rollback to it the optimiser starts afresh. The reference is needed by a KL term.
     """
     at_base = reference is not None and bool(policy.digest) and reference.digest == policy.digest
     if trainer is None and ctx.step > 0 and not at_base:
@@ -65,26 +65,28 @@ def check(
             expected=f"the trainer state of step {ctx.step - 1}",
             found="none",
             where="update.trainer",
-            action="restore the trainer state; starting the optimiser afresh would silently change the run",
+            action="restore the trainer state: without it the optimiser would start afresh and silently change the run",
         )
     if config.kl.place != "none" and reference is None:
         raise ContractError(
-            expected="a reference policy",
+            expected="a reference policy, because update.kl needs one",
             found="none",
             where="update.reference",
-            action="connect one, or set update.kl.place=none",
+            action="connect a policy to the input `reference`, or set update.kl.place=none",
         )
 
 
 def check_rollouts(data: UpdateBatch, policy: Policy, config: PolicyGradientConfig) -> None:
-    """Raise for groups too small for the baseline, tokens that the model does not have, and rollouts of another policy
-    that nothing corrects."""
+    """Raise an error if a group is too small for the baseline, if the model does not have a token, or if a policy is wrong.
+
+    Rollouts of another policy are allowed only if `update.mismatch` corrects for it.
+    """
     if config.baseline in ("group", "loo") and (data.group_size < 2).any():
         raise ConfigError(
-            expected="group_size >= 2",
+            expected=f"curriculum.group_size >= 2, because update.baseline={config.baseline} compares the rollouts of a group",
             found=str(int(data.group_size.min())),
             where="curriculum.group_size",
-            action="raise it, or use update.baseline none, batch or critic",
+            action="raise it, or set update.baseline=none, batch or critic",
         )
     size = int(memory.sizes(policy.read_json("config.json"))["vocab_size"])
     if len(data.tokens) and not 0 <= data.tokens.min() <= data.tokens.max() < size:
@@ -92,29 +94,29 @@ def check_rollouts(data: UpdateBatch, policy: Policy, config: PolicyGradientConf
             expected=f"token ids in 0..{size - 1}",
             found=f"{data.tokens.min()} to {data.tokens.max()}",
             where="rollouts:token_ids",
-            action="roll out with this policy and its tokenizer",
+            action="roll out again, with this policy and its tokenizer",
         )
     acting = row_name(policy)
     stale = sorted(set(data.policy) - {acting})
     if stale and config.mismatch.kind == "off":
         raise ContractError(
-            expected=f"rollouts of the weights {acting}, those of policy {policy.digest}",
+            expected=f"rollouts of the weights {acting}, which are those of policy {policy.digest}",
             found=f"rollouts of {stale[:3]}",
             where="rollouts:policy",
-            action="roll out again, or correct with update.mismatch.kind=token_trunc",
+            action="roll out again, or set update.mismatch.kind=token_trunc, which corrects for an older policy",
         )
 
 
 def needs_reference(reference: Policy | None, policy: Policy, config: PolicyGradientConfig) -> bool:
-    """Whether a KL term needs weights of its own: not where the reference is the policy itself."""
+    """Whether a second model must be loaded: there is a KL term, and its reference is not the policy itself."""
     same = reference is not None and bool(reference.digest) and reference.digest == policy.digest
     return config.kl.place != "none" and reference is not None and not same
 
 
 def reference_model(reference: Policy | None, policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Any:
-    """Return the frozen model in the type of the forward pass, or None when no KL term needs it or it is the policy itself.
+    """Return the frozen model in the number type of the forward pass. None means that no second model is needed.
 
-    It stays resident for the reference policy.
+    It stays in memory for later updates with the same reference policy.
     """
     if reference is None or not needs_reference(reference, policy, config):
         return None
@@ -125,7 +127,7 @@ def reference_model(reference: Policy | None, policy: Policy, config: PolicyGrad
     shared = ctx.resident.get(MODEL, reference.digest) is not None
     model: Any = load_model(reference, ctx)
     if model.dtype != dtype or model.device.type != place:
-        if not shared:  # nobody else asked for it: do not keep it in two types
+        if not shared:  # no other stage uses this model, so it need not stay in two number types
             ctx.resident.take(MODEL, reference.digest)
         model = cast_copy(model, dtype, place)
     if reference.digest:

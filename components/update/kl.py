@@ -1,7 +1,12 @@
-"""Estimators of the divergence from the reference, l = log pi - log ref on samples from pi (Schulman 2020).
+"""Estimators of the divergence from the reference policy (Schulman 2020). They read l = log pi - log ref of sampled tokens.
 
-As values k1 and k3 are unbiased for KL(pi||ref). As losses: k2 has the gradient of KL(pi||ref), k3 that of
-KL(ref||pi), k3 times the differentiable ratio that of KL(pi||ref), and k1 none in expectation.
+    name    value               gradient as a loss term         unbiased as a value
+    k1      l                   0 in expectation                yes
+    k2      l^2 / 2             that of KL(pi || ref)           no
+    k3      exp(-l) - 1 + l     that of KL(ref || pi)           yes, and never negative; GRPO's
+    k3w     w k3                that of KL(pi || ref)           as k3; w = pi / pi_old, with gradient
+
+So k1 is for the reward, and the others are for the loss.
 """
 
 from __future__ import annotations
@@ -22,13 +27,13 @@ def k2(logp: Tensor, ref: Tensor) -> Tensor:
 
 
 def k3(logp: Tensor, ref: Tensor) -> Tensor:
-    """Return exp(-l) - 1 + l [M], never negative. Beyond -l = LOG_MOST (10 nats) it stays at 22,015, without a gradient."""
+    """Return exp(-l) - 1 + l [M]. Where -l is above LOG_MOST (10 nats), it stays at 22,015 and has no gradient."""
     gap = (ref - logp).clamp(max=LOG_MOST)
     return gap.expm1() - gap
 
 
 def token_penalty(kind: str, logp: Tensor, ref: Tensor, log_w: Tensor) -> Tensor:
-    """Return the penalty per token [M] as a loss term; `log_w` is the log ratio with gradient."""
+    """Return the penalty of each token [M] as a loss term. `log_w` is log(pi / pi_old) with gradient."""
     if kind == "k2":
         return k2(logp, ref)
     if kind == "k3":

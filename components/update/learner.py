@@ -1,15 +1,19 @@
-"""The model being trained with everything that trains it: adapters, value head, optimiser; and their state.
+"""The model in training, with all that trains it: adapters, value head, optimiser. And their state on disk.
 
-A policy is published in the type it was sampled and trained in. In bfloat16 the float32 weights that small steps add up in
-(`masters.safetensors`) are no policy: between two bfloat16 numbers they drift unseen by any forward pass, and sampled from
-themselves they answer far worse than their rounded values do (docs/performance.md).
+    trainer.json             which policy the state belongs to, by a hash of its weights; counts of steps
+    optimizer.safetensors    exp_avg/... and exp_avg_sq/... (Adam's moments), critic/..., adapter/...
+    masters.safetensors      float32 weights, if the update computes in bfloat16
+    base.safetensors         with adapters, in place of the masters: the matrices without their adapters
 
-`trainer.json` names the policy the state belongs to by a hash of its weights, so a state cannot continue another
-policy. `optimizer.safetensors` holds `exp_avg/…`, `exp_avg_sq/…`, `critic/…` and `adapter/…`; with adapters,
-`base.safetensors` holds the unmerged matrices in place of the masters. What the files hold also stays in memory as
-`ResidentTrainerState`: the next update in the same process reads no file.
-Outputs that do not outlive the process (`ctx.durable` is false) have it there alone, on the device unless `moments`
-says otherwise; their `optimizer.safetensors` is empty.
+The hash keeps a state from continuing another policy.
+
+A policy is published in the number type in which it was sampled and trained. With bfloat16, small steps add up in float32
+weights, the masters. They are not the policy. Between two bfloat16 numbers they drift, and no forward pass sees it. Sampled
+from directly they answer far worse than their rounded values do (docs/performance.md).
+
+The state also stays in memory as `ResidentTrainerState`, so that the next update in the same process reads no file. If the
+outputs need not outlive the process (`ctx.durable` is false), it is only there, and `optimizer.safetensors` is empty. It stays
+on the device, unless `update.moments` is host.
 """
 
 from __future__ import annotations
@@ -49,9 +53,9 @@ FORMAT = 1
 
 
 class Learner:
-    """`model` holds the weights that are trained, adapters, if any, inside it; `compute` runs the forward passes.
+    """`model` holds the weights that are trained, and the adapters inside it. `compute` runs the forward passes.
 
-    They are one, or `compute` is the bfloat16 copy of `model`.
+    In bfloat16 `compute` is a copy of `model`. Otherwise the two are the same.
     """
 
     def __init__(
@@ -64,20 +68,22 @@ class Learner:
         copies: bool = True,
         moments: bool = True,
     ) -> None:
-        """`policy` is the one that `model` came from. Without `copies` nothing is made that computes in bfloat16, without
-        `moments` the optimiser has none until they are loaded."""
+        """`policy` is the one that `model` was loaded from, and `saved` the state to continue from.
+
+        Without `copies` there is no bfloat16 copy. Without `moments` the optimiser has none until they are loaded.
+        """
         self.config, self.updates, self.ranks = config, 0, Ranks()
         self.row_name = row_name(policy) if policy is not None else ""
-        """What the rollouts of this policy call it."""
+        """The name that rollouts of this policy have in their column `policy`."""
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
         self.device = device(config)
-        kept = take_resident(saved, model, record, ctx)
+        resident = take_resident(saved, model, record, ctx)
         if record is not None:
-            _check_record(record, model if kept is None else None, config, saved)
+            _check_record(record, model if resident is None else None, config, saved)
         self.source = record["fingerprint"] if record else fingerprint(model)
         masters = model
-        if kept is not None and kept.masters is not None:
-            masters = kept.masters
+        if resident is not None and resident.masters is not None:
+            masters = resident.masters
         elif record is not None and saved is not None and record.get("masters"):
             take_masters(model, _read(saved, "masters"), saved)
         self.model: Any = masters.to(device=self.device, dtype=master_dtype(config)).eval()
@@ -92,9 +98,9 @@ class Learner:
             self.critic = value_head(head.weight.shape[1]).to(device=self.device, dtype=head.weight.dtype)
         self.optimizer = Optimizer(config, self.trained(), fresh=record is None and moments)
         self.elsewhere = False
-        """Whether the optimiser is that of other processes, which keep its state when this is saved."""
+        """Whether the optimiser belongs to other processes. Then they keep its state, and `save` does not write it."""
         if record is not None and saved is not None:
-            self._load(saved, record, kept)
+            self._load(saved, record, resident)
         self.begin()
         self.working: Bfloat16Copy | None = None
         if copies and config.dtype == "bfloat16":
@@ -113,33 +119,33 @@ class Learner:
         return norm
 
     def begin(self) -> None:
-        """Count from here what this update changes."""
+        """Remember where this update starts, so that `save` knows whether it changed anything."""
         self._started = self.updates
 
     def follow(self, other: Learner) -> None:
-        """Count as `other` does, which has come from the same policy; another one is a `LedgerError`."""
+        """Take over the counts of `other`. A learner of another policy is a `LedgerError`."""
         self.updates, self._started, self._base = other.updates, other._started, other._base
         if self.source != other.source:
             raise broken("weights of the policy that is trained", "another policy", None)
 
     def named(self) -> dict[str, nn.Parameter]:
-        """Return every parameter by name, frozen ones and the value head's included."""
-        found = dict[str, nn.Parameter]((self._lora or self.model).named_parameters())
+        """Return every parameter by name, with frozen ones and those of the value head."""
+        parameters = dict[str, nn.Parameter]((self._lora or self.model).named_parameters())
         if self.critic is not None:
-            found |= {f"critic.{name}": p for name, p in self.critic.named_parameters()}
-        return found
+            parameters |= {f"critic.{name}": p for name, p in self.critic.named_parameters()}
+        return parameters
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Return name and parameter of everything the optimiser changes."""
+        """Return name and value of each parameter that the optimiser changes."""
         return [(name, p) for name, p in self.named().items() if p.requires_grad]
 
     def export_adapter(self, policy: Policy) -> None:
-        """Write the adapter, if there is one, into the policy's folder; before `save`, which merges it."""
+        """Write the adapter, if there is one, into the policy's folder. Call it before `save`, which merges the adapter."""
         if self._lora is not None and self._base is not None:
             lora.export(self._lora, policy.path / lora.ADAPTER, self._base)
 
     def save(self, target: TrainerState, normalisers: list[float], ctx: Context) -> Any:
-        """Write and keep the state, return the model to publish, adapters merged. The learner must not be used afterwards."""
+        """Write the state and return the model to publish, with adapters merged. Do not use the learner afterwards."""
         from safetensors.torch import save_file
 
         written = ctx.durable and not self.elsewhere
@@ -166,7 +172,8 @@ class Learner:
             "normalisers": normalisers,
         }
         target.write_json("trainer.json", record if written else record | {"resident": True})
-        # A device's memory belongs to the sampler now; files of adapters are small next to the base they came from.
+        # A durable state on a device does not stay there: the sampler needs the memory. One with adapters is read again from
+        # its files, which are small beside the base.
         if not self.elsewhere and (not ctx.durable or (self.device == "cpu" and self._lora is None)):
             resident = ResidentTrainerState(
                 model=weakref.ref(model),
@@ -189,6 +196,7 @@ class Learner:
         return tensors, base
 
     def _finish(self) -> Any:
+        """Undo what training set up, and return the model with its adapters merged."""
         self.optimizer.zero_grad()
         as_loaded(self.compute)
         if self.working is not None:
@@ -199,45 +207,54 @@ class Learner:
         return model.eval()
 
     def _published(self, model: Any) -> Any:
+        """Return the model in the number type of the forward pass."""
         if self.config.dtype != "bfloat16":
             return model
         if self.working is not None and self._lora is None:
             return self.working.model
         return cast_copy(model, torch.bfloat16, self.device)
 
-    def _load(self, saved: TrainerState, record: dict[str, Any], kept: ResidentTrainerState | None) -> None:
+    def _load(self, saved: TrainerState, record: dict[str, Any], resident: ResidentTrainerState | None) -> None:
+        """Restore critic, adapters and optimiser, from memory where the state is resident and else from its files."""
         parts: dict[str, dict[str, Tensor]] = {"critic": {}, "adapter": {}, "moments": {}}
-        for key, value in (_read(saved, "optimizer") if kept is None else kept.tensors).items():
+        for key, value in (_read(saved, "optimizer") if resident is None else resident.tensors).items():
             head, _, name = key.partition("/")
             parts.get(head, parts["moments"])[name if head in parts else key] = value
         complete = True
         if self.critic is not None:
             complete &= lora.restore(dict(self.critic.named_parameters()), parts["critic"])
         if self._lora is not None:
-            base = _read(saved, "base") if kept is None else kept.base
+            base = _read(saved, "base") if resident is None else resident.base
             complete &= lora.restore(lora.base_weights(self._lora), base)
             complete &= lora.restore(lora.adapters(self._lora), parts["adapter"])
         if not complete:
-            raise broken("critic and adapters of this model", "missing or other shapes", saved)
-        self.optimizer.load(record["optimizer_steps"], record["adam_steps"], parts["moments"], adopt=kept is not None)
+            raise broken("critic and adapters of this model", "some are missing or have other shapes", saved)
+        self.optimizer.load(
+            record["optimizer_steps"], record["adam_steps"], parts["moments"], adopt=resident is not None
+        )
         self.updates = record["updates"]
 
 
 def device(config: PolicyGradientConfig) -> str:
-    """Return `cpu` or `cuda`; a device that is named and absent is a `ConfigError`."""
+    """Return `cpu` or `cuda`. A configuration that asks for CUDA where there is none is a `ConfigError`."""
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise ConfigError(expected="a CUDA device", found="none", where="update.device", action="write auto or cpu")
+        raise ConfigError(
+            expected="a CUDA device", found="none", where="update.device", action="set update.device=auto or cpu"
+        )
     return "cuda" if available and config.device != "cpu" else "cpu"
 
 
 def master_dtype(config: PolicyGradientConfig) -> torch.dtype:
-    """Weights are kept in float32, so that small updates survive; float64 only when all arithmetic is."""
+    """Return the number type of the weights and moments: float32, so that small steps are not rounded away.
+
+    It is float64 if the forward pass computes in float64.
+    """
     return torch.float64 if config.dtype == "float64" else torch.float32
 
 
 def _check_record(record: dict[str, Any], model: Any, config: PolicyGradientConfig, saved: TrainerState | None) -> None:
-    """`model` is None where the state is known to be its."""
+    """Raise `LedgerError` if the state is not one of this model and configuration. `model` None skips the hash."""
     if record.get("format") != FORMAT:
         raise broken(f"format {FORMAT}", str(record.get("format")), saved)
     if model is not None and record["fingerprint"] != fingerprint(model):
@@ -245,7 +262,9 @@ def _check_record(record: dict[str, Any], model: Any, config: PolicyGradientConf
     adapters = None if config.lora is None else {"r": config.lora.r, "alpha": config.lora.alpha}
     if record["lora"] != adapters or record["critic"] != (config.baseline == "critic"):
         raise broken(
-            f"lora {record['lora']}, critic {record['critic']}, as when it was written", f"lora {adapters}", saved
+            f"lora {record['lora']}, critic {record['critic']}, with which the state was written",
+            f"lora {adapters}",
+            saved,
         )
 
 
@@ -257,25 +276,25 @@ def _read(saved: TrainerState, name: str) -> dict[str, Tensor]:
 
 
 def recompute_layers(model: Any) -> None:
-    """Keep a layer's input alone and compute what is inside again in backward. Every layer stays in evaluation mode.
+    """Switch gradient checkpointing on: forward keeps only the input of a layer, and backward computes the rest again.
 
-    transformers' own switch asks for layers in training mode, and then some drop out by a function that asks for it too.
-    Raises `ConfigError` for a model without layers that say that they can be computed again.
+    Every layer stays in evaluation mode. The switch of transformers works only in training mode, where some layers would use
+    dropout. A model without any `GradientCheckpointingLayer` is a `ConfigError`.
     """
     layers = _layers(model)
     if not layers:
         raise ConfigError(
-            expected="a model of transformers' GradientCheckpointingLayers",
+            expected="a model whose layers are transformers' GradientCheckpointingLayer",
             found=type(model).__name__,
             where="update.gradient_checkpointing",
-            action="set gradient_checkpointing=off",
+            action="set update.gradient_checkpointing=off",
         )
     for layer in layers:
         layer.forward = partial(_recomputed, layer.forward)
 
 
 def keep_layers(model: Any) -> None:
-    """Take `recompute_layers` back."""
+    """Switch gradient checkpointing off again."""
     for layer in _layers(model):
         del layer.forward
 
@@ -287,14 +306,14 @@ def _layers(model: Any) -> list[Any]:
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Without gradients there is no backward that could compute it again."""
+    """Run a layer's `forward` under checkpointing. Without gradients there is no backward, so it is simply called."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def at_rest(tensors: dict[str, Tensor], where: Literal["device", "host"]) -> dict[str, Tensor]:
-    """Return the tensors where they wait for the next step: as they are, or copied to host memory."""
+    """Return the tensors as they are, or copied to host memory, to wait there for the next step."""
     return tensors if where == "device" else {name: value.cpu() for name, value in tensors.items()}
 
 

@@ -1,12 +1,12 @@
-"""Low-rank adapters through peft: only the adapters train, the saved policy has them merged in.
+"""Low-rank adapters through peft. Only the adapters are trained. The saved policy has them merged into its weights.
 
-A merged weight is rounded, so training could not continue exactly from it. The trainer state therefore keeps the
-adapter and the unmerged values of the adapted matrices; the latter never change, so a content-addressed store keeps
-them once.
+    policy folder    merged weights: transformers loads the policy itself, not its base
+                     adapter/, in peft's format, a few megabytes: enough for an engine that already holds the base
+                     adapter/base.json says which base that is
+    trainer state    the adapter, and the adapted matrices without it
 
-The policy folder holds the merged weights, because whoever loads it with transformers must get the policy and not its
-base, and beside them `adapter/` in peft's format, a few megabytes: an engine that already holds the base needs nothing
-else. `adapter/base.json` says which base that is.
+Merging rounds the weights, so training could not continue exactly from merged ones. That is why the trainer state has the
+matrices without the adapter. They never change, so the store holds them once.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _BASE = ".base_layer.weight"
 
 
 def attach(model: Any, config: LoraConfig, seed: int) -> Any:
-    """Return the peft model around `model`; A is drawn from `seed` (uniform, Kaiming bound), B is 0.
+    """Return the peft model around `model`. A is drawn from `seed` (uniform, Kaiming bound), and B is 0.
 
-    Raises `ConfigError` for targets that the model does not have or that no adapter fits (`adapted`).
+    A target that the model does not have, or that cannot have an adapter, is a `ConfigError` (`adapted`).
     """
     import peft
 
@@ -68,28 +68,31 @@ def attach(model: Any, config: LoraConfig, seed: int) -> Any:
 
 
 def adapted(model: Any, targets: Sequence[str]) -> list[str]:
-    """Return the names of the layers to adapt: `targets`, or the last names of all linear layers below the head.
+    """Return the names of the layers to adapt: `targets`, or if there are none, all linear layers below the head.
 
-    Raises `ConfigError` naming every target that matches no module, or one that is not linear or is the head; and for empty
-    `targets` where that would leave out matrices of the blocks, as those of experts are that no layer of their own holds.
+    A name may be the end of a longer one: `q_proj` is that layer in every block. Raises `ConfigError` if a target matches no
+    module, is not a linear layer, or is the head. It also does so for empty `targets` if the model has matrices that are not in
+    linear layers, such as experts in one 3-d tensor, because they would be left out without a word.
     """
     head, kind = model.get_output_embeddings(), type(model).__name__
     modules = {name: module for name, module in model.named_modules() if name}
     linear = {name for name, module in modules.items() if isinstance(module, _linear()) and module is not head}
     known = sorted({name.rpartition(".")[2] for name in linear})
     for target in targets:
-        found = [name for name in modules if f".{name}".endswith(f".{target}")]
-        if not found:
+        matches = [name for name in modules if f".{name}".endswith(f".{target}")]
+        if not matches:
             missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in modules)]
             raise _refused(f"names of layers of {kind}", missing, f"choose among {', '.join(known)}")
-        if not linear.issuperset(found):
+        if not linear.issuperset(matches):
             raise _refused(f"linear layers of {kind} below its head", [target], f"choose among {', '.join(known)}")
     if targets:
         return list(targets)
     experts = [name for name, p in model.named_parameters() if p.ndim == 3 and not _convolves(model, name)]
     if experts:
-        action = f"name the layers to adapt among {', '.join(known)}; experts then stay as they are"
-        raise _refused(f"a model whose blocks hold linear layers alone, or names, for {kind}", experts[:1], action)
+        action = f"name the layers to adapt among {', '.join(known)}; the experts are not trained then"
+        raise _refused(
+            f"update.lora.targets for {kind}, because not all its matrices are linear layers", experts[:1], action
+        )
     return known
 
 
@@ -129,9 +132,9 @@ def base_weights(wrapped: Any) -> dict[str, Tensor]:
 
 
 def export(wrapped: Any, folder: Path, base: dict[str, str]) -> None:
-    """Write the adapter as peft does, and `base.json`: digest and float32 fingerprint of the policy it adds to.
+    """Write the adapter as peft does, and `base.json`: digest and float32 fingerprint of the policy that it adds to.
 
-    The bytes depend on the adapter and `base` alone.
+    The bytes depend only on the adapter and on `base`.
     """
     from safetensors.torch import save_file
 
@@ -155,7 +158,7 @@ def export(wrapped: Any, folder: Path, base: dict[str, str]) -> None:
 
 
 def restore(named: dict[str, Tensor], saved: dict[str, Tensor]) -> bool:
-    """Copy `saved` into `named` in place; return False, changing nothing, when names or shapes differ."""
+    """Copy `saved` into `named` in place and return True. If names or shapes differ, change nothing and return False."""
     if {k: v.shape for k, v in named.items()} != {k: v.shape for k, v in saved.items()}:
         return False
     with torch.no_grad():
@@ -165,7 +168,7 @@ def restore(named: dict[str, Tensor], saved: dict[str, Tensor]) -> bool:
 
 
 def merge(wrapped: Any) -> Any:
-    """Return the plain model with the adapters added into its weights, all parameters trainable again."""
+    """Return the plain model with the adapters added to its weights. All its parameters are trainable again."""
     model = wrapped.merge_and_unload()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

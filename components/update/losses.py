@@ -1,10 +1,17 @@
-"""Token losses, minimised: PPO-clip with optional dual clip, CISPO, REINFORCE, each with token or sequence ratios.
+"""The loss of one token, to be minimised, and the ratio w = pi / pi_old that it reads.
 
-Shapes: M action tokens of one micro-batch, S sequences in it; `sequence` [M] gives each token's row. All take
-log pi [M] with gradient and log pi_old [M] without.
+    objective    l_t
+    clip         -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A)       PPO; with `clip_dual` = c, at most c |A| where A < 0
+    cispo        -min(w, cap) A log pi, with no gradient through w
+    reinforce    -A log pi
 
-Every exponent is bounded at `LOG_MOST` first. In float32 exp(88.8) is infinite, and the gradient of a clipped token, 0 times
-that, is no number; long before, a single token outweighs all others of its batch.
+The ratio may be of the token, or one ratio for the whole sequence (GSPO).
+
+Every exponent is bounded at `LOG_MOST` before it is used. In float32 exp(88.8) is infinite. A clipped token has the gradient
+0 times that, which is not a number. Long before, one token outweighs all others of its batch.
+
+Shapes: M action tokens of one micro-batch, S sequences in it. `sequence` [M] is the number of a token's sequence. log pi has
+a gradient, log pi_old has none.
 """
 
 from __future__ import annotations
@@ -21,16 +28,16 @@ if TYPE_CHECKING:
 LOG_MOST = 10.0
 """Largest exponent of a ratio or of a KL term, in nats: a factor of 22,026. Beyond it the value stays and the gradient is 0.
 
-A token that was sampled from q has log p - log q above b with probability e^-b at most, whatever p is: 1 in 22,026 here, where
-p is certain of a token that q all but excludes. Ratios of a policy to itself some steps before stay within 1 or 2.
+The bound is hardly ever reached. If a token is sampled from q, then log p - log q is above b with probability e^-b at most,
+whatever p is: here in 1 of 22,026 cases. Between a policy and itself a few steps before, it stays within 1 or 2.
 """
 
 
 def log_ratio(logp: Tensor, old: Tensor, sequence: Tensor, num_sequences: int, kind: str) -> Tensor:
-    """Return log w [M] with gradient.
+    """Return log w [M] with gradient: logp - old for `kind` token.
 
-    `sequence` is GSPO's token form (arXiv 2507.18071, eq. 14): value mean_t(logp - old), gradient that of the token's
-    logp.
+    `kind` sequence is GSPO's token form (arXiv 2507.18071, eq. 14). Its value is the mean of logp - old over the sequence. Its
+    gradient is that of the token's own logp.
     """
     token = logp - old
     if kind == "token":
@@ -57,7 +64,7 @@ def bounded_exp(log: Tensor) -> Tensor:
 
 
 def token_loss(config: PolicyGradientConfig, logp: Tensor, log_w: Tensor, advantage: Tensor) -> Tensor:
-    """Return l [M]. `log_w` is `log_ratio`, `advantage` [M] is constant; REINFORCE reads logp alone."""
+    """Return l [M]. `log_w` comes from `log_ratio`, and `advantage` [M] is a constant."""
     if config.objective == "reinforce":
         return -advantage * logp
     w = bounded_exp(log_w)
@@ -71,7 +78,10 @@ def token_loss(config: PolicyGradientConfig, logp: Tensor, log_w: Tensor, advant
 
 
 def clip_shares(config: PolicyGradientConfig, log_w: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which tokens lost their gradient (CISPO: were capped), below and above, two [M] masks."""
+    """Return which tokens were clipped below and which above, two masks [M].
+
+    A clipped token has no gradient. A token that CISPO caps keeps its gradient, with a smaller weight.
+    """
     w = log_w.detach().exp()
     if config.objective == "cispo":
         return torch.zeros_like(w, dtype=torch.bool), w > (config.cap or float("inf"))

@@ -1,8 +1,8 @@
-"""Predicts the peak memory of an update from the model's configuration, before a weight is loaded.
+"""Compares the predicted peak memory of an update with what is free, before a weight is loaded.
 
-What is counted, and how, stands in `footprint`. Fitted on SmolLM2-135M (vocabulary 49,152), whole updates on a CPU against
-the growth of the process: predicted over measured 1.01 (bfloat16, 656 positions), 1.02 (2048 positions), 1.08
-(checkpointing), 1.11 (float32), 0.98 (adapters).
+`footprint` says what is counted. The prediction was compared with the growth of the process in whole updates of SmolLM2-135M
+(vocabulary 49,152) on a CPU. Predicted over measured was 1.01 (bfloat16, 656 positions), 1.02 (2048 positions), 1.08
+(checkpointing), 1.11 (float32) and 0.98 (adapters).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 def plan(
     policy: Policy, config: PolicyGradientConfig, data: UpdateBatch, has_reference: bool, checkpointing: bool
 ) -> Plan:
-    """Return the prediction for `data`; sizes come from the headers of the weight files and from `config.json`."""
+    """Return the prediction for `data`. Sizes come from `config.json` and from the headers of the weight files."""
     shape = sizes(policy.read_json("config.json"))
     passes = shapes(data, np.flatnonzero(data.valid), config.micro_batch_tokens, config.packing)
-    largest = max(passes, key=lambda found: found[0] * found[1], default=(1, 1))
+    largest = max(passes, key=lambda shape: shape[0] * shape[1], default=(1, 1))
     return footprint.plan(
         shape,
         count_parameters(policy.path),
@@ -60,9 +60,9 @@ def plan(
 def decide(
     policy: Policy, config: PolicyGradientConfig, data: UpdateBatch, has_reference: bool, device: str, held: int = 0
 ) -> Plan:
-    """Return the plan of `gradient_checkpointing`, or for `auto` the first that fits what is free; raise if none does.
+    """Return the plan for the configured `gradient_checkpointing`. `auto` takes the first that fits: off, then on.
 
-    `held` is what this process holds already of what the plan counts (`held_bytes`).
+    If none fits into the free memory, raise `ConfigError`. `held` bytes of the plan are in memory already (`held_bytes`).
     """
     free = available_bytes(device) + held
     choices = {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
@@ -75,7 +75,10 @@ def decide(
 
 
 def held_bytes(resident: Resident, digests: Collection[str], device: str) -> int:
-    """Return the bytes on `device` of the models, copies and trainer states of `digests` that are resident, shared storage once."""
+    """Return the bytes on `device` of the resident models, copies and trainer states of `digests`.
+
+    Storage that two tensors share is counted once.
+    """
     seen: dict[int, int] = {}
     for digest in digests:
         state = resident.get(TRAINER, digest)
@@ -94,7 +97,7 @@ def held_bytes(resident: Resident, digests: Collection[str], device: str) -> int
 
 
 def line(predicted: Plan, packing: str) -> str:
-    """Return the prediction and the choices as one line of progress."""
+    """Return the prediction and the choices in one line, for the progress display."""
     on = "on" if predicted.checkpointing else "off"
     return (
         f"predicted peak {predicted.peak_bytes / 2**30:.2f} GiB, packing {packing}, "
@@ -103,28 +106,28 @@ def line(predicted: Plan, packing: str) -> str:
 
 
 def sizes(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the sizes `SIZES` from a `config.json`, whatever its family calls them (`n_embd`, `d_model`, `num_layers`...)."""
+    """Return the sizes `SIZES` from a `config.json`. Families have other names for them, such as `n_embd` or `d_model`."""
     from transformers import CONFIG_MAPPING
 
     text = record.get("text_config", record)
     kind = text.get("model_type", record.get("model_type", ""))
     family: Any = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401 (`get` of this mapping sees nothing)
     own = getattr(family, "attribute_map", {})
-    found = {name: text.get(name) or text.get(own.get(name)) for name in SIZES}
-    found["intermediate_size"] = found["intermediate_size"] or text.get("ffn_dim") or 4 * (found["hidden_size"] or 0)
-    absent = [name for name in SIZES if not found[name]]
+    shape = {name: text.get(name) or text.get(own.get(name)) for name in SIZES}
+    shape["intermediate_size"] = shape["intermediate_size"] or text.get("ffn_dim") or 4 * (shape["hidden_size"] or 0)
+    absent = [name for name in SIZES if not shape[name]]
     if absent:
         raise ConfigError(
-            expected=f"{', '.join(SIZES)} of the model, to predict its memory",
+            expected=f"{', '.join(SIZES)} of the model, because its memory is predicted from them",
             found=f"no {absent[0]}",
             where=f"config.json of model type {kind!r}",
             action="use a causal language model of transformers",
         )
-    return found
+    return shape
 
 
 def count_parameters(folder: Path) -> int:
-    """Return the number of weights, from the safetensors headers alone, or as recorded where none are on disk."""
+    """Return the number of weights, from the safetensors headers. A policy without files has it in its record."""
     from safetensors import safe_open
 
     if (folder / RESIDENT).is_file():
@@ -137,13 +140,15 @@ def count_parameters(folder: Path) -> int:
 
 
 def available_bytes(device: str) -> int:
-    """Return the memory this process may still take: of the device, or of the machine within its control group."""
+    """Return how much memory this process may still take.
+
+    On a CUDA device that is what is free there. On a CPU it is the smallest of what the machine has free, what the control group
+    allows, and what the limit of the address space leaves.
+    """
     if device == "cuda":
         import torch
 
-        unused = (
-            torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        )  # kept by the allocator, free to this process
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # the allocator holds it for this process
         return int(torch.cuda.mem_get_info()[0]) + unused
     free = [_meminfo()]
     if (mappable := address_space_left()) is not None:
@@ -165,20 +170,22 @@ def _meminfo() -> int:
 
 
 def check(predicted: Plan, free: int, device: str, config: PolicyGradientConfig) -> None:
-    """Raise `ConfigError` when the prediction is above `free` bytes, unless the configuration allows it."""
+    """Raise `ConfigError` if the prediction is above `free` bytes, unless the configuration allows it."""
     if predicted.peak_bytes > free and not config.allow_over_memory:
-        remedy = "set lora" if predicted.checkpointing else "set gradient_checkpointing=auto or lora"
+        remedy = (
+            "set update.lora" if predicted.checkpointing else "set update.gradient_checkpointing=auto or update.lora"
+        )
         raise ConfigError(
             expected=f"at most {free / 2**30:.2f} GiB on {device}",
             found=f"a predicted peak of {predicted.peak_bytes / 2**30:.2f} GiB "
             f"(activations {predicted.activation_bytes / 2**30:.2f}, logits {predicted.logits_bytes / 2**30:.2f})",
             where="update.micro_batch_tokens",
-            action=f"lower it, {remedy}, or set allow_over_memory",
+            action=f"lower it, {remedy}, or set update.allow_over_memory=true",
         )
 
 
 def metrics(predicted: Plan) -> Metrics:
-    """Return the prediction and the choice; they depend on what is free, so they measure the machine."""
+    """Return the prediction and the choice. They depend on what is free, so they are measurements of the machine."""
     return {
         f"{PERF}predicted_peak_bytes": float(predicted.peak_bytes),
         f"{PERF}gradient_checkpointing": float(predicted.checkpointing),

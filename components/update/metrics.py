@@ -1,6 +1,8 @@
-"""The numbers every update reports. What is undefined (a quantile of nothing) is left out, never written as 0.
+"""The numbers that every update reports.
 
-Names: plain for the whole batch, `arm/<arm>/…` per arm, `kind/<kind>/…` when a batch mixes trajectory kinds.
+A number that is undefined, such as a quantile of nothing, is left out. It is never written as 0.
+A plain name is for the whole batch, `arm/<arm>/...` for one arm. If a batch has several kinds of trajectories, `kind/<kind>/...`
+is for one kind.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from instar.components.update.config import PolicyGradientConfig
 
 MOST = 700.0
-"""Largest exponent that a metric shows: exp of more is infinite in float64."""
+"""Largest exponent of a ratio in a metric. A larger one gives infinity in float64."""
 
 
 def collect(config: PolicyGradientConfig, data: UpdateBatch, outcome: Outcome) -> Metrics:
@@ -118,14 +120,14 @@ def _trace_metrics(trace: Trace) -> Metrics:
 
 
 def _bounded(trace: Trace) -> Metrics:
-    """Count the exponents beyond the bound of losses and KL terms (`losses.LOG_MOST`); left out where there is none."""
+    """Count the exponents beyond the bound of losses and KL terms (`losses.LOG_MOST`). A count of 0 is left out."""
     gaps = {"ratio/num_bounded": trace.log_w, "kl/num_bounded": [-k1 for k1, _ in trace.kl]}
-    counts = {name: sum(int((gap > LOG_MOST).sum()) for gap in found) for name, found in gaps.items()}
+    counts = {name: sum(int((gap > LOG_MOST).sum()) for gap in passes) for name, passes in gaps.items()}
     return {name: float(count) for name, count in counts.items() if count}
 
 
 def _token_means(data: UpdateBatch, trace: Trace) -> Floats:
-    """Return each rollout's mean token entropy at its first forward pass, NaN where it had none, [N]."""
+    """Return the mean token entropy of each rollout at its first forward pass, [N]. Without a pass it is NaN."""
     token = np.full(len(data.behaviour), np.nan)
     for at, entropy in reversed(list(zip(trace.tokens, trace.entropy, strict=True))):
         token[at.cpu().numpy()] = entropy.double().cpu().numpy()

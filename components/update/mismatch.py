@@ -1,14 +1,21 @@
-"""Trainer and sampler disagree on log-probabilities: measure it, correct it, refuse it when it is large.
+"""Trainer and sampler disagree on the log-probability of a token: measure the gap, correct it, stop if it is large.
 
-rho = pi_old / pi_behaviour. Truncated weights min(rho, C); masked weights rho inside [low, high] and 0 outside
-(IcePop); sequence versions use the product of rho or its geometric mean. Shapes: M action tokens, S sequences.
+The gap is rho = pi_old / pi_behaviour: what the trainer says over what the sampler recorded.
 
-The alarm is for rows that the policy itself made: there trainer and sampler compute the same thing. Rows of older policies
-differ by what was learned since; the correction is for them, and their gap is measured apart.
+    kind           factor on the loss of a token
+    token_trunc    min(rho, high)
+    token_mask     rho if it is in [low, high], else 0 (IcePop)
+    seq_trunc      the same as token_trunc, with one rho for the sequence: the product or the geometric mean
+    seq_mask       the same as token_mask, with one rho for the sequence
 
-In bfloat16 the alarm asks whether prompts disagree, not whether one does: samples of a prompt share its rounding, and one was
-.3 nats off in every sample while the other four of its batch were .02 off. A wrong policy, temperature or nucleus is wrong
-on all of them. In float32 nothing rounds that far, and one prompt is enough.
+The alarm looks only at rollouts that the policy itself sampled. There trainer and sampler should say the same. A rollout of an
+older policy differs by what was learned since. The correction is meant for those, and their gap is measured apart.
+
+In bfloat16 the alarm asks whether several prompts disagree. All samples of a prompt share its rounding: in one batch, one
+prompt was 0.3 nats off in every sample, while the other four were 0.02 off. A wrong policy, temperature or top-p is wrong on
+all prompts. In float32 rounding is never that large, so one prompt is enough.
+
+Shapes: M action tokens, S sequences.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def weights(config: Mismatch, old: Tensor, behaviour: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
-    """Return the constant factor of every token's loss, [M]; ones when `kind` is off."""
+    """Return the factor on the loss of each token, [M], without gradient. It is 1 when `kind` is off."""
     log_rho = (old - behaviour).detach()
     if config.kind == "off":
         return torch.ones_like(log_rho)
@@ -43,17 +50,21 @@ def weights(config: Mismatch, old: Tensor, behaviour: Tensor, sequence: Tensor, 
 
 
 def limits(config: PolicyGradientConfig) -> Mismatch:
-    """Return the alarms in force: rounding alone puts two bfloat16 passes of a 135M model .03 to .05 apart, single tokens .5."""
-    found = config.mismatch
+    """Return the limits of the alarm. In bfloat16 they are twice those of the configuration.
+
+    Rounding alone puts two bfloat16 passes of a model with 135M parameters 0.03 to 0.05 nats apart, and single tokens 0.5.
+    """
+    mismatch = config.mismatch
     if config.dtype != "bfloat16":
-        return found
-    return dataclasses.replace(found, alarm_mean=2 * found.alarm_mean, alarm_gap=2 * found.alarm_gap)
+        return mismatch
+    return dataclasses.replace(mismatch, alarm_mean=2 * mismatch.alarm_mean, alarm_gap=2 * mismatch.alarm_gap)
 
 
 def measure(config: Mismatch, old: Tensor, behaviour: Tensor, prompt: Tensor) -> dict[str, float]:
-    """Return statistics of the raw gap, before any truncation; empty without tokens.
+    """Return statistics of the gap before any truncation. Without tokens there are none.
 
-    `prompt` int64 [M] is the prompt of a token; `_low` is what is sure of a mean: less two standard errors over prompts.
+    `prompt` int64 [M] is the number of each token's prompt. A name that ends in `_low` is a cautious mean: the mean over
+    prompts less two standard errors.
     """
     if old.numel() == 0:
         return {}
@@ -76,7 +87,7 @@ def measure(config: Mismatch, old: Tensor, behaviour: Tensor, prompt: Tensor) ->
 
 
 def measure_older(config: Mismatch, old: Tensor, behaviour: Tensor) -> dict[str, float]:
-    """Return the gap of rows that older policies made, which is what the correction is for; empty without any."""
+    """Return the gap of rollouts that older policies sampled. Without such rollouts there is none."""
     if old.numel() == 0:
         return {}
     gap = (old - behaviour).double()
@@ -87,7 +98,7 @@ def measure_older(config: Mismatch, old: Tensor, behaviour: Tensor) -> dict[str,
 
 
 def _low(values: Tensor, prompt: Tensor) -> float:
-    """Return the lower end of the mean over prompts; of one prompt its mean."""
+    """Return the mean over prompts less two standard errors. With one prompt it is that prompt's mean."""
     place = torch.unique(prompt, return_inverse=True)[1]
     sums = values.new_zeros(int(place.max()) + 1).index_add(0, place, values)
     means = sums / torch.bincount(place)
@@ -96,25 +107,25 @@ def _low(values: Tensor, prompt: Tensor) -> float:
 
 
 def _thin(values: Tensor, limit: int = 2**22) -> Tensor:
-    """Return at most `limit` evenly spaced values: torch.quantile refuses more than 2^24."""
+    """Return at most `limit` evenly spaced values, because torch.quantile refuses more than 2^24."""
     return values[:: values.numel() // limit + 1]
 
 
-def alarm(config: Mismatch, found: dict[str, float], where: str, *, rounded: bool) -> None:
-    """Raise `NumericsError` when the measured gap is beyond the thresholds; if `rounded`, what is sure of it over prompts.
+def alarm(config: Mismatch, gap: dict[str, float], where: str, *, rounded: bool) -> None:
+    """Raise `NumericsError` when the measured gap is beyond the limits. If `rounded`, its cautious means are compared.
 
-    A batch of older policies alone has none: their rows differ from the policy as they should.
+    If every rollout is of an older policy, there is nothing to compare.
     """
-    if "mismatch/abs_mean" not in found:
+    if "mismatch/abs_mean" not in gap:
         return
     names = ("abs_low", "share_low") if rounded else ("abs_mean", "share_over")
-    mean, share = (found[f"mismatch/{name}"] for name in names)
+    mean, share = (gap[f"mismatch/{name}"] for name in names)
     if not (mean <= config.alarm_mean and share <= config.alarm_share):
         limits = f"{config.alarm_mean:g}, at most {config.alarm_share:.2%} of tokens over {config.alarm_gap:g}"
         raise NumericsError(
             expected=f"mean |log rho| <= {limits}",
-            found=f"mean {found['mismatch/abs_mean']:.4g}, over prompts at least {found['mismatch/abs_low']:.4g}; "
-            f"{found['mismatch/share_over']:.2%} of tokens over",
+            found=f"mean {gap['mismatch/abs_mean']:.4g}, over prompts at least {gap['mismatch/abs_low']:.4g}; "
+            f"{gap['mismatch/share_over']:.2%} of tokens over",
             where=where,
-            action="check that the sampler serves this policy, at temperature 1, without top-p or top-k",
+            action="check that the sampler runs this policy, at temperature 1, without top-p or top-k",
         )

@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedule, and its state as safetensors and JSON, equal bit for bit after a round trip."""
+"""AdamW with a learning-rate schedule. Its state can be saved and loaded without changing a bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Settings(Schedule, Protocol):
-    """What a configuration needs to have."""
+    """The settings that the optimiser reads. Every configuration with these fields will do."""
 
     @property
     def lr(self) -> float: ...
@@ -30,10 +30,11 @@ class Settings(Schedule, Protocol):
 
 
 class Optimizer:
-    """AdamW over named parameters; names with prefix `critic.` use `critic_lr`, where the configuration has one.
+    """AdamW over named parameters.
 
-    `decayed` names the parameters that weight decay pulls to 0; None means matrices, so never norms and biases. With
-    `fresh` false the moments are left out until `load`, which must come before the first step.
+    A name that begins with `critic.` uses `critic_lr`, if the configuration has one. `decayed` names the parameters with weight
+    decay; None means all matrices, so neither norms nor biases. If a state will be loaded, `fresh` is false: no moments are
+    allocated, and `load` must come before the first step.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Optimizer:
         self._adam.state[p] = {"step": step, **moments}
 
     def lr(self) -> float:
-        """Return the policy's learning rate of the next step."""
+        """Return the learning rate that the next step uses for the policy."""
         return self.config.lr * lr_factor(self.config, self.steps)
 
     def zero_grad(self) -> None:
@@ -74,7 +75,10 @@ class Optimizer:
         self._adam.zero_grad(set_to_none=True)
 
     def step(self) -> float:
-        """Clip to `max_grad_norm`, step, return the norm before clipping. Raises `NumericsError` before any change."""
+        """Clip the gradient to `max_grad_norm`, take a step, and return the norm before clipping.
+
+        A gradient that is not finite is a `NumericsError`. It is raised before any weight changes.
+        """
         grads = [p.grad for p in self.named.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         if not bool(torch.isfinite(norm)):
@@ -97,19 +101,19 @@ class Optimizer:
         return {f"{m}/{name}": self._adam.state[p][m] for name, p in self.named.items() for m in MOMENTS}
 
     def adam_steps(self) -> dict[str, int]:
-        """Return how often each parameter was stepped; a parameter without gradient is skipped."""
+        """Return how many steps each parameter took. A step leaves out a parameter without a gradient."""
         return {name: int(self._adam.state[p]["step"]) for name, p in self.named.items()}
 
     def load(self, steps: int, adam_steps: dict[str, int], tensors: dict[str, Tensor], adopt: bool = False) -> None:
-        """Restore a state. Names and shapes must be those of this model, else `LedgerError`.
+        """Restore a state. If names or shapes are not those of this model, raise `LedgerError`.
 
-        `adopt` takes the tensors themselves. Otherwise they are copied, because a tensor mapped from a file starts at an
-        odd address, where the same step may round differently.
+        With `adopt` the tensors are used as they are. Otherwise they are copied: a tensor that is mapped from a file begins at
+        an odd address, and there the same step may round differently.
         """
         expected = {f"{m}/{name}": list(p.shape) for name, p in self.named.items() for m in MOMENTS}
-        found = {key: list(value.shape) for key, value in tensors.items()}
-        if expected != found or set(adam_steps) != set(self.named):
-            odd = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        shapes = {key: list(value.shape) for key, value in tensors.items()}
+        if expected != shapes or set(adam_steps) != set(self.named):
+            odd = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
             raise LedgerError(
                 expected=f"moments of {len(self.named)} parameters",
                 found=f"differences at {odd[:3]}" if odd else "other parameters",

@@ -19,20 +19,23 @@
             clipped loss   l_t = -min(w_t A, clip(w_t, 1 - eps_low, 1 + eps_high) A)
             KL             l_t + beta KL_t, the distance to a frozen reference policy
             entropy        l_t - c H_t
-            normaliser     L = sum_i weight_i sum_t l_t; GRPO has weight_i = 1 / (answers x tokens of o_i)
+            normaliser     L = sum_i weight_i sum_t l_t; GRPO has weight_i = 1 / (B |o_i|) for B answers
             backward       gradients of all micro-batches add up
         step               AdamW, with the norm of the gradient clipped
           |
           v
-    policy, trainer state              what the next iteration goes on from
-    metrics, statistics of each arm    what a person and the curriculum look at
+    policy, trainer state              what the next update continues from
+    metrics, statistics of each arm    what a reader and the curriculum learn from
 
-GRPO is from DeepSeekMath (arXiv 2402.03300, section 4.1). Its relatives change one axis each, and each axis has a file:
-`advantages` (RLOO, Dr. GRPO), `losses` (PPO-clip, GSPO, CISPO), `kl`, `aggregate` (the normaliser), `filters` and
+The functions come in the order of reading: `improve` calls `train`, `train` calls `optimise`, `optimise` calls `loss`.
+In the configuration eps_low, eps_high, beta and c are `clip_low`, `clip_high`, `kl.coef` and `entropy_coef`.
+
+GRPO is from DeepSeekMath (arXiv 2402.03300, section 4.1). Its relatives change some of its steps, and each of these axes
+has a file: `advantages` (RLOO, Dr. GRPO), `losses` (PPO-clip, GSPO, CISPO), `kl`, `aggregate` (the normaliser), `filters` and
 `overlong` (DAPO), `critic` (PPO), `mismatch` (a sampler that computes other probabilities than the trainer) and
-`optimizer`. `presets` names the settings of every published method.
+`optimizer`. `presets` has the settings of every published method.
 
-Numbers of the shapes: N rollouts, M action tokens of all rollouts, m action tokens of a micro-batch.
+Shapes: N rollouts, M action tokens of all rollouts, m action tokens of a micro-batch.
 """
 
 from __future__ import annotations
@@ -93,7 +96,7 @@ def train(
 ) -> Outcome:
     """Change `learner.model` by one update and return what happened.
 
-    `reference` is the frozen model. It may be `learner.compute` itself, because nothing has been trained when it is asked.
+    `reference` is the frozen model. It may be `learner.compute` itself, because it is only used before the first step.
     """
     every_pass = micro_batches(data, np.flatnonzero(data.valid), config.micro_batch_tokens, config.packing)
     comparison.check_model(learner, data, every_pass, config, ctx, dump)
@@ -144,14 +147,14 @@ def optimise(
     learner.optimizer.zero_grad()
     total, pairs = 0.0, []
     for micro, counts in learner.ranks.share(step.micros):
-        # With several processes, one that has no pass left repeats another's, which counts for nothing.
+        # With several processes, one that has no pass of its own left repeats a pass, and that counts for nothing.
         part, pair = loss(learner, micro, weights, step.num_tokens, tokens, config, trace if counts else Trace())
         part = part if counts else 0.0 * part
         with saved_on_error([micro], dump):
             total += _finite(part, micro)
         part.backward()  # type: ignore[no-untyped-call]
         pairs += [pair] if counts else []
-    if tokens.old is None:
+    if tokens.old is None:  # this step computed log pi_old itself: compare it before its gradient is used
         comparison.in_step(learner, pairs, step.micros, tokens, config, trace, dump)
     trace.lrs.append(learner.optimizer.lr())
     with saved_on_error(step.micros, dump):
@@ -168,9 +171,9 @@ def loss(
     config: PolicyGradientConfig,
     trace: Trace,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return a micro-batch's share of the minibatch loss, and what (trainer, sampler) said of its tokens, two [m].
+    """Return a micro-batch's share of the minibatch loss, and log-probabilities of its tokens by trainer and sampler, two [m].
 
-    `weights` [N] are those of the rollouts in the minibatch, `num_tokens` is its number of action tokens.
+    `weights` [N] are the weights of the rollouts in the minibatch. `num_tokens` is its number of action tokens.
     """
     here = micro.to(learner.device)
     out = score(learner.compute, here, config)
@@ -182,7 +185,7 @@ def loss(
     log_w = losses.log_ratio(out.logp, old, sequence, num_sequences, config.ratio)
     # l_t = -min(w_t A, clip(w_t, 1 - eps_low, 1 + eps_high) A)                      (eq. 3)
     token = losses.token_loss(config, out.logp, log_w, advantage)
-    # l_t <- min(pi_old / pi_sampler, C) l_t, if the sampler is another program than the trainer
+    # l_t <- min(pi_old / pi_sampler, C) l_t, which corrects for a sampler that computes other probabilities
     token = token * mismatch.weights(config.mismatch, old, sampler, sequence, num_sequences)
     if tokens.ref is not None:
         ref = tokens.ref[at]
@@ -196,7 +199,7 @@ def loss(
     # L = sum_i weight_i sum_t l_t. In GRPO: 1 / B sum_i 1 / |o_i| sum_t l_t         (eq. 3)
     total = (token * weights[here.rows][sequence]).sum()
     if learner.critic is not None and tokens.values is not None and tokens.returns is not None:
-        # PPO alone: the critic learns to predict the returns
+        # PPO only: the critic learns to predict the returns
         values = predicted_values(learner.critic, out.hidden)
         errors = value_loss(values, tokens.values[at], tokens.returns[at], config.value_clip)
         total = total + config.vf_coef * errors.sum() / num_tokens
@@ -206,7 +209,7 @@ def loss(
 
 
 def _finite(part: Tensor, micro: Micro) -> float:
-    """Return a micro-batch's loss as a number; one that is not finite is a `NumericsError`."""
+    """Return a micro-batch's loss as a number. If it is not finite, raise `NumericsError`."""
     value = float(part.detach())
     if not np.isfinite(value):
         raise NumericsError(

@@ -1,9 +1,14 @@
-"""Named updates. A preset sets every axis of the objective that its paper or published code sets; the rest keep
-their defaults. Rates and sizes of a method stand in its recipe.
+"""The settings of published methods, by name.
 
-`grpo` arXiv 2402.03300, `dr_grpo` 2503.20783, `dapo` 2503.14476, `gspo` 2507.18071, `cispo` 2506.13585, `rloo`
-2402.14740, `ppo` 1707.06347, `sec` 2505.14970, `spark` 2509.22624. Lengths of `dr_grpo` and `dapo` are the papers';
-set your own.
+A preset sets every axis of the objective that the paper or its code sets. The other fields keep their defaults. Learning
+rates and batch sizes of a method are in its recipe.
+
+    name       arXiv              name       arXiv              name       arXiv
+    grpo       2402.03300         gspo       2507.18071         ppo        1707.06347
+    dr_grpo    2503.20783         cispo      2506.13585         sec        2505.14970
+    dapo       2503.14476         rloo       2402.14740         spark      2509.22624
+
+The lengths in `dr_grpo` and `dapo` are those of the papers. Set your own.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ AXES = (
     "mismatch",
     "value_clip",
 )
-"""What a preset decides where it is put over another update: the objective. Rates, entropy bonus, arm weights and sizes stay."""
+"""The fields that a preset replaces in another update: the objective. Rates, entropy bonus, arm weights and sizes stay."""
 
 _OFF = Mismatch(kind="off")
 
@@ -89,20 +94,21 @@ PRESETS: dict[str, PolicyGradientConfig] = {
 
 
 def preset(name: str, **changes: Any) -> PolicyGradientConfig:
-    """Return a preset with fields replaced. An unknown name is a `ConfigError`."""
+    """Return a preset with some fields replaced. An unknown name is a `ConfigError`."""
     if name not in PRESETS:
         raise ConfigError(expected="a preset", found=f"'{name}'", where="update.preset", action=nearest(name, PRESETS))
     return dataclasses.replace(PRESETS[name], **changes)
 
 
 def expanded(changes: Mapping[str, Any], where: str = "update") -> dict[str, Any]:
-    """Return differences of an update with the objective of the preset they name put under them.
+    """Return changes of an update, with the objective of the preset that they name written out.
 
-    `{"preset": "dapo", "clip_high": 0.3}` is DAPO's objective with another clip. Without a preset nothing is added.
+    Example: `{"preset": "dapo", "clip_high": 0.3}` becomes all of DAPO's objective with another clip. Changes that name no
+    preset are returned as they are.
     """
     if "preset" not in changes:
         return dict(changes)
     chosen = preset(str(changes["preset"]))
-    given = {key: changes[key] for key in AXES if key in changes}
-    objective = configs.to_dict(configs.merge(chosen, given, where, {}))
+    on_axes = {key: changes[key] for key in AXES if key in changes}
+    objective = configs.to_dict(configs.merge(chosen, on_axes, where, {}))
     return {**{key: objective[key] for key in AXES}, **{k: v for k, v in changes.items() if k not in AXES}}

@@ -24,8 +24,8 @@ def publish(learner: Learner, outcome: Outcome, source: Policy, outs: Outs, ctx:
         learner.export_adapter(outs.policy)
     model = learner.save(outs.trainer, outcome.trace.normalisers, ctx)
     if learner.fingerprint == learner.source:
-        # The policy may get another digest with the same weights. A rollout compares its answers with those of the last
-        # digest and would report that a new policy answers like the old one, so it must forget them.
+        # A rollout raises an error when a policy with another digest gives the same answers as before (its canary). These
+        # weights did not change, but they may get another digest, so the next rollout must not compare.
         ctx.resident.drop_all(policy_io.CANARY)
     if not trained:
         policy_io.keep_policy(model, source, outs.policy, ctx)

@@ -1,4 +1,7 @@
-"""The learning rate over the optimiser steps of an evolution: linear warm-up, then constant, or a fall to 0 at `total_steps`."""
+"""The learning rate over the optimiser steps of an evolution.
+
+It rises linearly over `warmup_steps`. Then it stays constant, or it falls to 0 at `total_steps`, linearly or as a cosine.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Literal, Protocol
 
 
 class Schedule(Protocol):
-    """What a configuration needs to have."""
+    """The settings that the schedule reads. Every configuration with these fields will do."""
 
     @property
     def schedule(self) -> Literal["constant", "linear", "cosine"]: ...
@@ -18,7 +21,7 @@ class Schedule(Protocol):
 
 
 def lr_factor(config: Schedule, step: int) -> float:
-    """Return the factor on the learning rate of the optimiser step numbered `step` from 0."""
+    """Return the factor on the learning rate of optimiser step `step`. The first step is number 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant":

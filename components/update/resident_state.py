@@ -1,5 +1,7 @@
-"""What an update keeps in memory: the frozen model of a KL term, and the trainer state, with when the next update may go on from it
-instead of from its files."""
+"""What an update leaves in memory for the next: the trainer state, and the frozen reference model of a KL term.
+
+The next update may use the state in memory in place of its files if the model is still the one that was trained.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from instar.resident import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class ResidentTrainerState:
-    """A trainer state in memory: `tensors`, `base` and `masters` as in the files, for this policy as it was at `versions`."""
+    """A trainer state in memory. `tensors`, `base` and `masters` are what its files would hold.
+
+    It belongs to `model`. `versions` count how often each parameter had been written to, so a later change is noticed.
+    """
 
     model: weakref.ref[Any]
     versions: tuple[int, ...]
@@ -28,33 +33,33 @@ class ResidentTrainerState:
     masters: Any
 
     def fits(self, model: Any) -> bool:
-        """Whether `model` is the one that was trained, and nothing has written to it since."""
+        """Whether `model` is the one that was trained, unchanged since then."""
         return model is self.model() and versions(model) == self.versions
 
 
 TRAINER: Kind[ResidentTrainerState] = Kind("trainer")
-"""The state that the next update of this process goes on from."""
+"""The state that the next update of this process continues from."""
 REFERENCE: Kind[Any] = Kind("reference", newest=1)
-"""The frozen model of a KL term, kept for the reference policy in the type that it computes in."""
+"""The frozen model of a reference policy, in the number type in which it computes. There is one at most."""
 
 
 def take_resident(
     saved: TrainerState | None, model: Any, record: dict[str, Any] | None, ctx: Context
 ) -> ResidentTrainerState | None:
-    """Return what is in memory of a state and forget it; None when its files are to be read.
+    """Return the state in memory and forget it. None means that its files must be read.
 
-    A state that was only ever in memory and is not there any more, or whose model was changed, is a `LedgerError`.
+    Some states were only in memory. If such a state is gone, or its model was changed, raise `LedgerError`.
     """
     if saved is None or record is None:
         return None
     resident = ctx.resident.take(TRAINER, saved.digest)
-    # A policy that was not stepped may have been read again: then its weights say whose state this is.
+    # If no step was taken, the policy may have been loaded a second time. Then equal weights show that the state is its own.
     if resident is not None and (resident.fits(model) or fingerprint(model) == record["fingerprint"]):
         return resident
     if record.get("resident"):
         raise broken(
             "the optimiser state that an earlier inner step left in this process",
-            "none" if resident is None else "one of other weights",
+            "none" if resident is None else "a state of other weights",
             saved,
             "run the segment again from its beginning: only its last step writes the state",
         )
@@ -62,14 +67,17 @@ def take_resident(
 
 
 def take_masters(model: Any, masters: dict[str, Tensor], saved: TrainerState) -> None:
-    """Replace the weights of a policy by the finer ones it was rounded from; others, or none, are a `LedgerError`."""
+    """Replace the weights of a policy by the float32 weights that it was rounded from.
+
+    If `masters` do not round to the policy's weights, raise `LedgerError`.
+    """
     named = dict(model.named_parameters())
     if {k: p.shape for k, p in named.items()} != {k: v.shape for k, v in masters.items()} or not all(
         torch.equal(masters[name].to(p), p) for name, p in named.items()
     ):
         raise broken("float32 weights that round to this policy", "others" if masters else "none", saved)
     for name, p in named.items():
-        p.data = masters[name].clone()  # mapped files start at odd addresses, where some products round differently
+        p.data = masters[name].clone()  # a mapped file begins at an odd address, where some products round differently
 
 
 def versions(model: Any) -> tuple[int, ...]:
@@ -80,6 +88,6 @@ def versions(model: Any) -> tuple[int, ...]:
 def broken(
     expected: str, found: str, saved: TrainerState | None, action: str = "restore policy and trainer of the same step"
 ) -> LedgerError:
-    """Return the error of a trainer state that cannot be continued."""
+    """Return the error for a trainer state from which no update can continue."""
     where = f"trainer {saved.digest or saved.path}" if saved else "trainer"
     return LedgerError(expected=expected, found=found, where=where, action=action)

@@ -1,6 +1,7 @@
-"""Update: labelled rollouts in, a better policy and the state to go on from out, plus what each arm taught.
+"""Update: trains the policy on scored rollouts.
 
-Strategies: `policy_gradient` on sampled answers, `sequence` modelling of logged trajectories.
+It writes the next policy, the trainer state that the next update continues from, and statistics of each arm for the
+curriculum. Two strategies: `policy_gradient` learns from sampled answers, `sequence` from logged trajectories.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from instar.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """The policy that acted, its trainer state (none only at step 0), what it did, the labels, the reference of a KL term,
-    and the logged trajectories, if there are any."""
+    """What an update reads.
+
+    `trainer` is the state that the last update of this policy wrote; there is none at step 0. `reference` is needed by a KL
+    term. `data` are logged trajectories, which the strategy `sequence` learns from.
+    """
 
     policy: Policy
     trainer: TrainerState | None
@@ -32,7 +36,10 @@ class Ins:
 
 @dataclass(frozen=True, kw_only=True)
 class Outs:
-    """The next policy with its trainer state, and the statistics a curriculum learns from; on request the tasks that wait."""
+    """The next policy, its trainer state, and the statistics that the curriculum learns from.
+
+    `generated` are tasks that wait to be tried. They are written only by a strategy that lists them in `writes`.
+    """
 
     policy: Policy
     trainer: TrainerState
@@ -41,20 +48,20 @@ class Outs:
 
 
 def update(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
-    """Train the policy on one batch of labelled rollouts, in this process or in those it starts."""
+    """Train the policy on one batch of scored rollouts, in this process or in processes that it starts."""
     check_alone(os.environ)
     return config.run(ins, outs, ctx)
 
 
 def check_alone(environment: Mapping[str, str]) -> None:
-    """Raise `ConfigError` in one of several processes that a launcher started: each of them would train the whole batch."""
+    """Raise `ConfigError` if a launcher such as torchrun started several processes: each would train the whole batch."""
     for name in ("WORLD_SIZE", "PET_NNODES"):
         if environment.get(name, "1") not in ("", "1"):
             raise ConfigError(
                 expected="one process for an update",
                 found=f"{name}={environment[name]}",
                 where="update",
-                action="run the update without torchrun, and set update.processes: it starts its own on one machine",
+                action="run the update without torchrun and set update.processes: the update starts its processes itself",
             )
 
 

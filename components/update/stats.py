@@ -1,4 +1,7 @@
-"""What one update saw of each arm, from unfiltered groups: a filter before these sums would blind a curriculum."""
+"""What one update saw of each arm. The curriculum learns from it.
+
+Groups that the filter leaves out are counted too. Otherwise a curriculum would not see the arms that are too easy or too hard.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ def arm_stats(
 ) -> list[ArmStatsRow]:
     """Return one row per arm of the batch, in name order.
 
-    Sums run over valid rollouts: scored, in groups with at least `min_group` scores. `num_invalid` counts what was
-    asked for and has no score, lost rollouts included. abs_advantage [N] is the mean of |A| over a rollout's tokens,
-    kept [G].
+    Sums run over valid rollouts: scored ones, in groups with at least `min_group` scores. `num_invalid` counts the rollouts
+    that were asked for and have no score. Lost rollouts are among them. `abs_advantage` [N] is the mean of |A| over a rollout's
+    tokens. `trained_groups` [G] are the groups that the filter left.
     """
     rows = np.flatnonzero(data.valid)
     group, num = data.group[rows], data.num_groups

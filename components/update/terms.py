@@ -1,4 +1,7 @@
-"""The tables inside of a policy-gradient update: KL, filter, length, mismatch, adapters. Each says what it adds in formulas."""
+"""The tables inside the configuration of a policy-gradient update: KL, filter, length, mismatch, adapters.
+
+Each checks its own fields, and says in `explain` what it adds to the formulas.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ KL_TERMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kl:
-    """Penalty towards the reference policy; l = log pi - log ref.
+    """A penalty that keeps the policy near the reference policy. It reads l = log pi - log ref.
 
-    In the reward only k1 = l, detached. In the loss k2 = l^2/2 (gradient of KL(pi||ref)), k3 = exp(-l) - 1 + l
-    (gradient of KL(ref||pi)) or k3w = k3 times the ratio (gradient of KL(pi||ref)). k1 in the loss has expected
-    gradient 0. Exponents are bounded at 10 nats; beyond, a token has no gradient of that term.
+    In the reward the only kind is k1 = l, without gradient. In the loss there are three: k2 = l^2/2 and k3w = w k3 have the
+    gradient of KL(pi||ref), and k3 = exp(-l) - 1 + l has that of KL(ref||pi). k1 in the loss is refused, because its expected
+    gradient is 0. Exponents are bounded at 10 nats. Beyond that a token has no gradient of this term.
     """
 
     place: Literal["none", "reward", "loss"] = "none"
@@ -38,7 +41,7 @@ class Kl:
             "k2, k3 or k3w in the loss",
             "k1",
             "kl.kind",
-            "k1 has no expected gradient",
+            "the expected gradient of k1 is 0",
         )
         need(
             in_loss or self.kind == "k1",
@@ -49,7 +52,7 @@ class Kl:
         )
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields that have no effect now, each with the setting that would read it."""
         return dict.fromkeys(("kind", "coef"), "kl.place=loss or reward") if self.place == "none" else {}
 
     def explain_reward(self) -> list[str]:
@@ -57,26 +60,30 @@ class Kl:
         return [f"r_i is lowered by {self.coef:g} {KL_TERMS[self.kind]}"] if self.place == "reward" else []
 
     def explain_loss(self) -> list[str]:
-        """State the term of the loss, or that there is none anywhere."""
+        """State the term of the loss. If there is no KL term at all, say so."""
         if self.place == "loss":
             return [f"l_it += {self.coef:g} {KL_TERMS[self.kind]}"]
         return ["no KL term"] if self.place == "none" else []
 
     def explain_reference(self, reference: Literal["initial", "iteration"]) -> list[str]:
-        """State which policy the term compares with; nothing without a term."""
+        """State which policy the term compares with. Without a term there is nothing to state."""
         policy = {"initial": "that the evolution began with", "iteration": "that began the iteration"}[reference]
         return [f"ref = the policy {policy}"] if self.place != "none" else []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which groups reach the optimiser, judged on `correct`: all, those not all equal, or mean inside (low, high)."""
+    """Which groups are trained on, judged by `correct`.
+
+    `none` takes all groups. `zero_variance` leaves out groups whose answers are all right or all wrong. `band` takes groups whose
+    mean is inside (low, high).
+    """
 
     kind: Literal["none", "zero_variance", "band"] = "none"
     low: float = 0.0
     high: float = 1.0
     keep_prompts: int = 0
-    """Train on the first so many groups that pass, in slot order; 0 takes all."""
+    """Train on at most this many of the groups that pass: the first in slot order. 0 takes all."""
 
     def __post_init__(self) -> None:
         need(self.high <= 1, "<= 1", self.high, "filter.high")
@@ -84,7 +91,7 @@ class Filter:
         need(self.keep_prompts >= 0, ">= 0", self.keep_prompts, "filter.keep_prompts")
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields that have no effect now, each with the setting that would read it."""
         return {} if self.kind == "band" else dict.fromkeys(("low", "high"), "filter.kind=band")
 
     def explain(self) -> str:
@@ -99,7 +106,11 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlong:
-    """Answers that reach the length limit: trained on, left out of the loss, or penalised softly (DAPO eq. 13)."""
+    """What happens to answers that reach the length limit.
+
+    `none` trains on them. `mask` leaves them out of the loss. `soft` lowers the reward of answers that come near the limit (DAPO
+    eq. 13).
+    """
 
     kind: Literal["none", "mask", "soft"] = "none"
     max_length: int = 0
@@ -113,7 +124,7 @@ class Overlong:
             need(0 < self.buffer < self.max_length, f"in [1, {self.max_length})", self.buffer, "overlong.buffer")
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields that have no effect now, each with the setting that would read it."""
         return {} if self.kind == "soft" else dict.fromkeys(("max_length", "buffer"), "overlong.kind=soft")
 
     def explain(self) -> list[str]:
@@ -126,19 +137,23 @@ class Overlong:
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch:
-    """Trainer against sampler: rho = pi_trainer / pi_sampler of the sampled tokens. Always measured."""
+    """The gap between trainer and sampler: rho = pi_trainer / pi_sampler of the sampled tokens.
+
+    It is always measured, and a large gap is an error. `kind` says how the loss is corrected for it (see `mismatch`).
+    """
 
     kind: Literal["off", "token_trunc", "token_mask", "seq_trunc", "seq_mask"] = "token_trunc"
     agg: Literal["sum", "mean"] = "mean"
-    """Sequence versions: product of rho (its variance grows with length) or geometric mean."""
+    """For the kinds of sequences: `sum` is the product of rho, whose variance grows with length; `mean` its geometric mean."""
     low: float = 0.5
     high: float = 2.0
     alarm_mean: float = 0.05
-    """Largest mean of |log rho| that is not an error, in nats; twice as much where the update computes in bfloat16.
+    """Largest mean of |log rho| that is not an error, in nats. It counts twice if the update computes in bfloat16.
 
-    There the lower end of the mean over prompts is compared, as is that of the share."""
+    In bfloat16 the mean over prompts less two standard errors is compared. The same holds for the share.
+    """
     alarm_gap: float = 0.5
-    """|log rho| of a token from which it counts as a gap, in nats; twice as much where the update computes in bfloat16."""
+    """A token whose |log rho| is above this has a gap, in nats. It counts twice if the update computes in bfloat16."""
     alarm_share: float = 0.02
     """Largest share of tokens with a gap that is not an error."""
 
@@ -150,11 +165,11 @@ class Mismatch:
         need(0 <= self.alarm_share <= 1, "in [0, 1]", self.alarm_share, "mismatch.alarm_share")
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
-        found = {} if self.kind.startswith("seq") else {"agg": "mismatch.kind=seq_trunc or seq_mask"}
+        """Return the fields that have no effect now, each with the setting that would read it."""
+        readers = {} if self.kind.startswith("seq") else {"agg": "mismatch.kind=seq_trunc or seq_mask"}
         if not self.kind.endswith("mask"):
-            found["low"] = "mismatch.kind=token_mask or seq_mask"
-        return found if self.kind != "off" else {**found, "high": "a mismatch.kind other than off"}
+            readers["low"] = "mismatch.kind=token_mask or seq_mask"
+        return readers if self.kind != "off" else {**readers, "high": "a mismatch.kind other than off"}
 
     def explain(self, dtype: str) -> str:
         """State the correction in an update that computes in `dtype`; the measurement is always on."""
@@ -171,13 +186,13 @@ class Mismatch:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685): delta W = alpha / r * B A on linear layers below the head."""
+    """Low-rank adapters (arXiv 2106.09685): delta W = alpha / r * B A, on linear layers below the head."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
-    """Names of layers, whole or their last parts; each has to name a linear layer of the model. Empty takes all of them."""
+    """Names of linear layers, or ends of names: `q_proj` is that layer in every block. Empty takes all linear layers."""
 
     def __post_init__(self) -> None:
         need(self.r >= 1, ">= 1", self.r, "lora.r")
@@ -187,10 +202,10 @@ class LoraConfig:
             "0",
             self.dropout,
             "lora.dropout",
-            "dropout makes the on-policy ratio differ from 1",
+            "with dropout the first ratio would not be 1",
         )
         for name in ("lm_head", "embed_tokens"):
-            more = "head and embeddings are used as matrices, beside which an adapter would not be seen"
+            more = "the update reads head and embeddings as matrices, so an adapter on them would have no effect"
             need(name not in self.targets, "linear layers below the head", name, "lora.targets", more)
 
     def explain(self) -> str:
@@ -200,6 +215,6 @@ class LoraConfig:
 
 
 def need(good: bool, expected: str, found: object, field_name: str, more: str = "") -> None:
-    """Raise `ConfigError` for a field of the update whose value is out of range."""
+    """Raise `ConfigError` for a field of the update, unless its value is `good`. `more` says why."""
     if not good:
         raise out_of_range(f"update.{field_name}", expected, found, more)

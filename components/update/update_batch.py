@@ -1,5 +1,10 @@
-"""Rollouts, scores and prompt slots joined into flat arrays, and every way in which they may fail to fit together.
+"""Joins the prompt slots of a batch, its rollouts and their scores into flat arrays, and refuses tables that do not fit.
 
+    batch     one row for each slot: group id, arm, group size     -> groups, in slot order
+    rollouts  one row for each answer: tokens, steps, group id     -> tokens of all rollouts, one after the other
+    scores    one row for each rollout: status, reward, correct    -> reward and correctness of each rollout
+
+Example: rollout i has the tokens from token_offset[i] to token_offset[i + 1].
 Shapes: N rollouts in file order, G groups in slot order, T tokens of all rollouts, M action tokens of all rollouts.
 """
 
@@ -16,81 +21,87 @@ from numpy.typing import NDArray
 from instar.components.update.advantages import Bools, Floats, Ints
 from instar.errors import ContractError, InstarError, RewardError
 
-pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
+pc: Any = pyarrow.compute  # its functions are created at import, where a type checker cannot see them
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateBatch:
-    """What an update trains on. Arrays are read-only by convention."""
+    """What an update trains on. Nothing may change its arrays."""
 
     rollout_id: pa.Array
     tokens: Ints
-    """[T]"""
+    """[T] ids"""
     token_offset: Ints
-    """[N + 1]"""
+    """[N + 1] position in `tokens` at which each rollout begins"""
     action_at: Ints
-    """[M] position in `tokens`, ascending"""
+    """[M] position of each action token in `tokens`, ascending"""
     action_offset: Ints
-    """[N + 1]"""
+    """[N + 1] position in `action_at` at which each rollout begins"""
     behaviour: Floats
-    """[M]"""
+    """[M] log-probability that the sampler recorded"""
     group: Ints
-    """[N]"""
+    """[N] number of its group"""
     group_arm: Ints
-    """[G] position in `arms`"""
+    """[G] number of its arm, in `arms`"""
     arms: tuple[str, ...]
     group_size: Ints
-    """[G] rollouts that were asked for"""
+    """[G] number of rollouts that were asked for"""
     kind: tuple[str, ...]
-    """[N]"""
+    """[N] kind of trajectory"""
     policy: tuple[str, ...]
-    """[N] fingerprint of the weights that acted"""
+    """[N] fingerprint of the weights that sampled it"""
     scored: Bools
-    """[N] the score is a number"""
+    """[N] whether its score is a number"""
     dropped: Bools
-    """[G] fewer than `min_group` scored rollouts"""
+    """[G] whether it has fewer than `min_group` scored rollouts"""
     reward: Floats
     """[N], 0 where not scored"""
     correct: Floats
     """[N], 0 where not scored"""
     truncated: Bools
-    """[N]"""
+    """[N] whether it reached the length limit"""
 
     @property
     def num_groups(self) -> int:
-        """G."""
+        """The number of groups, G."""
         return len(self.group_arm)
 
     @property
     def valid(self) -> Bools:
-        """[N] scored, in a group that was not dropped."""
+        """[N] whether it is scored and its group was not dropped."""
         return self.scored & ~self.dropped[self.group]
 
     @property
     def lengths(self) -> Ints:
-        """[N] action tokens."""
+        """[N] number of action tokens."""
         return np.diff(self.action_offset)
 
     @property
     def widths(self) -> Ints:
-        """[N] tokens."""
+        """[N] number of tokens."""
         return np.diff(self.token_offset)
 
     @property
     def prompt_lengths(self) -> Ints:
-        """[N] tokens before the first action."""
+        """[N] number of tokens before the first action."""
         return np.asarray(self.action_at[self.action_offset[:-1]] - self.token_offset[:-1], dtype=np.int64)
 
 
 def ragged(starts: Ints, lengths: Ints) -> Ints:
-    """Return start, start + 1, ... for every (start, length) pair, concatenated; [sum of lengths]."""
+    """Return start, start + 1, ... for each pair of start and length, one after the other.
+
+    Example: starts 5 and 9 with lengths 2 and 3 give 5, 6, 9, 10, 11.
+    """
     total = int(lengths.sum())
     before = np.cumsum(lengths) - lengths
     return np.asarray(np.repeat(starts - before, lengths) + np.arange(total), dtype=np.int64)
 
 
 def join(batch: pa.Table, rollouts: pa.Table, scores: pa.Table, min_group: int) -> UpdateBatch:
-    """Return the experience. Scores that do not cover the rollouts: `RewardError`; anything else: `ContractError`."""
+    """Return the joined tables.
+
+    A rollout without a score, or a score that is not finite, is a `RewardError`. Every other misfit is a `ContractError`.
+    """
     ids = _array(rollouts, "rollout_id")
     order = _match_scores(ids, _array(scores, "rollout_id"))
     token_offset, tokens = _lists(_array(rollouts, "token_ids"))
@@ -99,7 +110,10 @@ def join(batch: pa.Table, rollouts: pa.Table, scores: pa.Table, min_group: int) 
     if not np.array_equal(behaviour_offset, action_offset):
         bad = int(np.flatnonzero(np.diff(behaviour_offset) != np.diff(action_offset))[0])
         raise _broken(
-            "one behaviour log-probability per action token", _count(bad, behaviour_offset, action_offset), ids, bad
+            "one behaviour log-probability for each action token",
+            _count(bad, behaviour_offset, action_offset),
+            ids,
+            bad,
         )
     if len(behaviour) and behaviour.max() > 1e-3:
         bad = int(np.searchsorted(action_offset, int(behaviour.argmax()), side="right")) - 1
@@ -139,14 +153,14 @@ def _lists(values: pa.Array) -> tuple[Ints, NDArray[Any]]:
 
 
 def _match_scores(ids: pa.Array, scored_ids: pa.Array) -> Ints:
-    """Return for every rollout the position of its score."""
+    """Return the row of each rollout's score, [N]."""
     position = pc.index_in(ids, value_set=scored_ids)
     if position.null_count or len(ids) != len(scored_ids):
         raise RewardError(
             expected=f"one score for each of {len(ids)} rollouts",
             found=f"{len(scored_ids)} scores, {position.null_count} rollouts without one",
             where="scores:rollout_id",
-            action="score every rollout; abstain or fail instead of leaving one out",
+            action="score every rollout: write status=abstained or failed instead of leaving one out",
         )
     return np.asarray(position.to_numpy(zero_copy_only=False), dtype=np.int64)
 
@@ -171,7 +185,7 @@ def _verdicts(scores: pa.Table, order: Ints, ids: pa.Array) -> tuple[Bools, Floa
 
 
 def _actions(steps: pa.Array, token_offset: Ints) -> tuple[Ints, Ints]:
-    """Return positions of action tokens and their offsets per rollout; spans must tile each rollout."""
+    """Return the positions of action tokens, and where each rollout's begin. Steps must cover each rollout without gaps."""
     num_steps = pc.list_value_length(steps).to_numpy(zero_copy_only=False)
     flat = steps.flatten()
     start, end = (flat.field(n).to_numpy(zero_copy_only=False) for n in ("start", "end"))
@@ -184,10 +198,10 @@ def _actions(steps: pa.Array, token_offset: Ints) -> tuple[Ints, Ints]:
     wrong = (start != before) | (end < start)
     if wrong.any() or not np.array_equal(last_end, np.diff(token_offset)):
         raise ContractError(
-            expected="steps that tile token_ids in order",
-            found="gaps, overlaps or tokens outside every step",
+            expected="steps that cover token_ids in order, each token once",
+            found="a gap, an overlap, or tokens outside every step",
             where="rollouts:steps",
-            action="record each span once",
+            action="let the sampler record each span of tokens once",
         )
     action = np.asarray(pc.equal(flat.field("role"), "action").to_numpy(zero_copy_only=False), dtype=np.bool_)
     length = np.where(action, end - start, 0)
@@ -198,7 +212,7 @@ def _actions(steps: pa.Array, token_offset: Ints) -> tuple[Ints, Ints]:
             expected="a prompt, then at least one action token",
             found="a rollout without prompt or without action",
             where="rollouts:steps",
-            action="the first token has no context to be predicted from; give the policy a prompt",
+            action="give the policy a prompt: without one, nothing predicts the first token",
         )
     return at, np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
 
@@ -211,24 +225,24 @@ def _groups(batch: pa.Table, rollouts: pa.Table) -> tuple[Ints, Ints, tuple[str,
         raise _mixed("rollouts of groups in the batch", f"{group.null_count} rollouts of other groups")
     group_index = np.asarray(group.to_numpy(zero_copy_only=False), dtype=np.int64)
     if (np.bincount(group_index, minlength=len(size)) > size).any():
-        raise _mixed("at most group_size rollouts per group", "more")
+        raise _mixed("at most group_size rollouts in each group", "more in some group")
     arm_names = _array(batch, "arm")
     arms = tuple(sorted(pc.unique(arm_names).to_pylist()))
     arm = np.asarray(pc.index_in(arm_names, value_set=pa.array(arms)).to_numpy(zero_copy_only=False), dtype=np.int64)
     if not pc.all(pc.equal(_array(rollouts, "arm"), arm_names.take(group))).as_py() and len(group_index):
-        raise _mixed("the arm of the slot on each of its rollouts", "another arm")
+        raise _mixed("the arm of its slot on each rollout", "a rollout with another arm")
     return group_index, arm, arms, np.asarray(size, dtype=np.int64)
 
 
 def _mixed(expected: str, found: str) -> InstarError:
     return ContractError(
-        expected=expected, found=found, where="rollouts:group_id", action="pass the batch they were sampled for"
+        expected=expected, found=found, where="rollouts:group_id", action="pass the batch for which they were sampled"
     )
 
 
 def _broken(expected: str, found: str, ids: pa.Array, row: int) -> InstarError:
     where = f"rollouts:{ids[row].as_py()}"
-    return ContractError(expected=expected, found=found, where=where, action="fix the sampler's record")
+    return ContractError(expected=expected, found=found, where=where, action="correct what the sampler records")
 
 
 def _count(row: int, found: Ints, expected: Ints) -> str:

@@ -50,7 +50,7 @@ def test_a_schedule_that_ends_before_the_run_is_refused(name: str, sets: list[st
         made(name, *sets, f"update.total_steps={steps - 1}")
     error = caught.value
     assert error.where == "recipe.update.total_steps" and str(steps) in error.expected
-    assert error.found == f"{steps - 1}: the rate is 0 in the 1 steps after it"
+    assert error.found == f"{steps - 1}: the learning rate is 0 in the 1 steps after it"
     assert f"update.total_steps={steps}" in error.action
     assert outlook(made(name, *sets, f"update.total_steps={steps}")) == ""
 

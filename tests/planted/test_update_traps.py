@@ -53,7 +53,7 @@ def test_inherited_defaults_that_train_the_wrong_thing(changes: dict[str, Any]) 
 
 
 def test_k1_in_the_loss() -> None:
-    with pytest.raises(ConfigError, match="no expected gradient"):
+    with pytest.raises(ConfigError, match="expected gradient of k1 is 0"):
         Kl(place="loss", kind="k1", coef=0.01)
 
 

@@ -1,4 +1,4 @@
-"""How large the micro-batches of several processes are, and what each process will need in memory."""
+"""Chooses the size of the micro-batches for several processes, and predicts the memory of each process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.components.update.update_batch import UpdateBatch
 
 ROUND_TOKENS = 512
-"""What gathering the parameters and summing the gradients of one pass costs, in positions: an order of magnitude."""
+"""Cost of gathering the parameters and summing the gradients of one pass, in positions. It is an order of magnitude."""
 
 
 def split(config: PolicyGradientConfig, data: UpdateBatch, size: int) -> PolicyGradientConfig:
-    """Return the configuration with the token budget, at most its own, that lets `size` processes finish first.
+    """Return the configuration with the token budget with which `size` processes finish first. It is at most the given one.
 
-    Processes run in step, so a round takes as long as its widest pass, and every round gathers the whole model. Tried:
-    the budget itself, and what divides all tokens evenly over one to four rounds, with some room for uneven lengths.
-    Losses do not depend on it.
+    In a round each process runs one pass. A round takes as long as its largest pass, and every round gathers the whole model.
+    Tried are the budget itself, and budgets that divide all tokens evenly over one to four rounds, with some room for uneven
+    lengths. Losses do not depend on the budget.
     """
     rows = np.flatnonzero(data.valid)
     tokens = int(data.widths[rows].sum())
@@ -45,9 +45,9 @@ def decide(
     size: int,
     held: int = 0,
 ) -> memory.Plan:
-    """Return what each process will need, for the first choice of checkpointing that fits all; raise if none does.
+    """Return the plan of each process, for the first choice of checkpointing that fits in all of them.
 
-    `held` is what this process holds already of what the plan counts.
+    If none fits, raise `ConfigError`. `held` bytes of the plan are in this process's memory already.
     """
     free = _free(device, size, held)
     choices = {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
@@ -58,7 +58,7 @@ def decide(
 
 
 def _free(device: str, size: int, held: int) -> int:
-    """Return what the process that has least may take. Processes on the CPU share one memory."""
+    """Return the bytes that every process may take: those of the process with the least. On a CPU they share one memory."""
     free = torch.tensor(memory.available_bytes(device) // (size if device == "cpu" else 1) + held, device=device)
     torch.distributed.all_reduce(free, torch.distributed.ReduceOp.MIN)
     return int(free)
@@ -67,10 +67,10 @@ def _free(device: str, size: int, held: int) -> int:
 def plan(
     policy: Policy, config: PolicyGradientConfig, data: UpdateBatch, has_reference: bool, on: bool, size: int
 ) -> memory.Plan:
-    """Return the plan of one process: its shards, and whole in turn what a pass gathers and reduces.
+    """Return the plan of one process: its shards, and the parts of the model that a pass gathers.
 
-    Gathered: the embedding, the head where it is not tied, and two layers, in the type of the pass. Backward adds their
-    gradients in that type, and in the master's while they are summed.
+    A pass gathers the embedding, the head if it is not tied, and two layers at a time, in the number type of the pass. Backward
+    adds their gradients in the same type, and once more in the master type while they are summed.
     """
     alone = memory.plan(policy, config, data, has_reference, on)
     shape = policy.read_json("config.json")

@@ -1,8 +1,8 @@
-"""The update as one call to N processes on this machine, which returns what process 0 found.
+"""Runs an update in N processes on this machine and returns the metrics of process 0.
 
-The processes are started for the first update and stay until one whose outputs outlive this process: a segment of inner
-steps starts them once, and so does a single step. Between the steps of a segment they keep the optimiser's state, in shards
-on their devices; what leaves them is the policy, because another process samples from it.
+The first update starts the processes. They stay until an update whose outputs outlive this process (`ctx.durable`). So a
+segment of several inner steps starts them once, and so does a single step. Between the steps of a segment they keep the
+optimiser's state, in shards on their devices. Only the policy leaves them, because another process samples from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from instar.components.update.stage import Ins, Outs
 
 GANG: Kind[tuple[str, Gang]] = Kind("update/processes")
-"""The processes that wait for the next update, with what they were started for."""
+"""The processes that wait for the next update, and the settings for which they were started."""
 
 
 def improve_together(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Context) -> Metrics:
@@ -54,26 +54,27 @@ def improve_together(ins: Ins, outs: Outs, config: PolicyGradientConfig, ctx: Co
 
 
 def name_inner(ins: Ins, outs: Outs) -> None:
-    """Name what the next inner step replaces by what the trainer says of it: hashing the bytes of 3B parameters takes 23 s.
+    """Give the outputs digests that are made from `trainer.json`, for use inside the segment.
 
-    Weights that the update left alone keep their name.
+    The next inner step replaces these outputs, so a digest of their bytes is not worth its time: for 3B parameters it takes
+    23 s. If the update changed no weight, the policy keeps its digest.
     """
     before = ins.trainer.read_json("trainer.json")["fingerprint"] if ins.trainer else None
     record = outs.trainer.read_json("trainer.json")
-    kept = before == record["fingerprint"]
-    outs.policy.digest = ins.policy.digest if kept else configs.digest({"policy": record["fingerprint"]})
+    unchanged = before == record["fingerprint"]
+    outs.policy.digest = ins.policy.digest if unchanged else configs.digest({"policy": record["fingerprint"]})
     outs.trainer.digest = configs.digest({"trainer": record})
 
 
 def _gang(purpose: dict[str, Any], size: int, timeout_s: float, ctx: Context) -> Gang:
-    """Take the processes that wait for a job, or start some. Whoever gets one is done with puts it back."""
+    """Return the processes that wait for a job, or start some. A caller that needs them again must put them back."""
     folder = ctx.scratch / "processes"
     waiting = ctx.resident.take(GANG)
     if waiting is not None:
         started_for, gang = waiting
         if started_for == json.dumps(purpose) and gang.folder == folder:
             return gang
-        gang.end()  # of a segment that failed elsewhere
+        gang.end()  # they belong to a segment that failed in another stage
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write(folder / "job.json", purpose)
@@ -81,7 +82,7 @@ def _gang(purpose: dict[str, Any], size: int, timeout_s: float, ctx: Context) ->
 
 
 def count(config: PolicyGradientConfig, place: str) -> int:
-    """Return how many processes to start. More than there are CUDA devices is a `ConfigError`."""
+    """Return how many processes to start. More than CUDA devices, or on a CPU more than cores, is a `ConfigError`."""
     import torch
     from torch import distributed
 
@@ -92,7 +93,7 @@ def count(config: PolicyGradientConfig, place: str) -> int:
             expected=f"at most {devices} processes, one for each CUDA device",
             found=str(size),
             where="update.processes",
-            action="lower it, or write auto",
+            action="lower update.processes, or set it to auto",
         )
     cores = len(os.sched_getaffinity(0))
     if place == "cpu" and size > cores:
@@ -100,20 +101,20 @@ def count(config: PolicyGradientConfig, place: str) -> int:
             expected=f"at most {cores} processes, one for each core",
             found=str(size),
             where="update.processes",
-            action="lower it; on a CPU several processes are for tests, one is faster",
+            action="lower update.processes; on a CPU one process is the fastest, and several are for tests",
         )
     if size > 1 and not distributed.is_available():
         raise MissingDependencyError(
             expected="a torch built with torch.distributed",
             found=f"torch {torch.__version__} without it",
             where="update.processes",
-            action="install another build, or set update.processes=1",
+            action="install another build of torch, or set update.processes=1",
         )
     return size
 
 
 def forget(ins: Ins, ctx: Context) -> None:
-    """Drop what is resident of the policy: the processes read it from files, and need the memory."""
+    """Drop what is in memory of the policy. The processes read it from files and need the memory themselves."""
     ctx.resident.drop(ins.policy.digest)
     if ins.trainer is not None:
         ctx.resident.drop(ins.trainer.digest)
@@ -121,4 +122,4 @@ def forget(ins: Ins, ctx: Context) -> None:
 
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # else the allocator of this process keeps what the others need
+        torch.cuda.empty_cache()  # otherwise the allocator of this process keeps memory that the others need

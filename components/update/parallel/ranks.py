@@ -1,8 +1,13 @@
-"""Which forward passes a process runs, and how the processes tell each other what they found.
+"""Which forward passes a process runs, and how the processes exchange the results.
 
-Every process knows all micro-batches of a step; process r of N runs numbers r, r + N, ... Parameters are gathered layer
-by layer inside a pass, so all processes must run equally many: one that has none left repeats another's with weight 0.
-Loss weights come from counts of the whole step, so gradients and losses are sums over processes, never means.
+Every process knows all micro-batches of a step. Process r of N runs the numbers r, r + N, r + 2 N and so on.
+
+    5 micro-batches, 2 processes      round 0   round 1   round 2
+    process 0                         0         2         4
+    process 1                         1         3         4 again, counted with weight 0
+
+All processes must run equally many passes, because a pass gathers the parameters from all of them, layer by layer.
+Loss weights come from counts of the whole step. So gradients and losses are sums over the processes, never means.
 Shapes: m action tokens of a micro-batch.
 """
 
@@ -23,24 +28,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is `rank` of `size`. Alone, every method returns what it was given."""
+    """This is process `rank` of `size`. With one process every method returns what it gets."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, micros: Sequence[Micro]) -> list[tuple[Micro, bool]]:
-        """Return the passes of this process, in order; false marks one that counts for nothing."""
+        """Return the passes of this process in order, each with whether it counts."""
         if self.size == 1:
             return [(micro, True) for micro in micros]
         rounds = -(-len(micros) // self.size)
         own = [i * self.size + self.rank for i in range(rounds)]
-        # The last micro-batch is the narrowest, so it is what an idle process repeats.
+        # An idle process repeats the final micro-batch, because that one is the narrowest.
         return [(micros[min(i, len(micros) - 1)], i < len(micros)) for i in own]
 
     def everywhere(
         self, mine: Sequence[Tensor], micros: Sequence[Micro], dtype: torch.dtype, device: str
     ) -> list[Tensor]:
-        """Return one [m] tensor for each of `micros` on all processes; `mine` are those of this process's own passes."""
+        """Return one [m] tensor for each of `micros`, on all processes. `mine` are those of this process's own passes."""
         if self.size == 1 or not micros:
             return list(mine)
         sizes = [len(micro.tokens) for micro in micros]
@@ -60,11 +65,11 @@ class Ranks:
         return float(out)
 
     def gather(self, trace: Trace, steps: Sequence[Sequence[Micro]], dtype: torch.dtype, device: str) -> None:
-        """Complete `trace` with what the others saw. `steps` are the micro-batches of every optimiser step taken."""
+        """Complete `trace` with what the other processes saw. `steps` are the micro-batches of each optimiser step."""
         if self.size == 1:
             return
         everything = [micro for step in steps for micro in step]
-        # Dealing starts anew at every step, so the passes of a step are a run of this process's records.
+        # Every step deals its passes from process 0 on, so the records of this process lie step after step.
         ends = [0]
         for step in steps:
             ends.append(ends[-1] + len(step[self.rank :: self.size]))

@@ -1,10 +1,12 @@
-"""A learner whose parameters, gradients and moments lie in shards, one per process (FSDP2), and back again.
+"""Cuts a learner into shards, one for each process (FSDP2), and puts it together again.
 
-Layers are gathered one at a time inside a pass; embeddings, last norm and head together, for the whole pass. Shards are
-float32 and so are sums of gradients, whatever type the pass computes in. Buffers keep their type.
-A learner is built and saved whole, on the CPU, by the code that one process uses: its files are the same, and a state
-that N processes wrote continues on any other number. Processes load in turn, and process 0 alone gathers, so the machine
-holds one whole model.
+Parameters, gradients and moments are cut. Inside a pass the layers are gathered one at a time. Embeddings, final norm and head
+are gathered together, for the whole pass. Shards and sums of gradients are float32, whatever the pass computes in. Buffers
+keep their type.
+
+A learner is built and saved in one piece on the CPU, by the same code as with one process. So its files are the same, and a
+state that N processes wrote continues in any other number. Processes load one after the other, and only process 0 gathers, so
+the machine never holds more than one whole model.
 """
 
 from __future__ import annotations
@@ -34,19 +36,19 @@ Beat = Callable[[], None]
 
 
 def whole(policy: Policy, saved: TrainerState | None, config: PolicyGradientConfig, ctx: Context) -> Learner:
-    """Return the learner in one piece on the CPU, in the type of the master weights alone, read from files."""
+    """Return the learner in one piece on the CPU, read from files. It has master weights only, and no bfloat16 copy."""
     plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
     return Learner(policy_io.take_model(policy, ctx), plain, ctx, saved, policy, copies=False)
 
 
 def shell(policy: Policy, config: PolicyGradientConfig, ctx: Context) -> Learner:
-    """Return a learner to fill with another's weights and state: of this policy's shape, its moments left out."""
+    """Return a learner of this policy's shape, without moments. `collect` fills it with another learner's weights."""
     plain = dataclasses.replace(config, device="cpu", gradient_checkpointing="off", processes=1)
     return Learner(policy_io.take_model(policy, ctx), plain, ctx, None, policy, copies=False, moments=False)
 
 
 def resume(learner: Learner, config: PolicyGradientConfig, policy: Policy) -> None:
-    """Go on with a learner in shards as this policy: count from here, compute layers again where `config` says so."""
+    """Continue with a learner in shards as this policy. Gradient checkpointing is switched to what `config` says."""
     before, learner.config, learner.row_name = learner.config.gradient_checkpointing, config, policy_io.row_name(policy)
     learner.begin()
     if config.gradient_checkpointing != before:
@@ -54,7 +56,7 @@ def resume(learner: Learner, config: PolicyGradientConfig, policy: Policy) -> No
 
 
 def shard(learner: Learner, config: PolicyGradientConfig, ranks: Ranks, mesh: DeviceMesh, beat: Beat) -> None:
-    """Cut a whole learner: afterwards this process holds 1/N of it, on the device of `mesh`, set up as `config` says."""
+    """Cut a whole learner. Afterwards this process holds 1/N of it on the device of `mesh`, set up as `config` says."""
     old = learner.optimizer
     moments = old.tensors() if old.steps else {}
     learner.ranks, learner.config, learner.device = ranks, config, mesh.device_type
@@ -70,9 +72,9 @@ def shard(learner: Learner, config: PolicyGradientConfig, ranks: Ranks, mesh: De
 
 
 def cut(model: Any, config: PolicyGradientConfig, mesh: DeviceMesh, beat: Beat) -> Any:
-    """Cut a model's parameters in place and return it; `forward.score` and calling it gather them.
+    """Cut a model's parameters in place and return the model. `forward.score` gathers them, and so does calling the model.
 
-    `beat` is called with every pass.
+    Every pass calls `beat`.
     """
     precision = MixedPrecisionPolicy(cast_forward_inputs=False)
     if config.dtype == "bfloat16":
@@ -92,24 +94,26 @@ def cut(model: Any, config: PolicyGradientConfig, mesh: DeviceMesh, beat: Beat) 
 
 
 def layers(model: Any) -> list[nn.Module]:
-    """Return the decoder layers: the one module list of the trunk whose members the model says not to split."""
+    """Return the decoder layers: the modules that the model itself says not to split (`_no_split_modules`)."""
     names = set(getattr(model, "_no_split_modules", None) or ())
-    found = [m for m in model.base_model.modules() if type(m).__name__ in names and not isinstance(m, FSDPModule)]
-    if not found:
+    whole_layers = [
+        m for m in model.base_model.modules() if type(m).__name__ in names and not isinstance(m, FSDPModule)
+    ]
+    if not whole_layers:
         raise ConfigError(
             expected="a model that names its layers (_no_split_modules)",
             found=type(model).__name__,
             where="update.processes",
             action="set update.processes=1, or use another model",
         )
-    return found
+    return whole_layers
 
 
 def _fully_shard(module: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy) -> None:
-    made = fully_shard(module, mesh=mesh, mp_policy=precision)
-    made.set_gradient_divide_factor(1.0)  # losses are weighted by counts of all processes: sums, not means
-    made.set_force_sum_reduction_for_comms(True)  # gloo has no other; the factor 1 costs nothing
-    made.set_reduce_scatter_unused_params(True)  # processes may reach different parts of a model
+    sharded = fully_shard(module, mesh=mesh, mp_policy=precision)
+    sharded.set_gradient_divide_factor(1.0)  # loss weights count all processes, so gradients are sums, not means
+    sharded.set_force_sum_reduction_for_comms(True)  # gloo can only sum; the factor 1 costs nothing
+    sharded.set_reduce_scatter_unused_params(True)  # processes may use different parts of a model
 
 
 def _name(key: str) -> str:
@@ -117,16 +121,17 @@ def _name(key: str) -> str:
 
 
 def _like(parameter: Any, value: Tensor) -> Tensor:
-    """Return this process's shard of a whole tensor, cut as `parameter` is."""
+    """Return this process's shard of a whole tensor, cut in the same way as `parameter`."""
     mesh, placements = parameter.device_mesh, parameter.placements
-    # None: every process has the whole and takes its part, nothing is sent.
+    # src_data_rank=None: every process has the whole tensor and takes its own part, so nothing is sent.
     return distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None)
 
 
 def collect(learner: Learner, into: Callable[[], Learner], whole: bool) -> Learner | None:
-    """Return the learner in one piece on process 0, where `into` makes one to fill; None elsewhere. All take part.
+    """Return the learner in one piece on process 0, and None on the others. All processes must call this.
 
-    Only where `whole` the optimiser's state comes along. Else it stays in shards, and what is saved says so.
+    `into` returns the learner to fill. With `whole` the optimiser's state is collected too. Otherwise it stays in shards, and
+    the saved record says so.
     """
     for module in (learner.model, learner.critic):
         if module is not None:
@@ -153,14 +158,17 @@ def collect(learner: Learner, into: Callable[[], Learner], whole: bool) -> Learn
 
 
 def let_go(module: nn.Module) -> None:
-    """Drop the parameters that a pass without backward leaves gathered."""
+    """Drop gathered parameters. A pass without backward does not do that itself."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
 def _gather(part: Any, ranks: Ranks) -> Tensor | None:
-    """Return a whole tensor in the host memory of process 0, None elsewhere. Shards are runs of rows, the last may be short."""
+    """Return a whole tensor in the host memory of process 0, and None on the others.
+
+    A shard is a run of rows. The shard of the highest rank may be shorter, so shards are padded to the same size.
+    """
     assert isinstance(part, DTensor) and part.placements == (Shard(0),)
     own = part.to_local().detach()
     padded = own.new_zeros(-(-part.shape[0] // ranks.size), *part.shape[1:])

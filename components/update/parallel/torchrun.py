@@ -1,4 +1,7 @@
-"""torchrun with a lifeline, as a program: its arguments, after the file for the exit codes of processes that failed."""
+"""torchrun as a program that ends with the process that started it.
+
+The first argument is the file for the exit codes of processes that failed. The others are those of torchrun.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from instar import lifeline
 
 
 def main() -> int:
-    """Run the processes; write `{rank: exit code}` (-n after signal n) and return 1 when one fails."""
+    """Run the processes. If one fails, write `{rank: exit code}` and return 1. The exit code after signal n is -n."""
     lifeline.hold()
     from importlib import import_module
 

@@ -1,8 +1,12 @@
-"""One of the processes of an update, as a program under torchrun: its argument is the file `job.json` of `launch`.
+"""One process of an update, as a program under torchrun. Its argument is the file `job.json` that `launch` writes.
 
-That file has what holds for all updates; update n is described by `job-n.json` beside it and answered by process 0 with
-`metrics-n.json`. Process r keeps `rank-r.log` (its output, and its stacks when it is asked or told to end), `rank-r.json`
-(its last unit of work) and, when it fails, `rank-r.error.json`.
+Files in the folder of `job.json`
+    job.json             what holds for all updates
+    job-n.json           what update n does
+    metrics-n.json       the answer of process 0 to update n
+    rank-r.log           output of process r, and its stacks when it is ended
+    rank-r.json          the unit of work that process r does now
+    rank-r.error.json    the error of process r, if it fails
 """
 
 from __future__ import annotations
@@ -28,12 +32,12 @@ if TYPE_CHECKING:
     from instar.components.update.parallel.improve import Held
 
 POLL_S = 0.02
-"""Time between two looks for the next update."""
+"""Seconds between two looks for the next update."""
 Work = Callable[[dict[str, Any], Path, int, int], None]
 
 
 def main(work: Work) -> None:
-    """Do the work of one process; end at once when it fails, because the others may wait in a collective for ever."""
+    """Do the work of one process. If it fails, end at once, because others may wait for it in a collective for ever."""
     folder, rank = Path(sys.argv[1]).parent, int(os.environ["RANK"])
     log = (folder / f"rank-{rank}.log").open("ab")
     for stream in (1, 2):
@@ -51,7 +55,7 @@ def main(work: Work) -> None:
 
 
 def serve(purpose: dict[str, Any], folder: Path, rank: int, size: int) -> None:
-    """Join the others, do the updates as they come, part after the last."""
+    """Join the other processes, do the updates as they come, and leave after the final one."""
     from torch import distributed
 
     from instar.components.update.parallel.improve import Held
@@ -71,14 +75,17 @@ def serve(purpose: dict[str, Any], folder: Path, rank: int, size: int) -> None:
 
 
 def _wait(path: Path) -> dict[str, Any]:
-    """Return what a file says, once it is there. Whoever does not write it any more has ended, and this process with it."""
+    """Wait until a file is there, and return what it says.
+
+    There is no deadline. If the process that would write it ends, this process ends too (`lifeline`).
+    """
     while not path.exists():
         time.sleep(POLL_S)
     return dict(json.loads(path.read_text()))
 
 
 def join(device: str, timeout_s: float) -> None:
-    """Meet the other processes and take this one's device; no collective may last longer than `timeout_s`."""
+    """Join the other processes and take this one's device. No collective may take longer than `timeout_s`."""
     import torch
     from torch import distributed
 
@@ -93,7 +100,7 @@ def join(device: str, timeout_s: float) -> None:
 
 
 def improve(job: dict[str, Any], folder: Path, rank: int, size: int, held: Held) -> dict[str, float]:
-    """Do the update that `job` describes and return its metrics. Unless it is the last, its state stays in `held`."""
+    """Do the update that `job` describes and return its metrics. If another one follows, its state stays in `held`."""
     from instar import config as configs
     from instar.components.update.config import PolicyGradientConfig
     from instar.components.update.parallel import improve as parts
@@ -116,12 +123,13 @@ def improve(job: dict[str, Any], folder: Path, rank: int, size: int, held: Held)
     scratch.mkdir(parents=True, exist_ok=True)
     ctx = Context(**job["context"], scratch=scratch, heartbeat=beat, durable=job["last"])
     config = configs.from_dict(PolicyGradientConfig, job["config"])
-    found = parts.improve(ins, outs, config, ctx, Ranks(rank, size), job["device"], held)
+    metrics = parts.improve(ins, outs, config, ctx, Ranks(rank, size), job["device"], held)
     beat.settle()
-    return found
+    return metrics
 
 
 def _record(error: Exception) -> dict[str, str]:
+    """Return an error as the process of the stage can raise it again."""
     if isinstance(error, InstarError):
         fields = {k: getattr(error, k) for k in ("expected", "found", "where", "action")}
         return {"class": type(error).__name__, **fields}

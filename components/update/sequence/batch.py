@@ -1,8 +1,9 @@
-"""The labelled windows of one batch, in slot order: logged episodes, rollouts and scores joined and checked.
+"""Joins logged episodes, rollouts and scores into the labelled windows of one batch, in slot order, and checks them.
 
-A rollout row names its window: episode `task_id`, first step `offset`. Its label is the scaled return-to-go there. Nothing
-may be missing: a window without a label, or with one that the data contradicts, would train the wrong thing.
-Shapes: M windows of at most K steps, S numbers of state, A of action.
+A rollout row names its window: the episode `task_id` and the first step `offset`. The label of the window is the scaled
+return-to-go at that step. A window without a label, or with a label that the data contradicts, would train the wrong thing, so
+it is refused.
+Shapes: M windows of at most K steps, S numbers of a state, A numbers of an action.
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ from instar.components.policy_io import row_name
 from instar.components.trajectories import Doubles, Integers, Singles, Trajectories, Windows
 from instar.errors import ContractError, RewardError
 
-pc: Any = pyarrow.compute  # its functions are made at import, where a type checker cannot see them
+pc: Any = pyarrow.compute  # its functions are created at import, where a type checker cannot see them
 TOLERANCE = 1e-6
-"""Largest difference of a label from the data's return-to-go, relative to its size or 1."""
+"""Largest difference between a label and the data's return-to-go, relative to the return-to-go if that is above 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
-    """What the update learns from."""
+    """The windows that the update learns from, with their labels."""
 
     rows: Integers
     """[M] row of each window in the tables of rollouts and scores"""
     windows: Windows
     arms: tuple[str, ...]
-    """Arm names, in name order."""
+    """Names of the arms, sorted."""
     arm: Integers
     """[M] index into `arms`"""
     label: Doubles
     """[M] scaled return-to-go of the first step"""
     beta: Doubles
-    """[M] weight of the past policy in the action target"""
+    """[M] weight of the past policy's action in the target"""
     delayed: np.ndarray[Any, np.dtype[np.bool_]]
-    """[M] the return-to-go is the same at every step"""
+    """[M] whether the return-to-go is the same at every step"""
     proposed: Singles
-    """[P, A] the past policy's actions at every step of every window, in the environment's units; P = 0 without any"""
+    """[P, A] the past policy's action at each step of each window, in the environment's units; P = 0 without actions"""
     first: Integers
-    """[M] where each window's part of `proposed` begins"""
+    """[M] row of `proposed` where each window begins"""
 
     @property
     def size(self) -> int:
-        """Return M."""
+        """The number of windows, M."""
         return len(self.label)
 
 
@@ -57,8 +58,8 @@ def join(
 ) -> Labelled:
     """Return the batch's windows of at most `steps` steps. Labels are in units of `scale`.
 
-    Raises `ContractError` for rollouts of another policy, windows outside of their episode, actions that do not fit, and
-    beta > 0 without actions; `RewardError` for windows without a finite label and labels that the data contradicts.
+    Raises `ContractError` for rollouts of another policy, for windows outside of their episode, for actions that do not fit, and
+    for beta > 0 without actions. Raises `RewardError` for a label that is missing, not finite, or contradicted by the data.
     """
     table, marks = rollouts.table(), scores.table()
     rows, names = _slots(batch, table)
@@ -74,7 +75,7 @@ def join(
     proposed, first = _proposed(table, windows, data.actions.shape[1])
     if not len(proposed) and (beta > 0).any():
         raise ContractError(
-            expected="the past policy's actions, of which a share goes into the targets",
+            expected="the past policy's actions, because beta mixes them into the targets",
             found=f"beta {beta.max():g} and no actions",
             where="rollouts:actions",
             action="set rollout.act=true, or reward.schedule=none",
@@ -94,11 +95,11 @@ def join(
 
 
 def _slots(batch: Batch, table: pa.Table) -> tuple[Integers, list[str]]:
-    """Return the row of each slot's rollout, and the arm it was drawn from. Every slot has exactly one rollout."""
+    """Return the row of each slot's rollout and the slot's arm. Every slot must have exactly one rollout."""
     slots = batch.table()
     slots = slots.take(pc.sort_indices(slots, sort_keys=[("slot", "ascending")]))
-    found = pc.index_in(slots.column("group_id"), value_set=table.column("group_id").combine_chunks())
-    lost = found.null_count
+    row_by_slot = pc.index_in(slots.column("group_id"), value_set=table.column("group_id").combine_chunks())
+    lost = row_by_slot.null_count
     if lost or table.num_rows != slots.num_rows:
         raise ContractError(
             expected=f"one rollout for each of {slots.num_rows} slots",
@@ -106,22 +107,22 @@ def _slots(batch: Batch, table: pa.Table) -> tuple[Integers, list[str]]:
             where="rollouts:group_id",
             action="roll out the batch that was drawn, with curriculum.group_size=1",
         )
-    return np.asarray(found.to_numpy(), dtype=np.int64), slots.column("arm").to_pylist()
+    return np.asarray(row_by_slot.to_numpy(), dtype=np.int64), slots.column("arm").to_pylist()
 
 
 def _check_policy(table: pa.Table, policy: Policy) -> None:
     actors, acting = set(table.column("policy").unique().to_pylist()), row_name(policy)
     if actors != {acting}:
         raise ContractError(
-            expected=f"windows of the weights {acting}, those of policy {policy.digest}, from which this update starts",
+            expected=f"windows of the weights {acting}, which are those of policy {policy.digest} that this update trains",
             found=f"windows of {sorted(actors)[:3]}",
             where="rollouts:policy",
-            action="roll out again: the past policy of a target is the one that the last iteration ended with",
+            action="roll out again with this policy: the past policy in a target must be the one that is trained",
         )
 
 
 def component(scores: pa.Table, name: str, default: float | None) -> Doubles:
-    """Return the named part of every reward, [M]. A row without it has `default`; None makes that a `RewardError`."""
+    """Return the named part of every reward, [M]. A row without it gets `default`. Without a default it is a `RewardError`."""
     parts: Any = scores.column("components").combine_chunks()
     row = np.repeat(np.arange(len(parts)), np.diff(parts.offsets.to_numpy()))
     chosen = np.asarray(pc.equal(parts.keys, name).to_numpy(zero_copy_only=False), dtype=np.bool_)
@@ -129,8 +130,8 @@ def component(scores: pa.Table, name: str, default: float | None) -> Doubles:
     out[row[chosen]] = parts.items.to_numpy(zero_copy_only=False)[chosen]
     bad = np.flatnonzero(~(np.isfinite(out) & (out >= 0) & (out <= 1)))
     if len(bad):
-        found = f"{out[bad[0]]} in row {int(bad[0])}"
-        raise _unlabelled(f"a part '{name}' in [0, 1] of every reward", found, f"components.{name}")
+        value = f"{out[bad[0]]} in row {int(bad[0])}"
+        raise _unlabelled(f"a part '{name}' in [0, 1] in every reward", value, f"components.{name}")
     return out
 
 
@@ -139,7 +140,9 @@ def _labels(scores: pa.Table) -> Doubles:
     lost = np.flatnonzero(~np.isfinite(values))
     if len(lost):
         status, reason = (scores.column(name)[int(lost[0])].as_py() for name in ("status", "reason"))
-        raise _unlabelled("a finite label on every window", f"{len(lost)} without: {status} {reason}".strip(), "reward")
+        raise _unlabelled(
+            "a finite label for every window", f"{len(lost)} without: {status} {reason}".strip(), "reward"
+        )
     return values
 
 
@@ -165,10 +168,10 @@ def _proposed(table: pa.Table, windows: Windows, width: int) -> tuple[Singles, I
     if len(wrong):
         row = int(wrong[0])
         raise ContractError(
-            expected=f"{int(lengths[row])} actions of {width} numbers, or no actions in any row",
+            expected=f"{int(lengths[row])} actions of {width} numbers each, or no actions in any row",
             found=f"{int(sizes[row])} numbers in row {row}",
             where="rollouts:actions",
-            action="roll out again with the window of this policy's architecture",
+            action="roll out again with the window length of this policy's architecture",
         )
     values = cells.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
     return values, np.cumsum(lengths) - lengths

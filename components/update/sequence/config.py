@@ -1,4 +1,4 @@
-"""Configuration of the supervised update: predict the action, and what follows it, in windows of logged trajectories."""
+"""The settings of the supervised update: predict the action, and what follows it, in windows of logged trajectories."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceConfig(Piece):
-    """Return-conditioned sequence modelling (Decision Mamba section 4 and 5; Decision Transformer and BC by the same loss).
+    """Return-conditioned sequence modelling (Decision Mamba, sections 4 and 5). Decision Transformer and BC have the same loss.
 
-    L = w_action |a_hat - target|^2 + w_state Huber(s_hat, next state) + w_return Huber(R_hat, next return-to-go), over steps
-    that are not padding; a policy without auxiliary heads has w_action = 1 and no other term. Defaults are the release's.
+    L = w_action |a_hat - target|^2 + w_state Huber(s_hat, next state) + w_return Huber(R_hat, next return-to-go)
+
+    Padding does not count. A policy without auxiliary heads has only the action term, with weight 1. The defaults are those of
+    the released code.
     """
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset(
         {"data.observations", "data.actions", "data.rewards", "rollouts.offset", "scores.reward", "scores.components"}
     )
-    # Not sum_reward: a window's return-to-go is a fact of the data that no update moves, so its change is no progress.
+    # sum_reward is not among them. A window's return-to-go is part of the data and no update changes it, so it shows no progress.
     PROVIDES: ClassVar[frozenset[str]] = COUNTS | {"stats.sum_loss", "stats.sum_loss_change"}
 
     strategy: Literal["sequence"] = "sequence"
     batch: int = 64
-    """Windows per optimiser step; the drawn windows are used in the order of their slots, each once."""
+    """Windows of one optimiser step. The drawn windows are used in the order of their slots, each once."""
     weights: tuple[float, float, float] = (0.9, 0.05, 0.05)
-    """Of the action, next state and next return-to-go."""
+    """Weights of three loss terms: action, next state, next return-to-go."""
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = 1e-6
     weight_decay: float = 1e-5
     decay_ssm_params: bool = False
-    """Decay A_log, D and the norms as well, as the release does by mistake."""
+    """Whether weight decay also applies to A_log, D and the norms. The released code does that by mistake."""
     max_grad_norm: float = 0.25
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 2500
-    """Optimiser steps of linear warm-up, counted over the whole evolution."""
+    """Optimiser steps of the linear warm-up, counted over the whole evolution."""
     total_steps: int = 0
-    """Optimiser steps after which a linear or cosine schedule reaches 0: those of the run, or more."""
+    """Number of optimiser steps after which a linear or cosine schedule reaches 0. It must be at least that of the run."""
     probe: int = 256
-    """Windows of the batch, spread over its arms, on which the loss is measured before and after: a curriculum's signal."""
+    """Number of windows, spread over the arms, whose loss is measured before and after. A curriculum learns from the change."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class SequenceConfig(Piece):
         _need(good, f"> warmup_steps, which is {self.warmup_steps}", self.total_steps, "total_steps")
 
     def ineffective_fields(self) -> dict[str, str]:
-        """Return fields without effect, and what would read them."""
+        """Return the fields that have no effect now, each with the setting that would read it."""
         return {"total_steps": "update.schedule=linear or cosine"} if self.schedule == "constant" else {}
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:

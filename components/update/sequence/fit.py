@@ -1,9 +1,10 @@
-"""The supervised update: labelled windows of logged trajectories in, a better policy and the state to go on from out.
+"""The supervised update, from labelled windows of logged trajectories to the next policy. It does the steps in order.
 
-Windows are used in slot order, each once, `batch` at a time. The policy starts from the one whose actions were blended into
-the targets, so an update is one stage of Decision Mamba's self-evolution (sections 4 and 5); with beta 0 it is plain
-supervised learning, of any continuous-control policy. Nothing is written when a number is not finite; the minibatch is then
-saved in the scratch folder.
+Windows are used in slot order, each once, `batch` at a time. The past policy, whose actions are mixed into the targets, is the
+policy that the update starts from. So one update is one stage of Decision Mamba's self-evolution (sections 4 and 5). With
+beta = 0 it is plain supervised learning of a continuous-control policy.
+
+If a number is not finite, nothing is written, and the minibatch is saved in the scratch folder.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def fit(ins: Ins, outs: Outs, config: SequenceConfig, ctx: Context) -> Metrics:
-    """Train the policy on the windows of one batch. `batch.join` and `learner` say what is refused."""
+    """Train the policy on the windows of one batch. `batch.join` and `learner` refuse inputs that do not fit."""
     check_trainer(ins.policy, ins.trainer, ins.reference, ctx)
     data = open_trajectories(ins.data, ctx.resident, "update")
     learner = Learner(policy_io.take_model(ins.policy, ctx), config, ins.trainer)
@@ -54,9 +55,9 @@ def fit(ins: Ins, outs: Outs, config: SequenceConfig, ctx: Context) -> Metrics:
 def collect(batch: Labelled, trace: Trace, stats: list[ArmStatsRow], cosine: float | None) -> Metrics:
     """Return the metrics of an update.
 
-    `loss`, its parts, `loss/logged` (against the logged actions, comparable between stages), `target_shift` (mean
-    |target - a|, the box being [-1, 1]), `grad_norm` and `lr` are means over optimiser steps;
-    `loss_before` and `loss_after` are of the probed windows, every arm weighted by its share of the batch.
+    Means over optimiser steps: `loss` and its parts; `loss/logged`, the loss against the logged actions, which can be compared
+    between stages; `target_shift`, the mean of |target - a| for actions in [-1, 1]; `grad_norm`; `lr`.
+    `loss_before` and `loss_after` are of the probed windows. Each arm is weighted by its share of the batch.
     """
     arms = {row.arm: ((row.sum_loss or 0.0), (row.sum_loss_change or 0.0), row.num_rollouts) for row in stats}
     before = sum(loss for loss, _, _ in arms.values()) / batch.size

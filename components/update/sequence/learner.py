@@ -1,8 +1,10 @@
-"""The continuous-control policy in training with its optimiser, and their state on disk.
+"""The continuous-control policy in training, its optimiser, and their state on disk.
 
-`trainer.json` names the policy that the state belongs to by a hash of its weights, and holds the settings it was trained
-with; `optimizer.safetensors` holds the moments. A state that is missing, of another policy or of other settings is an error:
-any of them would change what is learned without a word.
+    trainer.json             which policy the state belongs to, by a hash of its weights; the settings it was trained with
+    optimizer.safetensors    Adam's moments
+
+It is an error if the state is missing, or if it belongs to another policy or to other settings. Each of these would silently
+change what is learned.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
 
 FORMAT = "sequence-1"
 FREE = ("device", "probe")
-"""Settings that may change within an evolution: where it is computed, and what is measured."""
+"""Settings that may change within an evolution, because they do not change what is learned."""
 
 
 class Learner:
-    """`model` is trained in place."""
+    """Trains `model` in place."""
 
     def __init__(self, model: Any, config: SequenceConfig, saved: TrainerState | None) -> None:
         if not isinstance(model, ContinuousPolicy):
@@ -37,7 +39,7 @@ class Learner:
                 expected="a continuous-control policy",
                 found=type(model).__name__,
                 where="update.policy",
-                action="prepare data with dataset_prep.strategy=offline, or take update.strategy=policy_gradient",
+                action="prepare data with dataset_prep.strategy=offline, or set update.strategy=policy_gradient",
             )
         self.config, self.updates, self.device = config, 0, device(config)
         record: dict[str, Any] | None = saved.read_json("trainer.json") if saved else None
@@ -55,7 +57,7 @@ class Learner:
             self.updates = record["updates"]
 
     def save(self, target: TrainerState) -> str:
-        """Write the state that the next update goes on from, and return the fingerprint of the trained weights."""
+        """Write the state that the next update continues from, and return the fingerprint of the trained weights."""
         from safetensors.torch import save_file
 
         self.optimizer.zero_grad()
@@ -75,9 +77,10 @@ class Learner:
 
 
 def check_trainer(policy: Policy, trainer: TrainerState | None, reference: Policy | None, ctx: Context) -> None:
-    """Raise `LedgerError` unless the trainer state is there.
+    """Raise `LedgerError` if the trainer state is missing.
 
-    It is needed after step 0, unless the policy is the one the evolution started from: a rollback to it starts afresh.
+    It is needed after step 0. There is one exception: after a rollback to the policy that the evolution began with, the optimiser
+    starts afresh.
     """
     at_base = reference is not None and bool(policy.digest) and reference.digest == policy.digest
     if trainer is None and ctx.step > 0 and not at_base:
@@ -85,14 +88,14 @@ def check_trainer(policy: Policy, trainer: TrainerState | None, reference: Polic
             expected=f"the trainer state of step {ctx.step - 1}",
             found="none",
             where="update.trainer",
-            action="restore the trainer state; starting the optimiser afresh would silently change the run",
+            action="restore the trainer state: without it the optimiser would start afresh and silently change the run",
         )
 
 
 def decayed(model: ContinuousPolicy, ssm: bool) -> frozenset[str]:
     """Return the names of the parameters with weight decay: all but biases, norms, A_log and D.
 
-    With `ssm` the rule of the released code: all but biases and `nn.LayerNorm`, so A_log, D and RMSNorm decay as well.
+    `ssm` is the rule of the released code: all but biases and `nn.LayerNorm`, so A_log, D and RMSNorm have weight decay too.
     """
     names = {name for name, _ in model.named_parameters()}
     if not ssm:
@@ -102,15 +105,17 @@ def decayed(model: ContinuousPolicy, ssm: bool) -> frozenset[str]:
 
 
 def device(config: SequenceConfig) -> str:
-    """Return `cpu` or `cuda`; a device that is named and absent is a `ConfigError`."""
+    """Return `cpu` or `cuda`. A configuration that asks for CUDA where there is none is a `ConfigError`."""
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise ConfigError(expected="a CUDA device", found="none", where="update.device", action="write auto or cpu")
+        raise ConfigError(
+            expected="a CUDA device", found="none", where="update.device", action="set update.device=auto or cpu"
+        )
     return "cuda" if available and config.device != "cpu" else "cpu"
 
 
 def settings(config: SequenceConfig) -> dict[str, Any]:
-    """Return what a trainer state was trained with, JSON-ready."""
+    """Return the settings that a trainer state must not change, ready for JSON."""
     return {key: value for key, value in to_dict(config).items() if key not in FREE}
 
 
@@ -120,8 +125,8 @@ def _check_record(record: dict[str, Any], model: Any, config: SequenceConfig, sa
     if record.get("format") != FORMAT:
         raise LedgerError(expected=f"format {FORMAT}", found=str(record.get("format")), where=where, action=restore)
     if record["fingerprint"] != fingerprint(model):
-        found = "the state of another policy"
-        raise LedgerError(expected="the trainer state of this policy", found=found, where=where, action=restore)
+        other = "the state of another policy"
+        raise LedgerError(expected="the trainer state of this policy", found=other, where=where, action=restore)
     now, then = settings(config), record["config"]
     changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
     if changed:
@@ -129,5 +134,5 @@ def _check_record(record: dict[str, Any], model: Any, config: SequenceConfig, sa
             expected=", ".join(f"update.{key}={then.get(key)}" for key in changed),
             found=", ".join(f"{key}={now.get(key)}" for key in changed),
             where=where,
-            action="go on with the settings the evolution began with, or start another one",
+            action="use the settings with which the evolution began, or start another evolution",
         )

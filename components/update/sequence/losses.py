@@ -2,9 +2,9 @@
 
     L = w_action (a_hat - target)^2 + w_state huber(s_hat - s_next) + w_return huber(R_hat - R_next)
 
-in the model's units, each term a mean over the numbers of a step and over steps: the action over those that are not
-padding, the others over those that have a next step. huber(x) is x^2 / 2 up to |x| = 1 and |x| - 1/2 beyond. A policy
-without auxiliary heads has the action term alone, with weight 1.
+All numbers are in the model's units. Each term is a mean over the numbers of a step and over steps. The action term counts all
+steps that are not padding. The other two count the steps that have a next step. huber(x) is x^2 / 2 up to |x| = 1 and
+|x| - 1/2 beyond. A policy without auxiliary heads has only the action term, with weight 1.
 Shapes: B windows, K steps.
 """
 
@@ -22,16 +22,16 @@ Weights: TypeAlias = tuple[float, float, float]
 
 
 Losses: TypeAlias = dict[str, Tensor]
-"""By name: `loss`, and its parts without their weights, `loss/action` and with auxiliary heads `loss/state`, `loss/return`."""
+"""By name: `loss`, and its parts without their weights: `loss/action`, and with auxiliary heads `loss/state`, `loss/return`."""
 
 
 def batch_losses(out: ContinuousOutput, sample: Sample, weights: Weights) -> Losses:
-    """Return the scalars of a minibatch: every step counts the same, whichever window it is in."""
+    """Return the losses of a minibatch as scalars. Every step counts the same, in a long window and in a short one."""
     return _losses(out, sample, weights, None)
 
 
 def window_losses(out: ContinuousOutput, sample: Sample, weights: Weights) -> Losses:
-    """Return the losses of every window by itself, [B]. A window whose steps have no next one has 0 in those parts."""
+    """Return the losses of each window, [B]. If no step of a window has a next step, its state and return parts are 0."""
     return _losses(out, sample, weights, 1)
 
 
@@ -53,5 +53,5 @@ def _losses(out: ContinuousOutput, sample: Sample, weights: Weights, dim: int | 
 
 
 def _mean(values: Tensor, where: Tensor, dim: int | None) -> Tensor:
-    """Return the mean of `values` [B, K] where `where` is true, over everything or over dimension `dim`; 0 of nothing."""
+    """Return the mean of `values` [B, K] where `where` is true, over all or over dimension `dim`. The mean of nothing is 0."""
     return values.masked_fill(~where, 0.0).sum(dim) / where.sum(dim).clamp(min=1)

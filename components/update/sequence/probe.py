@@ -1,6 +1,6 @@
-"""What an update measures on a few windows of its batch: the loss of each arm, and what the refined target does.
+"""Measures a few windows of the batch: the loss of each arm, and how much the mixed targets change the gradient.
 
-Shapes: M windows of the batch, P probed ones.
+Shapes: M windows of the batch, P windows that are probed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ CHUNK = 256
 
 
 def choose(arm: Integers, num_arms: int, count: int) -> Integers:
-    """Return about `count` of the windows whose arms are `arm` [M], at even distances within each arm, in slot order.
+    """Return about `count` windows, in slot order. `arm` [M] is the arm of each window.
 
-    Every arm has an equal share, an arm with fewer windows leaves the rest to the others, and none has less than one.
+    Every arm has an equal share, at even distances, and at least one window. An arm with fewer windows than its share leaves the
+    rest to the others.
     """
     members = [np.flatnonzero(arm == a) for a in range(num_arms)]
     left, chosen = count, []
@@ -42,7 +43,7 @@ def spread(values: Integers, count: int) -> Integers:
 
 @torch.no_grad()
 def losses(model: ContinuousPolicy, samples: Samples, rows: Integers, weights: Weights, ctx: Context) -> Doubles:
-    """Return the loss of each window of `rows` [P] against the targets of this update. Raises `NumericsError`."""
+    """Return the loss of each window of `rows` [P] with the targets of this update. One that is not finite is a `NumericsError`."""
     parts: list[Tensor] = []
     for start in range(0, len(rows), CHUNK):
         sample = samples.take(torch.from_numpy(rows[start : start + CHUNK]).to(samples.device))
@@ -54,16 +55,16 @@ def losses(model: ContinuousPolicy, samples: Samples, rows: Integers, weights: W
             expected="a finite loss of every probed window",
             found=f"{int((~np.isfinite(values)).sum())} that are not",
             where="update.probe",
-            action="look at the data; lower the learning rate",
+            action="look at the data, or lower update.lr",
         )
     return values
 
 
 def gradient_cosine(model: ContinuousPolicy, samples: Samples, rows: Integers) -> float | None:
-    """Return the cosine between the gradients of the action term with the refined and with the logged targets.
+    """Return the cosine between two gradients of the action term: with the mixed targets, and with the logged actions.
 
-    1 says that the refinement only rescales the gradient, as it does while the learner still is the past policy: so it is
-    measured after the update. None where a gradient vanishes.
+    A cosine of 1 says that mixing only rescales the gradient. That is always so while the learner is still the past policy, so
+    the cosine is measured after the update. If a gradient is 0, it is None.
     """
     sample = samples.take(torch.from_numpy(rows).to(samples.device))
     out = model(*sample.inputs())

@@ -1,9 +1,11 @@
 """Minibatches of windows as tensors: what the policy reads, and what its predictions are compared with.
 
-The action target is (1 - beta) a + beta a_hat in the model's units, a logged and a_hat of the past policy (Decision Mamba
-section 4, PSER). a_hat is a constant here, computed by the rollout: a target that moved with the learner would only scale
-its gradient. Everything is one indexing operation on flat arrays.
-Shapes: N steps of the data, M windows of the batch, B of a minibatch, K steps of a window, S numbers of state, A of action.
+The action target is (1 - beta) a + beta a_hat, in the model's units (Decision Mamba section 4, PSER). a is the logged action and
+a_hat the past policy's. a_hat is a constant that the rollout computed. If the target moved with the learner, it would only scale
+the learner's gradient.
+
+A minibatch is taken from flat arrays by indexing.
+Shapes: M windows of the batch, B windows of a minibatch, K steps of a window, S numbers of a state, A numbers of an action.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from instar.components.update.sequence.batch import Labelled
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """B windows, left-padded. Targets are in the model's units; at padding they hold numbers that nothing may read."""
+    """B windows, padded on the left. Targets are in the model's units. Nothing may read what they hold at padding."""
 
     states: Tensor
     """[B, K, S], as logged"""
@@ -45,7 +47,7 @@ class Sample:
     next_returns: Tensor
     """[B, K], scaled"""
     follows: Tensor
-    """[B, K] bool: the episode has a next step, inside of the window or behind it"""
+    """[B, K] bool: whether the episode has a next step, inside the window or behind it"""
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return the arguments of the policy's forward pass."""
@@ -53,7 +55,7 @@ class Sample:
 
 
 class Samples:
-    """All windows of a batch; `take` makes minibatches of them."""
+    """All windows of a batch. `take` returns minibatches of them."""
 
     def __init__(self, data: Trajectories, batch: Labelled, model: ContinuousPolicy, device: str) -> None:
         check_fits(model, data, "update")
@@ -93,12 +95,16 @@ class Samples:
         )
 
     def _conditions(self, index: Tensor, rows: Tensor) -> Tensor:
-        """Return the label, less the rewards between the window's first step and `rows` [B, K] unless it is delayed."""
+        """Return the return-to-go at `rows` [B, K]: the label less the rewards since the window's first step.
+
+        A delayed return-to-go is the label at every step.
+        """
         spent = self._returns[rows] - self._returns[self._begin[index]][:, None]
         spent = spent.masked_fill(self._delayed[index][:, None], 0.0)
         return (self._label[index][:, None] + spent).to(torch.float32)
 
     def _blend(self, index: Tensor, logged: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the action target: the logged action mixed with the past policy's."""
         if not len(self._proposed):
             return logged
         within = (timesteps - self._starts[index][:, None]).clamp(min=0)

@@ -1,4 +1,4 @@
-"""What one update saw of each arm: counts and labels of all its windows, losses of the probed ones scaled to all."""
+"""What one update saw of each arm. Counts and labels are of all windows. Losses are of the probed windows, scaled to all."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from instar.rows import ArmStatsRow
 def arm_stats(batch: Labelled, rows: Integers, before: Doubles, after: Doubles) -> list[ArmStatsRow]:
     """Return one row per arm, in name order.
 
-    before, after [P]: losses of the windows `rows` [P] with this update's targets. A sum is the arm's mean over probed
-    windows times its number of windows. What supervised learning has no notion of stays empty.
+    `before` and `after` [P] are the losses of the windows `rows` [P] with this update's targets. The sum of an arm is its mean
+    over probed windows times its number of windows. Columns that have no meaning in supervised learning stay empty.
     """
     num = len(batch.arms)
     windows = np.bincount(batch.arm, minlength=num)
     probed = np.bincount(batch.arm[rows], minlength=num)
 
     def total(values: Doubles) -> Doubles:
-        """Return the sum per arm of a number of every window."""
+        """Return the sum for each arm of a number that every window has."""
         return np.bincount(batch.arm, weights=values, minlength=num).astype(np.float64)
 
     def scaled(values: Doubles) -> Doubles:
+        """Return the sum for each arm, scaled from its probed windows to all its windows."""
         sums = np.bincount(batch.arm[rows], weights=values, minlength=num)
         return np.asarray(sums / probed * windows, dtype=np.float64)
 

@@ -1,4 +1,4 @@
-"""One pass over the windows of a batch: predict, compare, step."""
+"""Trains on the windows of a batch, in one pass: predict, compare with the targets, take a step."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Dump = Callable[[int, int], Path]
 
 @dataclass
 class Trace:
-    """What the optimiser steps saw: by name one number per step, and the wall-clock seconds of them all."""
+    """What the optimiser steps measured: for each name one number a step. And the wall-clock seconds of all steps."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add(self, values: dict[str, float]) -> None:
-        """Append one step."""
+        """Append what one step measured."""
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
 
@@ -38,7 +38,7 @@ class Trace:
 def train(learner: Learner, samples: Samples, size: int, ctx: Context, dump: Dump) -> Trace:
     """Change `learner` by one pass over the windows 0 up to `size`, in order, and return what happened.
 
-    Raises `NumericsError` before the step that would have used a bad number; `dump` saves the windows it came from.
+    If a number is not finite, raise `NumericsError` before the step that would use it. `dump` saves the windows it came from.
     """
     trace, begin = Trace(), time.perf_counter()
     for start in range(0, size, learner.config.batch):
@@ -62,8 +62,8 @@ def train(learner: Learner, samples: Samples, size: int, ctx: Context, dump: Dum
 def step(learner: Learner, sample: Sample, name: str) -> dict[str, float]:
     """Take one optimiser step on a minibatch and return its losses, target shift, gradient norm and learning rate.
 
-    `loss/logged` is the action term against the logged actions: a blend with the past policy is easier to hit the larger
-    beta is, so `loss` cannot be compared between stages.
+    `loss` cannot be compared between stages: the larger beta is, the easier the mixed target is to hit. `loss/logged` can. It is
+    the action term against the logged actions.
     """
     out = learner.model(*sample.inputs())
     losses = batch_losses(out, sample, learner.config.weights)
@@ -78,7 +78,7 @@ def step(learner: Learner, sample: Sample, name: str) -> dict[str, float]:
             expected="a finite loss",
             found=", ".join(f"{key} {value:g}" for key, value in zip(measured, numbers, strict=True)),
             where=f"update.loss of {name}",
-            action="look at the windows",
+            action="look at the saved windows",
         )
     learner.optimizer.zero_grad()
     losses["loss"].backward()  # type: ignore[no-untyped-call]
@@ -88,7 +88,7 @@ def step(learner: Learner, sample: Sample, name: str) -> dict[str, float]:
 
 
 def dumper(batch: Labelled, rollouts: Rollouts, scores: Scores, folder: Path) -> Dump:
-    """Return a function that saves rollouts and scores of the windows from one up to another, and returns the folder."""
+    """Return a function that saves the rollouts and scores of windows `start` up to `end`, and returns the folder."""
 
     def dump(start: int, end: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)

@@ -147,7 +147,7 @@ def test_layers_that_are_computed_again_stay_in_evaluation_mode() -> None:
 
 
 def test_a_model_whose_layers_cannot_be_computed_again_is_refused() -> None:
-    with pytest.raises(ConfigError, match="GradientCheckpointingLayers"):
+    with pytest.raises(ConfigError, match="GradientCheckpointingLayer"):
         recompute_layers(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
@@ -156,7 +156,7 @@ def test_logits_that_are_changed_after_the_head_are_refused_while_they_are_small
     """Logits of .01 are capped at 30 by a part in ten million: no comparison of numbers finds that before they grow."""
     changes = {"granite": {"logits_scaling": 1.01}, "gemma2": {"sliding_window": 32}}.get(kind, {})
     world = world_of(family(kind, scale=0.01, **changes), tmp_path)
-    with pytest.raises(ConfigError, match="logits as the head gives them"):
+    with pytest.raises(ConfigError, match="logits are what its head gives"):
         world.update(PolicyGradientConfig(packing="none"))
 
 

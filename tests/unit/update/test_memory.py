@@ -86,7 +86,7 @@ def test_checkpointing_is_chosen_where_the_rest_does_not_fit(world: World, monke
     tight = decided(off.peak_bytes - 1)
     assert tight.checkpointing and "without" in tight.reason
     assert f"{on.peak_bytes / 2**30:.2f} GiB" in memory.line(tight, "none") and "on" in memory.line(tight, "none")
-    with pytest.raises(ConfigError, match="lower it, set lora"):
+    with pytest.raises(ConfigError, match=r"lower it, set update\.lora"):
         decided(on.peak_bytes - 1)
     with pytest.raises(ConfigError, match="gradient_checkpointing=auto"):
         decided(off.peak_bytes - 1, gradient_checkpointing="off")
