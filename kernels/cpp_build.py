@@ -47,15 +47,15 @@ class Library:
 
     def load(self) -> ctypes.CDLL:
         """Return the loaded library. Not built is a `MissingDependencyError`, damaged or foreign an `ArtifactError`."""
-        found = self.found()
-        if found is None:
+        built = self.found()
+        if built is None:
             raise MissingDependencyError(
                 expected=f"the built kernel {self.path()}",
                 found="no such file",
                 where=self.source.parent.name,
                 action=f"run `{self.command}`",
             )
-        return _open(found[0], self.command)
+        return _open(built[0], self.command)
 
     def build(self, compiler: str | None = None) -> Path:
         """Build the best library for this processor unless this compiler already has, and return its path.

@@ -72,6 +72,6 @@ def choose(
             add_norm=reference.add_norm,
             silu_mul=reference.silu_mul,
         )
-    found = cpp.LIBRARY.found()
-    reason = f"built for {found[1] if found else cpp.LIBRARY.path()}"
+    library = cpp.LIBRARY.found()
+    reason = f"built for {library[1] if library else cpp.LIBRARY.path()}"
     return Kernel(name="cpp", reason=reason, attend=cpp.attend, add_norm=cpp.add_norm, silu_mul=cpp.silu_mul)

@@ -53,11 +53,11 @@ def choose(
             action=nearest(named, get_args(Backend)),
         )
     if named != "auto":
-        found = _obstacle(named, device, dtype, carries_state)
-        if found:
+        obstacle = _obstacle(named, device, dtype, carries_state)
+        if obstacle:
             raise ConfigError(
                 expected=f"a call that the backend {named} can run",
-                found=found,
+                found=obstacle,
                 where=f"selective_scan: named by {who}",
                 action="remove the obstacle, or let `auto` choose",
             )
@@ -65,10 +65,10 @@ def choose(
     passed: list[str] = []
     for name in ORDER.get(device.type, ("sliced",)):
         asked = name != "cpp" or os.environ.get(ASK) == "1"
-        found = _obstacle(name, device, dtype, carries_state) if asked else f"{ASK}=1 is not set"
-        if not found:
+        obstacle = _obstacle(name, device, dtype, carries_state) if asked else f"{ASK}=1 is not set"
+        if not obstacle:
             return Choice(backend=name, reason="; ".join([f"first that can run on {device.type}", *passed]))
-        passed.append(f"not {name}: {found}")
+        passed.append(f"not {name}: {obstacle}")
     raise AssertionError("sliced runs everywhere")
 
 

@@ -32,9 +32,9 @@ def selective_scan(
     An initial state, float64, a tensor that is not on CUDA or a package that fails the check is a `ConfigError`, and so
     is a backward pass through the last state.
     """
-    found = obstacle(u.device, u.dtype, h0 is not None)
-    if found:
-        raise _refused(found, "name another backend")
+    reason = obstacle(u.device, u.dtype, h0 is not None)
+    if reason:
+        raise _refused(reason, "name another backend")
     return run(import_module(MODULE).selective_scan_fn, u, delta, A, B, C, D)
 
 

@@ -176,8 +176,8 @@ def write(
             content, extra = pointer.dump(), {"instar.type": pointer.type, "instar.digest": pointer.digest}
             extra |= {f"instar.{key}": value for key, value in metadata.items()}
         else:
-            content, found = files[name]
-            extra = dict(found)
+            content, file_metadata = files[name]
+            extra = dict(file_metadata)
         target = Path(local_path(declared["uri"]))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content)

@@ -212,6 +212,6 @@ def promote(directory: Path, tracking: str | None) -> None:
 
     with locked(directory):
         workspace = open_workspace(directory)
-        found = status(workspace)
-        open_tracker(tracking, workspace).promote(found["champion"])
-        say(f"champion {found['champion']}\n")
+        known = status(workspace)
+        open_tracker(tracking, workspace).promote(known["champion"])
+        say(f"champion {known['champion']}\n")

@@ -19,9 +19,9 @@ def draw(data: Data) -> dict[str, Chart]:
     """Return the charts that the data supports, by key; small multiples are `arm-0`, `arm-1`, ... and `return-0`, ..."""
     makers: tuple[Callable[[Data], Chart | None], ...] = (climb, macro, shares, cost, obtained, tiers, episodes)
     makers += (judged, reflected)
-    found = [maker(data) for maker in makers]
-    found += [lines(data, key) for key in (CONTINUOUS_LINES if data.continuous else LINES)]
-    found += [lines(data, key) for key in GENERATED_LINES]
-    found += [arm_lines(data, key) for key in PER_ARM] if data.continuous else []
-    found += [*per_arm(data), *returns(data)]
-    return {chart.key: chart for chart in found if chart is not None}
+    charts = [maker(data) for maker in makers]
+    charts += [lines(data, key) for key in (CONTINUOUS_LINES if data.continuous else LINES)]
+    charts += [lines(data, key) for key in GENERATED_LINES]
+    charts += [arm_lines(data, key) for key in PER_ARM] if data.continuous else []
+    charts += [*per_arm(data), *returns(data)]
+    return {chart.key: chart for chart in charts if chart is not None}

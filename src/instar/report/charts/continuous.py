@@ -151,9 +151,9 @@ def episodes(data: Data) -> Chart | None:
     continuous = data.continuous
     if continuous is None or not continuous.episodes:
         return None
-    found = thin(continuous.episodes, MOST_EPISODES)
-    names = [str(e.seed) for e in reversed(found)]
-    rows = [{"start": str(e.seed), "before": e.before, "after": e.after} for e in found]
+    shown = thin(continuous.episodes, MOST_EPISODES)
+    names = [str(e.seed) for e in reversed(shown)]
+    rows = [{"start": str(e.seed), "before": e.before, "after": e.after} for e in shown]
     ends_of = (("base", "before"), ("last", "after"))
     points = [{"start": r["start"], "policy": p, "value": r[name]} for r in rows for p, name in ends_of]
     y = alt.Y("start:N", sort=names, title=None, axis=alt.Axis(labels=False, ticks=False))
@@ -178,13 +178,13 @@ def episodes(data: Data) -> Chart | None:
             ],
         )
     )
-    marks = upright(found[0].asked, "asked for", dash=(7, 4), color=ASKED)
+    marks = upright(shown[0].asked, "asked for", dash=(7, 4), color=ASKED)
     better = sum(e.after > e.before for e in continuous.episodes)
     says = (
         f"Returns from {len(continuous.episodes)} start states by the base and the last policy; {better} of them rose."
     )
     chart = alt.layer(line, *marks, dots)
-    height = max(140, 11 * len(found))
+    height = max(140, 11 * len(shown))
     return Chart(
         key="episodes", title="The same start states, before and after", says=says, spec=specification(chart, height)
     )

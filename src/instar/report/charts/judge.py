@@ -56,20 +56,20 @@ def judged(data: Data) -> Chart | None:
 
 def reflected(data: Data) -> Chart | None:
     """Greedy accuracy on the validation tasks before reflection (line) and after it (band), and where its gate was closed."""
-    found = data.judge.watched() if data.judge is not None else []
-    if not found:
+    watched = data.judge.watched() if data.judge is not None else []
+    if not watched:
         return None
-    rows = [row(r.after) for r in found]
+    rows = [row(r.after) for r in watched]
     both = [r | {"answer": "after"} for r in rows]
-    both += [{"iteration": r.iteration, "value": r.plain, "answer": "before"} for r in found]
+    both += [{"iteration": r.iteration, "value": r.plain, "answer": "before"} for r in watched]
     colours = (PALETTE[0], PALETTE[2])
     layers = [*band(rows, (0.0, 1.0), "%", color=PALETTE[2]), _lines(both, "answer", ["before", "after"], colours)]
-    closed = [{"iteration": r.iteration, "value": r.plain, "gate": r.reason} for r in found if not r.open]
+    closed = [{"iteration": r.iteration, "value": r.plain, "gate": r.reason} for r in watched if not r.open]
     if closed:
         mark = alt.Chart(values(closed)).mark_point(shape="square", filled=False, size=60, color="#E69F00", opacity=1)
         layers.append(mark.encode(x="iteration:Q", y="value:Q", tooltip=["iteration:Q", "gate:N"]))
-    says = f"Accuracy before reflection {ends([r.plain for r in found])}, after it {ends([r.after.value for r in found])}; "
-    says += f"the gate was closed after {len(closed)} of {len(found)} evaluations."
+    says = f"Accuracy before reflection {ends([r.plain for r in watched])}, after it {ends([r.after.value for r in watched])}; "
+    says += f"the gate was closed after {len(closed)} of {len(watched)} evaluations."
     title = "Accuracy before and after reflection"
     return Chart(key="reflected", title=title, says=says, spec=specification(alt.layer(*layers), 280))
 

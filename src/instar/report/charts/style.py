@@ -68,7 +68,7 @@ def whole(numbers: Iterable[int], ticks: int = 10) -> Any:
 
     The ticks are named one by one: asked for a number of them, Vega repeats some or falls between whole numbers on few points.
     """
-    low, high = min(found := list(numbers)), max(found)
+    low, high = min(values := list(numbers)), max(values)
     step = next(s for power in count() for k in (1, 2, 5) if (high - low) // (s := k * 10**power) < ticks)
     return alt.Axis(format="d", values=list(range(-(-low // step) * step, high + 1, step)), grid=False)
 

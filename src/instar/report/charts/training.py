@@ -164,8 +164,8 @@ def lines(data: Data, key: str) -> Chart | None:
     )
     dash = alt.StrokeDash("curve:N", sort=used, title=None, legend=None)
     chart = _curves(data, rows, "curve", key).encode(color=color, strokeDash=dash)
-    found = "; ".join(f"{u} {ends([r['value'] for r in rows if r['curve'] == u])}" for u in used)
-    return Chart(key=key, title=title, says=f"{title}: {found}.", spec=specification(chart, 180))
+    ranges = "; ".join(f"{u} {ends([r['value'] for r in rows if r['curve'] == u])}" for u in used)
+    return Chart(key=key, title=title, says=f"{title}: {ranges}.", spec=specification(chart, 180))
 
 
 def arm_lines(data: Data, key: str) -> Chart | None:
@@ -181,8 +181,8 @@ def arm_lines(data: Data, key: str) -> Chart | None:
     if not used or len({r["step"] for r in rows}) < 2:
         return None
     chart = _curves(data, rows, "arm", key).encode(color=arm_colors(used))
-    found = "; ".join(f"{u} {ends([r['value'] for r in rows if r['arm'] == u])}" for u in used)
-    return Chart(key=key, title=title, says=f"{title}: {found}.", spec=specification(chart, 180))
+    ranges = "; ".join(f"{u} {ends([r['value'] for r in rows if r['arm'] == u])}" for u in used)
+    return Chart(key=key, title=title, says=f"{title}: {ranges}.", spec=specification(chart, 180))
 
 
 def _curves(data: Data, rows: list[dict[str, Any]], by: str, key: str) -> alt.Chart:
