@@ -98,7 +98,7 @@ def check(predicted: Plan, allow: bool = False) -> None:
         expected=f"a predicted overhead of at most {LIMIT:.0%}",
         found=f"{predicted.overhead:.1%}: {iterate.fixed_s:.0f} s fixed for {iterate.work_s:.0f} s of work",
         where=f"plan of {recipe.name} at {recipe.scale}, {recipe.clock}, unroll {predicted.unroll}",
-        action=f"{remedy(predicted)}, or --allow-overhead",
+        action=", or ".join(filter(None, [remedy(predicted), "--allow-overhead"])),
     )
 
 
