@@ -226,6 +226,7 @@ def test_other_code_is_refused_until_a_person_accepts_it(
     assert cluster.status(handle)["status"] == "done"
 
 
+@pytest.mark.slow  # tests/planted/test_chain_faults.py has every step of a generation
 def test_a_schedule_retrains_when_the_evolution_is_done(kfp: FakeKfp, tmp_path: Path) -> None:
     engine = Engine(kfp, tmp_path)
     recipe = dataclasses.replace(RECIPES["fused"], iterations=1)

@@ -137,7 +137,9 @@ def test_an_honest_gateway_passes(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("drops", "expected"),
     [
-        ("If-Match", {"swap, wrong tag", "swap, missing object", "swap, 8 writers x 10"}),
+        pytest.param(
+            "If-Match", {"swap, wrong tag", "swap, missing object", "swap, 8 writers x 10"}, marks=pytest.mark.slow
+        ),
         pytest.param("If-None-Match", {"create once", "create, 16 racers"}, marks=pytest.mark.slow),
     ],
 )

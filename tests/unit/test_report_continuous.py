@@ -207,6 +207,7 @@ def test_page_is_whole_escaped_and_has_no_empty_section(workspace: Workspace, tm
     assert outside.count("<td><code>10") == STARTS
 
 
+@pytest.mark.slow  # tests/unit/test_report.py does the same for text, and the loop writes a page after each iteration
 def test_page_at_every_point_of_a_run(tmp_path: Path) -> None:
     made = write_continuous(tmp_path / "evolution", 1)
     entries = made.ledger.entries
