@@ -63,6 +63,6 @@ def test_kill_at_every_stage_boundary(kind: str, unbroken: Callable[[str], Works
 
 @pytest.mark.parametrize("kind", kinds("generated-fused"))
 def test_kill_at_random_instants(kind: str, unbroken: Callable[[str], Workspace], tmp_path: Path) -> None:
-    delays = [f"{d:.3f}" for d in rng("kill", 0, kind).uniform(0.02, 1.2, size=12)]
+    delays = [f"{d:.3f}" for d in rng("kill", 0, kind).uniform(0.02, 1.2, size=8)]
     assert kills(tmp_path, kind, *delays, "1e9") > 0
     assert open_workspace(tmp_path).ledger.head == unbroken(kind).ledger.head

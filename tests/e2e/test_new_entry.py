@@ -72,9 +72,10 @@ def test_both_clocks_carry_the_same(replaying: Path, rounds: dict[str, Any], tmp
     assert fused == [(False, False), (False, True), (True, True)]
 
 
-@pytest.mark.parametrize(
-    "runner", ["kubeflow", *(pytest.param(runner, marks=pytest.mark.slow) for runner in ("argo", "command_line"))]
-)
+NIGHTLY = [pytest.param(runner, marks=pytest.mark.slow) for runner in ("argo", "command_line")]
+
+
+@pytest.mark.parametrize("runner", ["kubeflow", *NIGHTLY])
 def test_every_runner_carries_the_same(runner: str, replaying: Path, rounds: dict[str, Any], tmp_path: Path) -> None:
     """The packages are compiled from the copy. Under `kubeflow` a stage reads executor input, under `argo` options."""
     assert carried(replaying, tmp_path, runner, "rounds", "replay")["calls"] == rounds["calls"]
