@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -208,3 +210,18 @@ def test_compile_without_a_lock_names_local_images_and_says_so(
     assert call(monkeypatch, "compile", "sec", "-o", "b.yaml", "--images", "absent.lock") == ConfigError.exit_code
     assert call(monkeypatch, "submit", "sec", "--store", "s3://b", "--host", "http://h") == ConfigError.exit_code
     assert not Path("b.yaml").exists() and capsys.readouterr().err.count("the lock of image digests") == 2
+
+
+def test_recording_data_says_its_lines_and_its_tiers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole recording takes minutes and has its own tests. Here it only says one line and returns one tier."""
+    record = pytest.importorskip("instar.components.dataset_prep.offline.record")
+
+    def quick(job: Any, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        say(f"{job.env} into {out.name}")
+        return {"tiers": {"random": {"episodes": 2.0, "mean_return": -3.5}}}
+
+    monkeypatch.setattr(record, "make_data", quick)
+    commands.make_data("Pendulum-v1", tmp_path / "data", steps=400, seed=0, seconds=None)
+    assert capsys.readouterr().out == "Pendulum-v1 into data\nrandom: 2 episodes, mean return -3.5\n"
