@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from instar.artifact import Evaluation, Source
+from instar.artifact import Artifact, Evaluation, Source
 from instar.components.catalog import CURRICULUM, DATASET_PREP, EVALUATE, GATHER, REWARD, ROLLOUT, UPDATE
 from instar.components.dataset_prep.stage import reads_sources
 from instar.components.evaluate.config import Config as EvaluateConfig
@@ -27,7 +27,7 @@ from instar.pipelines.fused import fused_stage
 from instar.pipelines.gate import Decision, GateConfig
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.step import StepConfig
-from instar.state import Champion, State, carried, written
+from instar.state import Champion, State, carried, reads, written
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -71,6 +71,10 @@ class Runner(Protocol):
 
     def sources(self) -> tuple[Source, ...]:
         """Return the evolutions that this one learns from, as its opening entry pins them."""
+        ...
+
+    def brought(self) -> dict[str, Artifact]:
+        """Return the entries of lifetime `brought` that are there, as the opening entry pins them."""
         ...
 
 
@@ -176,8 +180,16 @@ def finish(runner: Runner, recipe: Recipe, position: Position) -> Outcome:
 def prepare(runner: Runner, recipe: Recipe) -> State:
     """Make tasks, logged data and the initial policy, which is also the first reference of any KL term."""
     sources = runner.sources() if reads_sources(recipe.dataset_prep) else ()
-    prepared = runner.call(DATASET_PREP, recipe.dataset_prep, iteration=0, sources=sources)
-    return State(tasks=prepared.tasks, data=prepared.data, policy=prepared.policy, reference=prepared.policy)
+    brought: dict[str, Any] = runner.brought()
+    read = {name: brought.get(name) for name in reads(DATASET_PREP, recipe.dataset_prep)}
+    prepared = runner.call(DATASET_PREP, recipe.dataset_prep, iteration=0, sources=sources, **read)
+    made: dict[str, Any] = {
+        "tasks": prepared.tasks,
+        "data": prepared.data,
+        "policy": prepared.policy,
+        "reference": prepared.policy,
+    }
+    return State(**made, **brought)
 
 
 def referenced(state: State, recipe: Recipe) -> State:

@@ -19,6 +19,7 @@ from instar.contract import WHOLE, Inputs, Shard, Stage
 from instar.errors import LedgerError
 from instar.events import Listener, StageDone, StageStarted, silent
 from instar.ledger import Entry, memo_key
+from instar.pipelines.brought import pinned as brought
 from instar.pipelines.evolution import Position, settle
 from instar.pipelines.gate import GateConfig, decide
 from instar.plain import brief
@@ -126,6 +127,10 @@ class LedgerRunner(ABC):
     def sources(self) -> tuple[Source, ...]:
         """Return the evolutions that this one learns from."""
         return pinned(self.workspace.ledger)
+
+    def brought(self) -> dict[str, Artifact]:
+        """Return what the user brought: code, tasks, models."""
+        return brought(self.workspace.ledger)
 
     def summary(self, digest: str) -> dict[str, Any]:
         """Return `summary.json` of a stored evaluation."""

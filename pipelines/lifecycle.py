@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from instar import config as configs
+from instar.artifact import Artifact
 from instar.code import code_version
 from instar.errors import ConfigError, LedgerError
 from instar.pipelines import versions
+from instar.pipelines.brought import check as check_brought
+from instar.pipelines.brought import pin as pin_brought
 from instar.pipelines.recipe import Recipe
 from instar.sources import pin
 from instar.status import changed
@@ -32,17 +37,24 @@ def stored_recipe(workspace: Workspace) -> Recipe:
     return recipe
 
 
-def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
-    """Write the ledger's first entry, or check that it holds this recipe and this code.
+def open_evolution(
+    workspace: Workspace, recipe: Recipe, seed: int, brought: Mapping[str, Artifact] = MappingProxyType({})
+) -> None:
+    """Write the ledger's first entry, or check that it holds this recipe, this code and what the user brings.
 
-    The entry pins the sources of the recipe as they are now. It also notes the versions that this process computes with, for
-    example of torch (`instar.pipelines.versions`).
+    The entry pins the sources of the recipe and what is brought, as they are now. It also notes the versions that this process
+    computes with, for example of torch (`instar.pipelines.versions`).
     """
+    check_brought(recipe, brought)
     body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
         noted = {"at": time.time(), **versions.notes(recipe.threads)}
-        pins = {"sources": [pin(workspace, uri) for uri in recipe.sources]} if recipe.sources else {}
+        pins: dict[str, Any] = {}
+        if recipe.sources:
+            pins["sources"] = [pin(workspace, uri) for uri in recipe.sources]
+        if brought:
+            pins["brought"] = pin_brought(workspace, brought)
         workspace.ledger.append("open", {**body, **pins, "code": code_version()}, noted)
     elif opened.body["seed"] != seed:
         raise ConfigError(
@@ -58,7 +70,20 @@ def open_evolution(workspace: Workspace, recipe: Recipe, seed: int) -> None:
             where=str(workspace.path),
             action="choose another --out for the new configuration, or `instar resume` for the stored one",
         )
+    elif (pins := pin_brought(workspace, brought)) != opened.body.get("brought", {}):
+        raise _other(workspace, opened.body.get("brought", {}), pins)
     check_code(workspace, accept=False)
+
+
+def _other(workspace: Workspace, before: Mapping[str, str], now: Mapping[str, str]) -> ConfigError:
+    """Return the error for what the user brings if it is not what the evolution was opened with."""
+    name = next(n for n in sorted({*before, *now}) if before.get(n) != now.get(n))
+    return ConfigError(
+        expected=f"{name} {before.get(name, 'none')[:19]}, with which this evolution was opened",
+        found=now.get(name, "none")[:19],
+        where=str(workspace.path),
+        action="choose another --out for the change, or `instar resume` to go on with what is stored",
+    )
 
 
 def check_code(workspace: Workspace, accept: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from instar import config as configs
 from instar import contract
-from instar.artifact import Source
+from instar.artifact import Artifact, Source
 from instar.contract import Inputs, Shard, Stage
 from instar.errors import ConfigError, ContractError
 from instar.pipelines import evolution
@@ -26,6 +26,7 @@ from instar.pipelines.chain.pointers import handed_on, position_of
 from instar.pipelines.evolution import Position
 from instar.pipelines.gate import GateConfig
 from instar.pipelines.recipe import Recipe
+from instar.state import LIFETIMES
 
 Kind: TypeAlias = Literal["begin", "iterate", "finish"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -155,7 +156,12 @@ class _Tracer:
 
     def sources(self) -> tuple[Source, ...]:
         """Return the sources that the outputs of the node `open` point to."""
-        return tuple(contract.artifacts(self._bind(self._handed, OPEN)).values())  # type: ignore[arg-type]
+        handed = contract.artifacts(self._bind(self._handed, OPEN)).values()
+        return tuple(artifact for artifact in handed if isinstance(artifact, Source))
+
+    def brought(self) -> dict[str, Artifact]:
+        """Return what the user brought, as the outputs of the node `open` point to it."""
+        return {n: a for n, a in contract.artifacts(self._bind(self._handed, OPEN)).items() if n in LIFETIMES}
 
     def call(
         self,

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from instar.artifact import ArmStats, Batch, CurriculumState, Rollouts, Scores, Tasks
+from instar.artifact import ArmStats, Batch, Code, CurriculumState, Rollouts, Scores, Tasks
 from instar.components.curriculum.config import Config
 from instar.components.curriculum.cursor import take
 from instar.components.curriculum.generated import due, read_cache, require_free_names, slots, split_stats
@@ -39,7 +39,8 @@ class Ins:
     """The task pools. From step 1 on also the state and the arm statistics of the step before, and the tasks that the evolution
     made itself.
 
-    A strategy that makes tasks can request the batch, the rollouts and the scores of the step before.
+    A strategy that makes tasks can request the batch, the rollouts and the scores of the step before. A strategy of the user's
+    requests its code.
     """
 
     tasks: Tasks
@@ -49,6 +50,7 @@ class Ins:
     batch: Annotated[Batch | None, ON_REQUEST] = None
     rollouts: Annotated[Rollouts | None, ON_REQUEST] = None
     scores: Annotated[Scores | None, ON_REQUEST] = None
+    curriculum_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from instar.artifact import Policy, QualityReport, Rollouts, Source, Tasks
+from instar.artifact import Code, ImportedTasks, Policy, QualityReport, Rollouts, Source, Tasks
 from instar.components.dataset_prep.config import Config
 from instar.components.policy_io import name_weights, without_versions
 from instar.contract import ON_REQUEST, Context, Metrics, Stage, requested
@@ -18,9 +18,18 @@ from instar.contract import ON_REQUEST, Context, Metrics, Stage, requested
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """This stage begins the evolution, so it has no inputs. A strategy can request other evolutions to learn from."""
+    """This stage begins the evolution, so it has no inputs of its own.
+
+    A strategy can request other evolutions to learn from (`sources`), and what the user brings: tasks, a first policy, and the code
+    and the model that score answers.
+    """
 
     sources: Annotated[tuple[Source, ...], ON_REQUEST] = ()
+    imported: Annotated[ImportedTasks | None, ON_REQUEST] = None
+    initial: Annotated[Policy | None, ON_REQUEST] = None
+    scorer: Annotated[Policy | None, ON_REQUEST] = None
+    reward_code: Annotated[Code | None, ON_REQUEST] = None
+    judge_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from instar.artifact import Evaluation, Policy, Tasks
+from instar.artifact import Code, Evaluation, Policy, Tasks
 from instar.components.evaluate.attempts import choose_tasks
 from instar.components.evaluate.config import AnswerConfig, Config
 from instar.components.task_table import pools_of
-from instar.contract import Context, Metrics, Stage
+from instar.contract import ON_REQUEST, Context, Metrics, Stage
 from instar.rows import EvalRow, TaskRow
 
 if TYPE_CHECKING:
@@ -37,11 +37,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ins:
-    """Task pools, the policy, and the evaluation of the policy to compare with, if there is one."""
+    """Task pools, the policy, and the evaluation of the policy to compare with, if there is one.
+
+    On request: the model and the code that score answers, and the wording of questions about answers.
+    """
 
     tasks: Tasks
     policy: Policy
     baseline: Evaluation | None
+    scorer: Annotated[Policy | None, ON_REQUEST] = None
+    reward_code: Annotated[Code | None, ON_REQUEST] = None
+    judge_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

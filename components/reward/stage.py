@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from instar.artifact import Policy, Rollouts, Scores, Tasks
+from instar.artifact import Code, Policy, Rollouts, Scores, Tasks
 from instar.components.reward.config import Config
 from instar.contract import ON_REQUEST, Context, Metrics, Stage
 
@@ -28,7 +28,8 @@ from instar.contract import ON_REQUEST, Context, Metrics, Stage
 class Ins:
     """The rollouts, the tasks that they attempt, and the policy that acted.
 
-    Where they exist, also logged trajectories (`data`) and the tasks that the evolution made (`generated`).
+    Where they exist, also logged trajectories (`data`) and the tasks that the evolution made (`generated`). On request: the model
+    and the code that score answers, and the wording of tasks about answers.
     """
 
     tasks: Tasks
@@ -36,6 +37,9 @@ class Ins:
     policy: Policy
     data: Rollouts | None = None
     generated: Tasks | None = None
+    scorer: Annotated[Policy | None, ON_REQUEST] = None
+    reward_code: Annotated[Code | None, ON_REQUEST] = None
+    judge_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from instar.artifact import ArmStats, Batch, Policy, Rollouts, Scores, Tasks, TrainerState
+from instar.artifact import ArmStats, Batch, Code, Policy, Rollouts, Scores, Tasks, TrainerState
 from instar.components.update.config import Config
 from instar.contract import ON_REQUEST, Context, Metrics, Stage
 from instar.errors import ConfigError
@@ -22,7 +22,8 @@ class Ins:
     """What an update reads.
 
     `trainer` is the state that the last update of this policy wrote; there is none at step 0. `reference` is needed by a KL
-    term. `data` are logged trajectories, which the strategy `sequence` learns from.
+    term. `data` are logged trajectories, which the strategy `sequence` learns from. `update_code` is the user's own advantage or
+    filter.
     """
 
     policy: Policy
@@ -32,6 +33,7 @@ class Ins:
     scores: Scores
     reference: Policy | None
     data: Rollouts | None = None
+    update_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from instar import contract, executor
 from instar.errors import ConfigError, nearest
 from instar.executor import ExecutorInput, Pointer
 from instar.head import Head
+from instar.pipelines.brought import pinned as brought
 from instar.pipelines.chain import segment
 from instar.pipelines.chain.pointers import pointers, pointers_of
 from instar.pipelines.chain.segment import Run
@@ -97,7 +98,7 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Outputs:
         return {}, {}, {"next": following(head), **{n: str(v) for n, v in counters.items()}}
     if name == "open":
         position = segment.open_segment(workspace, run)
-        return (_sources(workspace) if position is None else _pointers(workspace, position, ends=False)), {}, {}
+        return (_brought(workspace) if position is None else _pointers(workspace, position, ends=False)), {}, {}
     if name == "gate":
         return _pointers(workspace, segment.gate(workspace, run, iteration), ends=True), {}, {}
     head = segment.advance(workspace, run, iteration)
@@ -112,9 +113,9 @@ def following(head: Head) -> str:
     return head.kind if head.status == "running" else head.status
 
 
-def _sources(workspace: Workspace) -> dict[str, Pointer]:
-    """Return pointers to the evolutions that this one learns from. The first segment begins with them."""
-    members = contract.flatten({"sources": pinned(workspace.ledger)})
+def _brought(workspace: Workspace) -> dict[str, Pointer]:
+    """Return pointers to what the user brought and to the sources. The first segment begins with them."""
+    members = contract.flatten({"sources": pinned(workspace.ledger), **brought(workspace.ledger)})
     return {contract.flat_name(n): Pointer(digest=a.digest, type=type(a).__name__) for n, a in members.items()}
 
 

@@ -14,6 +14,7 @@ from instar import head as heads
 from instar.errors import LedgerError
 from instar.head import Head
 from instar.kfp.api import KfpApi
+from instar.pipelines.brought import pinned
 from instar.pipelines.chain.submission import Action, start
 from instar.pipelines.chain.tick import tick
 from instar.pipelines.lifecycle import open_evolution, stored_recipe
@@ -64,7 +65,7 @@ def begin(store: ObjectStore, api: KfpApi, previous: str, following: str, now: f
         before = Workspace(Path(folder) / "before", previous, store.uri)
         opened = next(before.ledger.of("open"))
         workspace = Workspace(Path(folder) / "following", following, store.uri)
-        open_evolution(workspace, stored_recipe(before), int(opened.body["seed"]))
+        open_evolution(workspace, stored_recipe(before), int(opened.body["seed"]), pinned(before.ledger))
         chain = heads.read_chain(store, previous)
         head = Head(evolution=following, ledger=workspace.ledger.head)
         return start(store, api, head, chain, owner, now)

@@ -14,6 +14,7 @@ from instar import contract
 from instar.artifact import Artifact, Evaluation, Source
 from instar.components.catalog import EVALUATE
 from instar.components.dataset_prep.stage import reads_sources
+from instar.pipelines.brought import first
 from instar.pipelines.evolution import Position, stages
 from instar.pipelines.recipe import Recipe
 from instar.state import LIFETIMES, Champion, State, carried, declaration, of_lifetime, reads, writes
@@ -28,7 +29,9 @@ def handed_on(recipe: Recipe, kind: str) -> type[Any]:
         return pointers(recipe)
     count = len(recipe.sources) if reads_sources(recipe.dataset_prep) else 0
     more = {contract.flat_name(f"sources.{number}"): Source for number in range(count)}
-    return declaration("Sources", "The evolutions that this one learns from.", (), more)
+    return declaration(
+        "Brought", "What the user brought, and the evolutions that this one learns from.", first(recipe), more
+    )
 
 
 def pointers(recipe: Recipe) -> type[Any]:
@@ -39,7 +42,10 @@ def pointers(recipe: Recipe) -> type[Any]:
     """
     loop = [*stages(recipe.inner()), (EVALUATE, recipe.evaluate)]
     needed = {*carried(loop), *reads(EVALUATE, recipe.test)}
-    there = {*of_lifetime("prepared", "policy"), *(name for stage, config in loop for name in writes(stage, config))}
+    there = {
+        *of_lifetime("brought", "prepared", "policy"),
+        *(name for stage, config in loop for name in writes(stage, config)),
+    }
     return _pointers(tuple(name for name in LIFETIMES if name in needed & there))
 
 

@@ -118,6 +118,12 @@ class Tasks(Table[rows.TaskRow]):
     row = rows.TaskRow
 
 
+class ImportedTasks(Tasks):
+    """Task pools made from a user's rows. `import.json` says what the columns were taken for, and which arms there are."""
+
+    files = ("rows.parquet", "import.json")
+
+
 class Batch(Table[rows.BatchRow]):
     """The tasks one inner step will try."""
 
@@ -206,6 +212,22 @@ class Source(Artifact):
             yield Rollouts(folder / "rollouts"), Scores(folder / "scores")
 
 
+class Code(Artifact):
+    """Source files that a user brings, and what they need.
+
+    code.json        entries such as `rew.py:reward`, digests of the files, Python version, lines of the requirements lock
+    files/rew.py     the files, under their names relative to one another
+    wheels/          the packages of the lock, if there is one
+    """
+
+    files = ("code.json", "files")
+
+    @property
+    def entries(self) -> list[str]:
+        """Return the functions and classes that the bundle was made for, for example `["rew.py:reward"]`."""
+        return list(self.read_json("code.json")["entries"])
+
+
 CLASSES: dict[str, type[Artifact]] = {
     cls.__name__: cls
     for cls in (
@@ -221,5 +243,7 @@ CLASSES: dict[str, type[Artifact]] = {
         History,
         QualityReport,
         Source,
+        ImportedTasks,
+        Code,
     )
 }

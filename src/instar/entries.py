@@ -110,6 +110,8 @@ STAGES: dict[str, dict[str, Check]] = {
     "fused": {"metrics.inner_steps": _number},
 }
 """Stage -> what an entry of this stage must hold in addition."""
+PINS = {"sources": _digests, "brought": _NAMED}
+"""Field that an opening entry may have -> what it must be."""
 CLOCKS = ("at", "started", "ended")
 
 
@@ -121,8 +123,8 @@ def check(kind: Any, body: Any, time: Any, where: str) -> None:
     if kind == "stage" and isinstance(body, Mapping):
         fields |= STAGES.get(body["stage"], {}) if isinstance(body.get("stage"), str) else {}
         fields |= {"shard": _shard} if "shard" in body else {}
-    if kind == "open" and isinstance(body, Mapping) and "sources" in body:
-        fields |= {"sources": _digests}
+    if kind == "open" and isinstance(body, Mapping):
+        fields |= {name: check for name, check in PINS.items() if name in body}
     for path, wanted in fields.items():
         _field(body, path, wanted, where)
     if not isinstance(time, Mapping):

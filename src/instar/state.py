@@ -1,8 +1,8 @@
 """What the loop carries: every artifact that one stage leaves for another, declared once, with its lifetime.
 
-        prepared            policy                     learned
-    tasks, data,       policy, trainer        curriculum, stats, generated,
-    reference                                 batch, rollouts, scores
+       brought             prepared          policy                learned
+    imported, initial,   tasks, data,    policy, trainer   curriculum, stats, generated,
+    scorer, code         reference                         batch, rollouts, scores
 
 A stage gets the entries that its `Ins` name. An output that has the name of an entry takes its place. Everything else follows
 from the lifetimes: what a rollback takes back, what a champion is, what a segment on a cluster hands to the next one.
@@ -20,7 +20,9 @@ from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_type_
 from instar.artifact import (
     ArmStats,
     Batch,
+    Code,
     CurriculumState,
+    ImportedTasks,
     Policy,
     Rollouts,
     Scores,
@@ -29,8 +31,14 @@ from instar.artifact import (
 )
 from instar.contract import Stage, on_request
 
-Lifetime: TypeAlias = Literal["prepared", "policy", "learned"]
-"""`prepared`: made before the first iteration. `policy`: goes back at a rollback, all of them together. `learned`: kept then."""
+Lifetime: TypeAlias = Literal["brought", "prepared", "policy", "learned"]
+"""When an entry is made, and what a rollback does with it.
+
+- `brought`: the user's own; stored and pinned by digest when the evolution opens
+- `prepared`: made before the first iteration
+- `policy`: goes back at a rollback, all of them together
+- `learned`: kept at a rollback
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,18 @@ class State:
     rollouts: Annotated[Rollouts | None, "learned"] = None
     """With `batch` and `scores`: the last inner step. A curriculum may ask for them, for example to make tasks from failures."""
     scores: Annotated[Scores | None, "learned"] = None
+    imported: Annotated[ImportedTasks | None, "brought"] = None
+    """Task pools made from the user's rows."""
+    initial: Annotated[Policy | None, "brought"] = None
+    """The champion of another evolution, from which this one starts."""
+    scorer: Annotated[Policy | None, "brought"] = None
+    """A model that scores answers."""
+    reward_code: Annotated[Code | None, "brought"] = None
+    """The user's reward functions."""
+    curriculum_code: Annotated[Code | None, "brought"] = None
+    update_code: Annotated[Code | None, "brought"] = None
+    judge_code: Annotated[Code | None, "brought"] = None
+    """The user's wording of tasks about answers."""
 
     def inputs(self, stage: Stage[Any, Any, Any], config: Any) -> dict[str, Any]:
         """Return what `stage` gets under `config`: the entries that its `Ins` name."""
