@@ -7,15 +7,17 @@ two policies as tightly as possible. A policy that did not change gives the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from instar import seeds
-from instar.artifact import Policy, Tasks
 from instar.components.evaluate.attempts import Attempts
-from instar.components.reward.verifiers import Abstain, Failed, Score, verify
+from instar.components.reward.scoring import Completion, open_scorer
+from instar.components.reward.verifiers import Abstain, Failed, Score, Verdict
 from instar.components.rollout.engine import Request
 from instar.components.rollout.engines import open_engine
+from instar.components.task_table import pools_of
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 from instar.errors import RewardError
@@ -23,19 +25,20 @@ from instar.rows import EvalRow, TaskRow
 
 if TYPE_CHECKING:
     from instar.components.evaluate.config import AnswerConfig
+    from instar.components.evaluate.stage import Ins
 
 _REQUESTS = 256
 """How many requests the engine gets at once. A heartbeat follows each batch."""
 
 
-def answer(
-    tasks: Sequence[TaskRow], pools: Mapping[str, Tasks], policy: Policy, config: AnswerConfig, ctx: Context
-) -> Attempts:
-    """Return verdicts on the greedy and sampled answers of `policy`. With `config.judge`, also return its own verdicts on answers.
+def answer(tasks: Sequence[TaskRow], ins: Ins, config: AnswerConfig, ctx: Context) -> Attempts:
+    """Return verdicts on the greedy and sampled answers of the policy.
 
+    With `config.judge`, also return the policy's own verdicts on answers.
     Raises `RewardError` when too many verdicts failed.
     """
-    engine, tokenizer, out = open_engine(config.engine, policy, ctx), load_tokenizer(policy), Attempts()
+    engine, tokenizer, out = open_engine(config.engine, ins.policy, ctx), load_tokenizer(ins.policy), Attempts()
+    scorer = open_scorer(config, ins, ctx)
     plans = [(0.0, [-1])] if config.greedy else []
     plans += [(config.temperature, list(range(config.samples)))] if config.samples else []
     prompts = {task.task_id: tokenizer.encode_prompt(task.prompt, task.form) for task in tasks}
@@ -45,10 +48,19 @@ def answer(
             replies = engine.sample(
                 requests, max_new_tokens=config.max_new_tokens, temperature=temperature, stop=config.stop
             )
-            for task, samples in zip(chunk, replies, strict=True):
-                for number, sample in zip(numbers, samples, strict=True):
-                    text = tokenizer.decode(sample.token_ids)
-                    _record(out, task, number, text, len(sample.token_ids), sample.truncated, config.style)
+            completions = [
+                Completion(
+                    task=task,
+                    text=tokenizer.decode(sample.token_ids),
+                    num_tokens=len(sample.token_ids),
+                    truncated=sample.truncated,
+                )
+                for task, samples in zip(chunk, replies, strict=True)
+                for sample in samples
+            ]
+            verdicts = scorer.score(completions)
+            for number, completion, verdict in zip(itertools.cycle(numbers), completions, verdicts, strict=False):
+                _record(out, number, completion, verdict)
             ctx.heartbeat(f"{len(out.rows)} answers", {})
     share = out.failures.total() / len(out.rows)
     if share > config.failed_limit:
@@ -64,7 +76,7 @@ def answer(
         from instar.components.evaluate.judging import run
 
         asker = Asker(engine=engine, tokenizer=tokenizer, stop=config.stop, heartbeat=ctx.heartbeat)
-        out.judging = run(tasks, out.rows, pools, asker, config, ctx)
+        out.judging = run(tasks, out.rows, pools_of(ins), asker, config, ctx)
     return out
 
 
@@ -73,8 +85,8 @@ def _request(task: TaskRow, prompt: list[int], numbers: Sequence[int], evolution
     return Request(request_id=task.task_id, prompt_ids=prompt, seeds=keys)
 
 
-def _record(out: Attempts, task: TaskRow, number: int, text: str, num_tokens: int, truncated: bool, style: str) -> None:
-    verdict = verify(task, text, style)
+def _record(out: Attempts, number: int, completion: Completion, verdict: Verdict) -> None:
+    task = completion.task
     if isinstance(verdict, Failed):
         out.failures[verdict.reason] += 1
     out.num_abstained += isinstance(verdict, Abstain)
@@ -85,9 +97,9 @@ def _record(out: Attempts, task: TaskRow, number: int, text: str, num_tokens: in
             split=task.split,
             sample=number,
             score=verdict.correct if isinstance(verdict, Score) else None,
-            length=num_tokens,
-            truncated=truncated,
-            answer=text,
+            length=completion.num_tokens,
+            truncated=completion.truncated,
+            answer=completion.text,
         )
     )
 

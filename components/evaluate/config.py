@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.piece import Piece, RecipeView, Sections
+from instar.components.reward.function_config import FunctionConfig, require_names
 from instar.components.rollout.config import EngineConfig
+from instar.components.sandbox.config import SandboxConfig
 from instar.config import out_of_range
 from instar.errors import ConfigError
 
@@ -78,7 +80,7 @@ class AnswerConfig(Judged):
 
     REQUIRES: ClassVar[frozenset[str]] = frozenset({"tasks.prompt", "tasks.reference"})
     measure: ClassVar[Measure] = "accuracy"
-    protocol: ClassVar[tuple[str, ...]] = (
+    _PROTOCOL: ClassVar[tuple[str, ...]] = (
         "samples",
         "greedy",
         "max_new_tokens",
@@ -109,9 +111,14 @@ class AnswerConfig(Judged):
     reflect: ReflectConfig | None = None
     """Also let the policy judge and correct its greedy answers. The score stays that of the uncorrected answers."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    functions: tuple[FunctionConfig, ...] = ()
+    """The user's own functions, as in training. The score of an answer is what the first one says is right."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """What a function of the user's may use, as in training."""
 
     def __post_init__(self) -> None:
         Judged.__post_init__(self)
+        require_names(self.functions)
         _require(self.samples >= 0, "samples", ">= 0", self.samples)
         _require(self.samples > 0 or self.greedy, "samples", "> 0 unless greedy is true", self.samples)
         _require(self.max_new_tokens >= 1, "max_new_tokens", ">= 1", self.max_new_tokens)
@@ -140,16 +147,33 @@ class AnswerConfig(Judged):
         """Return the fields without effect, each with the setting that would give it one."""
         return {} if self.samples else {"temperature": "samples > 0"}
 
+    @property
+    def protocol(self) -> tuple[str, ...]:
+        """The settings under which answers are comparable."""
+        return (*self._PROTOCOL, *(("functions",) if self.functions else ()))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs on request: the code of the functions."""
+        return ("reward_code",) if self.functions else ()
+
     def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
         """Answer the tasks and verify the answers."""
         from instar.components.evaluate.answers import answer
-        from instar.components.task_table import pools_of
 
-        return answer(tasks, pools_of(ins), ins.policy, self, ctx)
+        return answer(tasks, ins, self, ctx)
 
     def check(self, recipe: RecipeView, name: str) -> None:
-        """Refuse a style that the prompts do not ask for, and a judge without anchors in its wording."""
+        """Refuse a style that the prompts do not ask for, a judge without anchors, and another scoring than in training."""
         prep = recipe.dataset_prep
+        trained = recipe.reward.functions if recipe.reward.strategy == "verify" else ()
+        if self.functions != trained:
+            raise ConfigError(
+                expected=f"the functions of training: {', '.join(f.entry for f in trained) or 'none'}",
+                found=", ".join(f.entry for f in self.functions) or "none",
+                where=f"recipe.{name}.functions",
+                action="name the same functions in reward.functions, evaluate.functions and test.functions, as --reward does",
+            )
         if prep.strategy == "text":
             prep.check_style(self.style, name)
         if self.judge is not None:

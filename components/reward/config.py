@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from instar.components.piece import Piece, RecipeView, Sections
+from instar.components.reward.function_config import FunctionConfig, require_names
 from instar.components.reward.recycle_config import RecycleConfig
+from instar.components.sandbox.config import SandboxConfig
 from instar.config import out_of_range
 from instar.errors import ConfigError
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from instar.components.reward.stage import Ins, Outs
     from instar.contract import Context, Metrics
 
-__all__ = ["Config", "RecycleConfig", "RefineConfig", "VerifyConfig"]
+__all__ = ["Config", "FunctionConfig", "RecycleConfig", "RefineConfig", "VerifyConfig"]
 SHOWN = 6
 """How many values of a schedule `explain` shows."""
 
@@ -36,6 +38,10 @@ class VerifyConfig(Piece):
     style: Literal["boxed", "line", "tag"] = "boxed"
     recycle: RecycleConfig | None = None
     """Turn attempts into generated tasks. None makes no such tasks."""
+    functions: tuple[FunctionConfig, ...] = ()
+    """The user's own functions (`--reward`). The first one says what is right. Without any, the verifier of a task scores."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """What a function of the user's may use."""
 
     def __post_init__(self) -> None:
         """Refuse a format reward as high as the reward of a right answer, and a limit that is not a share."""
@@ -45,6 +51,18 @@ class VerifyConfig(Piece):
         ):
             if not low <= value <= high:
                 raise out_of_range(f"reward.{name}", f"a number in {low}..{high}", value)
+        require_names(self.functions)
+
+    def ineffective_fields(self) -> dict[str, str]:
+        """Return the fields without effect, each with the setting that would give it one."""
+        if self.functions:
+            return {"format_reward": "the verifiers of the tasks, which means without --reward"}
+        return dict.fromkeys(("sandbox.call_s", "sandbox.cpu_s", "sandbox.memory_mb", "sandbox.allow"), "--reward")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs on request: the code of the functions."""
+        return ("reward_code",) if self.functions else ()
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Verify the answers of all rollouts."""
@@ -61,9 +79,18 @@ class VerifyConfig(Piece):
 
     def explain(self, recipe: RecipeView) -> Sections:
         """State the reward of one rollout, and the tasks that are made from attempts."""
+        return {
+            "reward": [f"{self._reward()}; a rollout whose verdict failed has no reward and is left out"],
+            "own tasks": self.recycle.explain(recipe) if self.recycle else [],
+        }
+
+    def _reward(self) -> str:
+        """Return the formula of the reward of one rollout."""
+        if self.functions:
+            terms = [f"{'' if f.weight == 1.0 else f'{f.weight:g} '}{f.name}" for f in self.functions]
+            return f"r_i = {' + '.join(terms)}, functions of the user's; {self.functions[0].name} says what is right"
         shaped = f" + {self.format_reward:g} (if there is an answer and it is wrong)" if self.format_reward else ""
-        reward = f"r_i = correct_i{shaped}; a rollout whose verdict failed has no reward and is left out"
-        return {"reward": [reward], "own tasks": self.recycle.explain(recipe) if self.recycle else []}
+        return f"r_i = correct_i{shaped}"
 
     @property
     def writes(self) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from instar.components.generated.item import is_generated
 from instar.components.reward.recycle import read_cache, recycle, summary_by_kind, write_cache
-from instar.components.reward.verifiers import VERSION, Failed, Score, Verdict, chance, verify
+from instar.components.reward.scoring import Completion, Scorer, open_scorer
+from instar.components.reward.verifiers import Failed, Score, Verdict, chance
 from instar.components.task_table import lookup, pools_of
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context, Metrics
@@ -28,7 +29,7 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
     rows, tokenizer = ins.rollouts.read(), load_tokenizer(ins.policy)
     wanted = {row.task_id for row in rows}
     attempted = lookup(pools_of(ins), wanted, ctx.resident)
-    scores = score_rollouts(attempted, rows, tokenizer.decode, config)
+    scores = score_rollouts(attempted, rows, tokenizer.decode, config, open_scorer(config, ins, ctx))
     outs.scores.write(scores)
     metrics = summary(attempted, rows, scores) | summary_by_kind(attempted, rows, scores)
     if config.recycle is None:
@@ -44,7 +45,7 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
 
 
 def score_rollouts(
-    tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], decode: Decode, config: VerifyConfig
+    tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], decode: Decode, config: VerifyConfig, scorer: Scorer
 ) -> list[ScoreRow]:
     """Return one score per rollout, in order. Truncated rollouts are scored like any other.
 
@@ -53,7 +54,7 @@ def score_rollouts(
     """
     if not rollouts:
         raise RewardError(expected="rollouts", found="none", where="reward.rollouts", action="check the rollout stage")
-    scores = []
+    completions = []
     for rollout in rollouts:
         task = tasks.get(rollout.task_id)
         if task is None:
@@ -63,7 +64,22 @@ def score_rollouts(
                 where=f"Rollouts:task_id of {rollout.rollout_id}",
                 action="give the reward stage the tasks that the rollout stage read",
             )
-        scores.append(_row(rollout, task, verify(task, decode(answer_tokens(rollout)), config.style), config))
+        tokens = answer_tokens(rollout)
+        completions.append(
+            Completion(
+                task=task,
+                text=decode(tokens),
+                rollout_id=rollout.rollout_id,
+                group_id=rollout.group_id,
+                num_tokens=len(tokens),
+                truncated=rollout.truncated,
+            )
+        )
+    verdicts = scorer.score(completions)
+    scores = [
+        _row(each.rollout_id, verdict, scorer.name(each.task), config)
+        for each, verdict in zip(completions, verdicts, strict=True)
+    ]
     check_coverage([rollout.rollout_id for rollout in rollouts], scores)
     _check_failures(scores, config.failed_limit)
     return scores
@@ -122,12 +138,11 @@ def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores
     return metrics
 
 
-def _row(rollout: RolloutRow, task: TaskRow, verdict: Verdict, config: VerifyConfig) -> ScoreRow:
-    scorer = f"{task.verifier}/{VERSION}"
+def _row(rollout_id: str, verdict: Verdict, scorer: str, config: VerifyConfig) -> ScoreRow:
     if not isinstance(verdict, Score):
         status = "failed" if isinstance(verdict, Failed) else "abstained"
         return ScoreRow(
-            rollout_id=rollout.rollout_id,
+            rollout_id=rollout_id,
             correct=None,
             format_ok=None,
             reward=None,
@@ -137,12 +152,13 @@ def _row(rollout: RolloutRow, task: TaskRow, verdict: Verdict, config: VerifyCon
             scorer=scorer,
         )
     paid = config.format_reward if verdict.format_ok and verdict.correct < 1.0 else 0.0
+    parts = {"correct": verdict.correct, "format": paid} if verdict.reward is None else {"correct": verdict.correct}
     return ScoreRow(
-        rollout_id=rollout.rollout_id,
+        rollout_id=rollout_id,
         correct=verdict.correct,
         format_ok=float(verdict.format_ok),
-        reward=verdict.correct + paid,
-        components={**verdict.components, "correct": verdict.correct, "format": paid},
+        reward=verdict.correct + paid if verdict.reward is None else verdict.reward,
+        components={**verdict.components, **parts},
         status="scored",
         reason="",
         scorer=scorer,

@@ -34,16 +34,22 @@ _NUMBER = re.compile(rf"[+-]?(?:{_WHOLE}(?:\.[0-9]{{1,40}})?|\.[0-9]{{1,40}})(?:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A verdict with a number. `correct` lies in [0, 1], and `components` holds further named parts. All numbers are finite."""
+    """A verdict with a number. `correct` lies in [0, 1], and `components` holds further named parts. All numbers are finite.
+
+    `reward` is what training pays, where that is not `correct` and a reward for the format.
+    """
 
     correct: float
     format_ok: bool
+    reward: float | None = None
     components: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse numbers that are not finite, and a value of `correct` outside [0, 1]."""
         if not (math.isfinite(self.correct) and 0.0 <= self.correct <= 1.0):
             raise ValueError(f"correct is {self.correct}")
+        if self.reward is not None and not math.isfinite(self.reward):
+            raise ValueError(f"reward is {self.reward}")
         if not all(math.isfinite(value) for value in self.components.values()):
             raise ValueError(f"components are {self.components}")
 

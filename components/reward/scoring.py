@@ -1,0 +1,129 @@
+"""What scores answers: the verifiers of the tasks, or the functions of the user. Training, evaluation and the probe share this.
+
+    open_scorer(config, ins, ctx).score([Completion(task, text, ...), ...])  ->  [Score | Abstain | Failed, ...]
+
+A task that the evolution made itself is always scored by its own rule: a user's function knows nothing about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from instar.components.generated.item import is_generated
+from instar.components.reward.extract import extract
+from instar.components.reward.verifiers import VERSION, Verdict, verify
+from instar.contract import Context
+from instar.rows import TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.reward.functions import Functions
+
+    from instar.components.reward.function_config import FunctionConfig
+    from instar.components.sandbox.config import SandboxConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One completion of a task."""
+
+    task: TaskRow
+    text: str
+    rollout_id: str = ""
+    group_id: str = ""
+    num_tokens: int = 0
+    truncated: bool = False
+
+
+class Scorer(Protocol):
+    """Scores completions. There is one verdict for each, in their order."""
+
+    def score(self, completions: Sequence[Completion]) -> list[Verdict]: ...
+
+    def name(self, task: TaskRow) -> str:
+        """Return what scores the task: the column `scorer`."""
+        ...
+
+
+class ScoringConfig(Protocol):
+    """What a configuration says about scoring."""
+
+    @property
+    def style(self) -> str: ...
+    @property
+    def functions(self) -> tuple[FunctionConfig, ...]: ...
+    @property
+    def sandbox(self) -> SandboxConfig: ...
+
+
+@dataclass(frozen=True)
+class Verifiers:
+    """Scores every completion with the verifier that its task names."""
+
+    style: str
+
+    def score(self, completions: Sequence[Completion]) -> list[Verdict]:
+        """Return the verdicts."""
+        return [verify(each.task, each.text, self.style) for each in completions]
+
+    def name(self, task: TaskRow) -> str:
+        """Return name and version of the verifier."""
+        return f"{task.verifier}/{VERSION}"
+
+
+@dataclass(frozen=True)
+class UserFunctions:
+    """Scores the completions of prepared tasks with the functions of the user."""
+
+    functions: Functions
+    style: str
+    digest: str
+    """Of the code artifact."""
+    policy: PolicyHandle | None
+
+    def score(self, completions: Sequence[Completion]) -> list[Verdict]:
+        """Return the verdicts. All completions go to the functions at once, because some take batches."""
+        mine = [n for n, each in enumerate(completions) if not is_generated(each.task)]
+        scored = self.functions.score([_attempt(completions[n], self.style) for n in mine], self.policy)
+        verdicts = dict(zip(mine, scored, strict=True))
+        return [verdicts.get(n) or verify(each.task, each.text, self.style) for n, each in enumerate(completions)]
+
+    def name(self, task: TaskRow) -> str:
+        """Return the functions with the digest of their code. A function that looked at the policy has its digest, too."""
+        if is_generated(task):
+            return f"{task.verifier}/{VERSION}"
+        looked = f" policy {self.policy.digest[:19]}" if self.policy is not None else ""
+        return f"{' + '.join(self.functions.entries)} {self.digest[:19]}{looked}"
+
+
+def open_scorer(config: ScoringConfig, ins: Any, ctx: Context) -> Scorer:
+    """Return what scores answers under `config`. `ins` has the port `reward_code` where the configuration names functions."""
+    if not config.functions:
+        return Verifiers(config.style)
+    from instar.components.reward.functions import Functions
+
+    functions = Functions(config.functions, ins.reward_code, config.sandbox, ctx.resident)
+    return UserFunctions(functions, config.style, ins.reward_code.digest, None)
+
+
+def _attempt(completion: Completion, style: str) -> Attempt:
+    """Return what the functions may ask for. The answer is None where the completion has none in the style of the recipe."""
+    from instar.components.reward.functions import Attempt
+
+    task = completion.task
+    return Attempt(
+        answer=extract(completion.text, style),
+        completion=completion.text,
+        prompt=task.prompt,
+        reference=json.loads(task.reference),
+        task={"id": task.task_id, "arm": task.arm, "level": task.level, "split": task.split, "form": task.form},
+        rollout={
+            "id": completion.rollout_id,
+            "group": completion.group_id,
+            "num_tokens": completion.num_tokens,
+            "truncated": completion.truncated,
+        },
+        images=(),
+    )
