@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from instar import config as configs
@@ -93,7 +92,7 @@ class LedgerRunner(ABC):
         self.listener(StageDone(stage.name, iteration, job.step, entry, committed is not None))
         kinds = contract.ports(stage.outs)
         _check_ports(entry, set(kinds))
-        outputs = {n: kinds[n][0](Path(), digest) for n, digest in entry.body["outputs"].items()}
+        outputs = {n: kinds[n][0](None, digest) for n, digest in entry.body["outputs"].items()}
         return contract.bind(stage.outs, outputs, where=stage.name)  # type: ignore[no-any-return]
 
     def gate(self, config: GateConfig, candidate: Position, before: Position | None) -> Position:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from instar import config as configs
@@ -234,7 +233,7 @@ class _Tracer:
 
     def _bind(self, declaration: type[Any], node: str, asked: Iterable[str] = ()) -> Any:
         ports = contract.requested(declaration, asked)
-        promised = {name: kind(Path(), f"@{node}/{name}") for name, (kind, _) in ports.items()}
+        promised = {name: kind(None, f"@{node}/{name}") for name, (kind, _) in ports.items()}
         return contract.bind(declaration, promised, where=node)
 
 

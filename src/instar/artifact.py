@@ -23,16 +23,32 @@ R = TypeVar("R", bound=schema.Row)
 
 
 class Artifact:
-    """A folder of files with a digest. `digest` is empty until the runner commits the folder."""
+    """A folder of files with a digest. `digest` is empty until the runner commits the folder.
+
+    The loop carries artifacts of which it knows only the digest. Such an artifact has no folder (`path` is None). To ask it
+    for its path is an error.
+    """
 
     kfp_type: ClassVar[str] = "Artifact"
     files: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, path: Path, digest: str = "") -> None:
-        self.path, self.digest = path, digest
+    def __init__(self, path: Path | None, digest: str = "") -> None:
+        self._path, self.digest = path, digest
+
+    @property
+    def path(self) -> Path:
+        """Return the folder. An artifact that is not on disk raises `ArtifactError`; its path is never the current folder."""
+        if self._path is None:
+            raise ArtifactError(
+                expected=f"a {type(self).__name__} on disk",
+                found="only its digest",
+                where=self.digest or "an artifact without a digest",
+                action="fetch it from the store: `workspace.cas.get(digest)` returns its folder",
+            )
+        return self._path
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.digest or self.path})"
+        return f"{type(self).__name__}({self.digest or self._path})"
 
     def require(self) -> None:
         """Raise `ArtifactError` unless every file of the layout is present."""

@@ -30,7 +30,7 @@ def pinned(ledger: Ledger) -> tuple[Source, ...]:
     """Return the sources that an evolution was opened with."""
     opened = next(ledger.of("open"), None)
     digests = opened.body.get("sources", []) if opened is not None else []
-    return tuple(Source(Path(), digest) for digest in digests)
+    return tuple(Source(None, digest) for digest in digests)
 
 
 def pin(workspace: Workspace, uri: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -47,7 +46,7 @@ def artifacts(names: list[str], draw: st.DrawFn) -> dict[str, Any]:
     for name in names:
         kind, required = KINDS[name]
         digest = draw(digests if required else st.none() | digests)
-        out[name] = None if digest is None else kind(Path(), digest)
+        out[name] = None if digest is None else kind(None, digest)
     return out
 
 
@@ -57,9 +56,7 @@ def positions(draw: st.DrawFn, recipe: Recipe) -> Position:
     there = {*of_lifetime("prepared", "policy"), *written_by(recipe)}
     state = State(**artifacts([name for name in KINDS if name in there], draw))
     before = State(**artifacts([name for name in KINDS if name in there], draw))
-    tests: dict[str, Any] = {
-        name: Evaluation(Path(), f"sha256:{draw(st.integers(0, 99)):064x}") for name in EVALUATIONS
-    }
+    tests: dict[str, Any] = {name: Evaluation(None, f"sha256:{draw(st.integers(0, 99)):064x}") for name in EVALUATIONS}
     return Position(iteration=3, state=state, champion=before.champion(), **tests)
 
 

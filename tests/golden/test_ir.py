@@ -164,7 +164,7 @@ def test_wrong_wiring_is_refused_by_the_trace() -> None:
     from instar.pipelines.trace import _Tracer
 
     recipe = build("sec", "tiny")
-    batch = Batch(Path(), "@curriculum/batch")
+    batch = Batch(None, "@curriculum/batch")
     with pytest.raises(ContractError, match=r"rollout\.policy"):
         _Tracer(1, pointers(recipe)).call(
             ROLLOUT, recipe.rollout, iteration=1, step=0, policy=batch, tasks=batch, batch=batch

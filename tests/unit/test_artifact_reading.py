@@ -1,4 +1,4 @@
-"""Rows are read in the thread that asks for them."""
+"""Rows are read in the thread that asks for them, and an artifact that is not on disk has no path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from instar.artifact import Policy
+from instar.errors import ArtifactError
 
 READ = """
 import os, sys
@@ -27,3 +30,15 @@ def test_reading_waits_for_no_other_thread(tmp_path: Path) -> None:
     """Arrow's dataset scanner hands even one small file to its pools and waits without a limit."""
     done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_artifact_that_is_not_on_disk_has_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder may hold files of its own. They are never taken for those of an artifact."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "another"}')
+    policy = Policy(None, f"sha256:{7:064x}")
+    for use in (policy.require, lambda: policy.read_json("config.json"), lambda: policy.path):
+        with pytest.raises(ArtifactError, match="found only its digest; at sha256:0000"):
+            use()
+    assert repr(policy) == f"Policy(sha256:{7:064x})"
+    Policy(tmp_path, policy.digest).require()

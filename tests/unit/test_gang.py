@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -77,7 +76,7 @@ def test_a_gang_runs_every_shard_of_the_stage_with_its_memo_key() -> None:
     assert options["--step"] == "7" and json.loads(options["--config"]) == configs.to_dict(job.config)
     assert {f"--{port}": digest for port, digest in gang_jobs.DIGESTS.items()}.items() <= options.items()
     kinds = {port: kind for port, (kind, _) in contract.ports(ROLLOUT.ins).items()}
-    inputs: dict[str, Inputs] = {port: kinds[port](Path(), digest) for port, digest in gang_jobs.DIGESTS.items()}
+    inputs: dict[str, Inputs] = {port: kinds[port](None, digest) for port, digest in gang_jobs.DIGESTS.items()}
     expected = [job_of("sec-seed0", ROLLOUT, job.config, 1, 7, Shard(n, 24), inputs).key for n in range(24)]
     assert list(job.keys) == expected and len(set(expected)) == 24
 
