@@ -9,7 +9,6 @@ No path of the user's machine is in the recipe.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import get_args, get_type_hints
 
 from instar import state
@@ -68,7 +67,7 @@ def pinned(ledger: Ledger) -> dict[str, Artifact]:
     """Return what an evolution was opened with."""
     opened = next(ledger.of("open"), None)
     digests = opened.body.get("brought", {}) if opened is not None else {}
-    return {name: kind_of(name)(Path(), digest) for name, digest in digests.items()}
+    return {name: kind_of(name)(None, digest) for name, digest in digests.items()}
 
 
 def kind_of(name: str) -> type[Artifact]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from instar.components.generated.item import is_generated
 from instar.components.reward.recycle import read_cache, recycle, summary_by_kind, write_cache
-from instar.components.reward.scoring import Completion, Scorer, open_scorer
+from instar.components.reward.scoring import Completion, Scorer, Verifiers, open_scorer
 from instar.components.reward.verifiers import Failed, Score, Verdict, chance
 from instar.components.task_table import lookup, pools_of
 from instar.components.tokenizer import load_tokenizer
@@ -45,7 +45,11 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
 
 
 def score_rollouts(
-    tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], decode: Decode, config: VerifyConfig, scorer: Scorer
+    tasks: Mapping[str, TaskRow],
+    rollouts: Sequence[RolloutRow],
+    decode: Decode,
+    config: VerifyConfig,
+    scorer: Scorer | None = None,
 ) -> list[ScoreRow]:
     """Return one score per rollout, in order. Truncated rollouts are scored like any other.
 
@@ -75,6 +79,7 @@ def score_rollouts(
                 truncated=rollout.truncated,
             )
         )
+    scorer = scorer or Verifiers(config.style)
     verdicts = scorer.score(completions)
     scores = [
         _row(each.rollout_id, verdict, scorer.name(each.task), config)

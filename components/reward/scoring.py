@@ -19,7 +19,7 @@ from instar.contract import Context
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
-    from instar.components.reward.functions import Functions
+    from instar.components.reward.functions import Attempt, Functions, PolicyHandle
 
     from instar.components.reward.function_config import FunctionConfig
     from instar.components.sandbox.config import SandboxConfig
