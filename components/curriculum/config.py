@@ -6,11 +6,12 @@ The field `strategy` picks the class. Fields that all of them share are in `base
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from instar.components.curriculum.base_config import Base, GeneratedDraw, require, require_floor
 from instar.components.piece import RecipeView, Sections
+from instar.components.sandbox.config import SandboxConfig, check_entry
 
 if TYPE_CHECKING:
     from instar.components.curriculum.pool import Arm
@@ -23,6 +24,7 @@ __all__ = [
     "GeneratedDraw",
     "LearnabilityConfig",
     "OrderedConfig",
+    "OwnConfig",
     "ProximalConfig",
     "ReverseConfig",
     "SecConfig",
@@ -369,6 +371,40 @@ class BestConfig(Base):
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnConfig(Base):
+    """A class of the user's. `--set curriculum.strategy=FILE.py:CLASS` chooses it."""
+
+    REQUIRES: ClassVar[frozenset[str]] = frozenset({"stats.arm"})
+
+    strategy: Literal["own"] = "own"
+    entry: str
+    """FILE.py:CLASS inside of the bundle."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class, for example `{"share": 0.5}`."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """What the class may use."""
+
+    def __post_init__(self) -> None:
+        Base.__post_init__(self)
+        check_entry(self.entry)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs on request: the code."""
+        return ("curriculum_code",)
+
+    def build(self, arms: Sequence[Arm]) -> Strategy:
+        """Refuse: the class needs its code, which `own.builder` has."""
+        raise NotImplementedError(f"{self.entry} is built from its code artifact")
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State which class draws the tasks."""
+        del recipe
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
+        return {"curriculum": [f"the user's {self.entry}({settings})"]}
+
+
 Config: TypeAlias = (
     UniformConfig
     | BestConfig
@@ -378,4 +414,5 @@ Config: TypeAlias = (
     | ThompsonConfig
     | ProximalConfig
     | LearnabilityConfig
+    | OwnConfig
 )

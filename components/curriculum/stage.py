@@ -16,22 +16,26 @@ and started again would only look like one that learns slowly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from instar.artifact import ArmStats, Batch, Code, CurriculumState, Rollouts, Scores, Tasks
 from instar.components.curriculum.config import Config
 from instar.components.curriculum.cursor import take
 from instar.components.curriculum.generated import due, read_cache, require_free_names, slots, split_stats
 from instar.components.curriculum.memory import Memory, from_json, new_entry, reconcile, require_continues
-from instar.components.curriculum.pool import Pools, load_pools
-from instar.components.curriculum.protocol import Draw, measured, solve_rate
+from instar.components.curriculum.own import builder
+from instar.components.curriculum.pool import Arm, Pools, load_pools
+from instar.components.curriculum.protocol import Draw, Strategy, measured, solve_rate
 from instar.components.generated.templates import KINDS
 from instar.config import to_dict
 from instar.contract import ON_REQUEST, Context, Metrics, Stage
 from instar.errors import LedgerError
 from instar.rows import ArmStatsRow, BatchRow
+
+Build: TypeAlias = Callable[[Sequence[Arm]], Strategy]
+"""Makes a fresh strategy over arms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +74,10 @@ def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     pools = load_pools(ins.tasks, ctx)
     require_free_names(pools.arms)
     stats = ins.stats.read() if ins.stats is not None else None
-    memory = observed(recall(ins.curriculum, pools, config, ctx), stats, config)
+    build = builder(config, ins.curriculum_code, ctx)
+    memory = observed(recall(ins.curriculum, pools, config, ctx, build), stats, config, build)
     memory = reconcile(memory, pools.arms)
-    strategy = config.build(pools.arms)
+    strategy = build(pools.arms)
     strategy.load_state_dict(memory.values)
     extra = due(read_cache(ins.generated, config.generated), config.generated, sum(memory.generated.values()))
     alone = bool(extra) and config.generated is not None and config.generated.mode == "alternate"
@@ -86,7 +91,7 @@ def curriculum(ins: Ins, outs: Outs, config: Config, ctx: Context) -> Metrics:
     return strategy.metrics() | _counts(memory, stats or [], config)
 
 
-def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Context) -> Memory:
+def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Context, build: Build) -> Memory:
     """Return the memory of the previous step, or a fresh one at step 0."""
     settings = to_dict(config)
     if state is not None:
@@ -101,10 +106,10 @@ def recall(state: CurriculumState | None, pools: Pools, config: Config, ctx: Con
             action="resume from the ledger, because only step 0 starts without a state",
         )
     arms = {arm.name: new_entry(arm) for arm in pools.arms}
-    return Memory(step=-1, key=ctx.evolution, config=settings, values=config.build(pools.arms).state_dict(), arms=arms)
+    return Memory(step=-1, key=ctx.evolution, config=settings, values=build(pools.arms).state_dict(), arms=arms)
 
 
-def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config) -> Memory:
+def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config, build: Build) -> Memory:
     """Return the memory after the strategy has seen the statistics of the last batch. It has the arms of that batch."""
     first = memory.step < 0
     if stats is None:
@@ -121,7 +126,7 @@ def observed(memory: Memory, stats: Sequence[ArmStatsRow] | None, config: Config
             raise _stats_error(f"at most {drawn} groups of arm {row.arm}", f"{row.num_prompts}")
     if not any(arm.drawn for arm in memory.arms.values()):
         return memory  # the batch was all generated tasks: it says nothing about the arms, so they do not count as left out
-    strategy = config.build(memory.known())
+    strategy = build(memory.known())
     strategy.load_state_dict(memory.values)
     strategy.observe(mine)
     memory.values = strategy.state_dict()

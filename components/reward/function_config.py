@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from instar.components.sandbox.config import check_entry
 from instar.config import out_of_range
 from instar.errors import ConfigError
 
@@ -24,14 +25,7 @@ class FunctionConfig:
 
     def __post_init__(self) -> None:
         """Refuse an entry that is none, an empty range, and weights that are not finite."""
-        file, colon, name = self.entry.rpartition(":")
-        if not colon or not file.endswith(".py") or not name.isidentifier():
-            raise ConfigError(
-                expected="FILE.py:NAME, a function in a file",
-                found=self.entry,
-                where="reward.functions",
-                action="write for example rew.py:reward",
-            )
+        check_entry(self.entry)
         if not math.isfinite(self.weight):
             raise out_of_range("reward.functions.weight", "a finite number", self.weight)
         if not self.low < self.high:

@@ -1,11 +1,12 @@
-"""The limits of a user's code. They are part of the configuration of every stage that runs such code."""
+"""How a configuration names code of a user's, and the limits of that code. Both are part of the key of a stage that runs it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from instar.config import out_of_range
+from instar.errors import ConfigError
 
 Permission: TypeAlias = Literal["network", "processes"]
 
@@ -32,3 +33,28 @@ class SandboxConfig:
         for name in ("call_s", "cpu_s", "memory_mb", "file_mb", "print_kb"):
             if not getattr(self, name) > 0:
                 raise out_of_range(f"sandbox.{name}", "> 0", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserCode:
+    """A function or a class of the user's, and its limits. The code itself is an artifact; this is only its name in there."""
+
+    entry: str
+    """FILE.py:NAME inside of the bundle."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse an entry that is none."""
+        check_entry(self.entry)
+
+
+def check_entry(entry: str) -> None:
+    """Raise `ConfigError` unless `entry` has the form FILE.py:NAME."""
+    file, _, name = entry.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ConfigError(
+            expected="FILE.py:NAME, a function or a class in a file",
+            found=entry,
+            where="entry",
+            action="write for example rew.py:reward",
+        )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from instar.components.generated.templates import KINDS
 from instar.components.piece import COUNTS, Piece, RecipeView, Sections
+from instar.components.sandbox.config import UserCode
 from instar.components.update.schedule import check_schedule, outlook
 from instar.components.update.sequence.config import SequenceConfig
 from instar.components.update.terms import Filter, Kl, LoraConfig, Mismatch, Overlong, need
@@ -83,6 +84,8 @@ class PolicyGradientConfig(Piece):
     minibatches: int = 1
     arm_weights: dict[str, float] = field(default_factory=dict)
     """Factor on the loss of an arm's rollouts. An arm that is not named has 1. Example: judging counts half as much as solving."""
+    advantage: UserCode | None = None
+    """A function of the user's in place of `baseline` and `scale`. `--set update.advantage=FILE.py:NAME` names it."""
     entropy_coef: float = 0.0
     gamma: float = 1.0
     lam: float = 1.0
@@ -143,6 +146,10 @@ class PolicyGradientConfig(Piece):
         readers: dict[str, str] = {}
         if self.objective != "clip":
             readers |= dict.fromkeys(("clip_low", "clip_high"), "update.objective=clip")
+        if self.advantage is not None:
+            readers |= dict.fromkeys(
+                ("baseline", "scale", "eps"), "the advantage of a preset, without update.advantage"
+            )
         if self.baseline != "critic":
             readers |= dict.fromkeys(("gamma", "lam", "value_clip", "vf_coef", "critic_lr"), "update.baseline=critic")
         if self.aggregate != "constant":
@@ -154,6 +161,11 @@ class PolicyGradientConfig(Piece):
         else:
             readers["moments"] = "update.processes=1"
         return readers
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs on request: the user's code."""
+        return ("update_code",) if self.advantage is not None or self.filter.function is not None else ()
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Train on one batch of scored rollouts, in this process or in processes that it starts."""
@@ -184,7 +196,7 @@ class PolicyGradientConfig(Piece):
         entropy = [f"l_it -= {self.entropy_coef:g} entropy_it"] if self.entropy_coef else []
         return {
             "reward": [*self.kl.explain_reward(), *self.overlong.explain()],
-            "advantage": [_advantage(self)],
+            "advantage": [f"A_i = the user's {self.advantage.entry}" if self.advantage else _advantage(self)],
             "filter": [f"{self.filter.explain()}; {few}"],
             "loss": [
                 _ratio(self),
@@ -222,6 +234,11 @@ def _check_advantage(c: PolicyGradientConfig) -> None:
             "scale",
             "a critic gives each token its own advantage",
         )
+    if c.advantage is not None:
+        why = "the user's advantage takes the place of what this changes"
+        need(c.baseline != "critic", "none, batch, group or loo", c.baseline, "baseline", why)
+        need(c.kl.place != "reward", "none or loss", c.kl.place, "kl.place", why)
+        need(c.overlong.kind != "soft", "none or mask", c.overlong.kind, "overlong.kind", why)
     need(0 < c.gamma <= 1, "in (0, 1]", c.gamma, "gamma")
     need(0 <= c.lam <= 1, "in [0, 1]", c.lam, "lam")
     need(c.eps > 0, "> 0", c.eps, "eps", "a group of nearly equal rewards would be divided by almost 0")

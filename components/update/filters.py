@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from instar.components.update.config import Filter
 
 
-def keep_groups(config: Filter, correct: Floats, group: Ints, num_groups: int) -> Bools:
-    """Return for each group whether it is trained on, [G]. Groups are in slot order. An empty group never is."""
+def keep_groups(
+    config: Filter, correct: Floats, group: Ints, num_groups: int, own_choice: Bools | None = None
+) -> Bools:
+    """Return for each group whether it is trained on, [G]. Groups are in slot order. An empty group never is.
+
+    `own_choice` [G] is what a function of the user's says.
+    """
     count = np.bincount(group, minlength=num_groups)
     keep = count > 0
     if config.kind == "zero_variance":
@@ -25,6 +30,8 @@ def keep_groups(config: Filter, correct: Floats, group: Ints, num_groups: int) -
     elif config.kind == "band":
         mean = group_sum(correct, group, num_groups) / np.maximum(count, 1)
         keep &= (mean > config.low) & (mean < config.high)
+    if own_choice is not None:
+        keep &= own_choice
     if config.keep_prompts:
         keep &= np.cumsum(keep) <= config.keep_prompts
     return np.asarray(keep, dtype=np.bool_)

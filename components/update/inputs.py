@@ -14,6 +14,7 @@ from instar.components.update import memory, update_batch
 from instar.components.update.bad_batch import Dump, dumper
 from instar.components.update.batching import with_layout
 from instar.components.update.learner import device
+from instar.components.update.own import with_own
 from instar.components.update.resident_state import REFERENCE
 from instar.components.update.update_batch import UpdateBatch
 from instar.contract import Context
@@ -33,6 +34,7 @@ def read(ins: Ins, config: PolicyGradientConfig, ctx: Context) -> tuple[UpdateBa
     rollouts, scores = ins.rollouts.table(), ins.scores.table()
     data = update_batch.join(ins.batch.table(), rollouts, scores, config.min_group)
     check_rollouts(data, ins.policy, config)
+    data = with_own(data, ins, config, ctx)
     dump = dumper(data, rollouts, scores, ctx.scratch / "bad-batch")
     return data, with_layout(config, data, ins.policy), dump
 

@@ -108,7 +108,7 @@ def train(
 
     # Groups that teach nothing may be left out                          (DAPO, arXiv 2503.14476, section 3.2)
     rows = np.flatnonzero(data.valid)
-    trained_groups = keep_groups(config.filter, data.correct[rows], data.group[rows], data.num_groups)
+    trained_groups = keep_groups(config.filter, data.correct[rows], data.group[rows], data.num_groups, data.own_choice)
     steps = minibatches(config, data, trained_groups, advantages, ctx)
     passes = [micro for step in steps for micro in step.micros]
     trace = new_trace(data, steps)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from instar.components.sandbox.config import UserCode
 from instar.config import out_of_range
 
 KL_TERMS = {
@@ -84,6 +85,8 @@ class Filter:
     high: float = 1.0
     keep_prompts: int = 0
     """Train on at most this many of the groups that pass: the first in slot order. 0 takes all."""
+    function: UserCode | None = None
+    """A function of the user's that also has to take a group. `--set update.filter=FILE.py:NAME` names it."""
 
     def __post_init__(self) -> None:
         need(self.high <= 1, "<= 1", self.high, "filter.high")
@@ -101,7 +104,8 @@ class Filter:
             "zero_variance": "groups whose answers are all right or all wrong are dropped",
             "band": f"only groups with {self.low:g} < mean(correct) < {self.high:g} are trained on",
         }
-        return kinds[self.kind] + (f"; of those, the first {self.keep_prompts}" if self.keep_prompts else "")
+        own = f"; of those, the ones that the user's {self.function.entry} takes" if self.function else ""
+        return kinds[self.kind] + own + (f"; of those, the first {self.keep_prompts}" if self.keep_prompts else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,8 @@ def token_advantages(config: PolicyGradientConfig, data: UpdateBatch, before: Be
         returns = np.zeros(len(data.behaviour))
         returns[at] = a + values
         token[at] = whiten(a, np.ones_like(a), config.eps) if config.scale == "whiten" else a
+    elif data.own_advantage is not None:
+        token[at] = np.repeat(data.own_advantage[rows], lengths)
     else:
         reward = reward - np.add.reduceat(penalty, offsets[:-1]) if len(rows) else reward
         a = advantages(

@@ -60,6 +60,10 @@ class UpdateBatch:
     """[N], 0 where not scored"""
     truncated: Bools
     """[N] whether it reached the length limit"""
+    own_advantage: Floats | None = None
+    """[N] as the user's function gives it"""
+    own_choice: Bools | None = None
+    """[G] whether the user's function takes the group"""
 
     @property
     def num_groups(self) -> int:

@@ -2,7 +2,9 @@
 
     with bring(Own(rewards=("rew.py:reward", "rew.py:style=0.2"))) as brought:
         recipe = brought.adapt(recipe)          the recipe names the functions
-        brought.artifacts["reward_code"]        their code, which is stored when the evolution opens
+            brought.artifacts["reward_code"]        their code, which is stored when the evolution opens
+
+A setting may name code as well: `--set curriculum.strategy=my.py:Easiest`.
 
 Names and paths are resolved here, on the machine of the user. A stage gets artifacts.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,10 +39,21 @@ class Own:
     allow: tuple[str, ...] = ()
 
 
+SETTINGS = {
+    "curriculum.strategy": "curriculum_code",
+    "update.advantage": "update_code",
+    "update.filter": "update_code",
+}
+"""Setting that may name code of the user's -> entry of the state that holds this code."""
+CODE = re.compile(r".+\.py:[A-Za-z_]\w*")
+
+
 @dataclass(kw_only=True)
 class Brought:
     """The artifacts by the name of their entry in the state, and how the recipe changes."""
 
+    folder: Path
+    requirements: Path | None = None
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -49,14 +62,47 @@ class Brought:
         changed: Recipe = configs.merge(recipe, self.changes, recipe.name)
         return changed
 
+    def bundled(self, name: str, entries: Sequence[str]) -> list[str]:
+        """Make the code artifact `name` of these entries, and return them as they are called in there."""
+        folder = self.folder / name
+        folder.mkdir()
+        inside = bundle(entries, folder, requirements=self.requirements)
+        self.artifacts[name] = Code(folder)
+        return inside
+
+    def named(self, differences: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nested differences in which the settings that name code hold the configuration of it."""
+        paths = {path: value for path in SETTINGS if CODE.fullmatch(value := _at(differences, path))}
+        changed = dict(differences)
+        for name in sorted({SETTINGS[path] for path in paths}):
+            mine = [path for path in paths if SETTINGS[path] == name]
+            for path, entry in zip(mine, self.bundled(name, [paths[path] for path in mine]), strict=True):
+                changed = _with(changed, path, entry)
+        return changed
+
+
+def _at(differences: Mapping[str, Any], path: str) -> str:
+    part, name = path.split(".")
+    below = differences.get(part)
+    value = below.get(name) if isinstance(below, Mapping) else None
+    return value if isinstance(value, str) else ""
+
+
+def _with(differences: Mapping[str, Any], path: str, entry: str) -> dict[str, Any]:
+    """Return the differences with the configuration of `entry` in place of the text at `path`."""
+    part, name = path.split(".")
+    own: dict[str, Any] = {"advantage": {"entry": entry}, "filter": {"function": {"entry": entry}}}.get(name, {})
+    change = {name: own} if own else {"strategy": "own", "entry": entry}
+    return {**differences, part: {**differences[part], **change}}
+
 
 @contextlib.contextmanager
 def bring(own: Own) -> Iterator[Brought]:
     """Collect what the options name. The artifacts lie in a temporary folder until the evolution has stored them."""
-    brought = Brought()
     with tempfile.TemporaryDirectory(prefix="instar-") as folder:
+        brought = Brought(folder=Path(folder), requirements=own.requirements)
         if own.rewards:
-            _bring_rewards(own, Path(folder) / "reward_code", brought)
+            _bring_rewards(own, brought)
         elif own.requirements or own.allow:
             raise ConfigError(
                 expected="--reward, whose function needs the packages and permissions",
@@ -67,16 +113,14 @@ def bring(own: Own) -> Iterator[Brought]:
         yield brought
 
 
-def _bring_rewards(own: Own, folder: Path, brought: Brought) -> None:
+def _bring_rewards(own: Own, brought: Brought) -> None:
     """Bundle the code of the reward functions, and name them in the three configurations that score answers."""
     functions = [parse_reward(text) for text in own.rewards]
-    folder.mkdir()
-    entries = bundle([function["entry"] for function in functions], folder, requirements=own.requirements)
+    entries = brought.bundled("reward_code", [function["entry"] for function in functions])
     named = [{**function, "entry": entry} for function, entry in zip(functions, entries, strict=True)]
     scoring: dict[str, Any] = {"functions": named}
     if own.allow:
         scoring["sandbox"] = {"allow": list(own.allow)}
-    brought.artifacts["reward_code"] = Code(folder)
     brought.changes |= dict.fromkeys(("reward", "evaluate", "test"), scoring)
 
 
