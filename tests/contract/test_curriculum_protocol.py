@@ -90,7 +90,8 @@ def reload(strategy: Strategy, config: Config) -> Strategy:
 
 def test_every_configuration_of_the_union_has_a_variant() -> None:
     names = {get_args(get_type_hints(kind)["strategy"])[0] for kind in get_args(Config)}
-    assert names == {name.partition("-")[0] for name in VARIANTS}
+    # `own` runs a class of the user's: tests/unit/curriculum/test_own.py
+    assert names - {"own"} == {name.partition("-")[0] for name in VARIANTS}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
