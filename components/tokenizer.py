@@ -111,6 +111,15 @@ class TextTokenizer:
         self._check(ids, self._control, self._due)
         return ids
 
+    def encode_answer(self, text: str) -> list[int]:
+        """Return the ids of a completion. Nothing is added, and a control token that the text spells is encoded as its characters.
+
+        Raises `ContractError` for a text that the tokenizer cannot encode.
+        """
+        ids = _encode(self._plain, text, False)
+        self._check(ids, self._control, [])
+        return ids
+
     def encode_prompt(self, prompt: str, form: str) -> list[int]:
         """Return the ids of a task's prompt. Form `text` is encoded as `encode` does, and form `chat` inside the chat template.
 

@@ -87,8 +87,8 @@ class VerifyConfig(Piece):
     def _reward(self) -> str:
         """Return the formula of the reward of one rollout."""
         if self.functions:
-            terms = [f"{'' if f.weight == 1.0 else f'{f.weight:g} '}{f.name}" for f in self.functions]
-            return f"r_i = {' + '.join(terms)}, functions of the user's; {self.functions[0].name} says what is right"
+            terms = [f"{'' if f.weight == 1.0 else f'{f.weight:g} '}{f.part}" for f in self.functions]
+            return f"r_i = {' + '.join(terms)}, functions of the user's; {self.functions[0].part} says what is right"
         shaped = f" + {self.format_reward:g} (if there is an answer and it is wrong)" if self.format_reward else ""
         return f"r_i = correct_i{shaped}"
 

@@ -19,6 +19,8 @@ class FunctionConfig:
     """FILE:NAME inside of the bundle."""
     weight: float = 1.0
     """Factor of its value in the reward."""
+    name: str = ""
+    """Name of its part in a score. Empty means the name of the function."""
     low: float = 0.0
     high: float = 1.0
     """Smallest and largest value that the function may return. A value at `high` is right, one at `low` is wrong."""
@@ -32,18 +34,22 @@ class FunctionConfig:
             raise out_of_range("reward.functions.high", f"> low, which is {self.low:g}", self.high)
 
     @property
-    def name(self) -> str:
-        """The name of its value among the parts of a reward: that of the function."""
-        return self.entry.rpartition(":")[2]
+    def part(self) -> str:
+        """The name of its value among the parts of a score."""
+        return self.name or self.entry.rpartition(":")[2]
+
+    def share(self, value: float) -> float | None:
+        """Return the place of a value between `low` (0) and `high` (1), or None for one outside."""
+        return (value - self.low) / (self.high - self.low) if self.low <= value <= self.high else None
 
 
 def require_names(functions: Sequence[FunctionConfig]) -> None:
     """Raise `ConfigError` if two functions have one name, because their values would be one part of the reward."""
-    names = [function.name for function in functions]
+    names = [function.part for function in functions]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
             expected="functions with different names",
             found=f"{names.count(repeated[0])} functions named '{repeated[0]}'",
             where="reward.functions",
-            action="rename one of them",
+            action="set the field `name` of one of them",
         )

@@ -156,6 +156,17 @@ def _row(rollout_id: str, verdict: Verdict, scorer: str, config: VerifyConfig) -
             reason=verdict.reason,
             scorer=scorer,
         )
+    if verdict.correct is None or verdict.reward is not None:
+        return ScoreRow(
+            rollout_id=rollout.rollout_id,
+            correct=verdict.correct,
+            format_ok=float(verdict.format_ok),
+            reward=verdict.reward,
+            components=verdict.components,
+            status="scored",
+            reason="",
+            scorer=scorer,
+        )
     paid = config.format_reward if verdict.format_ok and verdict.correct < 1.0 else 0.0
     parts = {"correct": verdict.correct, "format": paid} if verdict.reward is None else {"correct": verdict.correct}
     return ScoreRow(

@@ -304,7 +304,10 @@ class Child:
         """Call a function once for each row, one after the other."""
         function, kinds, before = self.load(request["entry"]), request["kinds"], self._threads()
         for number, (line, seed) in enumerate(zip(lines, request["seeds"], strict=True)):
+            generators = self._generators()
             value = self._one(lambda line=line: function(**self.arguments(line, kinds)), seed)
+            if self._generators() != generators:  # the call has imported a generator, which had another seed
+                value = self._one(lambda line=line: function(**self.arguments(line, kinds)), seed)
             self.answer(str(number), self._clean(value, before))
 
     def do_object(self, request: dict[str, Any], lines: list[str]) -> None:
@@ -338,10 +341,15 @@ class Child:
         modules = self._modules
         if "random" in modules:
             modules["random"].seed(seed)
-        if "numpy.random" in modules:
-            modules["numpy.random"].seed(seed)
+        if "numpy" in modules:
+            modules["numpy"].random.seed(seed)
         if "torch" in modules:
             modules["torch"].default_generator.manual_seed(seed)
+
+    def _generators(self) -> tuple[bool, ...]:
+        """Return which modules with a global generator are imported."""
+        modules = self._modules
+        return "random" in modules, "numpy" in modules, "torch" in modules
 
     def _clean(self, value: dict[str, Any], threads: int) -> dict[str, Any]:
         """Empty the folder and restore the environment. Say whether the call left a thread, which only a new process ends."""
@@ -402,7 +410,7 @@ class Host:
         if name.startswith("_") or name not in self._fields.get("methods", ()):
             raise AttributeError(f"{name}; there is {', '.join(self._fields.get('methods', ()))}")
         extra = self._fields.get("extra", {})
-        return lambda *args, **keywords: self._child.host(name, args, {**extra, **keywords})
+        return lambda *args, **keywords: self._child.host(f"{self._fields['name']}.{name}", args, {**extra, **keywords})
 
 
 def empty(folder: str) -> None:

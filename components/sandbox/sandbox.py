@@ -301,12 +301,14 @@ class _Work:
     ) -> _Work:
         methods: dict[str, list[str]] = {}
         for name in serve:
-            methods.setdefault(name.partition(".")[0], []).append(name)
+            parameter, _, method = name.partition(".")
+            methods.setdefault(parameter, []).append(method)
         kinds = {**kinds, **dict.fromkeys(methods, "host")}
         lines = []
         for row in rows:
             values = dict(row)
-            values |= {name: {"methods": served, **row[name]} for name, served in methods.items() if name in row}
+            for name in methods.keys() & row.keys():
+                values[name] = {"name": name, "methods": methods[name], **row[name]}
             for name, value in row.items():
                 if type(value) in _MAY_HOLD_BYTES and _holds_bytes(value):
                     values[name] = _written(value, images)

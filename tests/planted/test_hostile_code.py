@@ -78,7 +78,8 @@ FAULTS = {
         "channel of the results",
     ),
     "floods the channel": (
-        "\n    for fd in range(3, 256):\n        try:\n            while True: os.write(fd, b'x' * 65536)\n        except OSError: pass",
+        "\n    for fd in range(3, 256):\n        try:\n"
+        "            while True: os.write(fd, b'x' * 65536)\n        except OSError: pass",
         "channel of the results",
     ),
     "closes every descriptor": ("os.closerange(0, 256)", "ended"),
