@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from instar import config as configs
 from instar.errors import ConfigError, nearest
-from instar.pipelines.fit import fit
+from instar.pipelines.changes import resolved
 from instar.pipelines.method import Method
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes.decision_mamba import DECISION_MAMBA
@@ -22,26 +23,25 @@ METHODS: dict[str, Method] = {
 }
 
 
-def build(name: str, scale: str, model: str | None = None, device: str | None = None) -> Recipe:
-    """Return recipe `name` at `scale`. `model` is the base checkpoint of scales that take one, `device` is the GPU to plan for."""
-    return planned(method(name).recipe(scale, model), device)
+def build(
+    name: str,
+    scale: str = "tiny",
+    changes: Mapping[str, Any] | None = None,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+) -> Recipe:
+    """Return recipe `name` at `scale`: tiny, small, single or paper.
 
+    `changes` has the same keys as `--set`, with Python values:
 
-def planned(recipe: Recipe, device: str | None = None, given: Mapping[str, Any] | None = None) -> Recipe:
-    """Return the recipe fitted to `device`, or else to the GPU that it names. Settings that are `given` stay.
+        build("sec", "tiny", {"update.lr": 2e-4, "iterations": 10, "curriculum.strategy": "thompson"})
 
-    Raises `ConfigError` for a device if the recipe is not planned for a GPU.
+    `model` is a base checkpoint, a folder or a hub id. `device` is the GPU to plan for. An unknown key, a value of the wrong type
+    and a change without effect are `ConfigError`s.
     """
-    if not recipe.device:
-        if device:
-            raise ConfigError(
-                expected=f"no --device: {recipe.name} at {recipe.scale} is not planned for a GPU",
-                found=device,
-                where="--device",
-                action="leave it out, or choose --scale single or paper of a recipe that samples text",
-            )
-        return recipe
-    return fit(recipe, device or recipe.device, given)
+    assigned = configs.nested((changes or {}).items(), f"recipes.build('{name}')")
+    return resolved(method(name).recipe(scale, model), assigned, device)
 
 
 def method(name: str) -> Method:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -266,21 +266,33 @@ def _shared(kind: Any, config: Any) -> dict[str, Any]:
 
 def parse_set(assignments: Sequence[str]) -> dict[str, Any]:
     """Turn texts such as `a.b=c` into a nested dict. Values are TOML. A value that is not TOML is taken as a string."""
-    out: dict[str, Any] = {}
+    pairs = []
     for text in assignments:
         path, sign, raw = text.partition("=")
-        keys = path.strip().split(".")
-        if not sign or not all(keys):
+        if not sign or not path.strip():
             raise _wrong("key=value", text, "--set", "write for example --set update.lr=1e-4")
-        value = plain.toml_value(raw, f"--set {path.strip()}")
+        pairs.append((path, plain.toml_value(raw, f"--set {path.strip()}")))
+    return nested(pairs, "--set")
+
+
+def nested(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """Turn pairs such as `("a.b", value)` into a nested dict. A dataclass, a tuple or a table among the values becomes plain.
+
+    Two values for one key are a `ConfigError`, and so are a value for a key and one for a key below it.
+    """
+    out: dict[str, Any] = {}
+    for path, value in pairs:
+        keys = path.strip().split(".")
+        if not all(keys):
+            raise _wrong("a key, or keys joined by dots", path, where, "write for example update.lr")
         node = out
-        for parent in plain.checked_path(keys, "--set")[:-1]:
+        for parent in plain.checked_path(keys, where)[:-1]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise _wrong("one value per key", text, "--set", "remove one of the two assignments")
+                raise _wrong("one value per key", path, where, "remove one of the two assignments")
         if isinstance(node.get(keys[-1]), dict):
-            raise _wrong("one value per key", text, "--set", "remove it, or the assignments below it")
-        node[keys[-1]] = value
+            raise _wrong("one value per key", path, where, "remove it, or the assignments below it")
+        node[keys[-1]] = _plain(value)
     return out
 
 

@@ -205,4 +205,4 @@ def test_published_scales_resolve(scale: str) -> None:
 @pytest.mark.parametrize("name", ["sec", "spark", "decision_mamba"])
 def test_a_model_that_would_not_be_used_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="--model"):
-        build(name, "tiny", "some/model")
+        build(name, "tiny", model="some/model")

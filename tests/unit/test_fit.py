@@ -154,7 +154,7 @@ def test_a_device_belongs_to_scales_that_are_planned(name: str) -> None:
 
 def test_a_model_is_known_by_its_name_or_by_its_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a folder with a config\.json") as caught:
-        build("sec", "single", "owner/Qwen2.5-4B")
+        build("sec", "single", model="owner/Qwen2.5-4B")
     assert caught.value.where == "dataset_prep.initial.path" and "qwen2.5" in caught.value.action
     record = {
         "model_type": "llama",
@@ -168,7 +168,7 @@ def test_a_model_is_known_by_its_name_or_by_its_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(record))
     layer = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
     assert of_model(str(tmp_path)).parameters == 2 * 100 * 64 + 2 * layer + 64
-    assert account(build("sec", "single", str(tmp_path), device="24g")).fits
+    assert account(build("sec", "single", model=str(tmp_path), device="24g")).fits
     for text in (
         "{",
         json.dumps(record | {"num_hidden_layers": "many"}),

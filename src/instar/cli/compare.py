@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from instar import config as configs
-from instar.cli.resolve import changed
 from instar.errors import ConfigError
 from instar.pipelines import preflight
+from instar.pipelines.changes import changed
 from instar.pipelines.lifecycle import stored_recipe
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import build
@@ -100,7 +100,7 @@ def suite_of(policy: Path, against: str, suite: str, scale: str) -> Recipe:
     fitting = [w for w, one in zip(opened, recipes_and_scales, strict=True) if one == (name, scale or one[1])]
     if fitting and against != "champion":
         return stored_recipe(fitting[0])
-    return build(name, scale or next((size for one, size in recipes_and_scales if one == name), "tiny"), None)
+    return build(name, scale or next((size for one, size in recipes_and_scales if one == name), "tiny"))
 
 
 def _embedded_registry(directory: Path) -> str:
