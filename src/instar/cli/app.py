@@ -113,6 +113,24 @@ def report(directory: Dir) -> None:
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="evolution directory, or URI of a store with /evolutions/NAME")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="new or empty folder")],
+    policy: Annotated[str, typer.Option(help="champion, last, or an iteration; 0 is the base")] = "champion",
+    merge_lora: Annotated[
+        bool, typer.Option("--merge-lora", help="merged weights instead of the adapter of a run with LoRA")
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option(help="also upload to this repository of a hub, OWNER/NAME, with your own login")
+    ] = None,
+) -> None:
+    """Write a policy as a Hugging Face folder: weights, tokenizer, and a model card made from the ledger."""
+    from instar.cli import export as exported
+
+    exported.export(run, out, policy, merge_lora, push)
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes and their scales."""
     from instar.cli import commands
