@@ -108,6 +108,11 @@ class Piece:
         `name` is the field of the recipe that holds the piece. It is needed because `evaluate` and `test` hold the same classes.
         """
 
+    def outlook(self, recipe: RecipeView) -> str:
+        """Return a sentence on where a plan of this piece and the length of the run differ. It is empty where they do not."""
+        del recipe
+        return ""
+
     def explain(self, recipe: RecipeView) -> Sections:
         """Return what `instar explain` says about this piece, by section."""
         del recipe

@@ -14,6 +14,7 @@ from instar.errors import ConfigError, LedgerError
 from instar.pipelines import versions
 from instar.pipelines.brought import check as check_brought
 from instar.pipelines.brought import pin as pin_brought
+from instar.pipelines.extension import extend
 from instar.pipelines.recipe import Recipe
 from instar.sources import pin
 from instar.status import changed
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def stored_recipe(workspace: Workspace) -> Recipe:
-    """Return the resolved recipe from the ledger's first entry."""
+    """Return the resolved recipe of the ledger, with the iterations that are planned now."""
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
         raise LedgerError(
@@ -33,7 +34,7 @@ def stored_recipe(workspace: Workspace) -> Recipe:
             where=workspace.ledger.prefix,
             action="start with `instar run`",
         )
-    recipe: Recipe = configs.from_dict(Recipe, opened.body["recipe"], where="ledger:recipe")
+    recipe: Recipe = configs.from_dict(Recipe, workspace.ledger.recipe, where="ledger:recipe")
     return recipe
 
 
@@ -43,7 +44,8 @@ def open_evolution(
     """Write the ledger's first entry, or check that it holds this recipe, this code and what the user brings.
 
     The entry pins the sources of the recipe and what is brought, as they are now. It also notes the versions that this process
-    computes with, for example of torch (`instar.pipelines.versions`).
+    computes with, for example of torch (`instar.pipelines.versions`). A recipe that differs in its number of iterations alone
+    extends the evolution (`instar.pipelines.extension`).
     """
     check_brought(recipe, brought)
     body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
@@ -63,16 +65,23 @@ def open_evolution(
             where=str(workspace.path),
             action="start the other seed with another --out or --name",
         )
-    elif configs.dumps(opened.body["recipe"]) != configs.dumps(body["recipe"]):
+    elif (differences := _differences(workspace.ledger.recipe, body["recipe"])) not in ([], ["iterations"]):
         raise ConfigError(
             expected="the recipe that this evolution was opened with",
-            found=f"a change in {', '.join(changed(opened.body['recipe'], body['recipe'])[:4])}",
+            found=f"a change in {', '.join(differences[:4])}",
             where=str(workspace.path),
             action="choose another --out for the new configuration, or `instar resume` for the stored one",
         )
     elif (pins := pin_brought(workspace, brought)) != opened.body.get("brought", {}):
         raise _other(workspace, opened.body.get("brought", {}), pins)
     check_code(workspace, accept=False)
+    if opened is not None and recipe.iterations != workspace.ledger.recipe["iterations"]:
+        extend(workspace, recipe.iterations)
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the dotted paths at which two recipes differ, none if their texts are equal."""
+    return [] if configs.dumps(stored) == configs.dumps(wanted) else changed(stored, wanted) or ["types of values"]
 
 
 def _other(workspace: Workspace, before: Mapping[str, str], now: Mapping[str, str]) -> ConfigError:
@@ -105,8 +114,8 @@ def check_code(workspace: Workspace, accept: bool) -> None:
 
 
 def close(workspace: Workspace, outcome: Outcome) -> None:
-    """Write the ledger's last entry."""
-    if next(workspace.ledger.of("close"), None) is not None:
+    """Write the entry that ends the evolution."""
+    if workspace.ledger.closing is not None:
         return
     body = {
         "reason": outcome.reason,

@@ -83,6 +83,10 @@ class OrderedConfig(Base):
 
         return Ordered(self, arms)
 
+    def outlook(self, recipe: RecipeView) -> str:
+        """Say which steps of the run come after the plan."""
+        return _after_plan(self.strategy, self.steps, recipe)
+
     def explain(self, recipe: RecipeView) -> Sections:
         """State how tasks are drawn."""
         way = {"prompt": "easy to hard", "slice": "lowest return first"}[recipe.dataset_prep.UNIT]
@@ -107,10 +111,20 @@ class ReverseConfig(Base):
 
         return Ordered(self, arms)
 
+    def outlook(self, recipe: RecipeView) -> str:
+        """Say which steps of the run come after the plan."""
+        return _after_plan(self.strategy, self.steps, recipe)
+
     def explain(self, recipe: RecipeView) -> Sections:
         """State how tasks are drawn."""
         way = {"prompt": "hard to easy", "slice": "highest return first"}[recipe.dataset_prep.UNIT]
         return {"curriculum": [f"one level after another, {way}, an equal share of {self.steps} steps each"]}
+
+
+def _after_plan(strategy: str, steps: int, recipe: RecipeView) -> str:
+    total = recipe.iterations * recipe.inner_steps
+    more = f"the plan of curriculum '{strategy}' has {steps} steps: the last {total - steps} of {total} stay on its last level"
+    return more if total > steps else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,7 @@ BODIES: dict[str, dict[str, Check]] = {
     },
     "promote": {"policy": _digest, "evaluation": _digest, "model": _text},
     "accept_code": {"code": _text},
+    "extend": {"iterations": _count},
     "close": {"reason": _text, "iterations": _count, "policy": _digest, "champion": _digest},
 }
 """Kind of entry -> field of its body -> what it must be."""

@@ -1,7 +1,7 @@
 """The head of an evolution on Kubeflow: one small object that says which segment is next and which run may work on it.
 
 The runs of a chain agree through three kinds of objects below `evolutions/<name>/`:
-- `chain.json` says how the chain runs. It is written once.
+- `chain.json` says how the chain runs. It is written once; only its limit of segments can be raised.
 - `head.json` is the head. It is changed by compare-and-swap only.
 - `claims/` has one create-only object per attempt. It says which process may create the run of this attempt.
 
@@ -115,6 +115,23 @@ def read_chain(store: ObjectStore, evolution: str) -> ChainConfig:
     name = path(evolution, "chain")
     chain: ChainConfig = _parse(ChainConfig, store.read(name), name)
     return chain
+
+
+def raise_limit(store: ObjectStore, evolution: str, max_segments: int) -> None:
+    """Raise the limit of segments to `max_segments`. A limit that is as high already stays."""
+    name = path(evolution, "chain")
+    for _ in range(_TRIES):
+        stored = store.read_tagged(name)
+        chain: ChainConfig = _parse(ChainConfig, stored.data if stored else store.read(name), name)
+        higher = configs.dumps(replace(chain, max_segments=max_segments)).encode()
+        if chain.max_segments >= max_segments or (stored is not None and store.swap(name, higher, stored.tag)):
+            return
+    raise UnavailableError(
+        expected="to raise the limit of segments",
+        found=f"that others changed the chain first, {_TRIES} times in a row",
+        where=name,
+        action="run the same command again",
+    )
 
 
 def create_head(store: ObjectStore, head: Head) -> bool:

@@ -22,7 +22,7 @@ from instar.errors import LedgerError, LockedError
 from instar.plain import brief
 from instar.store import ObjectStore
 
-Kind = Literal["open", "stage", "gate", "promote", "accept_code", "close"]
+Kind = Literal["open", "stage", "gate", "promote", "accept_code", "extend", "close"]
 GENESIS = "0" * 64
 
 
@@ -114,6 +114,24 @@ class Ledger:
     def head(self) -> str:
         """Digest of the last entry: a fingerprint of the whole evolution."""
         return self.entries[-1].digest if self.entries else GENESIS
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as plain data, with the iterations that are planned now. It is empty before the ledger is opened.
+
+        The opening entry has the iterations of that time. Each `extend` entry has a newer number.
+        """
+        opened = next(self.of("open"), None)
+        if opened is None:
+            return {}
+        planned = [entry.body["iterations"] for entry in self.of("extend")]
+        return {**opened.body["recipe"], **({"iterations": planned[-1]} if planned else {})}
+
+    @property
+    def closing(self) -> Entry | None:
+        """The entry that ended the evolution. It is None while the evolution goes on, also after it was extended."""
+        turns = [entry for entry in self.entries if entry.kind in ("extend", "close")]
+        return turns[-1] if turns and turns[-1].kind == "close" else None
 
     def append(self, kind: Kind, body: Mapping[str, Any], time: Mapping[str, Any]) -> Entry:
         """Write the next entry. Raise `LockedError` if another process wrote it first."""

@@ -13,7 +13,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     """Return the stable summary that `show --json` prints."""
     ledger = workspace.ledger
     opened = next(ledger.of("open"), None)
-    gates, closed = list(ledger.of("gate")), next(ledger.of("close"), None)
+    gates, recipe = list(ledger.of("gate")), ledger.recipe
     tested = [e for e in ledger.of("stage") if e.body["stage"] == "evaluate"]
     policy, champion = position(ledger.entries)
     body = opened.body if opened else {}
@@ -23,9 +23,10 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "scale": body.get("scale", ""),
         "seed": body.get("seed", 0),
         "iteration": gates[-1].body["iteration"] if gates else 0,
+        "iterations": recipe.get("iterations", 0),
         "policy": policy,
         "champion": champion,
-        "status": "done" if closed else "open" if ledger.entries else "empty",
+        "status": "done" if ledger.closing else "open" if ledger.entries else "empty",
         "head": ledger.head,
         "decision": "{action}: {reason}".format(**gates[-1].body["decision"]) if gates else "",
         "ending": ending(gates),
@@ -51,6 +52,26 @@ def position(entries: Iterable[Entry]) -> tuple[str, str]:
     return policy, champion
 
 
+def policies(entries: Iterable[Entry]) -> dict[int, str]:
+    """Return iteration -> digest of the policy that its gate judged. Iteration 0 is the base.
+
+    A policy that was rolled back is listed, too: it is in the store like every other.
+    """
+    by_iteration: dict[int, str] = {}
+    evaluated: dict[str, str] = {}
+    for entry in entries:
+        if entry.kind == "stage" and entry.body["stage"] == "evaluate":
+            evaluated[entry.body["outputs"]["evaluation"]] = entry.body["inputs"]["policy"]
+        elif entry.kind == "gate" and entry.body["evaluation"] in evaluated:
+            by_iteration[int(entry.body["iteration"])] = evaluated[entry.body["evaluation"]]
+    return by_iteration
+
+
+def champion_iteration(gates: Sequence[Entry]) -> int:
+    """Return the iteration whose policy is the champion. Before the first promotion this is the base, iteration 0."""
+    return next((int(gate.body["iteration"]) for gate in reversed(gates) if gate.body["decision"]["promote"]), 0)
+
+
 def ending(gates: Sequence[Entry]) -> str:
     """Return a sentence that says which policy is champion. If it is not the last policy, the sentence says why.
 
@@ -59,8 +80,7 @@ def ending(gates: Sequence[Entry]) -> str:
     if not gates:
         return ""
     latest = gates[-1].body
-    passed = [gate.body["iteration"] for gate in gates if gate.body["decision"]["promote"]]
-    champion = passed[-1] if passed else gates[0].body["iteration"]
+    champion = champion_iteration(gates)
     after = f"the policy after iteration {champion}" if champion else "the base policy"
     if champion == latest["iteration"]:
         return f"champion is {after}, the last one"

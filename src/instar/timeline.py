@@ -93,8 +93,7 @@ def summary(ledger: Ledger, entry: Entry) -> Point:
 
 def inner_steps(ledger: Ledger) -> int:
     """Return the inner steps per iteration of the recipe that opened the ledger."""
-    opened = next(ledger.of("open"), None)
-    return int(opened.body["recipe"]["inner_steps"]) if opened else 1
+    return int(ledger.recipe.get("inner_steps", 1))
 
 
 def clock(entry: Entry) -> float:
@@ -105,7 +104,8 @@ def clock(entry: Entry) -> float:
 def elapsed(entries: Sequence[Entry]) -> list[Elapsed]:
     """Return the wall time of every iteration that has a gate, in order. The first one begins when the ledger is opened.
 
-    Stages after the last gate (the test of the champion) belong to no iteration. If stages overlap, as shards do, the time
+    Stages after the last gate (the test of the champion) belong to no iteration. The first iteration after an extension begins
+    when the evolution is extended. If stages overlap, as shards do, the time
     counts once.
     """
     iterations: list[Elapsed] = []
@@ -119,6 +119,8 @@ def elapsed(entries: Sequence[Entry]) -> list[Elapsed]:
             begin = end if start is None else start
             iterations.append(_elapsed(int(entry.body["iteration"]), clock(entry), begin, end, stages))
             start, stages = end, []
+        elif entry.kind == "extend":
+            start, stages = clock(entry), []
         elif start is None:
             start = clock(entry)
     return iterations

@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 EVOLUTION, OPENED, ROLE = "instar.evolution", "instar.opened", "instar.role"
 ITERATION, SEQ, HEAD = "instar.iteration", "instar.ledger_seq", "instar.ledger_head"
+PLANNED = "instar.iterations"
+"""Tag of the parent run: the iterations that are planned since the evolution was extended. Its parameter cannot change."""
 PAUSE_S = 60.0
 """For this many seconds after a failure, a sync does nothing unless it is forced."""
 
@@ -188,7 +190,7 @@ class Tracker:
             run = server.create_run(self.workspace.evolution, clock(opened), tags)
         if seq < 0:
             server.log_config(run.info.run_id, opened.body)
-        if run.info.status != "RUNNING" and next(self.workspace.ledger.of("close"), None) is None:
+        if run.info.status != "RUNNING" and self.workspace.ledger.closing is None:
             server.client.update_run(run.info.run_id, status="RUNNING")
         return run.info.run_id, seq
 
@@ -247,14 +249,16 @@ class Tracker:
         for entry in new:
             if entry.kind == "close":
                 tags |= {f"instar.{name}": str(entry.body[name]) for name in ("reason", "policy", "champion")}
+            elif entry.kind == "extend":
+                tags[PLANNED] = str(entry.body["iterations"])
             elif entry.kind == "promote":
                 tags["instar.promoted"] = entry.body["policy"]
             elif entry.kind == "accept_code":
                 tags["instar.accepted_code"] = entry.body["code"]
         server.log(self._parent, metrics, tags)
-        closed = next((e for e in new if e.kind == "close"), None)
-        if closed is not None:
-            server.finish(self._parent, clock(closed))
+        closing = self.workspace.ledger.closing
+        if closing is not None and closing.seq >= new[0].seq:
+            server.finish(self._parent, clock(closing))
 
     def _model(self) -> str:
         opened = next(self.workspace.ledger.of("open"), None)
@@ -276,7 +280,7 @@ class Tracker:
     def _passed(self, policy: str) -> Entry:
         """Return the last gate entry that promoted `policy`. The gate of iteration 0 does not count: it compares nothing."""
         ledger = self.workspace.ledger
-        if next(ledger.of("close"), None) is None:
+        if ledger.closing is None:
             raise LedgerError(
                 expected="a finished evolution",
                 found="a ledger without its last entry",

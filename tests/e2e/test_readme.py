@@ -53,7 +53,7 @@ def begun(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(place)
 
     class Outcome:
-        champion = type("Champion", (), {"policy": type("Policy", (), {"digest": "sha256:0"})})
+        champion = type("Champion", (), {"model_path": "runs/c/cache/0"})
 
     def in_containers(
         name: str, scale: str, seed: int, out: Any, store: str, model: Any, images: Path, *rest: Any
@@ -106,7 +106,7 @@ def test_a_line_of_readme_ends_as_the_page_says(
 def test_the_python_of_readme_runs(begun: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = (text for _, text in FENCE.findall(README) if "import" in text)
     exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out == "sha256:0\n"
+    assert capsys.readouterr().out == "runs/c/cache/0\n"
     assert (begun["run"][0].name, begun["run"][0].scale, begun["run"][1]) == ("sec", "tiny", "runs/c")
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from instar.pipelines.chain import submission
 from instar.pipelines.chain.generations import is_generation
 from instar.pipelines.chain.segment import TOKEN
 from instar.pipelines.chain.submission import Action
+from instar.pipelines.extension import reopen
 from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.pools import LOCAL, Images, Profile, load, load_images
 from instar.pipelines.recipe import Recipe
@@ -111,13 +112,14 @@ def submit(
         open_evolution(workspace, recipe, seed)
         api = server.open()
         settings = _chain(recipe, workspace, api, where)
-        if heads.read_head(workspace.store, name) is not None and heads.read_chain(workspace.store, name) != settings:
+        if heads.read_head(workspace.store, name) is not None and _differ(settings, workspace):
             raise ConfigError(
                 expected="the images, profile, --unroll and API server that this evolution was started with",
                 found="other settings",
                 where=heads.path(name, "chain"),
                 action="choose another --name for the new settings, or repeat the command as it was",
             )
+        reopen(workspace, settings.max_segments)
         head = Head(evolution=name, ledger=workspace.ledger.head)
         return submission.start(workspace.store, api, head, settings, owner)
 
@@ -153,8 +155,14 @@ def _chain(recipe: Recipe, workspace: Workspace, api: KfpApi, where: Target) -> 
         service_account=_account(recipe, where.profile),
         pipeline_root=f"{workspace.store_uri.rstrip('/')}/pipeline-root",
         store=workspace.store_uri,
-        max_segments=-(-recipe.iterations // where.unroll) + 2,
+        max_segments=-(-recipe.iterations // where.unroll) + 2 * (1 + len(list(workspace.ledger.of("extend")))),
     )
+
+
+def _differ(settings: ChainConfig, workspace: Workspace) -> bool:
+    """Return whether the chain was started with other settings. The limit of segments follows from the iterations."""
+    started = heads.read_chain(workspace.store, workspace.evolution)
+    return replace(started, max_segments=settings.max_segments) != settings
 
 
 def _account(recipe: Recipe, profile: Profile) -> str:

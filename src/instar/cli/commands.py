@@ -10,8 +10,10 @@ from instar.cli.resolve import resolve
 from instar.components.update.schedule import outlook
 from instar.errors import ConfigError
 from instar.memory_limits import address_space_left, limits
+from instar.outcome import Outcome, outcome_of
 from instar.pipelines import preflight, versions
-from instar.pipelines.evolution import Outcome, evolve
+from instar.pipelines.evolution import evolve
+from instar.pipelines.extension import reopen
 from instar.pipelines.lifecycle import check_code, close, open_evolution, stored_recipe
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
@@ -70,6 +72,7 @@ def run_in_containers(
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
         open_tracker(tracking, workspace)  # a missing package is reported here, before the first stage
         open_evolution(workspace, recipe, seed)
+        reopen(workspace)
         say_outlook(recipe)
         drive(workspace, recipe, load("local"), lock)
     workspace = open_workspace(path)
@@ -90,9 +93,14 @@ def evolve_in(
 ) -> Outcome:
     """Run `recipe` in `directory`, or continue where its ledger ends. This is `instar.evolve`.
 
-    Every random number depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`.
-    `tracking` is an MLflow URI or `off`. The errors are those of `instar.errors`. Stages that were committed before an error
-    are kept.
+        recipe = instar.recipes.build("sec", "tiny", {"iterations": 10})
+        outcome = instar.evolve(recipe, "runs/a", seed=0, tracking="off")
+        print(outcome.champion.model_path, outcome.report)
+
+    The same call again resumes a run that was killed. A recipe with more iterations extends one that is done. Every random number
+    depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`. `mode` is `inprocess` or
+    `subprocess`. `tracking` is an MLflow URI or `off`. The errors are those of `instar.errors`. Stages that were committed before
+    an error are kept.
     """
     preflight.check(recipe)
     if store is not None:
@@ -137,15 +145,15 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
     from instar.tracking import open_tracker
 
     ran, runs = versions.noted(workspace.ledger.entries), versions.notes(recipe.threads)
-    if next(workspace.ledger.of("close"), None) is None:
+    if workspace.ledger.closing is None:
         warn(versions.sentence("this evolution ran and goes on", versions.changes(ran, runs)))
     tracker = open_tracker(tracking, workspace)
     say_outlook(recipe)
     say_limits()
     try:
         with make_listener(recipe, tracker) as listener:
-            outcome = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)
-        close(workspace, outcome)
+            ended = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)
+        close(workspace, ended)
         tracker.sync()
     except BaseException:
         with contextlib.suppress(Exception):  # an error of the report must not hide the error of the run
@@ -153,13 +161,13 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
         raise
     page = write_report(workspace, workspace.path / "report.html")
     how = ending(list(workspace.ledger.of("gate")))
-    say(f"policy {outcome.state.policy.digest}\n{how}\nreport {page}\n")
-    return outcome
+    say(f"policy {ended.state.policy.digest}\n{how}\nreport {page}\n")
+    return outcome_of(workspace)
 
 
 def say_outlook(recipe: Recipe) -> None:
-    """Print which part of its learning-rate schedule the run will not reach, if any."""
-    if line := outlook(recipe):
+    """Print where the plans of the recipe and the length of the run differ: of its learning rate, and of its curriculum."""
+    for line in filter(None, (outlook(recipe), recipe.curriculum.outlook(recipe))):
         say(f"note: {line}\n")
 
 

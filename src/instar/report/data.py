@@ -101,7 +101,7 @@ class Data:
 def gather(workspace: Workspace) -> Data:
     """Read an evolution's ledger and the artifacts that the page needs."""
     ledger = workspace.ledger
-    opened, closed = next(ledger.of("open"), None), next(ledger.of("close"), None)
+    opened, closed = next(ledger.of("open"), None), ledger.closing
     notes: list[str] = []
     stages = list(ledger.of("stage"))
     evaluated = evaluations(workspace, stages, notes)
@@ -112,7 +112,7 @@ def gather(workspace: Workspace) -> Data:
     continuous = measure == "normalised_score"
     return Data(
         evolution=workspace.evolution,
-        opened=opened.body if opened else {},
+        opened={**opened.body, "recipe": ledger.recipe} if opened else {},
         status="finished" if closed else "unfinished",
         reason=closed.body["reason"] if closed else _last(ledger.entries),
         head=ledger.head,
