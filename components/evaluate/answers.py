@@ -52,7 +52,7 @@ def answer(tasks: Sequence[TaskRow], ins: Ins, config: AnswerConfig, ctx: Contex
                 Completion(
                     task=task,
                     text=tokenizer.decode(sample.token_ids),
-                    num_tokens=len(sample.token_ids),
+                    token_ids=sample.token_ids,
                     truncated=sample.truncated,
                 )
                 for task, samples in zip(chunk, replies, strict=True)
@@ -97,7 +97,7 @@ def _record(out: Attempts, number: int, completion: Completion, verdict: Verdict
             split=task.split,
             sample=number,
             score=verdict.correct if isinstance(verdict, Score) else None,
-            length=completion.num_tokens,
+            length=len(completion.token_ids),
             truncated=completion.truncated,
             answer=completion.text,
         )

@@ -3,7 +3,8 @@
     attempts -> signatures: arguments of each call -> sandbox: values or faults -> parts of a verdict -> verdicts
 
 The first function is the main one. The place of its value in its range, by default [0, 1], says how right the answer is, and it
-decides about abstaining. The reward is the sum of weight x value over all functions. A part that failed fails the attempt. It never becomes the number 0.
+decides about abstaining. The reward is the sum of weight x value over all functions. A part that failed fails the attempt. It
+never becomes the number 0.
 """
 
 from __future__ import annotations

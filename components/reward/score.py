@@ -75,7 +75,7 @@ def score_rollouts(
                 text=decode(tokens),
                 rollout_id=rollout.rollout_id,
                 group_id=rollout.group_id,
-                num_tokens=len(tokens),
+                token_ids=tokens,
                 truncated=rollout.truncated,
             )
         )
@@ -154,17 +154,6 @@ def _row(rollout_id: str, verdict: Verdict, scorer: str, config: VerifyConfig) -
             components={},
             status=status,
             reason=verdict.reason,
-            scorer=scorer,
-        )
-    if verdict.correct is None or verdict.reward is not None:
-        return ScoreRow(
-            rollout_id=rollout.rollout_id,
-            correct=verdict.correct,
-            format_ok=float(verdict.format_ok),
-            reward=verdict.reward,
-            components=verdict.components,
-            status="scored",
-            reason="",
             scorer=scorer,
         )
     paid = config.format_reward if verdict.format_ok and verdict.correct < 1.0 else 0.0

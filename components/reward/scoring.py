@@ -19,9 +19,10 @@ from instar.contract import Context
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
-    from instar.components.reward.functions import Attempt, Functions, PolicyHandle
-
     from instar.components.reward.function_config import FunctionConfig
+    from instar.components.reward.functions import Functions
+    from instar.components.reward.policy_handle import PolicyHandle
+    from instar.components.reward.signatures import Attempt
     from instar.components.sandbox.config import SandboxConfig
 
 
@@ -31,9 +32,9 @@ class Completion:
 
     task: TaskRow
     text: str
+    token_ids: Sequence[int]
     rollout_id: str = ""
     group_id: str = ""
-    num_tokens: int = 0
     truncated: bool = False
 
 
@@ -79,9 +80,7 @@ class UserFunctions:
 
     functions: Functions
     style: str
-    digest: str
-    """Of the code artifact."""
-    policy: PolicyHandle | None
+    policy: PolicyHandle
 
     def score(self, completions: Sequence[Completion]) -> list[Verdict]:
         """Return the verdicts. All completions go to the functions at once, because some take batches."""
@@ -91,11 +90,8 @@ class UserFunctions:
         return [verdicts.get(n) or verify(each.task, each.text, self.style) for n, each in enumerate(completions)]
 
     def name(self, task: TaskRow) -> str:
-        """Return the functions with the digest of their code. A function that looked at the policy has its digest, too."""
-        if is_generated(task):
-            return f"{task.verifier}/{VERSION}"
-        looked = f" policy {self.policy.digest[:19]}" if self.policy is not None else ""
-        return f"{' + '.join(self.functions.entries)} {self.digest[:19]}{looked}"
+        """Return the functions with the digest of their code, and that of the policy if they look at it."""
+        return f"{task.verifier}/{VERSION}" if is_generated(task) else self.functions.scorer(self.policy)
 
 
 def open_scorer(config: ScoringConfig, ins: Any, ctx: Context) -> Scorer:
@@ -103,14 +99,16 @@ def open_scorer(config: ScoringConfig, ins: Any, ctx: Context) -> Scorer:
     if not config.functions:
         return Verifiers(config.style)
     from instar.components.reward.functions import Functions
+    from instar.components.reward.policy_handle import EnginePolicy
+    from instar.components.rollout.config import EngineConfig
 
     functions = Functions(config.functions, ins.reward_code, config.sandbox, ctx.resident)
-    return UserFunctions(functions, config.style, ins.reward_code.digest, None)
+    return UserFunctions(functions, config.style, EnginePolicy(ins.policy, EngineConfig(), ctx))
 
 
 def _attempt(completion: Completion, style: str) -> Attempt:
     """Return what the functions may ask for. The answer is None where the completion has none in the style of the recipe."""
-    from instar.components.reward.functions import Attempt
+    from instar.components.reward.signatures import Attempt
 
     task = completion.task
     return Attempt(
@@ -118,12 +116,11 @@ def _attempt(completion: Completion, style: str) -> Attempt:
         completion=completion.text,
         prompt=task.prompt,
         reference=json.loads(task.reference),
-        task={"id": task.task_id, "arm": task.arm, "level": task.level, "split": task.split, "form": task.form},
+        task={name: getattr(task, name) for name in ("task_id", "arm", "domain", "level", "split", "form")},
         rollout={
-            "id": completion.rollout_id,
-            "group": completion.group_id,
-            "num_tokens": completion.num_tokens,
+            "rollout_id": completion.rollout_id,
+            "group_id": completion.group_id,
             "truncated": completion.truncated,
+            "completion_ids": list(completion.token_ids),
         },
-        images=(),
     )

@@ -11,7 +11,16 @@ from typing import Annotated, Literal
 import typer
 
 from instar.border import ended
-from instar.cli.cluster_app import LOCK, DeviceOption, register
+from instar.cli.cluster_app import (
+    LOCK,
+    AllowOption,
+    DeviceOption,
+    RequirementsOption,
+    RewardOption,
+    TasksOption,
+    own_of_options,
+    register,
+)
 from instar.errors import ConfigError
 
 app = typer.Typer(
@@ -54,14 +63,21 @@ def run(
         str | None, typer.Option(help="MLflow URI; default a SQLite file in --out; 'off' for none")
     ] = None,
     device: DeviceOption = None,
+    tasks: TasksOption = None,
+    reward: RewardOption = None,
+    requirements: RequirementsOption = None,
+    allow: AllowOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
     """Run a recipe: progress here, ledger and report.html in --out. Running it again resumes."""
     from instar.cli import commands
 
+    own = own_of_options(tasks, reward, requirements, allow)
     if mode == "containers":
-        commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets or [], device)
+        commands.run_in_containers(
+            recipe, scale, seed, out, store, model, images, tracking, config, sets or [], device, own
+        )
         return
     if images != LOCK:
         raise ConfigError(
@@ -70,7 +86,7 @@ def run(
             where=f"--images {images}",
             action="leave --images out, or add --mode containers",
         )
-    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [], device)
+    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [], device, own)
 
 
 @app.command()
@@ -158,13 +174,18 @@ def explain(
     scale: ScaleOption = "tiny",
     model: Annotated[str | None, typer.Option(help="base checkpoint for scales small, single and paper")] = None,
     device: DeviceOption = None,
+    tasks: TasksOption = None,
+    reward: RewardOption = None,
+    requirements: RequirementsOption = None,
+    allow: AllowOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
     """Print the resolved objective, and the equivalent options of TRL, verl and OpenRLHF."""
     from instar.cli import commands
 
-    commands.explain(recipe, scale, model, config, sets or [], device)
+    own = own_of_options(tasks, reward, requirements, allow)
+    commands.explain(recipe, scale, model, config, sets or [], device, own)
 
 
 @app.command()

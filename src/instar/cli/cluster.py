@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from instar import config as configs
 from instar import head as heads
 from instar import plain, terminal
+from instar.artifact import Artifact
 from instar.conformance import require_conditional
 from instar.errors import ConfigError
 from instar.head import ChainConfig, Head
@@ -93,9 +95,20 @@ def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: 
 
 
 def submit(
-    recipe: Recipe, directory: Path, name: str, store: str, server: Server, where: Target, *, seed: int = 0
+    recipe: Recipe,
+    directory: Path,
+    name: str,
+    store: str,
+    server: Server,
+    where: Target,
+    brought: Mapping[str, Artifact] | None = None,
+    *,
+    seed: int = 0,
 ) -> Action:
-    """Open an evolution and start its first run. After a crash at any point, it can be repeated and continues there."""
+    """Open an evolution and start its first run. After a crash at any point, it can be repeated and continues there.
+
+    `brought` is what the user brings, by the name of its entry in the state. It is stored now: pods fetch it by digest.
+    """
     if not store.startswith("s3://"):
         raise ConfigError(
             expected="a store that pods can reach: s3://bucket/prefix",
@@ -109,7 +122,7 @@ def submit(
         owner = _write_handle(directory, server)
         if is_generation(name):
             return _adopt_generation(workspace)
-        open_evolution(workspace, recipe, seed)
+        open_evolution(workspace, recipe, seed, brought or {})
         api = server.open()
         settings = _chain(recipe, workspace, api, where)
         if heads.read_head(workspace.store, name) is not None and _differ(settings, workspace):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from instar.terminal import say, warn
+
+if TYPE_CHECKING:
+    from instar.cli.own import Own
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
@@ -18,6 +21,21 @@ DeviceOption = Annotated[
     typer.Option(
         "--device", help="GPU to plan for: h200, h100-80g, a100-80g or 24g (scales single and paper; default h100-80g)"
     ),
+]
+TasksOption = Annotated[
+    str | None, typer.Option("--tasks", help="your own tasks: a file, or a folder of `instar import`")
+]
+RewardOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward", help="your own reward function, FILE.py:NAME; more of them with =WEIGHT; a range as [LOW,HIGH]"
+    ),
+]
+RequirementsOption = Annotated[
+    Path | None, typer.Option("--requirements", help="lock with hashes of the packages that your code needs")
+]
+AllowOption = Annotated[
+    list[str] | None, typer.Option("--allow", help="let your reward use the `network`, or start `processes`")
 ]
 Segment = Literal["begin", "iterate", "finish", "tick"]
 Engine = Literal["kfp", "argo"]
@@ -34,6 +52,15 @@ Dir = Annotated[Path, typer.Argument(help="directory of an evolution that was su
 LOCK = Path("build/images/images.lock")
 
 
+def own_of_options(
+    tasks: str | None, reward: list[str] | None, requirements: Path | None, allow: list[str] | None
+) -> Own:
+    """Return what the options of a command bring."""
+    from instar.cli.own import Own
+
+    return Own(tasks=tasks, rewards=tuple(reward or ()), requirements=requirements, allow=tuple(allow or ()))
+
+
 def compile_command(
     recipe: Annotated[str, typer.Argument(help="recipe name")],
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write")],
@@ -48,14 +75,20 @@ def compile_command(
     unroll: UnrollOption = 1,
     model: ModelOption = None,
     device: DeviceOption = None,
+    tasks: TasksOption = None,
+    reward: RewardOption = None,
+    requirements: RequirementsOption = None,
+    allow: AllowOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
     """Write a recipe as a Kubeflow pipeline package, or as an Argo workflow."""
     from instar.cli import cluster
+    from instar.cli.own import bring
     from instar.cli.resolve import resolve
 
-    resolved = resolve(recipe, scale, model, config, sets or [], device)
+    with bring(own_of_options(tasks, reward, requirements, allow)) as brought:
+        resolved = resolve(recipe, scale, model, config, sets or [], device, brought)
     lock = images or (LOCK if LOCK.exists() else None)
     cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, lock, unroll), out, engine)
     if lock is None:
@@ -86,24 +119,31 @@ def submit(
     ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
+    tasks: TasksOption = None,
+    reward: RewardOption = None,
+    requirements: RequirementsOption = None,
+    allow: AllowOption = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
     """Start an evolution on Kubeflow: one run per segment, and each run submits the next. It is safe to repeat this."""
     from instar.cli import cluster
     from instar.cli.commands import say_outlook
+    from instar.cli.own import bring
     from instar.cli.resolve import resolve
     from instar.kfp.schedule import check_cron
 
-    resolved = resolve(recipe, scale, model, config, sets or [], device)
     evolution = name if name is not None else f"{recipe}-{scale}-seed{seed}".replace("_", "-")
     where = cluster.target(profile, pools, images, unroll)
     server = cluster.Server(host=host, namespace=namespace or where.profile.namespace)
     if cron is not None:
         check_cron(cron)
     directory = out or Path("runs") / evolution
-    say_outlook(resolved)
-    cluster.say(cluster.submit(resolved, directory, evolution, store, server, where, seed=seed))
+    with bring(own_of_options(tasks, reward, requirements, allow)) as brought:
+        resolved = resolve(recipe, scale, model, config, sets or [], device, brought)
+        say_outlook(resolved)
+        done = cluster.submit(resolved, directory, evolution, store, server, where, brought.artifacts, seed=seed)
+    cluster.say(done)
     if cron:
         say("\n".join(cluster.schedule(store, evolution, server, cron)) + "\n")
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from instar.cli.own import Brought, Own, Reward, Rows, bring, own_of
 from instar.cli.resolve import resolve
 from instar.components.update.schedule import outlook
 from instar.errors import ConfigError
@@ -37,12 +38,13 @@ def run(
     file: Path | None,
     sets: Sequence[str],
     device: str | None = None,
+    own: Own = Own(),  # noqa: B008 (frozen)
 ) -> Outcome:
     """Open an evolution, or reopen it, and run it to its end."""
-    recipe = resolve(name, scale, model, file, sets, device)
-    return evolve_in(
-        recipe, out or Path("runs") / f"{name}-{scale}-seed{seed}", seed=seed, store=store, mode=mode, tracking=tracking
-    )
+    path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
+    with bring(own) as brought:
+        recipe = resolve(name, scale, model, file, sets, device, brought)
+        return _evolve(recipe, path, brought, seed, store, mode, tracking)
 
 
 def run_in_containers(
@@ -57,6 +59,7 @@ def run_in_containers(
     file: Path | None,
     sets: Sequence[str],
     device: str | None = None,
+    own: Own = Own(),  # noqa: B008 (frozen)
 ) -> None:
     """Run a recipe with every task in its own Docker container. The pipelines are the ones that a cluster would get."""
     from instar.pipelines.containers.evolution import drive
@@ -64,14 +67,14 @@ def run_in_containers(
     from instar.report import write_report
     from instar.tracking import open_tracker
 
-    recipe, lock = resolve(name, scale, model, file, sets, device), load_images(images)
-    path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
+    path, lock = out or Path("runs") / f"{name}-{scale}-seed{seed}", load_images(images)
     if store is not None:
         open_store(store)
-    with locked(path):
+    with bring(own) as brought, locked(path):
+        recipe = resolve(name, scale, model, file, sets, device, brought)
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
         open_tracker(tracking, workspace)  # a missing package is reported here, before the first stage
-        open_evolution(workspace, recipe, seed)
+        open_evolution(workspace, recipe, seed, brought.artifacts)
         reopen(workspace)
         say_outlook(recipe)
         drive(workspace, recipe, load("local"), lock)
@@ -90,6 +93,8 @@ def evolve_in(
     store: str | None = None,
     mode: Mode = "inprocess",
     tracking: str | None = None,
+    tasks: Rows | None = None,
+    reward: Reward | Sequence[Reward] | None = None,
 ) -> Outcome:
     """Run `recipe` in `directory`, or continue where its ledger ends. This is `instar.evolve`.
 
@@ -97,18 +102,33 @@ def evolve_in(
         outcome = instar.evolve(recipe, "runs/a", seed=0, tracking="off")
         print(outcome.champion.model_path, outcome.report)
 
+    With tasks and a reward of your own:
+
+        from rew import reward
+        rows = [{"prompt": "3 km in m = ", "answer": "3000"}, ...]
+        outcome = instar.evolve(recipe, "runs/b", tasks=rows, reward=reward)
+
+    `tasks` is a path, a list of dictionaries, or a pandas DataFrame. `reward` is a function that stands in a file, or a text such
+    as `rew.py:style=0.2`, or a list of those.
+
     The same call again resumes a run that was killed. A recipe with more iterations extends one that is done. Every random number
     depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`. `mode` is `inprocess` or
     `subprocess`. `tracking` is an MLflow URI or `off`. The errors are those of `instar.errors`. Stages that were committed before
     an error are kept.
     """
+    with bring(own_of(tasks, reward)) as brought:
+        return _evolve(brought.adapt(recipe), Path(directory), brought, seed, store, mode, tracking)
+
+
+def _evolve(
+    recipe: Recipe, path: Path, brought: Brought, seed: int, store: str | None, mode: Mode, tracking: str | None
+) -> Outcome:
     preflight.check(recipe)
     if store is not None:
         open_store(store)
-    path = Path(directory)
     with refusals(path), locked(path):
         workspace = create_workspace(path, f"{recipe.name}-{recipe.scale}-seed{seed}", store)
-        open_evolution(workspace, recipe, seed)
+        open_evolution(workspace, recipe, seed, brought.artifacts)
         return _drive(workspace, recipe, mode, tracking)
 
 
@@ -192,12 +212,19 @@ def list_recipes() -> None:
 
 
 def explain(
-    name: str, scale: str, model: str | None, file: Path | None, sets: Sequence[str], device: str | None = None
+    name: str,
+    scale: str,
+    model: str | None,
+    file: Path | None,
+    sets: Sequence[str],
+    device: str | None = None,
+    own: Own = Own(),  # noqa: B008 (frozen)
 ) -> None:
     """Print the resolved objective."""
     from instar.cli.explain import explain as text
 
-    say(text(resolve(name, scale, model, file, sets, device)) + "\n")
+    with bring(own) as brought:
+        say(text(resolve(name, scale, model, file, sets, device, brought)) + "\n")
 
 
 def make_data(environment: str, out: Path, steps: int, seed: int, seconds: float | None) -> None:

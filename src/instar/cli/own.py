@@ -12,16 +12,17 @@ Names and paths are resolved here, on the machine of the user. A stage gets arti
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from instar import config as configs
 from instar.artifact import Artifact, Code
-from instar.bundle import bundle
+from instar.bundle import bundle, entry_of
 from instar.errors import ConfigError
 from instar.pipelines.recipe import Recipe
 
@@ -29,11 +30,17 @@ REWARD = re.compile(r"(?P<entry>.+\.py:\w+)(?:\[(?P<low>[^,\]]+),(?P<high>[^,\]]
 """FILE:NAME, then the range of its values in brackets and its weight, each if it is not the usual one."""
 
 
+Rows: TypeAlias = Any
+"""Tasks from Python: a path, a sequence of dictionaries, or a pandas DataFrame."""
+Reward: TypeAlias = "str | Callable[..., Any]"
+"""A reward from Python: FILE.py:NAME as on the command line, or a function that stands in a file."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Own:
     """What the options of the command line name."""
 
-    tasks: str | None = None
+    tasks: Rows | None = None
     rewards: tuple[str, ...] = ()
     requirements: Path | None = None
     allow: tuple[str, ...] = ()
@@ -46,6 +53,13 @@ SETTINGS = {
 }
 """Setting that may name code of the user's -> entry of the state that holds this code."""
 CODE = re.compile(r".+\.py:[A-Za-z_]\w*")
+
+
+def own_of(tasks: Rows | None, reward: Reward | Sequence[Reward] | None) -> Own:
+    """Return what a call from Python brings."""
+    several = [] if reward is None else [reward] if isinstance(reward, str) or callable(reward) else list(reward)
+    rewards = tuple(one if isinstance(one, str) else entry_of(one) for one in several)
+    return Own(tasks=os.fspath(tasks) if isinstance(tasks, str | os.PathLike) else tasks, rewards=rewards)
 
 
 @dataclass(kw_only=True)
@@ -91,7 +105,8 @@ def _at(differences: Mapping[str, Any], path: str) -> str:
 def _with(differences: Mapping[str, Any], path: str, entry: str) -> dict[str, Any]:
     """Return the differences with the configuration of `entry` in place of the text at `path`."""
     part, name = path.split(".")
-    own: dict[str, Any] = {"advantage": {"entry": entry}, "filter": {"function": {"entry": entry}}}.get(name, {})
+    settings: dict[str, dict[str, Any]] = {"advantage": {"entry": entry}, "filter": {"function": {"entry": entry}}}
+    own = settings.get(name)
     change = {name: own} if own else {"strategy": "own", "entry": entry}
     return {**differences, part: {**differences[part], **change}}
 

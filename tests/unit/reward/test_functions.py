@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from instar.components.reward.functions import Attempt, FunctionConfig, Functions
+from instar.components.reward.config import FunctionConfig, VerifyConfig
+from instar.components.reward.functions import Attempt, Functions
 from instar.components.reward.verifiers import Abstain, Failed, Score, Verdict
 from instar.errors import ConfigError
 from instar.resident import Resident
@@ -41,8 +42,7 @@ def score(tmp_path: Path, text: str, attempts: Sequence[Attempt], *entries: Func
 
 
 def right(value: float = 1.0, name: str = "reward", **more: float) -> Score:
-    correct = value if 0.0 <= value <= 1.0 else None
-    return Score(correct=correct, format_ok=True, reward=value, components={name: value, **more})
+    return Score(correct=value, format_ok=True, reward=value, components={name: value, **more})
 
 
 def test_parameters_are_matched_by_name(tmp_path: Path) -> None:
@@ -61,6 +61,16 @@ def reward(answer, completion, reference, prompt, task, rollout, images, topic, 
 def test_an_answer_that_was_not_found_is_an_empty_text_and_badly_formatted(tmp_path: Path) -> None:
     (verdict,) = score(tmp_path, "def reward(answer): return answer.strip() == '3'", [attempt("none", None)])
     assert verdict == Score(correct=0.0, format_ok=False, reward=0.0, components={"reward": 0.0})
+
+
+def test_the_place_of_a_value_in_its_range_says_how_right_the_answer_is(tmp_path: Path) -> None:
+    ranged = FunctionConfig(entry="rew.py:reward", low=-20.0, high=0.0)
+    near, far, beyond = score(
+        tmp_path, "def reward(completion): return -len(completion)", [attempt("x" * n) for n in (0, 15, 21)], ranged
+    )
+    assert isinstance(near, Score) and (near.correct, near.reward) == (1.0, 0.0)
+    assert isinstance(far, Score) and (far.correct, far.reward) == (0.25, -15.0)
+    assert isinstance(beyond, Failed) and "-21 is outside of [-20, 0]" in beyond.reason
 
 
 def test_the_reward_is_the_weighted_sum_and_the_first_function_says_what_is_right(tmp_path: Path) -> None:
@@ -90,8 +100,8 @@ VALUES = {
     "True": right(1.0),
     "0.5": right(0.5),
     "1": right(1.0),
-    "2.5": right(2.5),
-    "-1": right(-1.0),
+    "2.5": "reward: 2.5 is outside of [0, 1]; name its range: rew.py:reward[LOW,HIGH]",
+    "-1": "reward: -1 is outside of [0, 1]; name its range: rew.py:reward[LOW,HIGH]",
     "__import__('fractions').Fraction(1, 4)": right(0.25),
     "__import__('decimal').Decimal('0.25')": right(0.25),
     "__import__('numpy').float32(0.25)": right(0.25),
@@ -168,9 +178,9 @@ def test_a_function_that_cannot_be_used_is_an_error_with_its_reason(tmp_path: Pa
         functions(tmp_path, text)
 
 
-def test_two_functions_of_one_name_need_names(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a name of its own"):
-        functions(tmp_path, "def reward(answer): return 1", "reward", "reward")
+def test_two_functions_of_one_name_need_names() -> None:
+    with pytest.raises(ConfigError, match="different names"):
+        VerifyConfig(functions=(FunctionConfig(entry="a.py:reward"), FunctionConfig(entry="b.py:reward")))
     with pytest.raises(ConfigError, match=r"FILE\.py:NAME"):
         FunctionConfig(entry="rew:reward")
 
@@ -216,7 +226,7 @@ async def reward(completions, **kwargs):
 """,
     "trl, ids": """
 def reward(completion_ids, answer, **kwargs):
-    return [float(i == [7] and a == "3") - (i != [7]) for i, a in zip(completion_ids, answer)]
+    return [float(i == [7] and a == "3") for i, a in zip(completion_ids, answer)]
 """,
     "verl": """
 def reward(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
@@ -283,7 +293,7 @@ def reward(model_response, expected_name, expected_args):
 def test_easyr1_and_verl_rewards_outside_of_0_and_1_have_no_false_share(tmp_path: Path) -> None:
     text = "def reward(reward_inputs): return [{'overall': -1.5, 'accuracy': -1.0} for _ in reward_inputs]"
     (verdict,) = score(tmp_path, text, [attempt("3")])
-    assert isinstance(verdict, Score) and (verdict.correct, verdict.reward) == (None, -1.5)
+    assert isinstance(verdict, Failed) and "-1.5 is outside of [0, 1]" in verdict.reason
 
 
 def test_a_batch_that_fails_is_scored_row_by_row(tmp_path: Path) -> None:
@@ -323,7 +333,7 @@ def reward(prompt, completion, policy):
         assert "TypeError" in str(error)
     return sum(policy.logprobs(prompt, completion))
 """
-    asked = functions(tmp_path, text)
+    asked = functions(tmp_path, text, FunctionConfig(entry="rew.py:reward", low=-100.0, high=0.0))
     assert asked.needs_policy and asked.scorer(Handle()) == f"rew.py:reward digest-of-code policy {'d' * 64}"
     good, bad = asked.score([attempt("3", form="chat"), attempt("4", form="chat")], Handle())
     assert isinstance(good, Score) and good.reward == -8.0
