@@ -11,11 +11,11 @@ from pathlib import Path
 from instar.artifact import Evaluation, Policy, Tasks
 from instar.cas import Cas
 from instar.components.catalog import DATASET_PREP, EVALUATE
-from instar.components.dataset_prep.config import TextConfig
+from instar.components.dataset_prep.config import ImportedConfig, TextConfig
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
-from instar.errors import ArtifactError, LedgerError
+from instar.errors import ArtifactError, ConfigError, LedgerError
 from instar.manifest import manifest_of
 from instar.pipelines.contamination import unseen
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
@@ -125,9 +125,16 @@ def pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
         case TextConfig() as prep:
             from instar.components.dataset_prep.pools import build_tasks
 
+            if isinstance(prep.pools, ImportedConfig):
+                raise ConfigError(
+                    expected="an evolution with its task pools, because the rows of this recipe were imported",
+                    found="two policy folders",
+                    where="the tasks to compare on",
+                    action="name the directory of an evolution that has the rows as one of the two policies",
+                )
             folder.mkdir()
             tasks = Tasks(folder)
-            tasks.write(build_tasks(prep, lambda pool: seed(evolution, 0, "dataset_prep", pool)))
+            tasks.write(build_tasks(prep.pools, prep.anchors, lambda pool: seed(evolution, 0, "dataset_prep", pool)))
             tasks.digest = manifest_of(folder, "Tasks").digest
             return tasks
         case OfflineConfig() as prep:

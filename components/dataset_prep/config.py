@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from instar.components.dataset_prep.domains import DOMAINS
+from instar.components.dataset_prep.imported_config import ImportedConfig, Sizes
 from instar.components.dataset_prep.initial import Checkpoint, FromScratch, Packaged, pretrained
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
 from instar.components.generated.anchors import AnchorConfig
-from instar.components.piece import Piece, TaskUnit
+from instar.components.piece import Piece, RecipeView, TaskUnit
 from instar.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "Config",
     "FromScratch",
+    "ImportedConfig",
     "OfflineConfig",
     "Packaged",
     "PoolsConfig",
@@ -65,11 +67,21 @@ class ArmConfig:
                 "train = val = 0 for an ood arm", f"{self.train}/{self.val}", where, "set ood = false or the sizes to 0"
             )
 
+    def sizes(self) -> Sizes:
+        """Return pool -> number of tasks."""
+        return {
+            "train": self.train,
+            "val": self.val,
+            "id": 0 if self.ood else self.test,
+            "ood": self.test if self.ood else 0,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolsConfig:
-    """All arms of a recipe, and their common prompt template."""
+    """All arms of a recipe, and their common prompt template. Generators make the tasks."""
 
+    strategy: Literal["generated"] = "generated"
     arms: tuple[ArmConfig, ...]
     template: str = "plain"
 
@@ -87,6 +99,21 @@ class PoolsConfig:
                 "rename or add arms",
             )
 
+    def sizes(self) -> dict[str, Sizes]:
+        """Return arm -> pool -> number of tasks."""
+        return {arm.name: arm.sizes() for arm in self.arms}
+
+    def check_style(self, style: str, name: str) -> None:
+        """Raise `ConfigError` unless the piece `name` reads answers in the style that the template asks for."""
+        asked = ANSWER_STYLE[self.template]
+        if style != asked:
+            raise ConfigError(
+                expected=f"'{asked}', the style in which template '{self.template}' asks for answers",
+                found=f"'{style}'",
+                where=f"recipe.{name}.style",
+                action=f"set {name}.style={asked}, or choose another dataset_prep.pools.template",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Piece):
@@ -96,7 +123,7 @@ class TextConfig(Piece):
     UNIT: ClassVar[TaskUnit] = "prompt"
 
     strategy: Literal["text"] = "text"
-    pools: PoolsConfig
+    pools: PoolsConfig | ImportedConfig
     initial: FromScratch | Packaged | Checkpoint
     anchors: AnchorConfig | None = None
     """Judge tasks with known verdicts, on which evaluation measures the policy as a judge. None makes no such tasks."""
@@ -105,29 +132,32 @@ class TextConfig(Piece):
         """Build the task pools, and make or fetch the initial policy."""
         from instar.components.dataset_prep.text import prepare
 
-        del ins
-        return prepare(outs, self, ctx)
+        return prepare(ins, outs, self, ctx)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The rows that a user brought are read where the pools are imported."""
+        return ("imported",) if isinstance(self.pools, ImportedConfig) else ()
+
+    def check(self, recipe: RecipeView, name: str) -> None:
+        """Refuse settings that do not fit imported rows. They differ from generated ones in what is known of their prompts."""
+        if isinstance(self.pools, ImportedConfig):
+            from instar.components.dataset_prep.imported_checks import check
+
+            check(self, self.pools, recipe, name)
 
     def check_style(self, style: str, name: str) -> None:
-        """Raise `ConfigError` unless the piece `name` reads answers in the style that the template asks for."""
-        asked = ANSWER_STYLE[self.pools.template]
-        if style != asked:
-            raise ConfigError(
-                expected=f"'{asked}', the style in which template '{self.pools.template}' asks for answers",
-                found=f"'{style}'",
-                where=f"recipe.{name}.style",
-                action=f"set {name}.style={asked}, or choose another dataset_prep.pools.template",
-            )
+        """Raise `ConfigError` unless the piece `name` reads answers in a style in which the prompts ask for them."""
+        self.pools.check_style(style, name)
 
     def splits(self) -> set[str]:
         """Return the pools that evaluation can be asked for."""
-        arms = self.pools.arms
-        val = {"val"} if any(arm.val for arm in arms) else set[str]()
-        return val | {"ood" if arm.ood else "id" for arm in arms if arm.test}
+        sizes = self.pools.sizes().values()
+        return {pool for pool in ("val", "id", "ood") if any(size[pool] for size in sizes)}
 
     def validation_sizes(self) -> dict[str, int]:
         """Return arm -> number of validation tasks, for the arms that have any."""
-        return {arm.name: arm.val for arm in self.pools.arms if arm.val}
+        return {arm: size["val"] for arm, size in self.pools.sizes().items() if size["val"]}
 
 
 Config: TypeAlias = TextConfig | OfflineConfig

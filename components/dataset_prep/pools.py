@@ -25,7 +25,8 @@ from instar.errors import ContractError
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
-    from instar.components.dataset_prep.config import ArmConfig, PoolsConfig, TextConfig
+    from instar.components.dataset_prep.config import ArmConfig, PoolsConfig
+    from instar.components.generated.anchors import AnchorConfig
 
 TRIES_PER_ITEM, EXTRA_TRIES = 20, 200
 SEED_RANGE = 1 << 62  # so that `seed + index` fits into a signed 64-bit column
@@ -62,10 +63,10 @@ def _shots(arm: ArmConfig, count: int, seen: set[str]) -> list[Item]:
     return [item for item, _ in _distinct(arm, f"{arm.name}/shots", count, SHOT_SEED, seen)]
 
 
-def build_tasks(config: TextConfig, seed_of: Callable[[str], int]) -> list[TaskRow]:
+def build_tasks(pools: PoolsConfig, anchors: AnchorConfig | None, seed_of: Callable[[str], int]) -> list[TaskRow]:
     """Return all tasks: those of the pools, and the anchors if the configuration has any."""
-    rows = build_pools(config.pools, seed_of)
-    return rows + (build_anchors(rows, config.anchors, seed_of) if config.anchors is not None else [])
+    rows = build_pools(pools, seed_of)
+    return rows + (build_anchors(rows, anchors, seed_of) if anchors is not None else [])
 
 
 def _distinct(arm: ArmConfig, pool: str, size: int, seed: int, seen: set[str]) -> Iterator[tuple[Item, int]]:

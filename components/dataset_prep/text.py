@@ -1,4 +1,4 @@
-"""The strategy `text`: it makes and checks the task pools of every arm, and it makes the initial policy.
+"""The strategy `text`: it makes and checks the task pools of every arm, or takes imported ones, and it makes the initial policy.
 
 The initial policy is a new model with a warm start on the easiest arms (`from_scratch`), a model from a registry package
 (`packaged`), or a copy of a checkpoint (`checkpoint`). Train and test tasks never share a content hash (see `pools.py`).
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instar.components import policy_files
+from instar.components.dataset_prep.imported_config import ImportedConfig
 from instar.components.dataset_prep.initial import Checkpoint, FromScratch, Packaged
 from instar.components.dataset_prep.pools import build_tasks
 from instar.components.policy_io import read_language_model
@@ -24,20 +26,27 @@ from instar.rows import TaskRow
 
 if TYPE_CHECKING:
     from instar.components.dataset_prep.config import TextConfig
-    from instar.components.dataset_prep.stage import Outs
+    from instar.components.dataset_prep.stage import Ins, Outs
+
+POOLS = ("train", "val", "id", "ood", "anchor")
 
 
-def prepare(outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
+def prepare(ins: Ins, outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
     """Make and check the task pools of every arm, and make or fetch the initial policy. There are no logged trajectories."""
-    rows = build_tasks(config, ctx.seed)
-    ctx.heartbeat(f"built {len(rows)} tasks", {})
-    outs.tasks.write(rows)
     outs.data.write([])
-    outs.quality.write_json("quality.json", run_gate(TaskRow, outs.tasks.table()))
+    if isinstance(config.pools, ImportedConfig):
+        from instar.components.dataset_prep.imported.pools import bring
+
+        rows, sizes, report = bring(ins.imported, outs.tasks, config, config.pools, ctx)
+    else:
+        rows = build_tasks(config.pools, config.anchors, ctx.seed)
+        ctx.heartbeat(f"built {len(rows)} tasks", {})
+        outs.tasks.write(rows)
+        sizes, report = Counter(row.split for row in rows), run_gate(TaskRow, outs.tasks.table())
+    outs.quality.write_json("quality.json", report)
     ctx.heartbeat("validated tasks", {})
-    metrics: Metrics = {"num_tasks": float(len(rows))}
-    for split in ("train", "val", "id", "ood", "anchor"):
-        metrics[f"num_tasks/{split}"] = float(sum(row.split == split for row in rows))
+    metrics: Metrics = {"num_tasks": float(sizes.total())}
+    metrics |= {f"num_tasks/{split}": float(sizes[split]) for split in POOLS}
     match config.initial:
         case FromScratch():
             metrics |= _from_scratch(config.initial, rows, outs.policy.path, ctx)

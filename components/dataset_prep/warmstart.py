@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +28,8 @@ class WarmStartConfig:
     """Cross-entropy on the answers to tasks of `arms`. AdamW with a linear warm-up and a cosine decay to a tenth of `lr`."""
 
     arms: tuple[str, ...]
+    share: float = 1.0
+    """Share of the training tasks of each arm that is shown solved: the first ones. The evolution has to solve the others."""
     steps: int
     batch: int = 128
     lr: float = 2e-3
@@ -43,6 +46,8 @@ class WarmStartConfig:
         for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("weight_decay", 0)):
             if getattr(self, name) < least:
                 raise out_of_range(f"dataset_prep.initial.warm_start.{name}", f">= {least}", getattr(self, name))
+        if not 0.0 < self.share <= 1.0:
+            raise out_of_range("dataset_prep.initial.warm_start.share", "in (0, 1]", self.share)
         if not self.lr > 0:
             raise out_of_range("dataset_prep.initial.warm_start.lr", "> 0", self.lr)
 
@@ -103,7 +108,7 @@ def _order(count: int, config: WarmStartConfig, seed: int) -> torch.Tensor:
 
 def pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[tuple[str, str]]:
     """Return prompts with their answers: first the tasks of the arms, then the examples of generated tasks."""
-    chosen = [task for task in tasks if task.split == "train" and task.arm in config.arms]
+    chosen = _shown([task for task in tasks if task.split == "train" and task.arm in config.arms], config.share)
     missing = sorted(set(config.arms) - {task.arm for task in chosen})
     if missing:
         raise ConfigError(
@@ -114,6 +119,17 @@ def pairs(tasks: Sequence[TaskRow], config: WarmStartConfig, seed: int) -> list[
         )
     solved = [(task.prompt, str(json.loads(task.reference)["answer"])) for task in chosen]
     return solved + (warm_generated.examples(chosen, config.generated, seed) if config.generated else [])
+
+
+def _shown(tasks: Sequence[TaskRow], share: float) -> list[TaskRow]:
+    """Return the first `share` of the tasks of each arm, at least one."""
+    left = {arm: math.ceil(share * count) for arm, count in Counter(task.arm for task in tasks).items()}
+    shown = []
+    for task in tasks:
+        left[task.arm] -= 1
+        if left[task.arm] >= 0:
+            shown.append(task)
+    return shown
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:

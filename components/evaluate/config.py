@@ -102,7 +102,7 @@ class AnswerConfig(Judged):
     """Temperature of the samples."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer, as in training."""
-    style: Literal["boxed", "line", "tag"] = "boxed"
+    style: Literal["boxed", "line", "tag", "whole"] = "boxed"
     """Where in a completion the answer stands, as in training."""
     failed_limit: float = 0.1
     """Share of failed verdicts above which the stage stops."""

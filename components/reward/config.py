@@ -35,7 +35,7 @@ class VerifyConfig(Piece):
     strategy: Literal["verify"] = "verify"
     format_reward: float = 0.0
     failed_limit: float = 0.1
-    style: Literal["boxed", "line", "tag"] = "boxed"
+    style: Literal["boxed", "line", "tag", "whole"] = "boxed"
     recycle: RecycleConfig | None = None
     """Turn attempts into generated tasks. None makes no such tasks."""
     functions: tuple[FunctionConfig, ...] = ()

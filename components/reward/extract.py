@@ -54,7 +54,12 @@ def tag(text: str) -> Span | None:
     return best
 
 
-STYLES: dict[str, Callable[[str], Span | None]] = {"boxed": boxed, "line": line, "tag": tag}
+def whole(text: str) -> Span | None:
+    """Return the completion as it is."""
+    return 0, len(text)
+
+
+STYLES: dict[str, Callable[[str], Span | None]] = {"boxed": boxed, "line": line, "tag": tag, "whole": whole}
 
 
 def locate(text: str, style: str) -> Span | None:

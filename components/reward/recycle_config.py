@@ -71,7 +71,8 @@ class RecycleConfig:
 
     def _check_template(self, recipe: RecipeView) -> None:
         prep, rollout = recipe.dataset_prep, recipe.rollout
-        template = prep.pools.template if prep.strategy == "text" else ""
+        pools = prep.pools if prep.strategy == "text" else None
+        template = pools.template if pools is not None and pools.strategy == "generated" else ""
         stop = rollout.stop if rollout.strategy == "sample" else ()
         words, able = self.wording == "words", TEMPLATES_OF[self.wording]
         fitting = next((name for name, fits in TEMPLATES_OF.items() if template in fits), "")

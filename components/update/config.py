@@ -342,7 +342,7 @@ def _check_arm_weights(c: PolicyGradientConfig, recipe: RecipeView) -> None:
     prep = recipe.dataset_prep
     if prep.strategy != "text":
         return
-    names = [arm.name for arm in prep.pools.arms if arm.train]
+    names = [arm for arm, size in prep.pools.sizes().items() if size["train"]]
     names += KINDS if recipe.curriculum.generated is not None else ()
     unknown = sorted(set(c.arm_weights) - set(names))
     if unknown:

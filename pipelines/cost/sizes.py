@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from instar import contract
 from instar.components.dataset_prep.config import ArmConfig
+from instar.components.dataset_prep.imported_config import ImportedArm
 from instar.components.evaluate.config import AnswerConfig
 from instar.contract import Stage
 from instar.pipelines.cost.case import Case
@@ -50,7 +52,7 @@ def _size(kind: str, port: str, case: Case, base: bool) -> float:
         "Rollouts": rollouts * r.rollout.max_new_tokens * c.length_share * c.rollout_bytes,
         "Scores": rollouts * c.score_bytes,
         "Batch": drawn.slots * c.slot_bytes,
-        "Tasks": sum(a.train + a.val + a.test for a in arms) * c.task_bytes,
+        "Tasks": sum(sum(arm.sizes().values()) for arm in arms) * c.task_bytes,
         "Evaluation": words * c.answer_bytes,
     }
     return sizes.get(kind, c.small_bytes)
@@ -68,14 +70,11 @@ def _state_bytes(case: Case) -> float:
     return c.moment_bytes + (c.master_bytes if update.dtype == "bfloat16" else 0.0)
 
 
-def answers(config: AnswerConfig, arms: Sequence[ArmConfig]) -> int:
+def answers(config: AnswerConfig, arms: Sequence[ArmConfig | ImportedArm]) -> int:
     """Return how many answers an evaluation samples."""
-    pools = {"val": [a.val for a in arms], "id": [0 if a.ood else a.test for a in arms]}
-    pools["ood"] = [a.test if a.ood else 0 for a in arms]
-    most = config.tasks_per_arm or max(max(p) for p in pools.values())
-    num_tasks = sum(min(most, n) for split in config.splits for n in pools[split])
+    sizes = [min(arm.sizes()[split], config.tasks_per_arm or sys.maxsize) for arm in arms for split in config.splits]
     judged = config.reflect.max_calls - 1 if config.reflect else int(config.judge is not None)
-    return num_tasks * (config.samples + config.greedy + judged)
+    return sum(sizes) * (config.samples + config.greedy + judged)
 
 
 def traffic(graph: Graph, case: Case) -> tuple[dict[str, float], dict[str, float]]:

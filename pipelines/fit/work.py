@@ -8,7 +8,7 @@ from functools import cached_property
 
 from instar.components.architecture import Architecture, of_model
 from instar.components.dataset_prep.charlm import CharModelConfig
-from instar.components.dataset_prep.config import Checkpoint, FromScratch, Packaged
+from instar.components.dataset_prep.config import Checkpoint, FromScratch, ImportedConfig, Packaged
 from instar.components.rollout.footprint import Sampling
 from instar.pipelines.cost.case import TextPieces, text_pieces
 from instar.pipelines.cost.constants import Constants
@@ -55,14 +55,22 @@ class Work:
         return self.new * Constants().length_share
 
     @property
+    def _prompts(self) -> tuple[int, int]:
+        """Longest and mean prompt. Of imported rows the longest is counted in characters, and a token has at least one."""
+        pools = self.text.dataset_prep.pools
+        if isinstance(pools, ImportedConfig):
+            return pools.longest_prompt, max(1, pools.longest_prompt // 2)
+        return PROMPTS[pools.template]
+
+    @property
     def asked(self) -> int:
         """Length of the longest prompt that shows no attempt."""
-        return PROMPTS[self.text.dataset_prep.pools.template][0]
+        return self._prompts[0]
 
     @property
     def mean_prompt(self) -> float:
         """Mean length of all prompts, generated ones that show attempts included."""
-        asked, generated = PROMPTS[self.text.dataset_prep.pools.template][1], self.recipe.curriculum.generated
+        asked, generated = self._prompts[1], self.recipe.curriculum.generated
         if generated is None:
             return asked
         share = 0.5 if generated.mode == "alternate" else generated.prompts / self.groups

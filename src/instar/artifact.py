@@ -8,7 +8,7 @@ SHA-256 of a manifest, and the manifest lists the digests of the files (`instar.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -101,12 +101,12 @@ class Table(Artifact, Generic[R]):
     def _write(self, table: pa.Table) -> None:
         pq.write_table(table, self.path / "rows.parquet", compression="zstd", write_statistics=False)
 
-    def table(self) -> pa.Table:
-        """Return the Arrow table, checked against the row type."""
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the Arrow table, checked against the row type. `columns` are those to read; None stands for all."""
         self.require()
         try:
             file = pq.ParquetFile(self.path / "rows.parquet", memory_map=True, pre_buffer=False)
-            table = file.read(use_threads=False)  # a wait for Arrow's thread pools may never end
+            table = file.read(columns, use_threads=False)  # a wait for Arrow's thread pools may never end
         except (pa.ArrowException, OSError) as error:
             if named := refusal(error, self.path):
                 raise named from error
@@ -116,7 +116,7 @@ class Table(Artifact, Generic[R]):
                 where=f"{self.digest or self.path}/rows.parquet",
                 action="delete the evolution's cache, or restore the store",
             ) from error
-        schema.check(self.row, table, where=f"{type(self).__name__} {self.digest}")
+        schema.check(self.row, table, where=f"{type(self).__name__} {self.digest}", columns=columns)
         return table
 
     def read(self) -> list[R]:

@@ -7,6 +7,7 @@ are counted in Arrow before, and the suite checks that the counts in the column 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +60,33 @@ def run_gate(row_type: type[Row], table: pa.Table) -> dict[str, Any]:
             action="fix the stage that wrote the table",
         )
     return {"success": True, "row_type": row_type.__name__, "rows": table.num_rows, "expectations": outcomes}
+
+
+def run_gate_parts(row_type: type[Row], parts: Iterable[pa.Table]) -> dict[str, Any]:
+    """Validate a table that comes in parts, and return what `run_gate` returns for the whole. Memory holds one part.
+
+    Values of unique columns are compared between the parts by 64-bit hashes.
+    """
+    import pandas as pd
+
+    report: dict[str, Any] = {}
+    hashes: dict[str, list[np.ndarray]] = {field.name: [] for field in fields(row_type) if field.column.unique}
+    for part in parts:
+        outcome = run_gate(row_type, part)
+        report = {**outcome, "rows": report.get("rows", 0) + outcome["rows"]}
+        for name, known in hashes.items():
+            known.append(pd.util.hash_array(part.column(name).to_numpy()))
+    for name, known in hashes.items():
+        values = np.concatenate(known) if known else np.empty(0)
+        repeated = len(values) - len(np.unique(values))
+        if repeated:
+            raise ContractError(
+                expected=_declared(row_type, name),
+                found=f"{repeated} repeated values between parts of the table",
+                where=f"{row_type.__name__}:{name}",
+                action="fix the stage that wrote the table",
+            )
+    return report
 
 
 def _great_expectations() -> Any:

@@ -40,7 +40,11 @@ class TaskRow:
     generator: Annotated[str, Column("generator name and version that made the task", min_length=1)]
     seed: Annotated[int, Column("seed of this item", ge=0)]
     form: Annotated[
-        str, Column("`chat`: the policy's chat template goes around the prompt, once", one_of=("text", "chat"))
+        str,
+        Column(
+            "`chat`: the policy's chat template goes around the prompt, once; `messages`: the prompt is a conversation in JSON",
+            one_of=("text", "chat", "messages"),
+        ),
     ] = "text"
 
 

@@ -125,9 +125,11 @@ def from_table(row: type[R], table: pa.Table) -> Iterator[R]:
         yield row(**dict(zip(names, values, strict=True)))
 
 
-def check(row: type[Row], table: pa.Table, where: str) -> None:
-    """Raise `ContractError` with the first column that breaks the declaration of `row`."""
-    expected = arrow_schema(row)
+def check(row: type[Row], table: pa.Table, where: str, columns: Sequence[str] | None = None) -> None:
+    """Raise `ContractError` with the first column that breaks the declaration of `row`. `columns` are those of the table, if it has
+    a part of them only."""
+    declared = fields(row) if columns is None else [field for field in fields(row) if field.name in columns]
+    expected = pa.schema([(field.name, field.arrow) for field in declared])
     if table.schema.names != expected.names:
         missing = [n for n in expected.names if n not in table.schema.names]
         extra = [n for n in table.schema.names if n not in expected.names]
@@ -137,7 +139,7 @@ def check(row: type[Row], table: pa.Table, where: str) -> None:
             where=where,
             action=f"write the table from {row.__name__} rows",
         )
-    for field in fields(row):
+    for field in declared:
         problem = _problem(field, table.column(field.name).combine_chunks())
         if problem:
             raise ContractError(
@@ -162,7 +164,7 @@ def _problem(field: Field, values: pa.Array) -> str | None:
         if wrong:
             return f"values {wrong[:3]}"
     if column.min_length is not None and len(present):
-        shortest = min(pc.call_function("utf8_length", [present]).to_pylist())
+        shortest = pc.call_function("min_max", [pc.call_function("utf8_length", [present])])["min"].as_py()
         if shortest < column.min_length:
             return f"a text of length {shortest}"
     if pa.types.is_list(present.type) or pa.types.is_map(present.type):
