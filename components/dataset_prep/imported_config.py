@@ -55,12 +55,12 @@ class ImportedConfig:
     """All characters of prompts and answers in order, or empty if there are more than a character model can have."""
 
     def __post_init__(self) -> None:
-        """Refuse pools without arms, arms with one name, and pools without training tasks."""
+        """Refuse two arms with one name, and pools without training tasks."""
         names = [arm.name for arm in self.arms]
-        if not names or len(set(names)) < len(names):
+        if len(set(names)) < len(names):
             raise _wrong("arms with different names", f"{names}", "arms", "import the rows again")
         if not any(arm.train for arm in self.arms):
-            raise _wrong("training tasks", "none", "arms", "import more rows, or a smaller --val and --test")
+            raise _wrong("training tasks", "none", "arms", "import more rows, or pass a smaller --val and --test")
 
     def sizes(self) -> dict[str, Sizes]:
         """Return arm -> pool -> number of tasks."""

@@ -23,6 +23,9 @@ MOST_CONTEXT = 512
 """Most characters of prompt and answer that a new character model is made for. Longer ones take minutes a step on two cores."""
 SHOWN_SHARE = 0.25
 """Share of the training rows that the warm start imitates where the rows have no levels."""
+SHOWN_STEPS = 80
+"""Most steps of that warm start. On 495 conversions of units, 80 steps solve a third of the validation tasks, and the evolution
+solves two thirds after forty updates. After 300 steps nothing was left to learn."""
 
 
 def adapt(recipe: Recipe, pools: ImportedConfig) -> Recipe:
@@ -95,9 +98,9 @@ def _from_scratch(initial: FromScratch, pools: ImportedConfig) -> FromScratch:
             where="--tasks",
             action=other,
         )
-    warm_start = replace(
-        initial.warm_start, arms=pools.easiest(), share=1.0 if pools.graded() else SHOWN_SHARE, generated=None
-    )
+    warm_start = replace(initial.warm_start, arms=pools.easiest(), generated=None)
+    if not pools.graded():
+        warm_start = replace(warm_start, share=SHOWN_SHARE, steps=min(SHOWN_STEPS, warm_start.steps))
     model = replace(initial.model, alphabet=pools.alphabet, max_length=max(initial.model.max_length, context))
     return replace(initial, model=model, warm_start=warm_start)
 

@@ -118,6 +118,7 @@ class _Reading:
         self.labels = arms_of.Labels(column=reader.columns.arm)
         self.words = arms_of.Labels(column=reader.columns.level, most=arms_of.MOST_LEVELS + 1)
         self.levels: array[float] = array("d")
+        self._numbers = False
         self.named: set[int] = set()
         self.count = self.longest_prompt = self.longest_answer = 0
         self.answers: set[str] = set()
@@ -167,11 +168,11 @@ class _Reading:
             return 0.0
         place = part.place(row, self._reader.columns.level)
         if isinstance(level, float) and not self.words.numbers:
+            self._numbers = True
             return level
-        if isinstance(level, str) and not self.words.numbers and len(self.levels):
-            raise refused(
-                "a number, as in the rows before", level, place, "write all levels as numbers, or all as words"
-            )
+        if self._numbers:
+            action = "write all levels as numbers, or all as words"
+            raise refused("a number, as in the rows before", level, place, action)
         return float(self.words.number(f"{level:g}" if isinstance(level, float) else level, place))
 
     def _split(self, task: Task, part: Part, row: int) -> int:

@@ -168,6 +168,37 @@ def data(
     commands.make_data(environment, out, steps, seed, seconds)
 
 
+@app.command(name="import")
+def import_rows(
+    path: Annotated[str, typer.Argument(help="file or folder of JSONL, CSV, Parquet, saved data set, or a hub id")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="new folder for the tasks; `--tasks` of a run takes it")],
+    prompt: Annotated[str, typer.Option(help="column of the prompts; a field of a struct is written a.b")] = "",
+    answer: Annotated[str, typer.Option(help="column of the right answers")] = "",
+    arm: Annotated[str, typer.Option(help="column with a label: each label is an arm of the curriculum")] = "",
+    level: Annotated[str, typer.Option(help="column with the difficulty, as numbers or words")] = "",
+    split: Annotated[str, typer.Option(help="column with train, val, test or ood")] = "",
+    drop: Annotated[list[str] | None, typer.Option(help="a column to leave out; repeatable")] = None,
+    form: Annotated[Literal["text", "chat"], typer.Option(help="chat: put prompts into the model's template")] = "text",
+    val: Annotated[float, typer.Option(help="share of the rows that the gate compares policies on")] = 0.1,
+    test: Annotated[float, typer.Option(help="share of the rows that are only tested")] = 0.1,
+    duplicates: Annotated[Literal["refuse", "drop"], typer.Option(help="what to do with rows that repeat")] = "refuse",
+    conflicts: Annotated[
+        Literal["refuse", "drop", "keep"], typer.Option(help="what to do with a prompt that has two answers")
+    ] = "refuse",
+) -> None:
+    """Turn rows of prompts and answers into task pools. The columns are guessed from their names, and the guess is printed."""
+    from instar.cli import importing
+    from instar.components.dataset_prep.imported.columns import Columns
+    from instar.components.dataset_prep.imported.importer import Options
+    from instar.components.dataset_prep.imported.splits import Shares
+
+    columns = Columns(prompt=prompt, answer=answer, arm=arm, level=level, split=split, drop=tuple(drop or ()))
+    shares = Shares(val=val, test=test)
+    importing.run(
+        path, out, Options(columns=columns, form=form, shares=shares, duplicates=duplicates, conflicts=conflicts)
+    )
+
+
 @app.command()
 def explain(
     recipe: str,

@@ -1,0 +1,160 @@
+"""Recipes on a user's own rows: what follows from the rows is taken from them, and such a recipe runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instar import config as configs
+from instar.artifact import Evaluation, ImportedTasks, Policy, QualityReport, Rollouts, Tasks
+from instar.components.catalog import DATASET_PREP
+from instar.components.dataset_prep.config import FromScratch, ImportedConfig, TextConfig
+from instar.components.dataset_prep.imported.importer import Options, import_tasks
+from instar.components.dataset_prep.imported.splits import Shares
+from instar.components.dataset_prep.imported_config import ImportedArm, config_of
+from instar.components.dataset_prep.stage import Ins, Outs
+from instar.components.tokenizer import load_tokenizer
+from instar.contract import Context
+from instar.errors import ConfigError, ContractError
+from instar.pipelines.cost.sizes import answers
+from instar.pipelines.evolution import evolve
+from instar.pipelines.lifecycle import open_evolution, stored_recipe
+from instar.pipelines.local import LocalRunner
+from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes import method
+from instar.pipelines.recipes.own import SHOWN_SHARE, adapt
+from instar.workspace import create_workspace
+
+ARM = ImportedArm(name="all", level=0.0, train=160, val=40, id=40)
+POOLS = ImportedConfig(arms=(ARM,), longest_prompt=14, longest_answer=6, alphabet=" 0123456789=ikmn")
+GRADED = replace(POOLS, arms=(replace(ARM, name="easy"), replace(ARM, name="hard", level=2.0)), levels=True)
+
+
+def imported(folder: Path, options: Options | None = None) -> ImportedTasks:
+    """Import 240 conversions of units."""
+    path = folder / "units.jsonl"
+    rows = [{"prompt": f"{n} km in m = ", "answer": f"{n}000"} for n in range(1, 241)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_tasks(str(path), folder / "tasks", options or Options(shares=Shares(val=0.2, test=0.2)))
+    return ImportedTasks(folder / "tasks")
+
+
+def micro(pools: ImportedConfig) -> Recipe:
+    """Return a recipe on `pools` that runs in seconds."""
+    changes: dict[str, Any] = {
+        "iterations": 1,
+        "inner_steps": 2,
+        "curriculum": {"prompts": 12, "group_size": 4},
+        "dataset_prep": {"initial": {"model": {"hidden": 32, "layers": 2, "heads": 2}, "warm_start": {"lr": 4e-3}}},
+        "test": {"samples": 1},
+    }
+    return configs.merge(adapt(method("sec").recipe("tiny"), pools), changes)
+
+
+def test_what_follows_from_the_rows_is_taken_from_them() -> None:
+    base = method("sec").recipe("tiny")
+    recipe = adapt(base, POOLS)
+    assert isinstance(recipe.dataset_prep, TextConfig) and isinstance(recipe.dataset_prep.initial, FromScratch)
+    assert recipe.dataset_prep.initial.model.alphabet == POOLS.alphabet
+    assert recipe.dataset_prep.initial.warm_start.arms == ("all",)
+    assert recipe.dataset_prep.initial.warm_start.share == SHOWN_SHARE
+    limits = {recipe.rollout.max_new_tokens, recipe.evaluate.max_new_tokens, recipe.test.max_new_tokens}
+    assert limits == {7} and recipe.test.splits == ("id",) and recipe.evaluate.splits == ("val",)
+    assert {recipe.reward.style, recipe.evaluate.style, recipe.test.style} == {"whole"}
+    assert (recipe.curriculum, recipe.update, recipe.gate) == (base.curriculum, base.update, base.gate)
+
+
+def test_the_easiest_level_is_imitated_whole() -> None:
+    recipe = adapt(method("sec").recipe("tiny"), GRADED)
+    assert recipe.dataset_prep.initial.warm_start.arms == ("easy",)
+    assert recipe.dataset_prep.initial.warm_start.share == 1.0
+    assert recipe.evaluate.validation_sizes(recipe) == {"easy": 40, "hard": 40}
+    assert answers(recipe.evaluate, GRADED.arms) == 80
+
+
+def test_a_pretrained_model_keeps_its_start_and_reads_lines_only_where_answers_are_lines() -> None:
+    small = adapt(method("sec").recipe("small"), POOLS)
+    assert small.dataset_prep.initial == method("sec").recipe("small").dataset_prep.initial
+    assert small.rollout.stop == ("\n",) and small.rollout.max_new_tokens == 7
+    assert adapt(method("sec").recipe("small"), replace(POOLS, answers_have_lines=True)).rollout.stop == ()
+    paper = adapt(method("sec").recipe("paper"), POOLS)
+    assert paper.rollout.max_new_tokens == 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "pools", "expected", "action"),
+    [
+        ("decision_mamba", POOLS, "a recipe that answers prompts", "sec"),
+        ("spark", POOLS, "a recipe that does not turn attempts", "sec"),
+        ("sec", replace(POOLS, alphabet=""), "at most 512 characters", "--scale small"),
+        ("sec", replace(POOLS, longest_prompt=600), "at most 512 characters", "--model"),
+        ("sec", replace(POOLS, form="messages"), "form text", "--scale small"),
+        ("sec", replace(POOLS, answers="none"), "rows with a text as answer", "--answer"),
+        ("sec", replace(POOLS, arms=(replace(ARM, val=5),)), "at least 20 validation tasks", "raise the val pools"),
+    ],
+)
+def test_rows_that_a_recipe_cannot_use_are_refused_with_the_reason(
+    name: str, pools: ImportedConfig, expected: str, action: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        adapt(method(name).recipe("tiny"), pools)
+    assert expected in raised.value.expected and action in raised.value.action
+
+
+def test_styles_may_be_changed_together_only() -> None:
+    recipe = adapt(method("sec").recipe("small"), POOLS)
+    with pytest.raises(ConfigError, match="one style of answers"):
+        configs.merge(recipe, {"reward": {"style": "boxed"}})
+    changes = {name: {"style": "boxed"} for name in ("reward", "evaluate", "test")}
+    assert configs.merge(recipe, changes).reward.style == "boxed"
+    with pytest.raises(ConfigError, match="a new character model writes bare answers"):
+        configs.merge(adapt(method("sec").recipe("tiny"), POOLS), changes)
+
+
+def prepared(folder: Path, tasks: ImportedTasks | None, pools: ImportedConfig) -> tuple[Outs, dict[str, float]]:
+    kinds = {"tasks": Tasks, "data": Rollouts, "quality": QualityReport, "policy": Policy}
+    for name in kinds:
+        (folder / "out" / name).mkdir(parents=True)
+    outs = Outs(**{name: kind(folder / "out" / name, "") for name, kind in kinds.items()})
+    ctx = Context(evolution="test", stage="dataset_prep", step=0, scratch=folder)
+    return outs, dict(DATASET_PREP(Ins(imported=tasks), outs, micro(pools).dataset_prep, ctx))
+
+
+def test_preparation_takes_the_rows_as_they_were_imported(tmp_path: Path) -> None:
+    tasks = imported(tmp_path)
+    outs, metrics = prepared(tmp_path, tasks, config_of(tasks))
+    assert outs.tasks.read() == tasks.read() and metrics["num_tasks"] == 240
+    (arm,) = config_of(tasks).arms
+    assert [metrics[f"num_tasks/{split}"] for split in ("train", "val", "id", "ood")] == [arm.train, arm.val, arm.id, 0]
+    report = outs.quality.read_json("quality.json")
+    assert report["success"] and report["rows"] == 240
+    tokenizer = load_tokenizer(outs.policy)
+    assert tokenizer.decode(tokenizer.encode("3 km in m = ")) == "3 km in m = "
+
+
+def test_other_rows_than_the_recipe_was_made_for_are_refused(tmp_path: Path) -> None:
+    tasks = imported(tmp_path)
+    pools = config_of(tasks)
+    with pytest.raises(ContractError, match="of arm 'all' in pool train, as the recipe says"):
+        prepared(tmp_path / "a", tasks, replace(pools, arms=(replace(pools.arms[0], train=99),)))
+    with pytest.raises(ContractError, match="pass --tasks"):
+        prepared(tmp_path / "b", None, pools)
+
+
+def test_an_evolution_runs_on_own_rows_and_finds_them_again(tmp_path: Path) -> None:
+    tasks = imported(tmp_path)
+    recipe = micro(config_of(tasks))
+    workspace = create_workspace(tmp_path / "run", "units", None)
+    open_evolution(workspace, recipe, 0, {"imported": tasks})
+    outcome = evolve(LocalRunner(workspace, "inprocess", threads=1), recipe)
+    assert stored_recipe(workspace) == recipe
+    again = Tasks(workspace.cas.get(outcome.state.tasks.digest)).read()
+    assert [row.prompt for row in again] == [row.prompt for row in tasks.read()]
+    evaluations = [e for e in workspace.ledger.of("stage") if e.body["stage"] == "evaluate"]
+    evaluation = Evaluation(workspace.cas.get(evaluations[0].body["outputs"]["evaluation"]))
+    asked = {row.task_id for row in evaluation.read()}
+    assert asked == {row.task_id for row in again if row.split == "val"}
