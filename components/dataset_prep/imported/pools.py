@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from instar import schema
 from instar.artifact import ImportedTasks, Tasks
-from instar.components.dataset_prep.config import TextConfig
 from instar.components.dataset_prep.imported_config import ImportedConfig
 from instar.components.dataset_prep.initial import FromScratch
 from instar.components.generated.anchors import build as build_anchors
@@ -26,6 +25,9 @@ from instar.contract import Context
 from instar.errors import ContractError
 from instar.quality import run_gate_parts
 from instar.rows import TaskRow
+
+if TYPE_CHECKING:
+    from instar.components.dataset_prep.config import TextConfig
 
 ROWS = 65_536
 """How many rows are checked at once."""
