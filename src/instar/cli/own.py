@@ -12,6 +12,7 @@ Names and paths are resolved here, on the machine of the user. A stage gets arti
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import tempfile
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from instar import config as configs
-from instar.artifact import Artifact, Code
+from instar.artifact import Artifact, Code, ImportedTasks
 from instar.bundle import bundle, entry_of
+from instar.components.dataset_prep.imported_config import ImportedConfig, config_of
 from instar.errors import ConfigError
 from instar.pipelines.recipe import Recipe
+from instar.pipelines.recipes.own import adapt
 
 REWARD = re.compile(r"(?P<entry>.+\.py:\w+)(?:\[(?P<low>[^,\]]+),(?P<high>[^,\]]+)\])?(?:=(?P<weight>.+))?")
 """FILE:NAME, then the range of its values in brackets and its weight, each if it is not the usual one."""
@@ -71,8 +74,12 @@ class Brought:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
 
+    pools: ImportedConfig | None = None
+
     def adapt(self, recipe: Recipe) -> Recipe:
         """Return the recipe that uses what was brought."""
+        if self.pools is not None:
+            recipe = adapt(recipe, self.pools)
         changed: Recipe = configs.merge(recipe, self.changes, recipe.name)
         return changed
 
@@ -116,6 +123,8 @@ def bring(own: Own) -> Iterator[Brought]:
     """Collect what the options name. The artifacts lie in a temporary folder until the evolution has stored them."""
     with tempfile.TemporaryDirectory(prefix="instar-") as folder:
         brought = Brought(folder=Path(folder), requirements=own.requirements)
+        if own.tasks is not None:
+            _bring_tasks(own.tasks, brought)
         if own.rewards:
             _bring_rewards(own, brought)
         elif own.requirements or own.allow:
@@ -126,6 +135,38 @@ def bring(own: Own) -> Iterator[Brought]:
                 action="add --reward FILE.py:NAME, or leave it out",
             )
         yield brought
+
+
+def _bring_tasks(tasks: Rows, brought: Brought) -> None:
+    """Take an imported folder as it is; import anything else."""
+    from instar.cli.importing import run
+    from instar.components.dataset_prep.imported.importer import Options
+
+    if not isinstance(tasks, str):
+        tasks = _written(tasks, brought.folder / "rows.jsonl")
+    folder = Path(tasks)
+    if not (folder / "import.json").is_file():
+        folder = brought.folder / "imported"
+        run(tasks, folder, Options())
+    imported = ImportedTasks(folder)
+    brought.artifacts["imported"], brought.pools = imported, config_of(imported)
+
+
+def _written(rows: Any, path: Path) -> str:
+    """Write the rows of a DataFrame, or dictionaries, as JSON Lines, and return the path."""
+    records = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
+    with path.open("w", encoding="utf-8") as file:
+        for number, record in enumerate(records):
+            try:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    expected="rows of values that JSON can hold",
+                    found=str(error),
+                    where=f"tasks[{number}]",
+                    action="convert the value, for example to a text or a list",
+                ) from error
+    return str(path)
 
 
 def _bring_rewards(own: Own, brought: Brought) -> None:
