@@ -34,6 +34,7 @@ MODULES = (
     "update_speed",
     "decoding",
     "plan_accuracy",
+    "reward_call",
 )
 
 

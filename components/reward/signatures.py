@@ -39,7 +39,7 @@ class Attempt:
     @property
     def is_chat(self) -> bool:
         """Whether the prompt is a chat, so that other libraries expect lists of messages."""
-        return self.task.get("form", "text") != "text"
+        return bool(self.task.get("form", "text") != "text")
 
     @property
     def truth(self) -> Any:

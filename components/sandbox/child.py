@@ -2,9 +2,9 @@
 
 It imports the standard library only. `confine` says what the process gives up before it imports a file of the user.
 
-A request is a JSON object on one line, and the rows of a call follow it, one a line. Every answer is one line that is written at
-once: the word of the request (a nonce), what the answer is about, and a JSON value. A line with another word was written by the
-user's code, and the host then ends this process.
+A request is a JSON object on one line, and the rows of a call follow it, one a line. Every answer is one line: the word of
+the request (a nonce), what the answer is about, and a JSON value. A line with another word was written by the user's code, and the
+host then ends this process. Where a request is `grouped`, answers that follow each other quickly are sent in one piece.
 
 User code shares this interpreter, so it can replace what other code looks up by name. What answers a request is therefore bound
 when the script starts, and the JSON of a line is read and written by objects that nobody else holds.
@@ -24,14 +24,18 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 MAX_LINE, MAX_REASON, MAX_TRACEBACK = 4 << 20, 300, 4000
 """Most bytes of one answer, and most characters of the reason and of the traceback of a fault."""
+GROUP_S = 0.0005
+"""For how long quick answers are gathered before they are sent, if the request allows it."""
 CONCURRENT = 128
 """How many calls of an async function run at once."""
 
@@ -151,8 +155,9 @@ class Child:
         self._entries: dict[str, Any] = {}
         self._objects: list[Any] = []
         self._loop: Any = None
-        self._word = ""
-        self._mark = self._stat(self._work).st_mtime_ns
+        self._word, self._unsent, self._grouped, self._now, self._due = "", bytearray(), False, time.perf_counter, 0.0
+        self._cpu_s, self._inode, self._changed = settings["cpu_s"], 0, 0
+        self._look()
 
     # -- the channel
 
@@ -176,7 +181,15 @@ class Child:
                 text = self._encode(self.fault(f"an answer of {len(text)} characters, more than {MAX_LINE}"))
         except Exception as error:
             text = self._encode(self.fault(f"a value that cannot be written as JSON ({self.named(error)})"))
-        self._send(f"{self._word} {about} {text}\n".encode("ascii"))
+        self._unsent += f"{self._word} {about} {text}\n".encode("ascii")
+        if not self._grouped or self._now() > self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the answers that wait, in one piece."""
+        self._send(self._unsent)
+        self._unsent = bytearray()
+        self._due = self._now() + GROUP_S
 
     # -- faults
 
@@ -272,8 +285,10 @@ class Child:
         with self._lock:
             self._timer(self._clock, 0.0)
             self.answer("call", {"name": name, "args": args, "keywords": keywords})
+            if self._unsent:
+                self.flush()
             reply = self._decode(self.read())
-            self._timer(self._clock, self.settings["cpu_s"])
+            self._timer(self._clock, self._cpu_s)
         if "error" in reply:
             raise RuntimeError(reply["error"])
         return reply["value"]
@@ -284,9 +299,12 @@ class Child:
         """Answer requests until the host closes the channel."""
         while True:
             request = self._decode(self.read())
-            self._word = request["word"]
+            self._word, self._grouped = request["word"], request.get("grouped", False)
             lines = [self.read() for _ in range(request["rows"])]
             getattr(self, f"do_{request['do']}")(request, lines)
+            self._timer(self._clock, 0.0)
+            if self._unsent:
+                self.flush()
 
     def do_load(self, request: dict[str, Any], lines: list[str]) -> None:
         """Import the file of an entry and answer with its signature."""
@@ -296,8 +314,7 @@ class Child:
         except BaseException as error:
             value = self.raised(error)
         self._prints.count = 0
-        self._timer(self._clock, 0.0)
-        self._mark = self._stat(self._work).st_mtime_ns
+        self._look()
         self.answer("signature", {"value": value})
 
     def do_calls(self, request: dict[str, Any], lines: list[str]) -> None:
@@ -305,9 +322,10 @@ class Child:
         function, kinds, before = self.load(request["entry"]), request["kinds"], self._threads()
         for number, (line, seed) in enumerate(zip(lines, request["seeds"], strict=True)):
             generators = self._generators()
-            value = self._one(lambda line=line: function(**self.arguments(line, kinds)), seed)
+            call = partial(self._call, function, line, kinds)
+            value = self._one(call, seed)
             if self._generators() != generators:  # the call has imported a generator, which had another seed
-                value = self._one(lambda line=line: function(**self.arguments(line, kinds)), seed)
+                value = self._one(call, seed)
             self.answer(str(number), self._clean(value, before))
 
     def do_object(self, request: dict[str, Any], lines: list[str]) -> None:
@@ -321,17 +339,19 @@ class Child:
             value = {"value": len(self._objects) - 1}
         self.answer("0", self._clean(value, before))
 
+    def _call(self, function: Callable[..., Any], line: str, kinds: dict[str, str]) -> Any:
+        return function(**self.arguments(line, kinds))
+
     def _one(self, call: Callable[[], Any], seed: int) -> dict[str, Any]:
         """Return the value of one call, or its fault. A call that takes too much processor time ends this process."""
         prints = self._prints
         prints.count, sys.stdout, sys.stderr = 0, prints, prints
-        self._seed(seed)
-        self._timer(self._clock, self.settings["cpu_s"])
+        self._timer(self._clock, self._cpu_s)  # until the next call begins, or the request ends
         try:
+            self._seed(seed)
             value: dict[str, Any] = {"value": call()}
         except BaseException as error:
             value = self.raised(error)
-        self._timer(self._clock, 0.0)
         if prints.count > prints.limit:
             return self.fault(f"more than {prints.limit >> 10} KiB printed")
         return value
@@ -351,12 +371,18 @@ class Child:
         modules = self._modules
         return "random" in modules, "numpy" in modules, "torch" in modules
 
+    def _look(self) -> None:
+        """Note what the empty folder looks like."""
+        here = self._stat(".")
+        self._inode, self._changed = here.st_ino, here.st_mtime_ns
+
     def _clean(self, value: dict[str, Any], threads: int) -> dict[str, Any]:
         """Empty the folder and restore the environment. Say whether the call left a thread, which only a new process ends."""
-        self._chdir(self._work)
-        if self._stat(self._work).st_mtime_ns != self._mark:
+        here = self._stat(".")
+        if here.st_ino != self._inode or here.st_mtime_ns != self._changed:
+            self._chdir(self._work)
             empty(self._work)
-            self._mark = self._stat(self._work).st_mtime_ns
+            self._look()
         if self._environ._data != self._variables:  # type: ignore[attr-defined]
             self._environ.clear()
             self._environ.update({os.fsdecode(name): os.fsdecode(text) for name, text in self._variables.items()})
@@ -382,7 +408,7 @@ class Child:
                     value = self.fault(f"no end within {seconds:g} s") if limit.expired() else self.raised(error)
             self.answer(str(number), value)
             prints.count = 0
-            self._timer(self._clock, self.settings["cpu_s"])
+            self._timer(self._clock, self._cpu_s)
 
         async def all_rows() -> None:
             rows = enumerate(zip(lines, request["seeds"], strict=True))
@@ -390,9 +416,8 @@ class Child:
 
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-        self._timer(self._clock, self.settings["cpu_s"])
+        self._timer(self._clock, self._cpu_s)
         self._loop.run_until_complete(all_rows())
-        self._timer(self._clock, 0.0)
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._clean({}, self._threads())

@@ -29,7 +29,7 @@ from instar.resident import Kind, Resident
 
 CHUNK_ROWS, CHUNK_CHARS = 256, 1 << 20
 """Most rows, and about how many characters, of one request."""
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _PATIENCE_S = 5.0
 """How much later than the process itself the host ends calls of an async function."""
 
@@ -144,7 +144,7 @@ class Sandbox:
         keywords: Mapping[str, Any],
     ) -> Any:
         """Make an object, or call a method of one. Raises `ContractError` for a fault of the user's code."""
-        line = _ENCODE({"args": args, "keywords": keywords})
+        line = _ENCODER.encode({"args": args, "keywords": keywords})
         request = {"do": "object", "object": number, "name": name, "seeds": [zlib.crc32(line.encode())]}
         with self._lock:
             try:
@@ -163,7 +163,12 @@ class Sandbox:
         )
 
     def _in_turn(self, work: _Work) -> None:
-        position = 0
+        """Call the function for one row after the other.
+
+        Quick answers come in groups, so the end of a process may take answers with it. After an end each answer is sent before the
+        next call begins. The first row without an answer is then the one that ended the process.
+        """
+        position, careful = 0, False
         while position < len(work.lines):
             worker = self._ready(work.entry)
             if isinstance(worker, Fault):
@@ -184,9 +189,12 @@ class Sandbox:
                         break
             except Ended as ended:
                 self._drop()
-                if not worker.answered:
+                if careful and not worker.answered:
                     work.results[position] = Fault(reason=ended.reason)
                     position += 1
+                careful = True
+            else:
+                careful = False
 
     def _concurrent(self, work: _Work, rows: list[int]) -> None:
         """Call an async function for `rows` at once. If they end the process, halve those that have no answer and go on."""
@@ -236,9 +244,14 @@ class Sandbox:
         if isinstance(outcome, Fault):
             self._drop()
             return outcome
-        names = {name: tuple(outcome[name]) for name in ("parameters", "required")}
-        flags = {name: bool(outcome[name]) for name in ("keywords", "is_async", "is_class")}
-        self._signatures[entry] = Signature(entry=entry, **names, **flags)
+        self._signatures[entry] = Signature(
+            entry=entry,
+            parameters=tuple(outcome["parameters"]),
+            required=tuple(outcome["required"]),
+            keywords=bool(outcome["keywords"]),
+            is_async=bool(outcome["is_async"]),
+            is_class=bool(outcome["is_class"]),
+        )
         worker.loaded.add(entry)
         return worker
 
@@ -313,7 +326,7 @@ class _Work:
                 if type(value) in _MAY_HOLD_BYTES and _holds_bytes(value):
                     values[name] = _written(value, images)
                     kinds[name] = "bytes"
-            lines.append(_ENCODE(values))
+            lines.append(_ENCODER.encode(values))
         seeds = [zlib.crc32(line.encode("ascii")) for line in lines]
         return cls(entry=entry, lines=lines, seeds=seeds, kinds=kinds, serve=serve, results=[None] * len(lines))
 

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from instar.errors import ProcessError
 CHILD = Path(__file__).with_name("child.py")
 START_S, LOAD_S = 60.0, 120.0
 """Most seconds for the start of the process, and for the import of a user's file."""
-MAX_ANSWER, _SLICE_S = 8 << 20, 0.1
+MAX_ANSWER, MAX_ANSWERS, _SLICE_S = 8 << 20, 1 << 16, 0.1
+_DECODE = json.JSONDecoder().raw_decode
 UNPROTECTED = "INSTAR_SANDBOX"
 """Environment variable: `unprotected` runs code where the machine has no filter of system calls."""
 _THREADS = (
@@ -59,7 +61,7 @@ class Worker:
         self.loaded: set[str] = set()
         self.answered = 0
         """How many rows this process has answered. A fault of its first row cannot come from another row."""
-        self._buffer = bytearray()
+        self._part, self._lines = b"", deque[str]()
         empty(folder.work)
         self._channel, theirs = socket.socketpair()
         with theirs:
@@ -116,10 +118,10 @@ class Worker:
             yield about, answer
 
     def _answer(self, word: str, limit_s: float) -> tuple[str, dict[str, Any]]:
-        line = self._line(limit_s)
+        line = self._lines.popleft() if self._lines else self._line(limit_s)
         try:
             said, about, text = line.split(" ", 2)
-            answer = json.loads(text)
+            answer = _DECODE(text)[0]
         except ValueError:
             said, about, answer = "", "", None
         if said != word or not isinstance(answer, dict):
@@ -129,8 +131,8 @@ class Worker:
 
     def _line(self, limit_s: float) -> str:
         """Return the next line. Raises `Ended` at the end of the process, at a limit of time or size, and for a flood."""
-        buffer, deadline = self._buffer, time.monotonic() + limit_s
-        while (end := buffer.find(b"\n")) < 0:
+        deadline = time.monotonic() + limit_s
+        while not self._lines:
             try:
                 part = self._channel.recv(1 << 18)
             except TimeoutError:
@@ -140,13 +142,12 @@ class Worker:
                 part = b""
             if not part:
                 raise Ended(self._why())
-            buffer += part
-            if len(buffer) > MAX_ANSWER:
+            *lines, self._part = (self._part + part).split(b"\n")
+            self._lines.extend(line.decode("ascii", "replace") for line in lines)
+            if len(self._part) > MAX_ANSWER or len(self._lines) > MAX_ANSWERS:
                 self.end()
                 raise Ended("the code wrote to the channel of the results")
-        line = buffer[:end].decode("ascii", "replace")
-        del buffer[: end + 1]
-        return line
+        return self._lines.popleft()
 
     def _check(self, limit_s: float, deadline: float) -> None:
         if self.process.poll() is not None:

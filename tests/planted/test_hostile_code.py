@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ HELD = threading.Lock()
 HOARD = []
 
 def reward(answer, reference):
-    if answer == "attack":
-        return attack()
+    if answer.startswith("attack"):
+        return attack(*map(int, answer.split()[1:]))
     with HELD:
         return answer == reference
 
@@ -60,7 +61,7 @@ FAULTS = {
     "crashes": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
     "ends with code 0": ("os._exit(0)", "ended itself with code 0"),
     "leaves": ("sys.exit(0)", "SystemExit"),
-    "recurses": ("return attack()", "RecursionError"),
+    "recurses": ("\n    def again(): return again()\n    return again()", "RecursionError"),
     "raises what is no Exception": ("raise BaseException('out')", "BaseException: out"),
     "raises what cannot be printed": (
         "\n    class E(Exception):\n        def __str__(self): raise ValueError\n    raise E",
@@ -101,31 +102,53 @@ FAULTS = {
 }
 
 
+RIGHT, WRONG = {"answer": "3", "reference": "3"}, {"answer": "4", "reference": "3"}
+
+
 def attacked(tmp_path: Path, attack: str, **limits: Any) -> tuple[list[Any], Sandbox]:
-    """Score a right row, the attack and a right row and a wrong one after it."""
+    """Score a right row, the attack, and a right row and a wrong one after it."""
     code = brought(tmp_path / "code", f"{REWARD}def attack():\n    {attack}\n")
     sandbox = Sandbox(code, dataclasses.replace(SHORT, **limits))
-    rows = [{"answer": word, "reference": "3"} for word in ("3", "attack", "3", "4")]
-    return sandbox.calls("rew.py:reward", rows), sandbox
+    return sandbox.calls("rew.py:reward", [RIGHT, {"answer": "attack", "reference": ""}, RIGHT, WRONG]), sandbox
 
 
-def processes() -> set[int]:
-    """Return the processes that run a sandbox or belong to the group of one."""
-    out = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return {int(line.split()[0]) for line in out.splitlines() if "sandbox/child.py" in line}
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Attack -> what it gave, and what the right row and the wrong row after it gave. Two sandboxes run all attacks."""
+    results: dict[str, list[Any]] = {}
+    for waits, call_s in ((True, 1.0), (False, 30.0)):
+        names = [name for name, (_, reason) in FAULTS.items() if ("no end" in reason) is waits]
+        text = "".join(f"def attack{n}():\n    {FAULTS[name][0]}\n" for n, name in enumerate(names))
+        code = brought(
+            tmp_path_factory.mktemp("code"), f"{REWARD}{text}def attack(n): return globals()[f'attack{{n}}']()\n"
+        )
+        rows = [row for n in range(len(names)) for row in ({"answer": f"attack {n}", "reference": ""}, RIGHT, WRONG)]
+        with Sandbox(code, dataclasses.replace(SHORT, call_s=call_s)) as sandbox:
+            values = sandbox.calls("rew.py:reward", rows)
+            assert list(sandbox._folder.work.iterdir()) == []
+        assert not sandbox._folder.root.exists()
+        results |= {name: values[3 * n : 3 * n + 3] for n, name in enumerate(names)}
+    assert not processes(os.getpid())
+    return results
+
+
+def processes(host: int) -> list[str]:
+    """Return the processes that run a sandbox of this host. Its number is the last word of their command."""
+    return [line for line in commands() if "sandbox/child.py" in line and line.split()[-1] == str(host)]
+
+
+def commands() -> list[str]:
+    """Return the commands of all processes that have not ended."""
+    out = subprocess.run(["ps", "-ewwo", "stat,args"], capture_output=True, text=True, check=True).stdout
+    return [line.partition(" ")[2] for line in out.splitlines() if not line.startswith("Z")]
 
 
 @NEEDS_FILTER
 @pytest.mark.parametrize("attack", FAULTS)
-def test_a_fault_stays_in_its_row(tmp_path: Path, attack: str) -> None:
-    text, reason = FAULTS[attack]
-    before = processes()
-    results, sandbox = attacked(tmp_path, text, call_s=1.0 if "no end" in reason else 20.0)
-    with sandbox:
-        assert [results[0], *results[2:]] == [True, True, False]
-        assert isinstance(results[1], Fault) and reason in results[1].reason, results[1]
-        assert list(sandbox._folder.work.iterdir()) == []
-    assert processes() <= before and not sandbox._folder.root.exists()
+def test_a_fault_stays_in_its_row(faults: dict[str, list[Any]], attack: str) -> None:
+    result, *after = faults[attack]
+    assert isinstance(result, Fault) and FAULTS[attack][1] in result.reason, result
+    assert after == [True, False]
 
 
 HARMLESS = {
@@ -150,11 +173,9 @@ HARMLESS = {
 @NEEDS_FILTER
 @pytest.mark.parametrize("attack", HARMLESS)
 def test_what_a_row_leaves_behind_does_not_reach_the_next_one(tmp_path: Path, attack: str) -> None:
-    before = processes()
-    results, sandbox = attacked(tmp_path, HARMLESS[attack])
+    results, sandbox = attacked(tmp_path, HARMLESS[attack], call_s=1.0 if "lock" in attack else 30.0)
     with sandbox:
         assert results == [True, 1, True, False]
-    assert processes() <= before
 
 
 def test_numbers_that_are_no_scores_stay_recognisable(tmp_path: Path) -> None:
@@ -228,25 +249,17 @@ def test_nothing_outlives_a_host_that_is_killed(tmp_path: Path) -> None:
     )
     host = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)})
     wait_for(lambda: running("sleep 600.75"))
-    before = processes()
+    assert len(processes(host.pid)) == 2
     host.send_signal(signal.SIGKILL)
     host.wait()
-    wait_for(lambda: not running("sleep 600.75"))
-    wait_for(lambda: not any(str(host.pid) in line for line in sandboxes()))
-    assert before
+    wait_for(lambda: not running("sleep 600.75") and not processes(host.pid))
 
 
 def running(command: str) -> bool:
-    out = subprocess.run(["ps", "-ewwo", "stat,args"], capture_output=True, text=True, check=True).stdout
-    return any(command in line and not line.startswith("Z") for line in out.splitlines())
+    return any(command in line for line in commands())
 
 
-def sandboxes() -> list[str]:
-    out = subprocess.run(["ps", "-ewwo", "stat,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in out.splitlines() if "sandbox/child.py" in line and not line.startswith("Z")]
-
-
-def wait_for(condition: Any, limit_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "not within the limit"
