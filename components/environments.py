@@ -9,19 +9,29 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from instar.errors import ConfigError, MissingDependencyError
+
+MAX_STATE = 4096
+"""The most numbers of a state. An image has more, and the policies here read vectors."""
 
 
 def open_environment(name: str) -> Any:
-    """Return the gymnasium environment `name`. Its states and its actions must be boxes of one axis.
+    """Return the gymnasium environment `name`. Its states and its actions are boxes of one axis.
 
-    Raises `MissingDependencyError` for a package that is not installed. Raises `ConfigError` for an id that gymnasium does not
-    know, for an id that names a module to import, and for other kinds of states or actions.
+    A box with another number of axes is flattened, row by row. Raises `MissingDependencyError` for a package that is not
+    installed. Raises `ConfigError` for an id that gymnasium does not know, for an id without its version, for an id that names a
+    module to import, and for spaces that a continuous-control policy cannot act in.
     """
-    if (
-        ":" in name
-    ):  # gymnasium would import the module before the colon, and the config of a policy must not choose modules
-        raise _wrong("the id of a registered environment", f"'{name}', which names a module", name)
+    if ":" in name:
+        raise ConfigError(
+            expected="the id of a registered environment",
+            found=f"'{name}', which names a module",
+            where=name,
+            action="leave the module out, and install a package that registers the environment: gymnasium would import the "
+            "module, and an id that stands in a data set or in a policy must not choose which code runs",
+        )
     try:
         import gymnasium
         from gymnasium.error import DependencyNotInstalled, Error
@@ -35,9 +45,56 @@ def open_environment(name: str) -> Any:
         raise _missing(name, "mujoco", error) from error
     except Error as error:
         raise _wrong("an environment that gymnasium knows", str(error).splitlines()[0], name) from error
-    spaces = (environment.observation_space, environment.action_space)
-    if any(not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 for space in spaces):
-        raise _wrong("states and actions that are boxes of one axis", f"{spaces[0]} and {spaces[1]}", name)
+    registered = environment.spec.id
+    if registered != name:
+        raise ConfigError(
+            expected="an id with its version, so that the environment stays the same",
+            found=f"'{name}', which is {registered} today",
+            where=name,
+            action=f"write {registered}",
+        )
+    _check_spaces(environment, name)
+    return _flattened(environment)
+
+
+def _check_spaces(environment: Any, name: str) -> None:
+    """Raise `ConfigError` for spaces that no policy of this package can act in."""
+    import gymnasium
+
+    seen, acted = environment.observation_space, environment.action_space
+    if not all(isinstance(space, gymnasium.spaces.Box) for space in (seen, acted)):
+        raise ConfigError(
+            expected="states that are a Box and actions that are a Box",
+            found=f"states {seen} and actions {acted}",
+            where=name,
+            action="choose an environment with continuous actions, for example MountainCarContinuous-v0: the policies predict "
+            "a vector of numbers between bounds, and a choice among a few actions is no such vector",
+        )
+    size = int(np.prod(seen.shape))
+    if size > MAX_STATE:
+        raise _unfit(
+            f"states of at most {MAX_STATE} numbers", f"{size} in {seen}", name, "observe a vector, not an image"
+        )
+    if not np.issubdtype(acted.dtype, np.floating):
+        raise _unfit("actions of floating-point numbers", str(acted), name, "give the actions the type float32")
+    if not (np.isfinite(acted.low) & np.isfinite(acted.high) & (acted.low < acted.high)).all():
+        bounds = "finite bounds of every action, the lower one below the upper one"
+        raise _unfit(
+            bounds, str(acted), name, "give the actions such bounds, for example by ClipAction or RescaleAction"
+        )
+
+
+def _flattened(environment: Any) -> Any:
+    """Return the environment with states and actions of one axis."""
+    from gymnasium.spaces import Box
+    from gymnasium.wrappers import FlattenObservation, TransformAction
+
+    if len(environment.observation_space.shape) != 1:
+        environment = FlattenObservation(environment)
+    space = environment.action_space
+    if len(space.shape) != 1:
+        flat = Box(space.low.ravel(), space.high.ravel(), dtype=space.dtype)
+        environment = TransformAction(environment, lambda action: np.reshape(action, space.shape), flat)
     return environment
 
 
@@ -79,5 +136,11 @@ def _wrong(expected: str, found: str, where: str) -> ConfigError:
         expected=expected,
         found=found,
         where=where,
-        action="correct the id, or install the package that registers a control task with flat states",
+        action="correct the id, or install the package that registers the environment",
+    )
+
+
+def _unfit(expected: str, found: str, name: str, change: str) -> ConfigError:
+    return ConfigError(
+        expected=expected, found=found, where=name, action=f"register the environment with a wrapper: {change}"
     )

@@ -9,6 +9,7 @@ from instar.components.continuous.config import Arch, DecisionMambaArch
 from instar.components.dataset_prep.offline.sources import (
     D4rlSource,
     EpisodesSource,
+    FilesSource,
     MinariSource,
     NoiseConfig,
     PendulumSource,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "D4rlSource",
     "EpisodesSource",
+    "FilesSource",
     "MinariSource",
     "NoiseConfig",
     "OfflineConfig",
@@ -53,7 +55,8 @@ class OfflineConfig(Piece):
     """Number of arms by quantile of the return. With 0, the arms are the tiers of the data."""
     arch: Arch = field(default_factory=DecisionMambaArch)
     target: float | None = None
-    """The return that evaluation asks the policy for, undiscounted and unscaled. None takes the published one of the task."""
+    """The return that evaluation asks the policy for, undiscounted and unscaled. None takes the published one of the task, or that
+    of the best data where none is published (`references.py`)."""
     probes: tuple[float, ...] | None = None
     """Other returns that evaluation asks for. They show whether the policy follows the return it is asked for. None takes those of
     the environment."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from instar.components.dataset_prep.offline.episodes import Episodes, Flags, build
 from instar.components.dataset_prep.offline.hdf5 import array, opened
-from instar.components.dataset_prep.offline.tasks import action_box, find_environment
+from instar.components.dataset_prep.offline.tasks import Simulator, find_simulator
 from instar.errors import ContractError
 
 CONTINUITY = 1e-4
@@ -41,11 +41,11 @@ def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Ep
     terminal, timeout = (values[name].astype(np.bool_).reshape(total) for name in ("terminals", "timeouts"))
     lengths = cut(terminal, timeout)
     ends = np.cumsum(lengths) - 1
-    low, high = action_box(env)
+    simulator = find_simulator(env)
     episodes = build(
         env,
-        action_low=low,
-        action_high=high,
+        action_low=simulator.action_low,
+        action_high=simulator.action_high,
         lengths=lengths,
         observations=values["observations"],
         actions=values["actions"],
@@ -57,7 +57,7 @@ def read_d4rl(path: Path, env: str, tier: str, behaviour: str = "unknown") -> Ep
         final_observations=None if following is None else following[ends],
         where=where,
     )
-    _check_flags_survived(episodes, following, where)
+    _check_flags_survived(episodes, simulator, following, where)
     return episodes
 
 
@@ -68,9 +68,11 @@ def cut(terminal: Flags, timeout: Flags) -> npt.NDArray[np.int64]:
     return np.diff(borders).astype(np.int64)
 
 
-def _check_flags_survived(episodes: Episodes, following: npt.NDArray[np.float32] | None, where: str) -> None:
+def _check_flags_survived(
+    episodes: Episodes, simulator: Simulator, following: npt.NDArray[np.float32] | None, where: str
+) -> None:
     """Raise when an episode is longer than the time limit, or when a step does not begin where the step before ended."""
-    limit = find_environment(episodes.env).max_steps
+    limit = simulator.max_steps
     action = "use the version of the data set that has `timeouts`, because this file has lost time-out flags"
     long = np.flatnonzero(episodes.lengths > limit)
     if len(long):

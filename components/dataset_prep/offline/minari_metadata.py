@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from instar.components.dataset_prep.offline.tasks import action_box, find_environment
+from instar.components.dataset_prep.offline.tasks import Simulator, find_simulator
 from instar.errors import ArtifactError, ContractError
 
 T = TypeVar("T")
@@ -61,12 +61,12 @@ def read_metadata(path: Path) -> Metadata:
     if stored != "hdf5":
         _wrong("hdf5", stored, path, "data_format", "write the data set again with data_format='hdf5'")
     name = _field(content, "dataset_id", str, path) or path.parent.name
-    env = _environment(content, path)
-    low, high = _box(content, env, path)
+    simulator = _environment(content, path)
+    low, high = _box(content, simulator, path)
     return Metadata(
         name=name,
         algorithm=_field(content, "algorithm_name", str, path) or name,
-        env=env,
+        env=simulator.id,
         action_low=low,
         action_high=high,
         total_episodes=_field(content, "total_episodes", int, path),
@@ -113,15 +113,15 @@ def _description(content: dict[str, Any], name: str, path: Path) -> dict[str, An
     return value
 
 
-def _environment(content: dict[str, Any], path: Path) -> str:
-    """Return the id of the environment. Everything that a policy can notice must be as in the registered environment."""
+def _environment(content: dict[str, Any], path: Path) -> Simulator:
+    """Return the environment. Everything that a policy can notice must be as in the registered environment."""
     spec = _description(content, "env_spec", path)
     if spec is None:
         _wrong("a description of the environment", "none", path, "env_spec")
     name = spec.get("id")
     if not isinstance(name, str) or not name:
         _wrong("gymnasium's description of an environment, with its id", repr(spec), path, "env_spec")
-    environment = find_environment(name)
+    simulator = find_simulator(name)
     kwargs = spec.get("kwargs") or {}
     changed = sorted(set(kwargs) - SHOWING_KWARGS) if isinstance(kwargs, dict) else [repr(kwargs)]
     if changed:
@@ -134,16 +134,16 @@ def _environment(content: dict[str, Any], path: Path) -> str:
     if acting := [n for n in names if n not in WATCHING_WRAPPERS]:
         expected = f"{name} without wrappers that may change states, actions or rewards"
         _wrong(expected, ", ".join(acting), path, "env_spec.additional_wrappers")
-    if (limit := spec.get("max_episode_steps")) not in (None, environment.max_steps):
-        _wrong(f"{environment.max_steps} steps, the limit of {name}", repr(limit), path, "env_spec.max_episode_steps")
-    return name
+    if (limit := spec.get("max_episode_steps")) not in (None, simulator.max_steps):
+        _wrong(f"{simulator.max_steps} steps, the limit of {name}", repr(limit), path, "env_spec.max_episode_steps")
+    return simulator
 
 
-def _box(content: dict[str, Any], env: str, path: Path) -> tuple[list[float], list[float]]:
+def _box(content: dict[str, Any], simulator: Simulator, path: Path) -> tuple[list[float], list[float]]:
     """Return the bounds of the action space. Metadata without them give those of the registered environment."""
     space = _description(content, "action_space", path)
     if space is None:
-        return action_box(env)
+        return list(simulator.action_low), list(simulator.action_high)
     low, high = _numbers(space.get("low")), _numbers(space.get("high"))
     if space.get("type") != "Box" or not (space.get("shape") == [len(low)] == [len(high)]):
         _wrong("a box with one axis, with as many numbers in `low` as in `high`", repr(space), path, "action_space")

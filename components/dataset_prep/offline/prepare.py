@@ -23,12 +23,20 @@ from instar.components.dataset_prep.offline import pendulum, statistics
 from instar.components.dataset_prep.offline.cutting import return_buckets, slices
 from instar.components.dataset_prep.offline.d4rl import read_d4rl
 from instar.components.dataset_prep.offline.episodes import Episodes, concat
+from instar.components.dataset_prep.offline.files import read_files
 from instar.components.dataset_prep.offline.minari import read_minari
 from instar.components.dataset_prep.offline.noise import add_action_noise
+from instar.components.dataset_prep.offline.references import with_references
 from instar.components.dataset_prep.offline.rows import EpisodeRow, episode_table
-from instar.components.dataset_prep.offline.sources import D4rlSource, EpisodesSource, MinariSource, PendulumSource
+from instar.components.dataset_prep.offline.sources import (
+    D4rlSource,
+    EpisodesSource,
+    FilesSource,
+    MinariSource,
+    PendulumSource,
+)
 from instar.components.dataset_prep.offline.table import read_parquet, to_table
-from instar.components.dataset_prep.offline.tasks import Environment, action_box, find_environment, find_task
+from instar.components.dataset_prep.offline.tasks import Environment, Simulator, find_simulator, find_task
 from instar.components.dataset_prep.offline.validate import validate, whole
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, ContractError
@@ -45,11 +53,12 @@ GENERATOR = "offline/1"
 def prepare(outs: Outs, config: OfflineConfig, ctx: Context) -> Metrics:
     """Write the data, the tasks, the result of the checks, and a new policy."""
     recorded = read(config, ctx)
-    environment = find_environment(recorded.env)
+    simulator = find_simulator(recorded.env)
     ctx.heartbeat(f"{recorded.num_steps} steps of {recorded.env}", {})
-    check_fits(recorded, environment)
-    validate(recorded, max_steps=environment.max_steps)
-    episodes = whole(recorded, environment.max_steps)
+    check_fits(recorded, simulator)
+    validate(recorded, max_steps=simulator.max_steps)
+    episodes = whole(recorded, simulator.max_steps)
+    environment = with_references(simulator, episodes, config.source, ctx.seed)
     if config.buckets:
         episodes = dataclasses.replace(episodes, tier=np.array(return_buckets(episodes.returns, config.buckets)))
     facts = episode_table(episodes, environment.max_steps)
@@ -89,10 +98,12 @@ def read(config: OfflineConfig, ctx: Context) -> Episodes:
         case D4rlSource():
             task = find_task(source.task)
             episodes = read_d4rl(Path(source.path), task.environment.id, task.tier)
+        case FilesSource():
+            episodes = read_files(source)
     return episodes
 
 
-def check_fits(episodes: Episodes, environment: Environment) -> None:
+def check_fits(episodes: Episodes, environment: Simulator) -> None:
     """Raise `ContractError` when the data have other dimensions, or another action box, than the environment that they name."""
     dimensions = (int(episodes.observations.shape[1]), int(episodes.actions.shape[1]))
     if dimensions != (environment.state_dim, environment.action_dim):
@@ -103,7 +114,7 @@ def check_fits(episodes: Episodes, environment: Environment) -> None:
             where="dataset_prep.source",
             action="correct the path or the task, so that the data are of this environment",
         )
-    low, high = action_box(environment.id)
+    low, high = list(environment.action_low), list(environment.action_high)
     box = np.array([episodes.action_low, episodes.action_high], np.float32)
     if not np.array_equal(box, np.array([low, high], np.float32)):
         raise ContractError(

@@ -7,6 +7,9 @@
 - `medium.parquet`: the first policy that reached the medium return. If none reached it, the best policy.
 - `expert.parquet`: the best policy of the training run, if it is better than the medium one.
 
+An environment without published references has no medium return. There the medium policy is the one after half of the steps, and
+training goes on to the last step.
+
 At the end it writes the same episodes as Minari data sets below `minari/`, and the measurements in `data.json`.
 """
 
@@ -20,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from instar.components.dataset_prep.offline.recording import Job, Run, scaled
-from instar.components.dataset_prep.offline.tasks import find_environment
+from instar.components.dataset_prep.offline.tasks import ENVIRONMENTS, find_simulator
 from instar.components.environments import open_environment
 from instar.errors import ArtifactError, ConfigError
 from instar.store_files import storage_errors
@@ -41,7 +44,7 @@ def make_data(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, Any]
         raise ArtifactError(
             expected="an empty folder or a new one", found=content, where=str(out), action="name another folder"
         )
-    environment = find_environment(job.env)
+    environment = find_simulator(job.env)
     if (
         job.steps < environment.max_steps
     ):  # the training run might finish no episode, and there would be nothing to record
@@ -59,9 +62,7 @@ def make_data(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, Any]
     run = Run(job, out, say, Sac(len(simulator.observation_space.low), len(low), config, job.key("learner")))
     uniform = np.random.default_rng(job.key("random"))
     run.save("random", run.play(lambda _: uniform.uniform(low, high).astype(np.float32), "random", "random"))
-    span = environment.expert - environment.random
-    medium = environment.random + span / 3 if job.medium_return is None else job.medium_return
-    expert = environment.random + 0.9 * span if job.expert_return is None else job.expert_return
+    medium, expert = _wanted(job)
     medium_score = _train(run, simulator, medium, expert)
     if medium_score is None:
         run.restore()
@@ -72,11 +73,22 @@ def make_data(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, Any]
     return run.summary()
 
 
-def _train(run: Run, simulator: Any, medium: float, expert: float) -> float | None:
+def _wanted(job: Job) -> tuple[float | None, float]:
+    """Return the return of the medium policy, or None if it is unknown, and the return at which training ends."""
+    published = ENVIRONMENTS.get(job.env)
+    medium, expert = job.medium_return, job.expert_return
+    if published is not None:
+        span = published.expert - published.random
+        medium = published.random + span / 3 if medium is None else medium
+        expert = published.random + 0.9 * span if expert is None else expert
+    return medium, float("inf") if expert is None else expert
+
+
+def _train(run: Run, simulator: Any, medium: float | None, expert: float) -> float | None:
     """Train the policy, and evaluate it now and then, until it reaches the return `expert` or the budget is used up.
 
-    Records the medium tier at the first evaluation that reaches the return `medium`. Returns the score of that evaluation, or None
-    when no evaluation reached it.
+    Records the medium tier at the first evaluation that reaches the return `medium`. Without a medium return, it is the first
+    evaluation after half of the steps. Returns the score of that evaluation, or None when there was none.
     """
     job, learner, log = run.job, run.learner, run.log
     noise, uniform = (np.random.default_rng(job.key(item)) for item in ("noise", "warmup"))
@@ -100,9 +112,10 @@ def _train(run: Run, simulator: Any, medium: float, expert: float) -> float | No
             score = run.evaluate(step)
             if medium_score is None:
                 run.save("medium-replay", log.episodes())
-            if medium_score is None and score >= medium:
+            if medium_score is None and (2 * step >= job.steps if medium is None else score >= medium):
                 medium_score = score
-                run.record_medium(f"the first evaluation of at least {medium:.0f}")
+                half = "the first evaluation after half of the steps"
+                run.record_medium(half if medium is None else f"the first evaluation of at least {medium:.0f}")
             if score >= expert or (job.seconds is not None and time.monotonic() - run.began > job.seconds):
                 break
     return medium_score

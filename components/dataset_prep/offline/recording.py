@@ -17,7 +17,7 @@ from instar.components.dataset_prep.offline.episodes import Episodes, Singles
 from instar.components.dataset_prep.offline.minari import write_minari
 from instar.components.dataset_prep.offline.simulate import Log, play
 from instar.components.dataset_prep.offline.table import write_parquet
-from instar.components.dataset_prep.offline.tasks import find_environment
+from instar.components.dataset_prep.offline.tasks import ENVIRONMENTS, find_simulator
 from instar.components.dataset_prep.offline.validate import validate
 from instar.components.environments import open_environment
 from instar.errors import ConfigError
@@ -34,7 +34,8 @@ class Job:
     """What to record.
 
     `medium_return` None means one third of the way from the random to the expert reference. `expert_return` None means nine tenths
-    of it. Training ends when the policy reaches the expert return, after `steps`, or after `seconds` of wall time.
+    of it. Both stay unknown for an environment without published references. Training ends when the policy reaches the expert
+    return, after `steps`, or after `seconds` of wall time.
     """
 
     env: str
@@ -118,7 +119,7 @@ class Run:
 
     def save(self, tier: str, episodes: Episodes) -> None:
         """Check and write one tier. Its file appears whole or not at all."""
-        validate(episodes, max_steps=find_environment(self.job.env).max_steps, where=tier)
+        validate(episodes, max_steps=find_simulator(self.job.env).max_steps, where=tier)
         path = self.out / f"{tier}.parquet"
         with storage_errors(path):
             try:
@@ -128,13 +129,20 @@ class Run:
                 path.with_suffix(".tmp").unlink(missing_ok=True)
         self.tiers[tier] = episodes
 
+    def references(self) -> tuple[float, float]:
+        """Return the published references, or else the mean returns of the random tier and of the best tier."""
+        published = ENVIRONMENTS.get(self.job.env)
+        if published is not None:
+            return published.random, published.expert
+        means = {tier: float(episodes.returns.mean()) for tier, episodes in self.tiers.items()}
+        return means["random"], max(means.values())
+
     def summary(self) -> dict[str, Any]:
         """Write the Minari folders and `data.json`. Return the content of `data.json`."""
-        environment = find_environment(self.job.env)
+        references = self.references()
         content: dict[str, Any] = {"job": asdict(self.job), "curve": self.curve, "notes": self.notes, "tiers": {}}
         for tier, episodes in self.tiers.items():
             name = f"{self.job.env.split('-')[0].lower()}/{tier}-v0"
-            references = (environment.random, environment.expert)
             write_minari(episodes, self.out / "minari", name, references=references, algorithm="soft actor-critic")
             content["tiers"][tier] = {
                 "episodes": episodes.num_episodes,

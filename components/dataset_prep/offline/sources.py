@@ -68,7 +68,37 @@ class D4rlSource:
         return f"D4RL data set {self.task} in {self.path}"
 
 
-Source: TypeAlias = PendulumSource | EpisodesSource | MinariSource | D4rlSource
+@dataclass(frozen=True, kw_only=True)
+class FilesSource:
+    """Episodes of any environment with a box of states and a box of actions. Their files say which layout they have.
+
+    - Parquet with one row per step: the columns `episode`, `observation`, `action`, `reward` and `done`. One file or a folder.
+    - The folder that `instar data` makes.
+    - A Minari data set: its folder, or its `main_data.hdf5`.
+    - An HDF5 file in the layout of D4RL.
+    """
+
+    strategy: Literal["files"] = "files"
+    path: str
+    env: str = ""
+    """Id of the environment in gymnasium, for example MountainCarContinuous-v0. It may be empty when the files name it."""
+    random_return: float | None = None
+    """Mean return of a random policy, whose score is 0. None takes the published one, or measures it in the simulator."""
+    expert_return: float | None = None
+    """Mean return of an expert, whose score is 1. None takes the published one, or that of the best data."""
+
+    def explain(self) -> str:
+        """Name the source, and say where the two references of a score are from."""
+        random = "measured in the simulator" if self.random_return is None else f"{self.random_return:g}, as given"
+        expert = "the best of the data" if self.expert_return is None else f"{self.expert_return:g}, as given"
+        published = " (published ones where there are any)" if None in (self.random_return, self.expert_return) else ""
+        return (
+            f"episodes of {self.env or 'the environment that they name'} in {self.path}; "
+            f"references{published}: score 0 is the return of random actions, {random}; score 1 is {expert}"
+        )
+
+
+Source: TypeAlias = PendulumSource | EpisodesSource | MinariSource | D4rlSource | FilesSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""The known environments with their reference returns, and the offline tasks of the paper with their target returns.
+"""Environments, the reference returns of a few of them, and the offline tasks of the paper with their target returns.
+
+`find_simulator` describes any environment that gymnasium knows. `ENVIRONMENTS` are those with published settings. The settings of
+all others come from their data (`references.py`).
 
 A score is 0 at the return of a random policy and 1 at that of an expert. The references of MuJoCo tasks are those of D4RL
 (d4rl/infos.py), which hold for the v2 environments. The v5 environments of Gymnasium have other physics and rewards. So a score is
@@ -14,18 +17,30 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from instar.components.environments import open_environment
 from instar.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Environment:
-    """An environment and its reference returns. Every dimension of an action is within [-limit, limit]."""
+class Simulator:
+    """What the data of an environment must fit: its dimensions, its action box, and its limit of steps."""
 
     id: str
     state_dim: int
-    action_dim: int
-    limit: float
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
     max_steps: int
+
+    @property
+    def action_dim(self) -> int:
+        """Return how many numbers an action has."""
+        return len(self.action_low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment(Simulator):
+    """An environment with its reference returns, and with the returns that a policy is asked for."""
+
     random: float
     expert: float
     scale: float  # returns-to-go are divided by it
@@ -47,8 +62,8 @@ def _mujoco(
     return Environment(
         id=f"{name}-v5",
         state_dim=dims[0],
-        action_dim=dims[1],
-        limit=1.0,
+        action_low=(-1.0,) * dims[1],
+        action_high=(1.0,) * dims[1],
         max_steps=1000,
         random=references[0],
         expert=references[1],
@@ -65,8 +80,8 @@ ENVIRONMENTS: dict[str, Environment] = {
         Environment(
             id="Pendulum-v1",
             state_dim=3,
-            action_dim=1,
-            limit=2.0,
+            action_low=(-2.0,),
+            action_high=(2.0,),
             max_steps=200,
             random=-1230.3,
             expert=-151.1,
@@ -116,16 +131,30 @@ TASKS: dict[str, Task] = {
 }
 
 
-def find_environment(env: str) -> Environment:
-    """Return the environment `env`. An unknown id is a `ConfigError` that names the nearest one."""
-    if env not in ENVIRONMENTS:
+def find_simulator(env: str) -> Simulator:
+    """Return the environment `env`: one of `ENVIRONMENTS`, or else any that gymnasium knows.
+
+    Raises what `open_environment` raises, and `ConfigError` for an environment without a limit of steps.
+    """
+    if env in ENVIRONMENTS:
+        return ENVIRONMENTS[env]
+    environment = open_environment(env)
+    box, limit = environment.action_space, environment.spec.max_episode_steps
+    environment.close()
+    if limit is None:
         raise ConfigError(
-            expected=f"an environment with references: {', '.join(ENVIRONMENTS)}",
-            found=env,
-            where="env",
-            action=nearest(env, ENVIRONMENTS),
+            expected="an environment with a limit of steps, because an episode of a bad policy might never end",
+            found="no limit",
+            where=env,
+            action="register it with max_episode_steps",
         )
-    return ENVIRONMENTS[env]
+    return Simulator(
+        id=env,
+        state_dim=len(environment.observation_space.low),
+        action_low=tuple(box.low.tolist()),
+        action_high=tuple(box.high.tolist()),
+        max_steps=limit,
+    )
 
 
 def find_task(name: str) -> Task:
@@ -137,15 +166,9 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def action_box(env: str) -> tuple[list[float], list[float]]:
-    """Return the lowest and highest action of `env`."""
-    environment = find_environment(env)
-    return [-environment.limit] * environment.action_dim, [environment.limit] * environment.action_dim
-
-
 def normalised(env: str, returns: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return scores, a linear function of returns: 0 at the random reference of `env`, and 1 at the expert reference."""
-    environment = find_environment(env)
+    environment = ENVIRONMENTS[env]
     span = environment.expert - environment.random
     scores: npt.NDArray[np.float64] = (np.asarray(returns, np.float64) - environment.random) / span
     return scores

@@ -35,6 +35,12 @@ app = typer.Typer(
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="logged episodes to learn from: Parquet, Minari or D4RL (decision_mamba)")
+]
+Env = Annotated[
+    str, typer.Option("--env", help="gymnasium's id of the environment of --data, unless its files name it")
+]
 Mode = Literal["inprocess", "subprocess"]
 RunMode = Literal["inprocess", "subprocess", "containers"]
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -67,17 +73,18 @@ def run(
     reward: RewardOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
+    data: Data = None,
+    env: Env = "",
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
     """Run a recipe: progress here, ledger and report.html in --out. Running it again resumes."""
-    from instar.cli import commands
+    from instar.cli import commands, offline
 
+    sets = offline.with_data(recipe, scale, data, env, sets or [])
     own = own_of_options(tasks, reward, requirements, allow)
     if mode == "containers":
-        commands.run_in_containers(
-            recipe, scale, seed, out, store, model, images, tracking, config, sets or [], device, own
-        )
+        commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets, device, own)
         return
     if images != LOCK:
         raise ConfigError(
@@ -86,7 +93,7 @@ def run(
             where=f"--images {images}",
             action="leave --images out, or add --mode containers",
         )
-    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets or [], device, own)
+    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets, device, own)
 
 
 @app.command()
@@ -156,7 +163,9 @@ def recipes() -> None:
 
 @app.command()
 def data(
-    environment: Annotated[str, typer.Argument(help="for example Hopper-v5 or HalfCheetah-v5")],
+    environment: Annotated[
+        str, typer.Argument(help="id in gymnasium, with a box of states and of actions; for example Hopper-v5")
+    ],
     out: Annotated[Path, typer.Option("--out", help="new folder: a Parquet file and a Minari data set per tier")],
     steps: Annotated[int, typer.Option(min=1, help="environment steps of the training run")] = 200_000,
     seed: Annotated[int, typer.Option(min=0, help="keys every random number")] = 0,
@@ -209,14 +218,17 @@ def explain(
     reward: RewardOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
+    data: Data = None,
+    env: Env = "",
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
     """Print the resolved objective, and the equivalent options of TRL, verl and OpenRLHF."""
-    from instar.cli import commands
+    from instar.cli import commands, offline
 
+    sets = offline.with_data(recipe, scale, data, env, sets or [])
     own = own_of_options(tasks, reward, requirements, allow)
-    commands.explain(recipe, scale, model, config, sets or [], device, own)
+    commands.explain(recipe, scale, model, config, sets, device, own)
 
 
 @app.command()

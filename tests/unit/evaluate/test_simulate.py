@@ -337,7 +337,7 @@ def short_table(world: World) -> None:
 BAD: dict[str, tuple[Callable[[World], None], str]] = {
     "unknown": (lambda world: rename(world, "Nowhere-v0"), "an environment that gymnasium knows; found Environment"),
     "module": (lambda world: rename(world, "os:Nowhere-v0"), "which names a module"),
-    "discrete": (lambda world: rename(world, "CartPole-v1"), "states and actions that are boxes of one axis"),
+    "discrete": (lambda world: rename(world, "CartPole-v1"), "states that are a Box and actions that are a Box"),
     "states": (
         other(state_dim=4, state_mean=(0.0,) * 4, state_std=(1.0,) * 4),
         r"4 numbers per state and 1 per action, as in the policy; found states of shape \(3,\)",

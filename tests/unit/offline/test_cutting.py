@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.components.dataset_prep.offline import tasks
 from instar.components.dataset_prep.offline.cutting import return_buckets, slices
 from instar.components.dataset_prep.offline.episodes import Episodes
 from instar.components.dataset_prep.offline.noise import add_action_noise
@@ -16,12 +18,11 @@ from instar.components.dataset_prep.offline.statistics import state_statistics, 
 from instar.components.dataset_prep.offline.tasks import (
     ENVIRONMENTS,
     TASKS,
-    action_box,
-    find_environment,
+    Simulator,
+    find_simulator,
     find_task,
     normalised,
 )
-from instar.components.environments import open_environment
 from instar.errors import ConfigError
 from unit.offline.cases import hopper_like, same
 
@@ -120,7 +121,7 @@ def test_tier_summary(mixed: Episodes) -> None:
 
 @pytest.mark.parametrize("env", list(ENVIRONMENTS))
 def test_anchors_of_the_normalised_score(env: str) -> None:
-    reference = find_environment(env)
+    reference = ENVIRONMENTS[env]
     middle = (reference.random + reference.expert) / 2
     scores = normalised(env, [reference.random, reference.expert, middle])
     assert np.allclose(scores, [0.0, 1.0, 0.5], atol=1e-12)
@@ -130,18 +131,18 @@ def test_published_references() -> None:
     """Returns of Table 1 tasks: 100 * (R - random) / (expert - random) by hand."""
     assert 100 * normalised("Hopper-v5", 1000.0).item() == pytest.approx(31.349, abs=1e-3)
     assert 100 * normalised("HalfCheetah-v5", 5000.0).item() == pytest.approx(42.5300, abs=1e-3)
-    assert find_environment("Walker2d-v5").label == "Walker2d-v5, D4RL-normalised"
+    assert ENVIRONMENTS["Walker2d-v5"].label == "Walker2d-v5, D4RL-normalised"
 
 
 @pytest.mark.parametrize("env", list(ENVIRONMENTS))
-def test_declared_environments_are_those_of_gymnasium(env: str) -> None:
+def test_declared_environments_are_those_of_gymnasium(env: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gymnasium")
     if env != "Pendulum-v1":
         pytest.importorskip("mujoco")
-    made, declared = open_environment(env), find_environment(env)
-    assert made.observation_space.shape == (declared.state_dim,)
-    assert [made.action_space.low.tolist(), made.action_space.high.tolist()] == list(action_box(env))
-    assert made.spec.max_episode_steps == declared.max_steps
+    declared = ENVIRONMENTS[env]
+    monkeypatch.setattr(tasks, "ENVIRONMENTS", {})  # so that the simulator itself is asked
+    facts = {field.name: getattr(declared, field.name) for field in dataclasses.fields(Simulator)}
+    assert find_simulator(env) == Simulator(**facts)
 
 
 def test_the_nine_tasks_of_the_paper_are_there() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from instar.components.dataset_prep.offline import pendulum
 from instar.components.dataset_prep.offline.episodes import Episodes, concat
-from instar.components.dataset_prep.offline.tasks import find_environment, normalised
+from instar.components.dataset_prep.offline.tasks import ENVIRONMENTS, normalised
 from instar.components.dataset_prep.offline.validate import validate
 from unit.offline.cases import same
 
@@ -68,7 +68,7 @@ def test_the_share_of_random_actions_is_the_rate() -> None:
 
 def test_references_are_what_the_controller_and_random_torque_reach() -> None:
     """2000 new episodes each, within 4.5 standard errors of the recorded means of 20,000."""
-    reference = find_environment("Pendulum-v1")
+    reference = ENVIRONMENTS["Pendulum-v1"]
     for rate, expected in ((1.0, reference.random), (0.0, reference.expert)):
         returns = concat([pendulum.tier(rate, list(range(2_000_000, 2_002_000)))]).returns
         assert abs(returns.mean() - expected) < 4.5 * returns.std() / np.sqrt(len(returns))

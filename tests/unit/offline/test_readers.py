@@ -99,7 +99,7 @@ def test_lost_flags_within_the_time_limit_are_found_by_continuity(tmp_path: Path
 
 def test_files_without_what_is_needed_are_named(hopper: Episodes, tmp_path: Path) -> None:
     path = written(tmp_path / "a.hdf5", hopper)
-    with pytest.raises(ConfigError, match=r"did you mean 'Hopper-v5'\?"):
+    with pytest.raises(ConfigError, match="Did you mean: `Hopper`"):
         read_d4rl(path, "Hoper-v5", "medium")
     with pytest.raises(ContractError, match=r"shape \(1012, 6\).*actions"):
         read_d4rl(path, "HalfCheetah-v5", "medium")
