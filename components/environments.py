@@ -57,6 +57,16 @@ def open_environment(name: str) -> Any:
     return _flattened(environment)
 
 
+def registered_arguments(name: str) -> dict[str, Any]:
+    """Return the arguments that a registered environment is made with. An id that is not registered has none."""
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise _missing(name, "control", error) from error
+    spec = gymnasium.registry.get(name)
+    return {} if spec is None else dict(spec.kwargs)
+
+
 def _check_spaces(environment: Any, name: str) -> None:
     """Raise `ConfigError` for spaces that no policy of this package can act in."""
     import gymnasium

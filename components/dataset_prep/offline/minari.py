@@ -7,6 +7,7 @@ spaces with one axis can be read. `minari_metadata.py` reads the metadata.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -162,14 +163,22 @@ def _box_json(shape: tuple[int, ...], low: npt.ArrayLike, high: npt.ArrayLike) -
 
 
 def _env_spec(env: str) -> str:
-    """Return Gymnasium's description of a registered environment as JSON."""
+    """Return Gymnasium's description of a registered environment as JSON.
+
+    JSON cannot hold an environment that was registered as a function, or with other arguments than plain values. Its description
+    has the id without the function and its arguments. The data can be used wherever this id is registered.
+    """
     try:
         import gymnasium
     except ImportError as error:
         raise MissingDependencyError(
             expected="gymnasium", found=str(error), where="write_minari", action="install instar[control]"
         ) from error
-    return str(gymnasium.spec(env).to_json())
+    spec = gymnasium.spec(env)
+    try:
+        return str(spec.to_json())
+    except (ValueError, TypeError):
+        return str(dataclasses.replace(spec, entry_point=None, vector_entry_point=None, kwargs={}).to_json())
 
 
 def _joined(parts: list[npt.NDArray[Any]], folder: Path) -> npt.NDArray[Any]:

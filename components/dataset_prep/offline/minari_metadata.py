@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from instar.components.dataset_prep.offline.tasks import Simulator, find_simulator
+from instar.components.environments import registered_arguments
 from instar.errors import ArtifactError, ContractError
 
 T = TypeVar("T")
@@ -122,9 +123,7 @@ def _environment(content: dict[str, Any], path: Path) -> Simulator:
     if not isinstance(name, str) or not name:
         _wrong("gymnasium's description of an environment, with its id", repr(spec), path, "env_spec")
     simulator = find_simulator(name)
-    kwargs = spec.get("kwargs") or {}
-    changed = sorted(set(kwargs) - SHOWING_KWARGS) if isinstance(kwargs, dict) else [repr(kwargs)]
-    if changed:
+    if changed := _changed_arguments(spec.get("kwargs") or {}, name):
         found = f"arguments {', '.join(changed)}"
         _wrong(f"{name} as it is registered, for which the references hold", found, path, "env_spec.kwargs")
     wrappers = spec.get("additional_wrappers") or []
@@ -137,6 +136,16 @@ def _environment(content: dict[str, Any], path: Path) -> Simulator:
     if (limit := spec.get("max_episode_steps")) not in (None, simulator.max_steps):
         _wrong(f"{simulator.max_steps} steps, the limit of {name}", repr(limit), path, "env_spec.max_episode_steps")
     return simulator
+
+
+def _changed_arguments(kwargs: Any, env: str) -> list[str]:
+    """Return the names of arguments that are not as registered. Those that only change pictures do not count."""
+    if not isinstance(kwargs, dict):
+        return [repr(kwargs)]
+    registered = json.loads(json.dumps(registered_arguments(env), default=str))  # tuples become lists, as in the file
+    return sorted(
+        name for name, value in kwargs.items() if name not in SHOWING_KWARGS and registered.get(name) != value
+    )
 
 
 def _box(content: dict[str, Any], simulator: Simulator, path: Path) -> tuple[list[float], list[float]]:
