@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from instar.cli import app, commands, doctor
+from instar.cli import app, commands, doctor, offline
+from instar.cli.resolve import resolve
+from instar.components.dataset_prep.offline.config import FilesSource, OfflineConfig
 from instar.errors import ConfigError, LedgerError, MissingDependencyError, StorageError
 from instar.workspace import create_workspace
 
@@ -225,3 +227,40 @@ def test_recording_data_says_its_lines_and_its_tiers(
     monkeypatch.setattr(record, "make_data", quick)
     commands.make_data("Pendulum-v1", tmp_path / "data", steps=400, seed=0, seconds=None)
     assert capsys.readouterr().out == "Pendulum-v1 into data\nrandom: 2 episodes, mean return -3.5\n"
+
+
+def test_data_and_environment_are_settings_that_set_can_change(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--data", 'my "data".parquet', "--env", "MountainCarContinuous-v0")
+    more = ("--set", "dataset_prep.source.random_return=-33", "--set", "dataset_prep.source.env=Pendulum-v1")
+    sets = offline.with_data("decision_mamba", "tiny", Path(words[1]), words[3], [more[1], more[3]])
+    prepared = resolve("decision_mamba", "tiny", None, None, sets).dataset_prep
+    assert isinstance(prepared, OfflineConfig)
+    assert prepared.source == FilesSource(path=words[1], env="Pendulum-v1", random_return=-33.0)
+    assert call(monkeypatch, "explain", "decision_mamba", *words, *more[:2]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"episodes of MountainCarContinuous-v0 in {words[1]}; references (published ones where there are any): " in text
+    assert "score 0 is the return of random actions, -33, as given; score 1 is the best of the data" in text
+
+
+def test_differences_of_an_own_data_set_hold_what_is_said() -> None:
+    assert offline.offline_source("d", "A-v0", expert_return=3.0) == {
+        "dataset_prep": {"source": {"strategy": "files", "path": "d", "env": "A-v0", "expert_return": 3.0}}
+    }
+    assert offline.offline_source(Path("d")) == {"dataset_prep": {"source": {"strategy": "files", "path": "d"}}}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("decision_mamba", "--env", "Pendulum-v1"), "--data PATH with --env"),
+        (("sec", "--data", "d"), "a recipe that learns from logged episodes: decision_mamba"),
+        (("decision_mamab", "--data", "d"), "did you mean 'decision_mamba'?"),
+    ],
+)
+def test_options_of_logged_data_where_they_mean_nothing_are_refused(
+    words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "run", *words) == ConfigError.exit_code
+    assert message in capsys.readouterr().err
