@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 from instar import terminal
 from instar.errors import ConfigError, InstarError, LedgerError, UnavailableError
 from instar.ledger import Entry
+from instar.sources import FOLDER
 from instar.timeline import Point, clock, elapsed, inner_steps, points, summary
 from instar.tracking_copy import embedded
 from instar.tracking_server import (
+    EXPORT,
     PERMANENT,
     POLICY,
     STORE,
@@ -309,9 +311,18 @@ class Tracker:
             POLICY: policy,
             STORE: store,
             ITERATION: str(iteration),
+            EXPORT: self._export(store, iteration),
             "instar.run": self._parent,
         }
         return server.version(lambda: self._child(server, iteration), manifest, tags)
+
+    def _export(self, store: str, iteration: int) -> str:
+        """Return the command that writes the weights of an iteration as a folder.
+
+        A store on a disk may be copied or moved with its run. So its path is not in the command: it is the tag `instar.store`.
+        """
+        uri = f"{store if '://' in store else 'STORE'}{FOLDER}{self.workspace.evolution}"
+        return f"instar export {uri} -o FOLDER --policy {iteration}"
 
     def _child(self, server: Server, iteration: int) -> Any:
         """Return the MLflow run of an iteration. If it was deleted for good, send the iteration again."""

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 POLICY, STORE = "instar.policy", "instar.store"
 """Tags of a model version: the digest of its policy, and the store that holds it."""
+EXPORT = "instar.export"
+"""Tag of a model version: the command that writes its weights as a Hugging Face folder."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
 KEY_CHARS, PARAM_CHARS, TAG_CHARS = 250, 6000, 8000
 DEADLINE_S = 20.0
@@ -257,8 +259,9 @@ class Server:
         """Return the version of the registered model that has this policy in this store. Create it if there is none.
 
         A new version gets `tags` and belongs to the MLflow run that `run` returns. Its source is `manifest`, a few lines: the
-        weights stay in the store, under the digest of the policy. The alias `candidate` is moved to the newest version. This
-        also works if an earlier process was killed after it had created a version and before it had moved the alias.
+        weights stay in the store, under the digest of the policy. Its description is the command that fetches them. The alias
+        `candidate` is moved to the newest version. This also works if an earlier process was killed after it had created a
+        version and before it had moved the alias.
         """
         from mlflow.exceptions import MlflowException
 
@@ -275,7 +278,9 @@ class Server:
             info = run().info
             self.client.log_dict(info.run_id, dict(manifest), "policy/manifest.json")
             source = f"{info.artifact_uri}/policy"
-            created = self.client.create_model_version(self.model, source, run_id=info.run_id, tags=dict(tags))
+            created = self.client.create_model_version(
+                self.model, source, run_id=info.run_id, tags=dict(tags), description=f"Weights: `{tags[EXPORT]}`"
+            )
             version = str(created.version)
         named = self.client.get_registered_model(self.model).aliases.get("candidate", "0")
         if int(named) < int(version):

@@ -179,6 +179,22 @@ def test_what_cannot_be_exported_is_refused(
     assert (sorted(out.iterdir()), sorted(tmp_path.iterdir())) == (before, [out])
 
 
+def test_the_registered_version_says_how_to_get_its_weights(tmp_path: Path) -> None:
+    """What the registry knows is enough: the store, and the command with its placeholders filled in."""
+    from instar.tracking_server import EXPORT, POLICY, STORE, _client
+
+    uri = f"sqlite:///{tmp_path}/registry.db"
+    recipe = configs.merge(micro(iterations=1), {"gate": {"select": "last"}})
+    evolve_in(recipe, tmp_path / "run", tracking=uri)
+    version = _client(uri).get_model_version_by_alias("instar-sec", "candidate")
+    assert version.tags[EXPORT] in version.description
+    command = version.tags[EXPORT].replace("STORE", version.tags[STORE]).replace("FOLDER", str(tmp_path / "out"))
+    done = subprocess.run([sys.executable, "-m", *shlex.split(command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "out" / "README.md").unlink()
+    assert manifest_of(tmp_path / "out", "Policy").digest == version.tags[POLICY]
+
+
 def test_a_run_without_a_policy_is_refused(tmp_path: Path) -> None:
     create_workspace(tmp_path / "run", "empty")
     with pytest.raises(LedgerError, match="found a ledger of 0 entries without a gate"):
