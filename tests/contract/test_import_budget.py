@@ -39,7 +39,8 @@ STATEMENTS = {
         "from instar import contract, schema\nfrom instar.pipelines import stage_command\n"
         "for stage in STAGES.values(): contract.ports(stage.ins), contract.ports(stage.outs), stage_command.parser(stage)"
     ),
-    "commands": "import instar.cli.commands",
+    "commands": "import instar.cli.commands, instar.cli.export",
+    "public names": "import instar; [getattr(instar, name) for name in dir(instar)]",
     "explain": (
         "from instar.cli.explain import explain\nfrom instar.pipelines.recipes import build\n"
         "for name in ('sec', 'decision_mamba'): explain(build(name, 'tiny'))"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -264,3 +266,12 @@ def test_options_of_logged_data_where_they_mean_nothing_are_refused(
 ) -> None:
     assert call(monkeypatch, "run", *words) == ConfigError.exit_code
     assert message in capsys.readouterr().err
+
+
+def test_the_shell_completes_commands(tmp_path: Path) -> None:
+    """`instar --install-completion` writes a script that asks the program itself, in this way."""
+    asked = {"_INSTAR_COMPLETE": "complete_bash", "COMP_WORDS": "instar ex", "COMP_CWORD": "1", "HOME": str(tmp_path)}
+    code = "import sys; sys.argv = ['instar']; from instar.__main__ import main; main()"
+    command, environment = [sys.executable, "-c", code], {**os.environ, **asked}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["export", "explain"]
