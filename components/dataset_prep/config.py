@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from instar.components.dataset_prep.domains import DOMAINS
 from instar.components.dataset_prep.imported_config import ImportedConfig, Sizes
-from instar.components.dataset_prep.initial import Checkpoint, FromScratch, Packaged, pretrained
+from instar.components.dataset_prep.initial import Checkpoint, FromRun, FromScratch, Packaged
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
 from instar.components.generated.anchors import AnchorConfig
@@ -22,13 +22,13 @@ __all__ = [
     "ArmConfig",
     "Checkpoint",
     "Config",
+    "FromRun",
     "FromScratch",
     "ImportedConfig",
     "OfflineConfig",
     "Packaged",
     "PoolsConfig",
     "TextConfig",
-    "pretrained",
 ]
 
 
@@ -124,20 +124,21 @@ class TextConfig(Piece):
 
     strategy: Literal["text"] = "text"
     pools: PoolsConfig | ImportedConfig
-    initial: FromScratch | Packaged | Checkpoint
+    initial: FromScratch | Packaged | Checkpoint | FromRun
     anchors: AnchorConfig | None = None
     """Judge tasks with known verdicts, on which evaluation measures the policy as a judge. None makes no such tasks."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs on request: the champion that the evolution starts from, and imported rows."""
+        champion = ("initial",) if isinstance(self.initial, FromRun) else ()
+        return (*champion, "imported") if isinstance(self.pools, ImportedConfig) else champion
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Build the task pools, and make or fetch the initial policy."""
         from instar.components.dataset_prep.text import prepare
 
         return prepare(ins, outs, self, ctx)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The rows that a user brought are read where the pools are imported."""
-        return ("imported",) if isinstance(self.pools, ImportedConfig) else ()
 
     def check(self, recipe: RecipeView, name: str) -> None:
         """Refuse settings that do not fit imported rows. They differ from generated ones in what is known of their prompts."""

@@ -1,10 +1,14 @@
-"""The policy that an evolution on text starts from: trained from scratch, shipped by a registry package, or a checkpoint."""
+"""The policy that an evolution on text starts from.
+
+It is trained from scratch, shipped by a registry package, a checkpoint, or the champion of another run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from instar.components.architecture import Architecture
 from instar.components.dataset_prep.charlm import CharModelConfig
 from instar.components.dataset_prep.packages import package
 from instar.components.dataset_prep.warmstart import WarmStartConfig
@@ -39,6 +43,12 @@ class Checkpoint:
     path: str
 
 
-def pretrained(model: str | None) -> Packaged | Checkpoint:
-    """Return the checkpoint that `--model` names. Without `--model`, return the packaged model."""
-    return Checkpoint(path=model) if model else Packaged()
+@dataclass(frozen=True, kw_only=True)
+class FromRun:
+    """The champion of another run, which `--from` names. It is the entry `initial` of the state, pinned by digest.
+
+    `sizes` are those of its model. Plans for a GPU need them before anything runs.
+    """
+
+    strategy: Literal["from_run"] = "from_run"
+    sizes: Architecture

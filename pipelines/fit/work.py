@@ -8,7 +8,7 @@ from functools import cached_property
 
 from instar.components.architecture import Architecture, of_model
 from instar.components.dataset_prep.charlm import CharModelConfig
-from instar.components.dataset_prep.config import Checkpoint, FromScratch, ImportedConfig, Packaged
+from instar.components.dataset_prep.config import Checkpoint, FromRun, FromScratch, ImportedConfig, Packaged
 from instar.components.rollout.footprint import Sampling
 from instar.pipelines.cost.case import TextPieces, text_pieces
 from instar.pipelines.cost.constants import Constants
@@ -131,6 +131,8 @@ def work_of(recipe: Recipe) -> Work:
             model = of_model(initial.name)
         case FromScratch():
             model = of_characters(initial.model)
+        case FromRun():
+            model = initial.sizes
     return Work(recipe=recipe, model=model)
 
 

@@ -16,9 +16,9 @@ from instar.components.dataset_prep.config import (
     ArmConfig,
     Checkpoint,
     FromScratch,
+    Packaged,
     PoolsConfig,
     TextConfig,
-    pretrained,
 )
 from instar.components.dataset_prep.ladders import facts, ladder
 from instar.components.dataset_prep.warmstart import WarmStartConfig
@@ -33,7 +33,7 @@ from instar.pipelines.recipe import Recipe
 PAPER = "arXiv 2505.14970"
 
 
-def paper(model: str | None = None) -> Recipe:
+def paper() -> Recipe:
     """Countdown with Qwen2.5-3B, the published run of one domain."""
     engine = EngineConfig(
         dtype="bfloat16",  # as in the update: its float32 weights are another policy than the rounded ones
@@ -51,7 +51,7 @@ def paper(model: str | None = None) -> Recipe:
                 arms=countdown(),
                 template="base_chat",  # data: a conversation between User and Assistant as plain text, no chat template
             ),
-            initial=Checkpoint(path=model or "Qwen/Qwen2.5-3B"),  # scripts
+            initial=Checkpoint(path="Qwen/Qwen2.5-3B"),  # scripts
         ),
         curriculum=SecConfig(
             mode="faithful",  # code: mean absolute advantage of the reward, absent arms decay, first Q 0, no floor
@@ -105,12 +105,13 @@ def paper(model: str | None = None) -> Recipe:
     )
 
 
-def single(model: str | None = None) -> Recipe:
+def single() -> Recipe:
     """One GPU: a quarter of the steps and prompts of `paper`, shorter answers, Qwen2.5-0.5B. All of it is our own choice."""
     return configs.merge(
-        paper(model or "Qwen/Qwen2.5-0.5B"),
+        paper(),
         {
             "scale": "single",
+            "dataset_prep": {"initial": {"path": "Qwen/Qwen2.5-0.5B"}},
             "iterations": 6,  # 60 steps
             "curriculum": {"prompts": 64},
             "rollout": {"max_new_tokens": 1024},
@@ -120,8 +121,8 @@ def single(model: str | None = None) -> Recipe:
     )
 
 
-def small(model: str | None = None) -> Recipe:
-    """Two CPU cores, minutes: number facts with SmolLM2-135M or `model`. Sums of two two-digit numbers are never trained on."""
+def small() -> Recipe:
+    """Two CPU cores, minutes: number facts with SmolLM2-135M. Sums of two two-digit numbers are never trained on."""
     engine = EngineConfig(dtype="bfloat16")  # as the update
     stop = ("\n",)  # an answer is one line
     return Recipe(
@@ -137,7 +138,7 @@ def small(model: str | None = None) -> Recipe:
                 one_digit=(16, 12, 14),  # all 42 facts beside the three that are shown
                 wider=(500, 48, 64),
             ),
-            initial=pretrained(model),
+            initial=Packaged(),
         ),
         curriculum=SecConfig(
             mode="fixed",
@@ -303,5 +304,4 @@ SEC = Method(
     paper=PAPER,
     summary="Self-Evolving Curriculum: a bandit over difficulty arms, paid in absolute advantage",
     scales={"tiny": tiny, "small": small, "single": single, "paper": paper},
-    takes_model=("small", "single", "paper"),
 )

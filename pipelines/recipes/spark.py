@@ -20,9 +20,9 @@ from instar.components.dataset_prep.config import (
     ArmConfig,
     Checkpoint,
     FromScratch,
+    Packaged,
     PoolsConfig,
     TextConfig,
-    pretrained,
 )
 from instar.components.dataset_prep.ladders import facts, ladder
 from instar.components.dataset_prep.warm_generated import GeneratedWarmStart
@@ -41,7 +41,7 @@ from instar.pipelines.recipe import Recipe
 PAPER = "arXiv 2509.22624"
 
 
-def paper(model: str | None = None) -> Recipe:
+def paper() -> Recipe:
     """SPARK-7B; sums stand in for SimpleRL-Zero 25k, which no package ships. One step solves, the next tries generated tasks."""
     engine = EngineConfig(
         dtype="bfloat16",  # as in the update: its float32 weights are another policy than the rounded ones
@@ -72,7 +72,7 @@ def paper(model: str | None = None) -> Recipe:
                 arms=sums(train=5000),  # ours: 25,000 in all, as SimpleRL-Zero has
                 template="chat",
             ),
-            initial=Checkpoint(path=model or "Qwen/Qwen2.5-7B-Instruct"),  # paper
+            initial=Checkpoint(path="Qwen/Qwen2.5-7B-Instruct"),  # paper
             anchors=AnchorConfig(
                 wording="words",
                 questions=64,  # ours
@@ -134,8 +134,8 @@ def published(wording: Wording = "words") -> RecycleConfig:
     )
 
 
-def small(model: str | None = None) -> Recipe:
-    """Two CPU cores: number facts with SmolLM2-135M or `model`, judged and corrected in lines that continue text."""
+def small() -> Recipe:
+    """Two CPU cores: number facts with SmolLM2-135M, judged and corrected in lines that continue text."""
     engine = EngineConfig(dtype="bfloat16")  # as the update
     stop = ("\n",)  # an answer is one line
     evaluate = AnswerConfig(
@@ -162,7 +162,7 @@ def small(model: str | None = None) -> Recipe:
                 one_digit=(16, 12, 14),  # all 42 facts beside the three that are shown
                 wider=(500, 48, 64),
             ),
-            initial=pretrained(model),
+            initial=Packaged(),
             anchors=AnchorConfig(
                 wording="few_shot",
                 questions=24,  # of either kind: 48 of the 72 validation tasks
@@ -344,5 +344,4 @@ SPARK = Method(
     paper=PAPER,
     summary="SPARK: the policy also learns to judge and to correct its own answers",
     scales={"tiny": tiny, "small": small, "paper": paper},
-    takes_model=("small", "paper"),
 )

@@ -200,9 +200,3 @@ def test_published_scales_resolve(scale: str) -> None:
     if scale == "paper":
         assert (recipe.curriculum.prompts, recipe.curriculum.group_size, recipe.update.minibatches) == (256, 8, 4)
         assert recipe.iterations * recipe.inner_steps == 240
-
-
-@pytest.mark.parametrize("name", ["sec", "spark", "decision_mamba"])
-def test_a_model_that_would_not_be_used_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="--model"):
-        build(name, "tiny", model="some/model")

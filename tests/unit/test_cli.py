@@ -242,7 +242,9 @@ def test_data_and_environment_are_settings_that_set_can_change(
     assert prepared.source == FilesSource(path=words[1], env="Pendulum-v1", random_return=-33.0)
     assert call(monkeypatch, "explain", "decision_mamba", *words, *more[:2]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert f"episodes of MountainCarContinuous-v0 in {words[1]}; references (published ones where there are any): " in text
+    assert (
+        f"episodes of MountainCarContinuous-v0 in {words[1]}; references (published ones where there are any): " in text
+    )
     assert "score 0 is the return of random actions, -33, as given; score 1 is the best of the data" in text
 
 

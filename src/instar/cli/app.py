@@ -26,7 +26,6 @@ from instar.errors import ConfigError
 app = typer.Typer(
     name="instar",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # boxes around the help would double the time of `instar --help`
     context_settings={"max_content_width": 120},
@@ -59,7 +58,11 @@ def run(
         str | None, typer.Option(help="store URI, a directory or s3://bucket/prefix; default inside --out")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="base checkpoint: folder or hub id (scales small, single and paper)")
+        str | None, typer.Option(help="base checkpoint in place of the recipe's own: folder or hub id")
+    ] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option("--from", help="start from the champion of this run: a directory, or the URI of a store"),
     ] = None,
     mode: Annotated[
         RunMode, typer.Option(help="subprocess: each stage in a process of its own; containers: in a Docker container")
@@ -82,7 +85,7 @@ def run(
     from instar.cli import commands, offline
 
     sets = offline.with_data(recipe, scale, data, env, sets or [])
-    own = own_of_options(tasks, reward, requirements, allow)
+    own = own_of_options(tasks, reward, requirements, allow, from_run)
     if mode == "containers":
         commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets, device, own)
         return
@@ -212,7 +215,9 @@ def import_rows(
 def explain(
     recipe: str,
     scale: ScaleOption = "tiny",
-    model: Annotated[str | None, typer.Option(help="base checkpoint for scales small, single and paper")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="base checkpoint in place of the recipe's own: folder or hub id")
+    ] = None,
     device: DeviceOption = None,
     tasks: TasksOption = None,
     reward: RewardOption = None,

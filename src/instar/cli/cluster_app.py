@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Sets = Annotated[list[str] | None, typer.Option("--set", help="change one value, for example update.lr=1e-4")]
 Toml = Annotated[Path | None, typer.Option("--config", help="TOML file of differences to the recipe")]
 ScaleOption = Annotated[str, typer.Option(help="tiny, small, single or paper")]
-ModelOption = Annotated[str | None, typer.Option(help="base checkpoint for scales small, single and paper")]
+ModelOption = Annotated[str | None, typer.Option(help="base checkpoint in place of the recipe's own: folder or hub id")]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -53,12 +53,18 @@ LOCK = Path("build/images/images.lock")
 
 
 def own_of_options(
-    tasks: str | None, reward: list[str] | None, requirements: Path | None, allow: list[str] | None
+    tasks: str | None,
+    reward: list[str] | None,
+    requirements: Path | None,
+    allow: list[str] | None,
+    from_run: str | None = None,
 ) -> Own:
     """Return what the options of a command bring."""
     from instar.cli.own import Own
 
-    return Own(tasks=tasks, rewards=tuple(reward or ()), requirements=requirements, allow=tuple(allow or ()))
+    return Own(
+        tasks=tasks, rewards=tuple(reward or ()), start=from_run, requirements=requirements, allow=tuple(allow or ())
+    )
 
 
 def compile_command(

@@ -95,6 +95,7 @@ def evolve_in(
     tracking: str | None = None,
     tasks: Rows | None = None,
     reward: Reward | Sequence[Reward] | None = None,
+    start: Path | str | None = None,
 ) -> Outcome:
     """Run `recipe` in `directory`, or continue where its ledger ends. This is `instar.evolve`.
 
@@ -109,14 +110,14 @@ def evolve_in(
         outcome = instar.evolve(recipe, "runs/b", tasks=rows, reward=reward)
 
     `tasks` is a path, a list of dictionaries, or a pandas DataFrame. `reward` is a function that stands in a file, or a text such
-    as `rew.py:style=0.2`, or a list of those.
+    as `rew.py:style=0.2`, or a list of those. `start` is a run whose champion is the first policy.
 
     The same call again resumes a run that was killed. A recipe with more iterations extends one that is done. Every random number
     depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`. `mode` is `inprocess` or
     `subprocess`. `tracking` is an MLflow URI or `off`. The errors are those of `instar.errors`. Stages that were committed before
     an error are kept.
     """
-    with bring(own_of(tasks, reward)) as brought:
+    with bring(own_of(tasks, reward, start)) as brought:
         return _evolve(brought.adapt(recipe), Path(directory), brought, seed, store, mode, tracking)
 
 

@@ -22,12 +22,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from instar import config as configs
-from instar.artifact import Artifact, Code, ImportedTasks
+from instar.artifact import Artifact, Code, ImportedTasks, Policy
 from instar.bundle import bundle, entry_of
+from instar.components.architecture import of_model
+from instar.components.dataset_prep.config import FromRun
 from instar.components.dataset_prep.imported_config import ImportedConfig, config_of
 from instar.errors import ConfigError
+from instar.pipelines.export.select import opened, select
+from instar.pipelines.method import started_from
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes.own import adapt
+from instar.workspace import Workspace
 
 REWARD = re.compile(r"(?P<entry>.+\.py:\w+)(?:\[(?P<low>[^,\]]+),(?P<high>[^,\]]+)\])?(?:=(?P<weight>.+))?")
 """FILE:NAME, then the range of its values in brackets and its weight, each if it is not the usual one."""
@@ -45,6 +50,8 @@ class Own:
 
     tasks: Rows | None = None
     rewards: tuple[str, ...] = ()
+    start: str | None = None
+    """The run whose champion is the first policy."""
     requirements: Path | None = None
     allow: tuple[str, ...] = ()
 
@@ -58,11 +65,12 @@ SETTINGS = {
 CODE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
-def own_of(tasks: Rows | None, reward: Reward | Sequence[Reward] | None) -> Own:
+def own_of(tasks: Rows | None, reward: Reward | Sequence[Reward] | None, start: Path | str | None) -> Own:
     """Return what a call from Python brings."""
     several = [] if reward is None else [reward] if isinstance(reward, str) or callable(reward) else list(reward)
     rewards = tuple(one if isinstance(one, str) else entry_of(one) for one in several)
-    return Own(tasks=os.fspath(tasks) if isinstance(tasks, str | os.PathLike) else tasks, rewards=rewards)
+    path = os.fspath(tasks) if isinstance(tasks, str | os.PathLike) else tasks
+    return Own(tasks=path, rewards=rewards, start=None if start is None else str(start))
 
 
 @dataclass(kw_only=True)
@@ -75,9 +83,13 @@ class Brought:
     changes: dict[str, Any] = field(default_factory=dict)
 
     pools: ImportedConfig | None = None
+    start: str | None = None
+    initial: FromRun | None = None
 
     def adapt(self, recipe: Recipe) -> Recipe:
         """Return the recipe that uses what was brought."""
+        if self.initial is not None:
+            recipe = started_from(recipe, self.initial, f"--from {self.start}")
         if self.pools is not None:
             recipe = adapt(recipe, self.pools)
         changed: Recipe = configs.merge(recipe, self.changes, recipe.name)
@@ -121,8 +133,11 @@ def _with(differences: Mapping[str, Any], path: str, entry: str) -> dict[str, An
 @contextlib.contextmanager
 def bring(own: Own) -> Iterator[Brought]:
     """Collect what the options name. The artifacts lie in a temporary folder until the evolution has stored them."""
-    with tempfile.TemporaryDirectory(prefix="instar-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="instar-"))
         brought = Brought(folder=Path(folder), requirements=own.requirements)
+        if own.start is not None:
+            _bring_start(own.start, stack.enter_context(opened(own.start)), brought)
         if own.tasks is not None:
             _bring_tasks(own.tasks, brought)
         if own.rewards:
@@ -135,6 +150,21 @@ def bring(own: Own) -> Iterator[Brought]:
                 action="add --reward FILE.py:NAME, or leave it out",
             )
         yield brought
+
+
+def _bring_start(run: str, workspace: Workspace, brought: Brought) -> None:
+    """Take the champion of a run. It has to be a language model."""
+    champion = select(workspace, "champion", run).folder
+    kind = json.loads((champion / "config.json").read_text()).get("model_type", "")
+    if kind.startswith("instar_"):
+        raise ConfigError(
+            expected="a run whose champion is a language model",
+            found=f"a policy for continuous control ({kind})",
+            where=f"--from {run}",
+            action="name a run of a recipe on text",
+        )
+    brought.start, brought.initial = run, FromRun(sizes=of_model(str(champion)))
+    brought.artifacts["initial"] = Policy(champion)
 
 
 def _bring_tasks(tasks: Rows, brought: Brought) -> None:

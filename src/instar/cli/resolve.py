@@ -1,4 +1,4 @@
-"""Resolves a recipe from the options of a command: a name, a scale, a file of differences and `--set` assignments."""
+"""Resolves a recipe from the options of a command: a name, a scale, what the user brings, a file of differences, `--set`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from instar import config as configs
 from instar.cli.own import Brought
+from instar.errors import ConfigError
 from instar.pipelines.changes import resolved
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import method
@@ -25,9 +26,15 @@ def resolve(
 
     What the user brings is applied first, then the TOML file of differences, then the `--set` assignments.
     """
-    base, assigned, filed = method(name).recipe(scale, model), configs.parse_set(sets), None
-    if file:
-        filed = configs.load_toml(file)
+    if model and brought is not None and brought.start is not None:
+        raise ConfigError(
+            expected="--model or --from, because an evolution starts from one policy",
+            found=f"--model {model} and --from {brought.start}",
+            where="instar run",
+            action="leave one of them out",
+        )
+    base, assigned = method(name).recipe(scale, model), configs.parse_set(sets)
+    filed = configs.load_toml(file) if file else None
     if brought is not None:
         base = brought.adapt(base)
         assigned, filed = brought.named(assigned), brought.named(filed or {})

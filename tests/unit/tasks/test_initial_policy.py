@@ -11,13 +11,12 @@ import torch
 
 from instar.artifact import Policy, QualityReport, Rollouts, Tasks
 from instar.components.catalog import DATASET_PREP
-from instar.components.dataset_prep.config import ArmConfig, Checkpoint, Packaged, PoolsConfig, TextConfig, pretrained
+from instar.components.dataset_prep.config import ArmConfig, Checkpoint, Packaged, PoolsConfig, TextConfig
 from instar.components.dataset_prep.stage import Ins, Outs
 from instar.components.policy_io import FINGERPRINT, fingerprint, load_model, row_name
 from instar.components.tokenizer import TextTokenizer, load_tokenizer
 from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, ContractError, NumericsError
-from instar.pipelines.recipes.sec import small
 from unit.rollout.test_tokenizer_chat import CHATML, folder_with
 from unit.tasks.shipped import NAME, only_from, register, ship, tensors
 
@@ -109,10 +108,3 @@ def test_a_policy_that_cannot_take_the_prompts_stops_here(
 def test_no_checkpoint_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--model"):
         prepare(tmp_path, Checkpoint(path=str(tmp_path / "nothing")))
-
-
-def test_the_small_scale_takes_another_model_by_path() -> None:
-    for model, wanted in ((None, Packaged()), ("/models/mine", Checkpoint(path="/models/mine"))):
-        recipe = small(model)
-        assert pretrained(model) == wanted
-        assert isinstance(recipe.dataset_prep, TextConfig) and recipe.dataset_prep.initial == wanted
