@@ -48,7 +48,7 @@ def open_evolution(
     extends the evolution (`instar.pipelines.extension`).
     """
     check_brought(recipe, brought)
-    body = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
+    body: dict[str, Any] = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
     opened = next(workspace.ledger.of("open"), None)
     if opened is None:
         noted = {"at": time.time(), **versions.notes(recipe.threads)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from instar.errors import ConfigError, MissingDependencyError, UnavailableError
 
@@ -52,10 +54,11 @@ def _refused(error: Exception, repository: str, folder: Path) -> Exception:
     )
 
 
-def _hub():  # type: ignore[no-untyped-def]
+def _hub() -> tuple[Any, Callable[[str], None]]:
+    """Return the client of the hub, and the check of names. The client reads the user's own login itself."""
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils._validators import validate_repo_id
     except ImportError as error:
         raise MissingDependencyError(
             expected="huggingface_hub", found=str(error), where="--push", action="pip install 'instar[llm]'"
