@@ -15,6 +15,7 @@ task_table              the task pools of a stage, as tables
 trajectories            logged episodes, and windows of them
 policy_io               reads and writes policies; `policy_files` checks a folder before a library reads it
 tokenizer               text to token ids and back
+conversation            prompts that are a conversation with tools
 chat_template           the text that a model's chat template puts around a message
   template_child        the process in which such templates are rendered
 architecture            the sizes of a language model, without its weights

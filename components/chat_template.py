@@ -1,4 +1,6 @@
-"""What a chat template puts around a user message. The template is rendered with a placeholder, and the text is split there.
+"""What a chat template puts around a user message, or makes of a conversation.
+
+For a user message, the template is rendered with a placeholder, and the text is split there.
 
 A template is a program that came with a model. It runs in a process of its own, with limits of memory and processor time
 (`template_child`). That process is started once and stays, so a rendering costs about 100 microseconds. Templates that ask for the
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from instar.components.conversation import Conversation
 from instar.components.policy_files import read_object, read_text
 from instar.errors import ArtifactError, ContractError
 
@@ -41,9 +44,14 @@ class Template:
 
     def render(self, message: str) -> str:
         """Return the prompt for one user message. Raises `ContractError` when the template fails or goes beyond a limit."""
-        reply = _ask({"template": self.source, "tokens": dict(self.tokens), "message": message})
+        return self.converse(Conversation(messages=[{"role": "user", "content": message}]), "one user message")
+
+    def converse(self, conversation: Conversation, what: str = "the messages of a task") -> str:
+        """Return the prompt for a conversation. Raises `ContractError` when the template fails or goes beyond a limit."""
+        request = {"template": self.source, "tokens": dict(self.tokens)}
+        reply = _ask({**request, "messages": conversation.messages, "tools": conversation.tools})
         if "error" in reply:
-            raise self.refused("a template that can be rendered for one user message", reply["error"])
+            raise self.refused(f"a template that can be rendered for {what}", reply["error"])
         return str(reply["text"])
 
     def refused(self, expected: str, found: str) -> ContractError:

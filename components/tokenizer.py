@@ -6,6 +6,7 @@ prompt that spells one, for example `</s>`, is encoded as those characters.
 - A prompt of form `text` is encoded with the post-processor in `tokenizer.json`, which may add a start token. No other control
   token is added.
 - A prompt of form `chat` is put into the policy's chat template. The whole has the ids that transformers gives it.
+- A prompt of form `messages` is a conversation with tools as JSON. The template renders it, with the ids of transformers.
 
 Truncation and padding settings of the file are switched off, so a prompt is never cut silently. Token ids are the record. `decode`
 gives a text for reading and drops special tokens.
@@ -25,10 +26,13 @@ from typing import Any
 
 from instar.artifact import Policy
 from instar.components.chat_template import Frame, Template, frame, read_template
+from instar.components.conversation import Conversation, shown
+from instar.components.conversation import read as read_conversation
 from instar.components.policy_files import library, read_object, read_text
 from instar.errors import ArtifactError, ContractError, InstarError
+from instar.plain import brief
 
-FORMS = ("text", "chat")
+FORMS = ("text", "chat", "messages")
 _EOS_FILES = ("generation_config.json", "config.json")
 
 
@@ -121,13 +125,15 @@ class TextTokenizer:
         return ids
 
     def encode_prompt(self, prompt: str, form: str) -> list[int]:
-        """Return the ids of a task's prompt. Form `text` is encoded as `encode` does, and form `chat` inside the chat template.
+        """Return the ids of a task's prompt. Form `text` is encoded as `encode` does, the others by the chat template.
 
         Raises `ArtifactError` when the policy has no chat template. Raises `ContractError` for another form, for a template that
         changes messages, and for a prompt whose blanks a template would remove.
         """
         if form == "text":
             return self.encode(prompt)
+        if form == "messages":
+            return self._conversation(read_conversation(prompt))
         if form != "chat":
             raise _refuse(f"one of the forms {', '.join(FORMS)}", repr(form), "Tasks:form", "correct the task's form")
         chat = self._chat
@@ -137,12 +143,54 @@ class TextTokenizer:
         self._check(ids, chat.control, chat.marks)
         return ids
 
+    def _conversation(self, conversation: Conversation) -> list[int]:
+        """Return the ids of a rendered conversation. A control token that a message spells is encoded as its characters."""
+        if isinstance(self._template, InstarError):
+            raise self._template
+        rendered = self._template.converse(conversation)
+        encoding = _encoding(self._whole, rendered, False)
+        names = self._tokenizer.get_added_tokens_decoder()
+        tokens = {names[i].content for i in self._control_ids(encoding.ids)}
+        if not any(token in text for text in conversation.texts() for token in tokens):
+            return list(encoding.ids)
+        hidden, originals = conversation.hidden(tokens)
+        frame_text = self._template.converse(hidden)
+        if shown(frame_text, originals) != rendered:
+            raise _refuse(
+                "a template that does not look for control tokens in messages",
+                f"another text without {brief(originals[:3])}",
+                "Tasks:prompt",
+                "remove these tokens from the messages",
+            )
+        return self._spelled(frame_text, originals)
+
+    def _spelled(self, frame_text: str, originals: list[str]) -> list[int]:
+        """Return the ids of a rendered text with placeholders. What is between two control tokens is encoded without any."""
+        encoding = _encoding(self._whole, frame_text, False)
+        control = self._control_ids(encoding.ids)
+        plain = self._plain if control == self._control else self._ordinary(control)
+        ids, start = list[int](), 0
+        marks = [
+            (number, *span) for number, span in zip(encoding.ids, encoding.offsets, strict=True) if number in control
+        ]
+        for number, first, end in [*marks, (-1, len(frame_text), len(frame_text))]:
+            ids += _encode(plain, shown(frame_text[start:first], originals), False)
+            ids += [number] if number >= 0 else []
+            start = end
+        self._check(ids, control, [number for number, _, _ in marks])
+        return ids
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The tokenizer that reads control tokens as such."""
+        return _parsed(self._text, self._file)
+
     @cached_property
     def _chat(self) -> _Chat:
         """Render, split and encode the chat template, on first use."""
         if isinstance(self._template, InstarError):
             raise self._template
-        around, whole = frame(self._template), _parsed(self._text, self._file)
+        around, whole = frame(self._template), self._whole
         head, tail = (_encoding(whole, text, False) for text in (around.head, around.tail))
         control = self._control_ids((*head.ids, *tail.ids))
         end = max((n + 1 for n, i in enumerate(head.ids) if i in control), default=0)

@@ -51,7 +51,7 @@ def load_pools(tasks: Tasks, ctx: Context) -> Pools:
 
 def read_pools(tasks: Tasks) -> Pools:
     """Read the pools from the table of tasks. A table without training tasks is a `ContractError`."""
-    table = tasks.table().select(["task_id", "arm", "level", "split", "content_hash"]).combine_chunks()
+    table = tasks.table(["task_id", "arm", "level", "split", "content_hash"]).combine_chunks()
     rows = np.flatnonzero(table.column("split").to_numpy() == "train")
     if not rows.size:
         raise ContractError(

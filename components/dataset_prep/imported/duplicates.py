@@ -63,7 +63,7 @@ class Repeats:
                 )
 
 
-def kept(columns: dict[str, np.ndarray], conflicts: Conflicts, repeats: Repeats) -> np.ndarray:
+def remaining(columns: dict[str, np.ndarray], conflicts: Conflicts, repeats: Repeats) -> np.ndarray:
     """Return the indices of the rows of a bucket that stay, in the order of their hashes. What repeats is noted in `repeats`.
 
     `columns` are `key`, `answer`, `split`, `part` and `row`.

@@ -246,7 +246,7 @@ def _write(
     repeats, counts = duplicates.Repeats(), Counter[tuple[int, int]]()
     for bucket in reading.spool.buckets():
         labels = pools.columns(bucket)
-        rows = duplicates.kept(labels, options.conflicts, repeats)
+        rows = duplicates.remaining(labels, options.conflicts, repeats)
         counts.update(zip(labels["arm"][rows].tolist(), labels["split"][rows].tolist(), strict=True))
     repeats.check(options.duplicates, options.conflicts, lambda part, row: reading.parts[part].place(row))
     alone = {place for place, count in counts.items() if count == 1 and splits.NAMES[place[1]] != "train"}
@@ -280,7 +280,7 @@ def _rows(
     with storage_errors(out.path), _writer(out.path / "rows.parquet") as writer:
         for bucket in reading.spool.buckets():
             columns = pools.columns(bucket)
-            rows = duplicates.kept(columns, options.conflicts, duplicates.Repeats())
+            rows = duplicates.remaining(columns, options.conflicts, duplicates.Repeats())
             places = zip(columns["arm"][rows].tolist(), columns["split"][rows].tolist(), strict=True)
             rows = rows[np.fromiter((place not in alone for place in places), dtype=bool, count=len(rows))]
             if not len(rows):

@@ -207,7 +207,7 @@ def test_what_templates_commonly_ask_for() -> None:
         "  {{ {'a': '<'} | tojson }}|{{ message.content }}|{% endfor %}{% if add_generation_prompt %}A:{% endif %}{{ eos_token }}"
     )
     found = frame(Template(source=template, tokens={"bos_token": "<s>"}, where="here"))
-    assert found.head == '<s>26 Jul 2024 False  {"a": "<"}|'
+    assert found.head == '<s>26 Jul 2024 True  {"a": "<"}|'
     assert (found.tail, found.trims) == ("|A:", False)
 
 
