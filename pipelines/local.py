@@ -22,6 +22,7 @@ from instar.limits import Limits
 from instar.pipelines import versions
 from instar.pipelines.execute import Result, execute
 from instar.pipelines.ledger_runner import Job, LedgerRunner
+from instar.pipelines.reuse import take_over
 from instar.pipelines.supervise import watchdog
 from instar.resident import Resident
 from instar.workspace import Workspace
@@ -39,14 +40,17 @@ class LocalRunner(LedgerRunner):
         listener: Listener = silent,
         limits: Limits | None = None,
         threads: int = 0,
+        reuse: Workspace | None = None,
     ) -> None:
         super().__init__(workspace, listener)
-        self.mode, self.threads = mode, threads
+        self.mode, self.threads, self.reuse = mode, threads, reuse
         self.limits = limits or Limits()
         self.resident = Resident()
 
     def produce(self, job: Job) -> Entry:
-        """Run the stage, store its outputs, then write the ledger line."""
+        """Run the stage, store its outputs, then write the ledger line. A result of the directory `reuse` is taken over instead."""
+        if self.reuse is not None and (taken := take_over(self.reuse, self.workspace, job)) is not None:
+            return taken
         started = time.time()
         local = {n: type(a)(self.workspace.cas.get(a.digest), a.digest) for n, a in job.inputs.items()}
         folder = self.workspace.fresh_scratch(f"{job.step:06d}-{job.stage.name}-{job.shard.number}")

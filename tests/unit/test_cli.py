@@ -22,6 +22,7 @@ COMMANDS = {
     "resume",
     "show",
     "diff",
+    "replay",
     "report",
     "recipes",
     "explain",

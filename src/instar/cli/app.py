@@ -78,6 +78,10 @@ def run(
     allow: AllowOption = None,
     data: Data = None,
     env: Env = "",
+    reuse: Annotated[
+        Path | None,
+        typer.Option(help="directory of the same recipe and seed, whose results are taken over where equal"),
+    ] = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -87,6 +91,13 @@ def run(
     sets = offline.with_data(recipe, scale, data, env, sets or [])
     own = own_of_options(tasks, reward, requirements, allow, from_run)
     if mode == "containers":
+        if reuse is not None:
+            raise ConfigError(
+                expected="--mode inprocess or subprocess, because containers record their own results",
+                found="--mode containers",
+                where=f"--reuse {reuse}",
+                action="leave --reuse out, or choose another mode",
+            )
         commands.run_in_containers(recipe, scale, seed, out, store, model, images, tracking, config, sets, device, own)
         return
     if images != LOCK:
@@ -96,7 +107,7 @@ def run(
             where=f"--images {images}",
             action="leave --images out, or add --mode containers",
         )
-    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets, device, own)
+    commands.run(recipe, scale, seed, out, store, model, mode, tracking, config, sets, device, own, reuse)
 
 
 @app.command()
@@ -124,10 +135,24 @@ def show(directory: Dir, as_json: Annotated[bool, typer.Option("--json", help="s
 
 @app.command()
 def diff(left: Dir, right: Dir) -> None:
-    """Compare two evolutions entry by entry. The exit code is 1 when they differ."""
+    """Compare two evolutions entry by entry, and the code that they ran with. The exit code is 1 when they differ."""
     from instar.cli import show as shown
 
     raise typer.Exit(shown.diff(left, right))
+
+
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="evolution directory, or STORE/evolutions/NAME")],
+    iteration: Annotated[
+        int, typer.Option("--iteration", "-k", min=0, help="0 is the beginning: data and first policy")
+    ],
+    stage: Annotated[str, typer.Option(help="only this stage, for example reward")] = "",
+) -> None:
+    """Run an iteration again from its recorded inputs and compare. The exit code is 0 when equal, 1 when different."""
+    from instar.cli import replay as replayed
+
+    raise typer.Exit(replayed.replay(run, iteration, stage))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from instar.pipelines.lifecycle import check_code, close, open_evolution, stored
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import METHODS
+from instar.pipelines.reuse import REUSED, open_reused
 from instar.status import ending, status
 from instar.store import open_store
 from instar.store_files import refusals
@@ -39,12 +40,13 @@ def run(
     sets: Sequence[str],
     device: str | None = None,
     own: Own = Own(),  # noqa: B008 (frozen)
+    reuse: Path | None = None,
 ) -> Outcome:
     """Open an evolution, or reopen it, and run it to its end."""
     path = out or Path("runs") / f"{name}-{scale}-seed{seed}"
     with bring(own) as brought:
         recipe = resolve(name, scale, model, file, sets, device, brought)
-        return _evolve(recipe, path, brought, seed, store, mode, tracking)
+        return _evolve(recipe, path, brought, seed, store, mode, tracking, reuse)
 
 
 def run_in_containers(
@@ -96,6 +98,7 @@ def evolve_in(
     tasks: Rows | None = None,
     reward: Reward | Sequence[Reward] | None = None,
     start: Path | str | None = None,
+    reuse: Path | str | None = None,
 ) -> Outcome:
     """Run `recipe` in `directory`, or continue where its ledger ends. This is `instar.evolve`.
 
@@ -111,6 +114,7 @@ def evolve_in(
 
     `tasks` is a path, a list of dictionaries, or a pandas DataFrame. `reward` is a function that stands in a file, or a text such
     as `rew.py:style=0.2`, or a list of those. `start` is a run whose champion is the first policy.
+    `reuse` is a directory of the same recipe and seed, whose results are taken over where all that they depend on is equal.
 
     The same call again resumes a run that was killed. A recipe with more iterations extends one that is done. Every random number
     depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`. `mode` is `inprocess` or
@@ -118,11 +122,18 @@ def evolve_in(
     an error are kept.
     """
     with bring(own_of(tasks, reward, start)) as brought:
-        return _evolve(brought.adapt(recipe), Path(directory), brought, seed, store, mode, tracking)
+        return _evolve(brought.adapt(recipe), Path(directory), brought, seed, store, mode, tracking, reuse)
 
 
 def _evolve(
-    recipe: Recipe, path: Path, brought: Brought, seed: int, store: str | None, mode: Mode, tracking: str | None
+    recipe: Recipe,
+    path: Path,
+    brought: Brought,
+    seed: int,
+    store: str | None,
+    mode: Mode,
+    tracking: str | None,
+    reuse: Path | str | None,
 ) -> Outcome:
     preflight.check(recipe)
     if store is not None:
@@ -130,7 +141,8 @@ def _evolve(
     with refusals(path), locked(path):
         workspace = create_workspace(path, f"{recipe.name}-{recipe.scale}-seed{seed}", store)
         open_evolution(workspace, recipe, seed, brought.artifacts)
-        return _drive(workspace, recipe, mode, tracking)
+        other = open_reused(Path(reuse), workspace) if reuse is not None else None
+        return _drive(workspace, recipe, mode, tracking, other)
 
 
 def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool) -> Outcome | None:
@@ -159,7 +171,9 @@ def resume(directory: Path, mode: Mode, tracking: str | None, accept_code: bool)
         return _drive(workspace, recipe, mode, tracking)
 
 
-def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | None) -> Outcome:
+def _drive(
+    workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | None, reuse: Workspace | None = None
+) -> Outcome:
     """Run the loop with progress and tracking, and close the ledger. The report is written even after an error."""
     from instar.cli.progress import make_listener
     from instar.report import write_report
@@ -173,7 +187,8 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
     say_limits()
     try:
         with make_listener(recipe, tracker) as listener:
-            ended = evolve(LocalRunner(workspace, mode, listener, threads=recipe.threads), recipe)
+            runner = LocalRunner(workspace, mode, listener, threads=recipe.threads, reuse=reuse)
+            ended = evolve(runner, recipe)
         close(workspace, ended)
         tracker.sync()
     except BaseException:
@@ -181,6 +196,11 @@ def _drive(workspace: Workspace, recipe: Recipe, mode: Mode, tracking: str | Non
             write_report(workspace, workspace.path / "report.html")
         raise
     page = write_report(workspace, workspace.path / "report.html")
+    if reuse is not None:
+        stages = list(workspace.ledger.of("stage"))
+        say(
+            f"{sum(REUSED in entry.time for entry in stages)} of {len(stages)} results are taken over from {reuse.path}\n"
+        )
     how = ending(list(workspace.ledger.of("gate")))
     say(f"policy {ended.state.policy.digest}\n{how}\nreport {page}\n")
     return outcome_of(workspace)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from instar.events import Event, Listener, StageDone, StageStarted, Unit
+from instar.pipelines.reuse import REUSED
 from instar.terminal import printable
 from instar.timeline import qualified
 
@@ -237,7 +238,7 @@ def _live(state: State, console: Console) -> Iterator[Listener]:
 def line(state: State, event: StageDone) -> str:
     """Return the plain line of a finished stage."""
     body, time_ = event.entry.body, event.entry.time
-    spent = "cached" if event.cached else f"{float(time_.get('perf/wall_s', 0.0)):.2f} s"
+    spent = "cached" if event.cached or REUSED in time_ else f"{float(time_.get('perf/wall_s', 0.0)):.2f} s"
     numbers = " ".join(f"{n}={body['metrics'][n]:.4g}" for n in SALIENT if n in body["metrics"])
     where = f"iteration {event.iteration}/{state.recipe.iterations}"
     step = "" if event.stage in ("dataset_prep", "evaluate") else f" step {event.step}"
