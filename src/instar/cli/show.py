@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from instar import provenance
 from instar.ledger import Entry
 from instar.pipelines import versions
 from instar.status import changed, status
@@ -15,19 +16,25 @@ from instar.workspace import open_workspace
 
 def show(directory: Path, as_json: bool) -> None:
     """Print the state of an evolution."""
-    summary = status(open_workspace(directory))
+    workspace = open_workspace(directory)
+    summary, code = status(workspace), provenance.facts(workspace)
     if as_json:
-        say(json.dumps(summary, sort_keys=True) + "\n")
+        say(json.dumps({**summary, "code": code}, sort_keys=True) + "\n")
         return
     lines = [f"{name:<10} {value}" for name, value in summary.items() if name != "metrics"]
+    lines += [provenance.line(name, about) for name, about in code.items()]
     width = max((30, *map(len, summary["metrics"])))
     lines += [f"  {name:<{width}} {value:.4g}" for name, value in sorted(summary["metrics"].items())]
     say("\n".join(lines) + "\n")
 
 
 def diff(left: Path, right: Path) -> int:
-    """Print the first entry in which two ledgers differ. Return 0 if both did the same work, otherwise 1."""
-    a, b = open_workspace(left).ledger, open_workspace(right).ledger
+    """Print the first entry in which two ledgers differ, and how the user's code differs.
+
+    Return 0 if both did the same work, otherwise 1.
+    """
+    one_side, other_side = open_workspace(left), open_workspace(right)
+    a, b = one_side.ledger, other_side.ledger
     if a.head == b.head:
         say(f"equal: {len(a.entries)} entries, head {a.head}\n{_machines(a.entries, b.entries)}")
         return 0
@@ -37,6 +44,7 @@ def diff(left: Path, right: Path) -> int:
             say(f"entry {one.seq} ({one.kind} {one.body.get('stage', '')}) differs in {', '.join(keys[:12])}\n")
             break
     say(f"{left}: {len(a.entries)} entries, head {a.head}\n{right}: {len(b.entries)} entries, head {b.head}\n")
+    say(provenance.differences(one_side, other_side))
     say(_machines(a.entries, b.entries))
     return 1
 
