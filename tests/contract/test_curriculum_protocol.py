@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar import config as configs
 from instar.components.curriculum.config import Config, SecConfig
-from instar.components.curriculum.pool import Arm
-from instar.components.curriculum.protocol import Draw, Strategy
-from instar.errors import LedgerError
+from instar.components.curriculum.protocol import Draw, require_fields
+from instar.components.curriculum.protocol_checks import (
+    ARMS,
+    Build,
+    complete,
+    only_declared,
+    order_free,
+    problems,
+    proper,
+    restored,
+    stats_of,
+)
 from instar.rows import ArmStatsRow
 
-ARMS = [Arm(name=f"arm{i}", level=float(i), size=10 + i, digest=f"d{i}") for i in range(4)]
 BASE: dict[str, Any] = {"prompts": 16, "group_size": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {},
@@ -41,26 +49,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def config_of(variant: str) -> Config:
     data = {"strategy": variant.partition("-")[0], **BASE, **VARIANTS[variant]}
-    found: Config = configs.from_dict(Config, data)
-    return found
-
-
-def stats_of(numbers: Mapping[str, tuple[int, int]]) -> list[ArmStatsRow]:
-    """Rows of arms with (groups, right answers) of 4 rollouts per group; sums are plain functions of both."""
-    zero = {f.name: 0 for f in dataclasses.fields(ArmStatsRow)}
-    rows = []
-    for arm, (groups, right) in numbers.items():
-        rate = right / (4 * groups)
-        sums = {name: 4 * groups * 2.0 * math.sqrt(rate * (1 - rate)) for name in zero if name.startswith("sum_abs")}
-        counts = {
-            "num_prompts": groups,
-            "num_rollouts": 4 * groups,
-            "sum_correct": float(right),
-            "sum_reward": float(right),
-            "sum_loss_change": float(right) - 2.0 * groups,
-        }
-        rows.append(ArmStatsRow(**{**zero, **sums, **counts, "arm": arm}))  # type: ignore[arg-type]
-    return rows
+    config: Config = configs.from_dict(Config, data)
+    return config
 
 
 @st.composite
@@ -73,19 +63,8 @@ def histories(draw: st.DrawFn) -> list[list[ArmStatsRow]]:
     return out
 
 
-def play(strategy: Strategy, history: list[list[ArmStatsRow]], first: int = 0) -> list[Any]:
-    out: list[Any] = []
-    for step, stats in enumerate(history, start=first):
-        strategy.observe(stats)
-        out.append(strategy.select(9, Draw(evolution="e", step=step, key="k")))
-    return out
-
-
-def reload(strategy: Strategy, config: Config) -> Strategy:
-    """Pass the state through JSON text into a fresh instance."""
-    fresh = config.build(ARMS)
-    fresh.load_state_dict(json.loads(json.dumps(strategy.state_dict(), allow_nan=False)))
-    return fresh
+def build_of(variant: str) -> Build:
+    return lambda arms: config_of(variant).build(list(arms))
 
 
 def test_every_configuration_of_the_union_has_a_variant() -> None:
@@ -98,61 +77,25 @@ def test_every_configuration_of_the_union_has_a_variant() -> None:
 @settings(deadline=None, max_examples=15)
 @given(history=histories(), data=st.data())
 def test_saved_and_restored_at_any_step_goes_on_the_same(variant: str, history: Any, data: st.DataObject) -> None:
-    config = config_of(variant)
-    cut = data.draw(st.integers(0, len(history)))
-    whole, part = config.build(ARMS), config.build(ARMS)
-    expected = play(whole, history)
-    before = play(part, history[:cut])
-    restored = reload(part, config)
-    assert restored.state_dict() == part.state_dict()
-    assert before + play(restored, history[cut:], cut) == expected
-    assert restored.state_dict() == whole.state_dict()
-    assert restored.metrics() == whole.metrics()
+    restored(build_of(variant), history, data.draw(st.integers(0, len(history))))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(deadline=None, max_examples=15)
 @given(history=histories())
 def test_selection_and_metrics_are_proper(variant: str, history: Any) -> None:
-    strategy = config_of(variant).build(ARMS)
-    names = {arm.name for arm in ARMS}
-    for step, stats in enumerate(history):
-        strategy.observe(stats)
-        pairs = strategy.select(9, Draw(evolution="e", step=step, key="k"))
-        metrics = strategy.metrics()
-        assert len(pairs) == 9 and {arm for arm, _ in pairs} <= names
-        assert all(p == metrics[f"{arm}/p"] > 0.0 for arm, p in pairs)
-        assert sum(metrics[f"{name}/p"] for name in names) == pytest.approx(1.0)
-        assert all(math.isfinite(v) for v in metrics.values())
-        assert 0.0 <= metrics["entropy"] <= math.log(4) + 1e-9
+    proper(build_of(variant), history)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_order_of_the_statistics_does_not_matter(variant: str) -> None:
-    rows = stats_of({"arm0": (3, 2), "arm1": (2, 5), "arm3": (4, 9)})
-    states = []
-    for order in (rows, rows[::-1]):
-        strategy = config_of(variant).build(ARMS)
-        play(strategy, [order])
-        states.append(strategy.state_dict())
-    assert states[0] == states[1]
+    order_free(build_of(variant), stats_of({"arm0": (3, 2), "arm1": (2, 5), "arm3": (4, 9)}))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_incomplete_state_is_refused(variant: str) -> None:
     """Every field and every arm of every field, taken away or added, is noticed."""
-    config = config_of(variant)
-    strategy = config.build(ARMS)
-    play(strategy, [stats_of({"arm0": (3, 2)})])
-    state = strategy.state_dict()
-    broken = [{k: v for k, v in state.items() if k != field} for field in state] + [{**state, "surplus": 1}]
-    for field, value in state.items():
-        if isinstance(value, dict):
-            broken += [{**state, field: {k: v for k, v in value.items() if k != "arm2"}}]
-            broken += [{**state, field: {**value, "arm9": 0.0}}]
-    for bad in broken:
-        with pytest.raises(LedgerError):
-            config.build(ARMS).load_state_dict(bad)
+    complete(build_of(variant), stats_of({"arm0": (3, 2)}))
 
 
 @pytest.mark.parametrize("variant", ["sec", "sec-fixed", "thompson", "proximal", "learnability"])
@@ -173,15 +116,7 @@ def test_arm_that_entered_starts_at_the_mean(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_declared_columns_exist_and_are_all_that_is_read(variant: str) -> None:
     """Columns outside of the declaration may hold anything: the strategy goes on the same."""
-    config = config_of(variant)
-    needs, row_type = config.requires(), {f.name for f in dataclasses.fields(ArmStatsRow)}
-    assert needs <= {f"stats.{column}" for column in row_type}
-    rows = stats_of({"arm0": (3, 2), "arm1": (4, 8)})
-    noise: dict[str, Any] = {column: 77 for column in row_type - {"arm"} if f"stats.{column}" not in needs}
-    noisy = [dataclasses.replace(r, **noise) for r in rows]
-    plain, other = config.build(ARMS), config.build(ARMS)
-    assert play(plain, [rows, rows]) == play(other, [noisy, noisy])
-    assert plain.state_dict() == other.state_dict()
+    only_declared(build_of(variant), config_of(variant).requires(), stats_of({"arm0": (3, 2), "arm1": (4, 8)}))
 
 
 @pytest.mark.parametrize("variant", ["sec-fixed", "thompson", "proximal", "learnability"])
@@ -194,12 +129,67 @@ def test_floor_keeps_every_arm_alive(variant: str) -> None:
 
 
 def test_writing_the_strategy_swaps_the_config() -> None:
-    found = configs.merge(_Holder(curriculum=SecConfig(**BASE)), {"curriculum": {"strategy": "thompson", **BASE}})
-    assert found.curriculum.strategy == "thompson"
+    swapped = configs.merge(_Holder(curriculum=SecConfig(**BASE)), {"curriculum": {"strategy": "thompson", **BASE}})
+    assert swapped.curriculum.strategy == "thompson"
     single: Literal["hold"] = "hold"
     one = configs.merge(_Holder(curriculum=SecConfig(**BASE)), {"curriculum": {"absent": single}})
     assert isinstance(one.curriculum, SecConfig) and one.curriculum.switches.absent == "hold"
     assert configs.from_dict(SecConfig, configs.to_dict(one.curriculum)) == one.curriculum
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_checks_of_the_command_find_nothing_in_our_strategies(variant: str) -> None:
+    assert list(problems(build_of(variant))) == []
+
+
+class _Forgetful:
+    """A strategy over arms with one planted fault."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.seen, self.names = fault, 0.0, [arm.name for arm in ARMS]
+
+    def select(self, num: int, draw: Draw) -> list[tuple[str, float]]:
+        rng = np.random.default_rng() if self.fault == "own random numbers" else draw.generator()
+        names = [*self.names, "arm9"] if self.fault == "unknown arm" else self.names
+        start = int(rng.integers(0, len(names))) + int(self.seen)
+        p = 0.5 if self.fault == "wrong probability" else 0.25
+        return [(names[(start + i) % len(names)], p) for i in range(num - (self.fault == "too few"))]
+
+    def observe(self, stats: Sequence[ArmStatsRow]) -> None:
+        if self.fault == "order" and stats:
+            self.seen += float(stats[0].num_prompts)
+        else:
+            self.seen += float(sum(row.num_prompts for row in stats))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.fault == "forgets" else {"seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.fault not in ("forgets", "takes any state"):
+            require_fields(state, ["seen"], "toy")
+        self.seen = float(state.get("seen", 0.0))
+
+    def metrics(self) -> dict[str, float]:
+        probabilities = {f"{name}/p": 0.25 for name in self.names}
+        return probabilities if self.fault == "no entropy" else {**probabilities, "entropy": math.log(4)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("own random numbers", "selection of a second strategy"),
+        ("unknown arm", "arms of"),
+        ("wrong probability", "probability of the metric"),
+        ("too few", "9 pairs"),
+        ("order", "the same rows in reverse"),
+        ("forgets", "selection after a restart"),
+        ("takes any state", "LedgerError for a state without seen"),
+        ("no entropy", "`entropy`"),
+    ],
+)
+def test_the_checks_of_the_command_find_planted_faults(fault: str, words: str) -> None:
+    assert list(problems(lambda arms: _Forgetful(""))) == []
+    assert any(words in error.expected for error in problems(lambda arms: _Forgetful(fault)))
 
 
 def test_draws_of_different_steps_differ() -> None:
