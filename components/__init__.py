@@ -7,6 +7,7 @@ dataset_prep --> curriculum --> rollout --> reward --> update --> evaluate
 dataset_prep/ curriculum/ rollout/ reward/ update/ evaluate/
                         one folder per stage: `stage.py` has its contract, and every strategy has a file of its own
 continuous/             models that act in simulators: build, read, act
+sandbox/                runs code that a user brought, in a process that can do little else
 generated/              tasks that an evolution makes from its own rollouts
 
 catalog                 all stages, in one import

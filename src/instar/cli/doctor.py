@@ -145,6 +145,7 @@ def main(store: str | None) -> int:
     console.print(_machine_table(machine))
     console.print(_extras_table(machine))
     console.print(_scales_table(machine))
+    console.print(_protections_table())
     if store is not None:
         check_store(store, console)
     return MissingDependencyError.exit_code if missing(machine, SCALES["tiny"]) else 0
@@ -231,6 +232,16 @@ def _scales_table(machine: Machine) -> Table:
         answer = "missing: " + "; ".join(lack) if lack else "yes"
         needs = f"memory {_gib(need.memory)}, disk {_gib(need.disk)}{gpu}"
         table.add_row(scale, need.what, needs, answer, style="yellow" if lack else "")
+    return table
+
+
+def _protections_table() -> Table:
+    """Return what keeps a user's code from the rest of this machine (docs/howto/reward.md)."""
+    from instar.components.sandbox.confine import protections
+
+    table = _table("a user's code", "here")
+    for name, present in protections().items():
+        table.add_row(name, "yes" if present else "no", style="" if present else "yellow")
     return table
 
 
