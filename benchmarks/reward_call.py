@@ -23,7 +23,7 @@ from instar.components.sandbox.config import SandboxConfig
 from instar.components.sandbox.sandbox import SANDBOX, Sandbox
 from instar.resident import Resident
 
-ROWS, REPEATS, BAR_US, START_BAR_S = 2048, 15, 20.0, 0.3
+ROWS, REPEATS, BAR_US, START_BAR_S = 2048, 9, 20.0, 0.3
 SOURCE = """
 import re
 

@@ -26,8 +26,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -145,7 +145,7 @@ class Child:
 
     def __init__(self, channel: socket.socket, settings: dict[str, Any]) -> None:
         self.settings, self.code, self._work = settings, Path(settings["code"]), settings["work"]
-        self._receive, self._send, self._buffer = channel.recv, channel.sendall, bytearray()
+        self._receive, self._send, self._part, self._lines = channel.recv, channel.sendall, b"", deque[bytes]()
         self._encode, self._decode = _encoder(plain), _decoder()
         self._timer, self._clock = signal.setitimer, signal.ITIMER_PROF
         self._prints = Prints(settings["print_kb"] << 10)
@@ -163,15 +163,13 @@ class Child:
 
     def read(self) -> str:
         """Return the next line. Ends the process when the host has closed the channel."""
-        buffer = self._buffer
-        while (end := buffer.find(b"\n")) < 0:
+        while not self._lines:
             part = self._receive(1 << 20)
             if not part:
                 os._exit(0)
-            buffer += part
-        line = bytes(buffer[:end])
-        del buffer[: end + 1]
-        return line.decode("ascii")
+            *lines, self._part = (self._part + part).split(b"\n")
+            self._lines.extend(lines)
+        return self._lines.popleft().decode("ascii")
 
     def answer(self, about: str, value: Any) -> None:
         """Write one line. A value that JSON cannot hold, or that is too long, becomes a fault."""
@@ -320,36 +318,37 @@ class Child:
     def do_calls(self, request: dict[str, Any], lines: list[str]) -> None:
         """Call a function once for each row, one after the other."""
         function, kinds, before = self.load(request["entry"]), request["kinds"], self._threads()
+        generators = self._generators()
         for number, (line, seed) in enumerate(zip(lines, request["seeds"], strict=True)):
+            imported = generators
+            value = self._one(function, line, kinds, seed)
             generators = self._generators()
-            call = partial(self._call, function, line, kinds)
-            value = self._one(call, seed)
-            if self._generators() != generators:  # the call has imported a generator, which had another seed
-                value = self._one(call, seed)
+            if generators != imported:  # the call has imported a generator, which had another seed
+                value = self._one(function, line, kinds, seed)
             self.answer(str(number), self._clean(value, before))
 
     def do_object(self, request: dict[str, Any], lines: list[str]) -> None:
         """Make an object of the user's class, or call a method of one."""
         number, name, before = request["object"], request["name"], self._threads()
-        call = self.arguments(lines[0], {})
-        target = self.load(name) if number is None else getattr(self._objects[number], name)
-        value = self._one(lambda: target(*call["args"], **call["keywords"]), request["seeds"][0])
+
+        def call(args: list[Any], keywords: dict[str, Any]) -> Any:
+            target = self.load(name) if number is None else getattr(self._objects[number], name)
+            return target(*args, **keywords)
+
+        value = self._one(call, lines[0], {}, request["seeds"][0])
         if number is None and "value" in value:
             self._objects.append(value["value"])
             value = {"value": len(self._objects) - 1}
         self.answer("0", self._clean(value, before))
 
-    def _call(self, function: Callable[..., Any], line: str, kinds: dict[str, str]) -> Any:
-        return function(**self.arguments(line, kinds))
-
-    def _one(self, call: Callable[[], Any], seed: int) -> dict[str, Any]:
+    def _one(self, function: Callable[..., Any], line: str, kinds: dict[str, str], seed: int) -> dict[str, Any]:
         """Return the value of one call, or its fault. A call that takes too much processor time ends this process."""
         prints = self._prints
         prints.count, sys.stdout, sys.stderr = 0, prints, prints
         self._timer(self._clock, self._cpu_s)  # until the next call begins, or the request ends
         try:
             self._seed(seed)
-            value: dict[str, Any] = {"value": call()}
+            value: dict[str, Any] = {"value": function(**self.arguments(line, kinds))}
         except BaseException as error:
             value = self.raised(error)
         if prints.count > prints.limit:

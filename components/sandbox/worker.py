@@ -26,8 +26,8 @@ from instar.components.sandbox.config import SandboxConfig
 from instar.errors import ProcessError
 
 CHILD = Path(__file__).with_name("child.py")
-START_S, LOAD_S = 60.0, 120.0
-"""Most seconds for the start of the process, and for the import of a user's file."""
+START_S, LOAD_S, GONE_S = 60.0, 120.0, 5.0
+"""Most seconds for the start of the process, for the import of a user's file, and for programs that were killed to be gone."""
 MAX_ANSWER, MAX_ANSWERS, _SLICE_S = 8 << 20, 1 << 16, 0.1
 _DECODE = json.JSONDecoder().raw_decode
 UNPROTECTED = "INSTAR_SANDBOX"
@@ -196,6 +196,11 @@ class Worker:
         if self.owner == os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+                deadline = time.monotonic() + GONE_S
+                while "processes" in self.config.allow and time.monotonic() < deadline:
+                    os.killpg(self.process.pid, 0)  # raises when nothing is left of the group
+                    time.sleep(0.005)
             self.process.wait()
 
 
