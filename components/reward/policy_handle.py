@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from instar.components.rollout.engine import Request
 
@@ -59,7 +59,8 @@ class EnginePolicy:
         from instar.components.tokenizer import load_tokenizer
         from instar.kernels.logprob.dispatch import selected_logprob
 
-        tokenizer, model = load_tokenizer(self._policy), load_model(self._policy, self._ctx)
+        tokenizer = load_tokenizer(self._policy)
+        model: Any = load_model(self._policy, self._ctx)
         before, after = tokenizer.encode_prompt(prompt, form), tokenizer.encode_answer(completion)
         if not after:
             return []

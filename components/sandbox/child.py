@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 MAX_LINE, MAX_REASON, MAX_TRACEBACK = 4 << 20, 300, 4000
 """Most bytes of one answer, and most characters of the reason and of the traceback of a fault."""
@@ -121,7 +121,7 @@ def _encoder(default: Callable[[Any], Any]) -> Callable[[Any], str]:
 
 
 def _decoder() -> Callable[[str], Any]:
-    scan = _json.make_scanner(json.JSONDecoder())
+    scan = _json.make_scanner(cast("Any", json.JSONDecoder()))
     return lambda text: scan(text, 0)[0]
 
 

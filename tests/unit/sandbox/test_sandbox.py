@@ -185,7 +185,9 @@ def test_the_environment_of_the_process_holds_nothing_of_ours(tmp_path: Path, mo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     text = "import os\ndef f(): return [dict(os.environ), os.getcwd(), os.listdir('.')]"
     with Sandbox(brought(tmp_path, text), SHORT) as sandbox:
-        ((environment, folder, names),) = sandbox.calls("rew.py:f", [{}])
+        (value,) = sandbox.calls("rew.py:f", [{}])
+    assert not isinstance(value, Fault)
+    environment, folder, names = value
     assert {"HOME", "TMPDIR", "PYTHONHASHSEED", "OMP_NUM_THREADS"} <= environment.keys()
     assert "AWS_SECRET_ACCESS_KEY" not in environment and environment["HOME"] == folder and names == []
 
