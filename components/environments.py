@@ -75,7 +75,7 @@ def _check_spaces(environment: Any, name: str) -> None:
     if not all(isinstance(space, gymnasium.spaces.Box) for space in (seen, acted)):
         raise ConfigError(
             expected="states that are a Box and actions that are a Box",
-            found=f"states {seen} and actions {acted}",
+            found=" ".join(f"states {seen} and actions {acted}".split()),  # numpy writes bounds on several lines
             where=name,
             action="choose an environment with continuous actions, for example MountainCarContinuous-v0: the policies predict "
             "a vector of numbers between bounds, and a choice among a few actions is no such vector",

@@ -130,17 +130,15 @@ class _Steps:
             if values.null_count:
                 row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
                 raise self.place.fault(name, row, "a value in every row", "an empty cell", _REPAIR)
-        steps = {
-            "observation": self._vectors("observation", cells["observation"], self.simulator.state_dim).astype(
-                np.float32
-            ),
-            "action": self._vectors("action", cells["action"], self.simulator.action_dim).astype(np.float32),
-            "reward": self._vectors("reward", cells["reward"], 1),
-        }
-        self._check_box(steps["action"])
+        simulator = self.simulator
+        actions = self._vectors("action", cells["action"], simulator.action_dim).astype(np.float32)
+        self._check_box(actions)
         ends = self._ends(cells)
         self._cut(cells, ends["done"])
-        for name, part in (steps | ends).items():
+        states = self._vectors("observation", cells["observation"], simulator.state_dim).astype(np.float32)
+        rewards = self._vectors("reward", cells["reward"], 1)
+        parts: dict[str, npt.NDArray[Any]] = {"observation": states, "action": actions, "reward": rewards, **ends}
+        for name, part in parts.items():
             self.chunks.setdefault(name, []).append(part)
         self.count += len(batch)
         self.place = _Place(path=self.place.path, row=self.place.row + len(batch))
@@ -200,7 +198,7 @@ class _Steps:
     def _flags(self, name: str, cells: pa.Array) -> Flags:
         if not (pa.types.is_boolean(cells.type) or pa.types.is_integer(cells.type)):
             raise self.place.fault(name, 0, "a boolean, or 0 and 1", f"the type {cells.type}", _REPAIR)
-        values = cells.to_numpy(zero_copy_only=False)
+        values: npt.NDArray[Any] = cells.to_numpy(zero_copy_only=False)
         wrong = np.flatnonzero((values != 0) & (values != 1))
         if len(wrong):
             raise self.place.fault(name, int(wrong[0]), "0 or 1", values[wrong[0]], _REPAIR)
