@@ -58,7 +58,7 @@ def _hub() -> tuple[Any, Callable[[str], None]]:
     """Return the client of the hub, and the check of names. The client reads the user's own login itself."""
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.utils._validators import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
     except ImportError as error:
         raise MissingDependencyError(
             expected="huggingface_hub", found=str(error), where="--push", action="pip install 'instar[llm]'"

@@ -131,6 +131,32 @@ def test_a_chain_of_runs_writes_the_ledger_of_one_process(
     assert chained[:-1] == local(kind) and chained[-1][0] == "close"
 
 
+def test_a_chain_that_is_done_goes_on_with_more_iterations(
+    local: Callable[[str], list[Any]], kfp: FakeKfp, tmp_path: Path
+) -> None:
+    """The same command with more iterations. A process that dies before the head moves leaves nothing that another cannot mend."""
+    engine = Engine(kfp, tmp_path)
+    handle, store = submit(micro(iterations=1), tmp_path, kfp)
+    with pytest.raises(LockedError, match="wait until it is done"):
+        submit(micro(), tmp_path, kfp)
+    engine.drain()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "reopen", lambda *facts: exit(9))
+        with pytest.raises(SystemExit):
+            submit(micro(), tmp_path, kfp)
+    submit(micro(), tmp_path, kfp)
+    engine.drain()
+    versioned = head.read_head(open_store(store), EVOLUTION)
+    assert versioned is not None
+    assert (versioned[0].status, versioned[0].iteration, versioned[0].segment) == ("done", 2, 5)
+    whole, extended = local("fused"), entries(handle)
+    results = [{body["key"]: body["outputs"] for kind, body in entry if kind == "stage"} for entry in (whole, extended)]
+    assert results[0].items() <= results[1].items()
+    assert [e for e in whole if e[0] == "gate"] == [e for e in extended if e[0] == "gate"]
+    assert [kind for kind, _ in extended if kind in ("extend", "close")] == ["close", "extend", "close"]
+    assert extended[-1] == whole[-1]
+
+
 def test_runs_that_die_anywhere_are_repaired_without_computing_twice(
     local: Callable[[str], list[Any]], kfp: FakeKfp, tmp_path: Path
 ) -> None:
