@@ -2,7 +2,7 @@
 
 The class of an error decides two things that a supervisor needs: the exit code of the process, and whether it can help to try
 again. Four codes are reserved for answers. `instar evaluate` ends with 0 (better or equal), 3 (worse) or 2 (could not tell).
-`instar diff` ends with 1 if it has found a difference.
+`instar diff` and `instar replay` end with 1 if they have found a difference, and `instar check` if something is red.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ COMMANDS = {
     "show",
     "diff",
     "replay",
+    "check",
     "report",
     "recipes",
     "explain",

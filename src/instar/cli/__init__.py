@@ -4,6 +4,7 @@
                          |
                          v  (each command imports what it needs)
     commands, show, compare, doctor, explain       what the commands of one machine do
+    check, replay                                  is a reward sound; are results those of the ledger
     cluster, plan                                  what the commands of a cluster do
     resolve, progress                              a recipe from options and files; the lines that a run prints
 

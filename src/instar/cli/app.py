@@ -142,6 +142,30 @@ def diff(left: Dir, right: Dir) -> None:
 
 
 @app.command()
+def check(
+    entry: Annotated[str, typer.Argument(help="reward function or curriculum class, for example rew.py:reward")],
+    tasks: Annotated[
+        Path | None, typer.Option(help="file of rows, or a folder of `instar import`; a reward is checked on them")
+    ] = None,
+    style: Annotated[
+        Literal["whole", "line", "boxed", "tag"], typer.Option(help="where in a completion the answer stands")
+    ] = "whole",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the report as quality.json")] = None,
+    requirements: Annotated[
+        Path | None, typer.Option(help="lock with hashes of packages that the reward needs")
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="network or processes: what the reward may do beyond computing")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="stable, for scripts")] = False,
+) -> None:
+    """Check a reward or a curriculum before any training. The exit code is 0 when it is sound, 1 when a finding is red."""
+    from instar.cli import check as checks
+
+    raise typer.Exit(checks.check(entry, tasks, style, out, requirements, allow or [], as_json))
+
+
+@app.command()
 def replay(
     run: Annotated[str, typer.Argument(help="evolution directory, or STORE/evolutions/NAME")],
     iteration: Annotated[

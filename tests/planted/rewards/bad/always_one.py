@@ -1,0 +1,5 @@
+"""Wrong: every answer is right."""
+
+
+def reward(answer, reference):
+    return 1.0

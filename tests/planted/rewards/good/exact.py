@@ -1,0 +1,5 @@
+"""Good: the whole answer is compared."""
+
+
+def reward(answer, reference):
+    return answer.strip() == reference["answer"]
