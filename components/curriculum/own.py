@@ -5,7 +5,7 @@
         def select(self, num, seed): ...                  -> num pairs (arm, probability that it had)
         def observe(self, stats): ...                     stats: one dict per arm, the columns of `ArmStatsRow`
         def state_dict(self): ...                         -> everything that it remembers, as JSON
-        def load_state_dict(self, state): ...
+        def load_state_dict(self, state): ...             raises if a part is missing or unknown
         def metrics(self): ...                            -> {"entropy": nats, "<arm>/p": probability}
 
 Every random number has to come from `seed`. The object lives for one draw: what it remembers is its state.
@@ -24,7 +24,7 @@ from instar.components.curriculum.pool import Arm
 from instar.components.curriculum.protocol import Draw, State, Strategy
 from instar.components.sandbox.sandbox import Sandbox, open_sandbox
 from instar.contract import Context
-from instar.errors import ContractError
+from instar.errors import ContractError, LedgerError
 from instar.rows import ArmStatsRow
 
 if TYPE_CHECKING:
@@ -63,8 +63,16 @@ class Own:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the user's object remember."""
-        self.remote.call("load_state_dict", dict(state))
+        """Let the user's object remember. Whatever it raises means that the state is not complete."""
+        try:
+            self.remote.call("load_state_dict", dict(state))
+        except ContractError as error:
+            raise LedgerError(
+                expected="a state that the curriculum can restore",
+                found=error.found,
+                where=f"{self.entry}.load_state_dict",
+                action="resume from a complete curriculum state; a missing part is never filled in",
+            ) from error
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the user's object."""

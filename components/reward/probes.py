@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instar.components.reward.signatures import Attempt
-
 from instar.components.reward.extract import extract
+from instar.components.reward.signatures import Attempt
 
 TRIVIAL = {
     "empty": "an empty answer",

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from instar.components.reward.signatures import Attempt
-
 from instar.components.reward.probes import SOFT, TRIVIAL, Sample, attempt, constants, probes, same
+from instar.components.reward.signatures import Attempt
 from instar.components.reward.verifiers import Abstain, Failed, Verdict
 from instar.errors import RewardError
 from instar.plain import brief

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from instar.components.reward.functions import FunctionConfig
-from instar.components.sandbox.config import SandboxConfig
 
 from instar.artifact import Code
 from instar.bundle import bundle
 from instar.components.reward.check_functions import check_functions
+from instar.components.reward.functions import FunctionConfig
 from instar.components.reward.probes import Sample
 from instar.components.reward.soundness import Finding, require_sound
+from instar.components.sandbox.config import SandboxConfig
 from instar.errors import RewardError
 from instar.manifest import manifest_of
 

@@ -13,13 +13,14 @@ from instar import config as configs
 from instar import schema
 from instar.artifact import Code, ImportedTasks, QualityReport
 from instar.bundle import bundle
+from instar.components.curriculum.config import OwnConfig
+from instar.components.curriculum.own import Own
 from instar.components.curriculum.protocol_checks import problems
-from instar.components.curriculum.sandboxed import Sandboxed
 from instar.components.dataset_prep.imported.cells import Reader
 from instar.components.dataset_prep.imported.importer import Imported, import_tasks
 from instar.components.dataset_prep.imported.source import open_source
 from instar.components.reward.check_functions import check_functions
-from instar.components.reward.functions import FunctionConfig
+from instar.components.reward.function_config import FunctionConfig
 from instar.components.reward.probes import Sample
 from instar.components.reward.soundness import Finding, Soundness, lines
 from instar.components.sandbox.config import SandboxConfig
@@ -85,7 +86,8 @@ def _required(tasks: Path | None) -> Path:
 def check_strategy(code: Code, entry: str, config: SandboxConfig) -> dict[str, Any]:
     """Return the content of a `QualityReport` for a curriculum class: what of the protocol it does not keep."""
     with Sandbox(code, config) as sandbox:
-        errors = list(problems(lambda arms: Sandboxed(sandbox, entry, arms)))
+        strategy = OwnConfig(prompts=1, group_size=2, entry=entry, sandbox=config)
+        errors = list(problems(lambda arms: Own(strategy, sandbox, arms)))
     findings = [
         Finding(check="protocol", severity="red", expected=e.expected, found=e.found, where=entry, action=e.action)
         for e in errors

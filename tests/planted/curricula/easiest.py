@@ -14,9 +14,9 @@ class Easiest:
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items()}
 
-    def select(self, num, draw):
+    def select(self, num, seed):
         probabilities = self.probabilities()
-        drawn = random.Random(draw["seed"]).choices(self.names, weights=probabilities.values(), k=num)
+        drawn = random.Random(seed).choices(self.names, weights=probabilities.values(), k=num)
         return [[name, probabilities[name]] for name in drawn]
 
     def observe(self, stats):
