@@ -39,13 +39,17 @@ def stored_recipe(workspace: Workspace) -> Recipe:
 
 
 def open_evolution(
-    workspace: Workspace, recipe: Recipe, seed: int, brought: Mapping[str, Artifact] = MappingProxyType({})
+    workspace: Workspace,
+    recipe: Recipe,
+    seed: int,
+    brought: Mapping[str, Artifact] = MappingProxyType({}),
+    notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the ledger's first entry, or check that it holds this recipe, this code and what the user brings.
 
-    The entry pins the sources of the recipe and what is brought, as they are now. It also notes the versions that this process
-    computes with, for example of torch (`instar.pipelines.versions`). A recipe that differs in its number of iterations alone
-    extends the evolution (`instar.pipelines.extension`).
+    The entry pins the sources of the recipe and what is brought, as they are now, and holds `notes`. It also notes the versions
+    that this process computes with, for example of torch (`instar.pipelines.versions`). A recipe that differs in its number of
+    iterations alone extends the evolution (`instar.pipelines.extension`).
     """
     check_brought(recipe, brought)
     body: dict[str, Any] = {"recipe": configs.to_dict(recipe), "name": recipe.name, "scale": recipe.scale, "seed": seed}
@@ -57,7 +61,7 @@ def open_evolution(
             pins["sources"] = [pin(workspace, uri) for uri in recipe.sources]
         if brought:
             pins["brought"] = pin_brought(workspace, brought)
-        workspace.ledger.append("open", {**body, **pins, "code": code_version()}, noted)
+        workspace.ledger.append("open", {**body, **pins, **notes, "code": code_version()}, noted)
     elif opened.body["seed"] != seed:
         raise ConfigError(
             expected=f"seed {opened.body['seed']}, with which this evolution was opened",

@@ -13,6 +13,7 @@ import typer
 from instar.border import ended
 from instar.cli.cluster_app import (
     LOCK,
+    AcceptOption,
     AllowOption,
     DeviceOption,
     RequirementsOption,
@@ -76,6 +77,7 @@ def run(
     reward: RewardOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
+    accept_check: AcceptOption = False,
     data: Data = None,
     env: Env = "",
     reuse: Annotated[
@@ -89,7 +91,7 @@ def run(
     from instar.cli import commands, offline
 
     sets = offline.with_data(recipe, scale, data, env, sets or [])
-    own = own_of_options(tasks, reward, requirements, allow, from_run)
+    own = own_of_options(tasks, reward, requirements, allow, from_run, accept_check)
     if mode == "containers":
         if reuse is not None:
             raise ConfigError(

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from instar import config as configs
 from instar import head as heads
 from instar import plain, terminal
-from instar.artifact import Artifact
+from instar.cli.own import Brought
 from instar.conformance import require_conditional
 from instar.errors import ConfigError
 from instar.head import ChainConfig, Head
@@ -101,13 +100,13 @@ def submit(
     store: str,
     server: Server,
     where: Target,
-    brought: Mapping[str, Artifact] | None = None,
+    brought: Brought | None = None,
     *,
     seed: int = 0,
 ) -> Action:
     """Open an evolution and start its first run. After a crash at any point, it can be repeated and continues there.
 
-    `brought` is what the user brings, by the name of its entry in the state. It is stored now: pods fetch it by digest.
+    What the user brings is stored now: pods fetch it by digest.
     """
     if not store.startswith("s3://"):
         raise ConfigError(
@@ -122,7 +121,10 @@ def submit(
         owner = _write_handle(directory, server)
         if is_generation(name):
             return _adopt_generation(workspace)
-        open_evolution(workspace, recipe, seed, brought or {})
+        if brought is None:
+            open_evolution(workspace, recipe, seed)
+        else:
+            brought.open(workspace, recipe, seed)
         api = server.open()
         settings = _chain(recipe, workspace, api, where)
         if heads.read_head(workspace.store, name) is not None and _differ(settings, workspace):

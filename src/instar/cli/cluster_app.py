@@ -37,6 +37,10 @@ RequirementsOption = Annotated[
 AllowOption = Annotated[
     list[str] | None, typer.Option("--allow", help="let your reward use the `network`, or start `processes`")
 ]
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-check", help="run although `instar check` calls the reward unsound; the ledger says so"),
+]
 Segment = Literal["begin", "iterate", "finish", "tick"]
 Engine = Literal["kfp", "argo"]
 ProfileOption = Annotated[str, typer.Option(help="node-pool profile; see pipelines/pools.toml")]
@@ -58,12 +62,18 @@ def own_of_options(
     requirements: Path | None,
     allow: list[str] | None,
     from_run: str | None = None,
+    accept_check: bool = False,
 ) -> Own:
     """Return what the options of a command bring."""
     from instar.cli.own import Own
 
     return Own(
-        tasks=tasks, rewards=tuple(reward or ()), start=from_run, requirements=requirements, allow=tuple(allow or ())
+        tasks=tasks,
+        rewards=tuple(reward or ()),
+        start=from_run,
+        requirements=requirements,
+        allow=tuple(allow or ()),
+        accept_check=accept_check,
     )
 
 
@@ -129,6 +139,7 @@ def submit(
     reward: RewardOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
+    accept_check: AcceptOption = False,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -145,10 +156,10 @@ def submit(
     if cron is not None:
         check_cron(cron)
     directory = out or Path("runs") / evolution
-    with bring(own_of_options(tasks, reward, requirements, allow)) as brought:
+    with bring(own_of_options(tasks, reward, requirements, allow, None, accept_check)) as brought:
         resolved = resolve(recipe, scale, model, config, sets or [], device, brought)
         say_outlook(resolved)
-        done = cluster.submit(resolved, directory, evolution, store, server, where, brought.artifacts, seed=seed)
+        done = cluster.submit(resolved, directory, evolution, store, server, where, brought, seed=seed)
     cluster.say(done)
     if cron:
         say("\n".join(cluster.schedule(store, evolution, server, cron)) + "\n")

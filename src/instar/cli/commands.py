@@ -15,7 +15,7 @@ from instar.outcome import Outcome, outcome_of
 from instar.pipelines import preflight, versions
 from instar.pipelines.evolution import evolve
 from instar.pipelines.extension import reopen
-from instar.pipelines.lifecycle import check_code, close, open_evolution, stored_recipe
+from instar.pipelines.lifecycle import check_code, close, stored_recipe
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes import METHODS
@@ -76,7 +76,7 @@ def run_in_containers(
         recipe = resolve(name, scale, model, file, sets, device, brought)
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
         open_tracker(tracking, workspace)  # a missing package is reported here, before the first stage
-        open_evolution(workspace, recipe, seed, brought.artifacts)
+        brought.open(workspace, recipe, seed)
         reopen(workspace)
         say_outlook(recipe)
         drive(workspace, recipe, load("local"), lock)
@@ -99,6 +99,7 @@ def evolve_in(
     reward: Reward | Sequence[Reward] | None = None,
     start: Path | str | None = None,
     reuse: Path | str | None = None,
+    accept_check: bool = False,
 ) -> Outcome:
     """Run `recipe` in `directory`, or continue where its ledger ends. This is `instar.evolve`.
 
@@ -113,15 +114,16 @@ def evolve_in(
         outcome = instar.evolve(recipe, "runs/b", tasks=rows, reward=reward)
 
     `tasks` is a path, a list of dictionaries, or a pandas DataFrame. `reward` is a function that stands in a file, or a text such
-    as `rew.py:style=0.2`, or a list of those. `start` is a run whose champion is the first policy.
-    `reuse` is a directory of the same recipe and seed, whose results are taken over where all that they depend on is equal.
+    as `rew.py:style=0.2`, or a list of those. A reward that is not sound on the tasks is refused, unless `accept_check`.
+    `start` is a run whose champion is the first policy. `reuse` is a directory of the same recipe and seed, whose results are
+    taken over where all that they depend on is equal.
 
     The same call again resumes a run that was killed. A recipe with more iterations extends one that is done. Every random number
     depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`. `mode` is `inprocess` or
     `subprocess`. `tracking` is an MLflow URI or `off`. The errors are those of `instar.errors`. Stages that were committed before
     an error are kept.
     """
-    with bring(own_of(tasks, reward, start)) as brought:
+    with bring(own_of(tasks, reward, start, accept_check)) as brought:
         return _evolve(brought.adapt(recipe), Path(directory), brought, seed, store, mode, tracking, reuse)
 
 
@@ -140,7 +142,7 @@ def _evolve(
         open_store(store)
     with refusals(path), locked(path):
         workspace = create_workspace(path, f"{recipe.name}-{recipe.scale}-seed{seed}", store)
-        open_evolution(workspace, recipe, seed, brought.artifacts)
+        brought.open(workspace, recipe, seed)
         other = open_reused(Path(reuse), workspace) if reuse is not None else None
         return _drive(workspace, recipe, mode, tracking, other)
 

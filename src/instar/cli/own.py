@@ -27,8 +27,13 @@ from instar.bundle import bundle, entry_of
 from instar.components.architecture import of_model
 from instar.components.dataset_prep.config import FromRun
 from instar.components.dataset_prep.imported_config import ImportedConfig, config_of
+from instar.components.reward.check_functions import check_functions
+from instar.components.reward.config import VerifyConfig
+from instar.components.reward.soundness import require_sound
 from instar.errors import ConfigError
+from instar.manifest import manifest_of
 from instar.pipelines.export.select import opened, select
+from instar.pipelines.lifecycle import open_evolution
 from instar.pipelines.method import started_from
 from instar.pipelines.recipe import Recipe
 from instar.pipelines.recipes.own import adapt
@@ -54,6 +59,8 @@ class Own:
     """The run whose champion is the first policy."""
     requirements: Path | None = None
     allow: tuple[str, ...] = ()
+    accept_check: bool = False
+    """Whether to run with a reward that is not sound."""
 
 
 SETTINGS = {
@@ -65,12 +72,14 @@ SETTINGS = {
 CODE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
-def own_of(tasks: Rows | None, reward: Reward | Sequence[Reward] | None, start: Path | str | None) -> Own:
+def own_of(
+    tasks: Rows | None, reward: Reward | Sequence[Reward] | None, start: Path | str | None, accept_check: bool
+) -> Own:
     """Return what a call from Python brings."""
     several = [] if reward is None else [reward] if isinstance(reward, str) or callable(reward) else list(reward)
     rewards = tuple(one if isinstance(one, str) else entry_of(one) for one in several)
     path = os.fspath(tasks) if isinstance(tasks, str | os.PathLike) else tasks
-    return Own(tasks=path, rewards=rewards, start=None if start is None else str(start))
+    return Own(tasks=path, rewards=rewards, start=None if start is None else str(start), accept_check=accept_check)
 
 
 @dataclass(kw_only=True)
@@ -85,6 +94,7 @@ class Brought:
     pools: ImportedConfig | None = None
     start: str | None = None
     initial: FromRun | None = None
+    accept_check: bool = False
 
     def adapt(self, recipe: Recipe) -> Recipe:
         """Return the recipe that uses what was brought."""
@@ -94,6 +104,24 @@ class Brought:
             recipe = adapt(recipe, self.pools)
         changed: Recipe = configs.merge(recipe, self.changes, recipe.name)
         return changed
+
+    def open(self, workspace: Workspace, recipe: Recipe, seed: int) -> None:
+        """Open the evolution with what was brought. A reward is checked on its tasks first (`instar check`)."""
+        notes: dict[str, Any] = {}
+        new = next(workspace.ledger.of("open"), None) is None
+        if new and {"imported", "reward_code"} <= set(self.artifacts) and isinstance(recipe.reward, VerifyConfig):
+            notes["check"] = require_sound(self._checked(recipe.reward), self.accept_check)
+        open_evolution(workspace, recipe, seed, self.artifacts, notes)
+
+    def _checked(self, config: VerifyConfig) -> dict[str, Any]:
+        """Return the report of the checks of the reward functions on the tasks."""
+        from instar.cli.check import samples
+
+        code = self.artifacts["reward_code"]
+        assert isinstance(code, Code)
+        code = Code(code.path, code.digest or manifest_of(code.path, "Code").digest)
+        rows = samples(self.artifacts["imported"].path, self.folder)
+        return check_functions(config.functions, code, config.sandbox, rows, config.style)
 
     def bundled(self, name: str, entries: Sequence[str]) -> list[str]:
         """Make the code artifact `name` of these entries, and return them as they are called in there."""
@@ -135,7 +163,7 @@ def bring(own: Own) -> Iterator[Brought]:
     """Collect what the options name. The artifacts lie in a temporary folder until the evolution has stored them."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="instar-"))
-        brought = Brought(folder=Path(folder), requirements=own.requirements)
+        brought = Brought(folder=Path(folder), requirements=own.requirements, accept_check=own.accept_check)
         if own.start is not None:
             _bring_start(own.start, stack.enter_context(opened(own.start)), brought)
         if own.tasks is not None:
