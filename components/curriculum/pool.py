@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from instar.artifact import Tasks
 from instar.contract import Context
@@ -36,6 +38,7 @@ class Pools:
     task_ids: Mapping[str, Sequence[str]]
 
 
+_PART = 65_536
 POOLS: Kind[Pools] = Kind("curriculum-pools", newest=1)
 
 
@@ -49,26 +52,52 @@ def load_pools(tasks: Tasks, ctx: Context) -> Pools:
     return pools
 
 
+class Names(Sequence[str]):
+    """Names of tasks in one Arrow array. As Python texts, a million names would take three times the memory."""
+
+    def __init__(self, names: pa.Array) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, place: Any) -> Any:
+        """Return the name at a place, or the names of a slice."""
+        return Names(self._names[place]) if isinstance(place, slice) else self._names[place].as_py()
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another sequence has the same names."""
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def read_pools(tasks: Tasks) -> Pools:
     """Read the pools from the table of tasks. A table without training tasks is a `ContractError`."""
-    table = tasks.table(["task_id", "arm", "level", "split", "content_hash"]).combine_chunks()
-    rows = np.flatnonzero(table.column("split").to_numpy() == "train")
-    if not rows.size:
+    table = tasks.table(["task_id", "arm", "level", "split", "content_hash"])
+    table = table.filter(pc.field("split") == "train").drop_columns("split")
+    if not table.num_rows:
         raise ContractError(
             expected="at least one task of split train",
             found="none",
             where=f"Tasks {tasks.digest}:split",
             action="prepare a training pool",
         )
-    names, codes = np.unique(table.column("arm").to_numpy()[rows].astype(str), return_inverse=True)
-    ids, hashes = table.column("task_id").to_numpy()[rows], table.column("content_hash").to_numpy()[rows]
-    levels = table.column("level").to_numpy()[rows]
     arms, task_ids = [], {}
-    for code, name in enumerate(names.tolist()):
-        mine = np.flatnonzero(codes == code)
-        members = ids[mine].tolist()
-        text = "\n".join(f"{i}\t{h}" for i, h in zip(members, hashes[mine].tolist(), strict=True))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        arms.append(Arm(name=name, level=float(levels[mine].mean()), size=len(members), digest=digest))
-        task_ids[name] = members
+    for name in sorted(table.column("arm").unique().to_pylist()):
+        mine = table.filter(pc.field("arm") == name).drop_columns("arm").combine_chunks()
+        level = float(mine.column("level").to_numpy().mean())
+        arms.append(Arm(name=name, level=level, size=mine.num_rows, digest=_digest(mine)))
+        task_ids[name] = Names(mine.column("task_id").combine_chunks())
     return Pools(arms=tuple(arms), task_ids=task_ids)
+
+
+def _digest(table: pa.Table) -> str:
+    """Return the digest of names and contents in their order."""
+    total, lead = hashlib.sha256(), ""
+    for start in range(0, table.num_rows, _PART):
+        part = table.slice(start, _PART)
+        pairs = zip(part.column("task_id").to_pylist(), part.column("content_hash").to_pylist(), strict=True)
+        total.update((lead + "\n".join(f"{i}\t{h}" for i, h in pairs)).encode())
+        lead = "\n"
+    return total.hexdigest()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from instar import schema
 from instar.artifact import Tasks
@@ -37,11 +39,12 @@ class Attempts:
 def choose_tasks(pools: Mapping[str, Tasks], splits: tuple[str, ...], config: Config, ctx: Context) -> list[TaskRow]:
     """Return the tasks of `splits` to attempt, in the order of the pools. Raises `ContractError` for a split without tasks."""
     table = resident_tables(pools, ctx.resident)
-    names, arms = table.column("split").to_numpy(), table.column("arm").to_numpy()
+    asked = np.flatnonzero(pc.call_function("is_in", [table.column("split")], pc.SetLookupOptions(pa.array(splits))))
+    places = table.select(["split", "arm"]).take(asked)
     taken: Counter[tuple[str, str]] = Counter()
     picks = []
-    for index in np.flatnonzero(np.isin(names.astype(str), splits)).tolist():
-        key = (names[index], arms[index])
+    keys = zip(places.column("split").to_pylist(), places.column("arm").to_pylist(), strict=True)
+    for index, key in zip(asked.tolist(), keys, strict=True):
         if config.tasks_per_arm == 0 or taken[key] < config.tasks_per_arm:
             taken[key] += 1
             picks.append(index)

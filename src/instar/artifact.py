@@ -106,7 +106,9 @@ class Table(Artifact, Generic[R]):
         self.require()
         try:
             file = pq.ParquetFile(self.path / "rows.parquet", memory_map=True, pre_buffer=False)
-            table = file.read(columns, use_threads=False)  # a wait for Arrow's thread pools may never end
+            table = file.read(
+                columns and list(columns), use_threads=False
+            )  # a wait for Arrow's thread pools may never end
         except (pa.ArrowException, OSError) as error:
             if named := refusal(error, self.path):
                 raise named from error

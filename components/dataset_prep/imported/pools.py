@@ -29,10 +29,10 @@ from instar.rows import TaskRow
 if TYPE_CHECKING:
     from instar.components.dataset_prep.config import TextConfig
 
-ROWS = 65_536
+ROWS = 32_768
 """How many rows are checked at once."""
 MOST_SHOWN = 20_000
-"""Most training rows that the warm start reads of an arm."""
+"""Most training rows that the warm start reads, over all arms."""
 
 
 def bring(
@@ -74,6 +74,7 @@ class _Look:
     def __init__(self, config: TextConfig) -> None:
         initial = config.initial
         self._taught = frozenset(initial.warm_start.arms) if isinstance(initial, FromScratch) else frozenset[str]()
+        self._shown = MOST_SHOWN // max(1, len(self._taught))
         self._anchored = 2 * config.anchors.questions if config.anchors is not None else 0
         self.counts = Counter[tuple[str, str]]()
         self.rows: list[TaskRow] = []
@@ -92,7 +93,7 @@ class _Look:
         self.counts[place] += 1
         count = self.counts[place]
         if split == "train" and arm in self._taught:
-            return count <= MOST_SHOWN
+            return count <= self._shown
         return count <= (max(1, self._anchored) if split == "val" else 1)
 
     def validation(self) -> list[TaskRow]:

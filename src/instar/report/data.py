@@ -168,13 +168,17 @@ def _steps(workspace: Workspace, stages: list[Entry], notes: list[str]) -> dict[
     return dict(sorted(steps.items()))
 
 
+_COLUMNS = ("task_id", "arm", "domain", "level", "split", "prompt", "reference", "features")
+"""Columns of the task table that the report reads."""
+
+
 def _tasks(workspace: Workspace, stages: list[Entry], notes: list[str]) -> Any:
     """Return the task table, or None if there is none yet."""
     digest = next((e.body["outputs"]["tasks"] for e in stages if "tasks" in e.body["outputs"]), None)
     if digest is None:
         return None
     try:
-        return Tasks(workspace.cas.get(digest), digest).table()
+        return Tasks(workspace.cas.get(digest), digest).table(_COLUMNS)
     except (InstarError, OSError) as error:
         notes.append(f"the task pools could not be read: {error}")
         return None
