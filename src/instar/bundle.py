@@ -25,7 +25,18 @@ from typing import Any
 from instar import wheels
 from instar.errors import ConfigError
 from instar.terminal import warn
-from instar.user_imports import IMAGES, Import, Module, check_name, defined, imports, parse, refused, resolve
+from instar.user_imports import (
+    IMAGES,
+    Import,
+    Module,
+    check_name,
+    defined,
+    imports,
+    line_that_runs,
+    parse,
+    refused,
+    resolve,
+)
 
 LARGE = 2**20
 """Bytes of a file above which `large` must be given. A bundle is fetched by every pod."""
@@ -108,7 +119,15 @@ def entry_of(value: Callable[..., Any] | type) -> str:
     if path is None:
         action = f"save it to a file, for example rew.py, and give it as `from rew import {name}` or as 'rew.py:{name}'"
         raise refused("a function or class from a file", "one from a notebook or from the prompt", where, action)
-    check_name(parse(path.read_bytes(), path), name, path, set())
+    tree = parse(path.read_bytes(), path)
+    check_name(tree, name, path, set())
+    if value.__module__ == "__main__" and (line := line_that_runs(tree, "instar")):
+        raise refused(
+            "a file that can be imported without starting a run",
+            f"a script whose line {line} calls instar, so importing '{name}' from it would start the run once more",
+            f"{path}:{line}",
+            f"put '{name}' into a file of its own, or the calls below `if __name__ == \"__main__\":`",
+        )
     return f"{path}:{name}"
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from instar.errors import ConfigError, nearest
 
-IMAGES = frozenset(
+IMAGES: frozenset[str] = frozenset(
     (
         *(
             "alembic",
@@ -195,6 +195,33 @@ def check_name(tree: ast.Module, name: str, path: Path, starred: set[str]) -> No
                 )
     hint = nearest(name, names) if names else "the file defines no name"
     raise refused(f"a function or class '{name}' in the file", "no such name", f"{path}:1", hint)
+
+
+def line_that_runs(tree: ast.Module, package: str) -> int:
+    """Return the first line at which importing the file would call something that it has from `package`, or 0."""
+    names = {
+        alias.asname or alias.name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if (getattr(node, "module", None) or alias.name).partition(".")[0] == package
+    }
+    waiting: list[ast.AST] = list(reversed(tree.body))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, _SCOPES) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+            continue
+        if isinstance(node, ast.Call) and _first(node.func) in names:
+            return node.lineno
+        waiting += reversed(list(ast.iter_child_nodes(node)))
+    return 0
+
+
+def _first(expression: ast.expr) -> str:
+    """Return the first name of `name` or `name.some.other`, or an empty text for another expression."""
+    while isinstance(expression, ast.Attribute):
+        expression = expression.value
+    return expression.id if isinstance(expression, ast.Name) else ""
 
 
 def resolve(wanted: Import, module: Module, roots: Sequence[Path], outside: set[str]) -> list[Module]:

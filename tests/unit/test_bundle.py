@@ -359,3 +359,32 @@ def test_a_function_of_a_notebook_is_to_be_saved(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ConfigError) as caught:
             entry_of(value)
         assert "notebook" in caught.value.found and "save it to a file" in caught.value.action
+
+
+RUNS = "from instar import evolve as go\n\ndef reward(answer): ...\n\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (RUNS + "outcome = go(1)\n", 5),
+        (RUNS + "import instar\nif True:\n    print(instar.recipes.build('sec'))\n", 7),
+        (RUNS + "def main():\n    go(1)\n\nif __name__ == '__main__':\n    main()\n    go(2)\n", 0),
+        (RUNS + "print(reward(1))\n", 0),
+    ],
+)
+def test_a_script_that_starts_the_run_is_no_file_for_a_reward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, line: int
+) -> None:
+    """The sandbox imports the file of a function. A script would start its run there once more."""
+    path = write(tmp_path, {"train.py": source}) / "train.py"
+    main = types.ModuleType("__main__")
+    main.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    exec(compile("\n\ndef reward(answer): ...\n", str(path), "exec"), main.__dict__)
+    if not line:
+        assert entry_of(main.reward) == f"{path}:reward"
+        return
+    with pytest.raises(ConfigError) as caught:
+        entry_of(main.reward)
+    assert caught.value.where == f"{path}:{line}" and "if __name__" in caught.value.action
