@@ -69,10 +69,10 @@ class Outcome:
     def metrics(self) -> pd.DataFrame:
         """Return one row per iteration, indexed by `iteration`; row 0 is the base.
 
-        A column is named as in MLflow, for example `rollout/entropy` or `evaluate/val/score`. Of several inner steps it holds the
+        A column is named as in MLflow, for example `update/entropy` or `evaluate/val/accuracy`. Of several inner steps it holds the
         mean. `promoted` and `decision` are the gate's, `elapsed_s` is wall time.
 
-            outcome.metrics()["evaluate/val/score"].plot()
+            outcome.metrics()["evaluate/val/accuracy"].plot()
         """
         try:
             import pandas as pd
