@@ -17,7 +17,8 @@ from typing import Any
 from timing import Cost, interleave, medians
 
 from instar.artifact import Code
-from instar.components.reward.functions import Attempt, FunctionConfig, Functions
+from instar.components.reward.function_config import FunctionConfig
+from instar.components.reward.functions import Attempt, Functions
 from instar.components.sandbox.code_folder import write_code
 from instar.components.sandbox.config import SandboxConfig
 from instar.components.sandbox.sandbox import SANDBOX, Sandbox
