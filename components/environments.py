@@ -40,7 +40,7 @@ def open_environment(name: str) -> Any:
     log_mujoco_warnings()
     try:
         with quiet():
-            environment = gymnasium.make(name, disable_env_checker=True)
+            environment: Any = gymnasium.make(name, disable_env_checker=True)
     except (DependencyNotInstalled, ImportError) as error:
         raise _missing(name, "mujoco", error) from error
     except Error as error:

@@ -211,7 +211,8 @@ class _Steps:
             pa.types.is_integer(names.type) or pa.types.is_string(names.type) or pa.types.is_large_string(names.type)
         ):
             raise self.place.fault("episode", 0, "whole numbers or texts", f"the type {names.type}", _REPAIR)
-        changes = pc.not_equal(names.slice(1), names.slice(0, len(names) - 1)).to_numpy(zero_copy_only=False)
+        differ: Any = pc.not_equal  # pyright: ignore[reportAttributeAccessIssue] (pyarrow makes it at import)
+        changes = differ(names.slice(1), names.slice(0, len(names) - 1)).to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(np.concatenate([[True], changes | done[:-1]])).tolist():
             name, ended = names[row].as_py(), bool(done[row - 1])
             before = (names[row - 1].as_py(), ended) if row else self.before

@@ -30,16 +30,17 @@ class Still(gymnasium.Env[Any, Any]):
 
     def __init__(self, observation_space: Any, action_space: Any) -> None:
         self.observation_space, self.action_space = observation_space, action_space
+        self.zeros = np.zeros(observation_space.shape or (), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Return zeros."""
         del seed, options
-        return np.zeros(self.observation_space.shape, np.float32), {}
+        return self.zeros, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Count the force."""
         assert action.shape == self.action_space.shape
-        return np.zeros(self.observation_space.shape, np.float32), float(action.sum()), False, False, {}
+        return self.zeros, float(action.sum()), False, False, {}
 
 
 STATES, ACTIONS = Box(-1.0, 1.0, (2,)), Box(-1.0, 1.0, (1,))
