@@ -11,7 +11,7 @@ from instar.components.dataset_prep.initial import Checkpoint, FromRun, FromScra
 from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
 from instar.components.generated.anchors import AnchorConfig
-from instar.components.piece import Piece, RecipeView, TaskUnit
+from instar.components.piece import Piece, RecipeView, Sections, TaskUnit
 from instar.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -146,6 +146,11 @@ class TextConfig(Piece):
             from instar.components.dataset_prep.imported_checks import check
 
             check(self, self.pools, recipe, name)
+
+    def explain(self, recipe: RecipeView) -> Sections:
+        """State which rows a user brought, and where their levels come from."""
+        del recipe
+        return {"tasks": self.pools.explain()} if isinstance(self.pools, ImportedConfig) else {}
 
     def check_style(self, style: str, name: str) -> None:
         """Raise `ConfigError` unless the piece `name` reads answers in a style in which the prompts ask for them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from instar.components.dataset_prep.imported_config import ImportedConfig
 from instar.components.dataset_prep.initial import FromScratch
@@ -18,19 +18,20 @@ BARE = ("whole", "line")
 
 def check(config: TextConfig, pools: ImportedConfig, recipe: RecipeView, name: str) -> None:
     """Raise `ConfigError` for the first setting that does not fit the rows."""
-    _check_styles(recipe)
+    _check_styles(pools, recipe)
     _check_answers(pools, recipe)
     if isinstance(config.initial, FromScratch):
         _check_characters(config.initial, pools, recipe, name)
 
 
-def _check_styles(recipe: RecipeView) -> None:
+def _check_styles(pools: ImportedConfig, recipe: RecipeView) -> None:
     """Refuse styles that differ, because then the reward and the evaluation would read other answers."""
-    pieces = {"reward": recipe.reward, "evaluate": recipe.evaluate, "test": recipe.test}
+    pieces: dict[str, Any] = {"reward": recipe.reward, "evaluate": recipe.evaluate, "test": recipe.test}
+    pieces |= {} if pools.probe is None else {"dataset_prep.pools.probe": pools.probe}
     styles = {name: piece.style for name, piece in pieces.items() if hasattr(piece, "style")}
     if len(set(styles.values())) > 1:
         raise ConfigError(
-            expected="one style of answers in reward, evaluate and test",
+            expected=f"one style of answers in {', '.join(styles)}",
             found=", ".join(f"{name}.style={style}" for name, style in styles.items()),
             where="recipe.reward.style",
             action=f"set {' and '.join(f'{name}.style' for name in styles)} to the same style",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from instar.components.rollout.config import EngineConfig
+from instar.config import out_of_range
 from instar.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,10 +34,40 @@ class ImportedArm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """One rollout of the initial policy, whose solve rates become the levels of rows that have none."""
+
+    tasks: int = 512
+    """Training tasks that are answered. The others form the arm `unprobed`."""
+    held_out: int = 512
+    """Tasks of every held-out pool that are answered."""
+    samples: int = 4
+    """Answers to each task. With n of them a solve rate has n + 1 values."""
+    levels: int = 4
+    """Most levels."""
+    max_new_tokens: int
+    """Most tokens of an answer."""
+    temperature: float = 1.0
+    """Temperature of the answers."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, as in training."""
+    style: Literal["boxed", "line", "tag", "whole"] = "whole"
+    """Where in a completion the answer stands, as in training."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are too small."""
+        least = {"tasks": 1, "held_out": 0, "samples": 1, "levels": 1, "max_new_tokens": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise out_of_range(f"dataset_prep.pools.probe.{name}", f">= {low}", getattr(self, name))
+        if not self.temperature > 0:
+            raise out_of_range("dataset_prep.pools.probe.temperature", "> 0", self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportedConfig:
     """Pools of rows that a user brought. `instar import` writes it, and the run reads the rows themselves from its input."""
-
-    STYLES: ClassVar[tuple[str, ...]] = ("whole", "line", "boxed", "tag")
 
     strategy: Literal["imported"] = "imported"
     arms: tuple[ImportedArm, ...]
@@ -54,6 +86,9 @@ class ImportedConfig:
     alphabet: str = ""
     """All characters of prompts and answers in order, or empty if there are more than a character model can have."""
 
+    probe: ProbeConfig | None = None
+    """Give the rows levels by the solve rate of the initial policy. None keeps their arms."""
+
     def __post_init__(self) -> None:
         """Refuse two arms with one name, and pools without training tasks."""
         names = [arm.name for arm in self.arms]
@@ -69,6 +104,19 @@ class ImportedConfig:
     def check_style(self, style: str, name: str) -> None:
         """Accept every style, because nobody but the user knows what the prompts ask for."""
         del style, name
+
+    def explain(self) -> list[str]:
+        """State how many rows there are, and where their levels come from."""
+        pools = {"train": "training", "val": "validation", "id": "test", "ood": "out of distribution"}
+        totals = {split: sum(arm.sizes()[split] for arm in self.arms) for split in pools}
+        sizes = ", ".join(f"{totals[split]:,} {word}" for split, word in pools.items() if totals[split])
+        lines = [f"imported rows: {sizes}; {len(self.arms)} arm(s); prompts of form {self.form}"]
+        if self.probe is not None:
+            lines.append(
+                f"levels: the first policy answers {self.probe.tasks} training tasks {self.probe.samples} times; its solve rates "
+                f"become at most {self.probe.levels} arms"
+            )
+        return lines
 
     def graded(self) -> bool:
         """Return whether the arms have different levels, so that some are easier than others."""

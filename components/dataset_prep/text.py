@@ -11,18 +11,19 @@ import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instar.components import policy_files
-from instar.components.dataset_prep.imported_config import ImportedConfig
+from instar.components.dataset_prep.imported_config import ImportedConfig, ProbeConfig
 from instar.components.dataset_prep.initial import Checkpoint, FromRun, FromScratch, Packaged
 from instar.components.dataset_prep.pools import build_tasks
 from instar.components.policy_io import read_language_model
 from instar.components.tokenizer import TextTokenizer
 from instar.contract import Context, Metrics
 from instar.errors import ConfigError, ContractError, NumericsError
-from instar.quality import run_gate
+from instar.quality import run_gate, run_gate_parts
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
@@ -59,6 +60,23 @@ def prepare(ins: Ins, outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
         case FromRun():
             metrics |= _from_run(ins.initial, outs.policy.path)
     check_prompts(rows, outs.policy.path)
+    if isinstance(config.pools, ImportedConfig) and config.pools.probe is not None:
+        metrics |= _probe(config.pools.probe, outs, ctx)
+    return metrics
+
+
+def _probe(config: ProbeConfig, outs: Outs, ctx: Context) -> Metrics:
+    """Give the tasks levels by the solve rate of the initial policy, and check them again."""
+    from instar.components.dataset_prep.imported.pools import parts
+    from instar.components.dataset_prep.imported.probe import grade
+    from instar.components.reward.verifiers import Verdict, verify
+
+    def scoring(pairs: Sequence[tuple[TaskRow, str]]) -> list[Verdict]:
+        return [verify(row, text, config.style) for row, text in pairs]
+
+    metrics = grade(outs.tasks, outs.policy, config, scoring, ctx)
+    report = run_gate_parts(TaskRow, parts(outs.tasks.path / "rows.parquet"))
+    outs.quality.write_json("quality.json", report)
     return metrics
 
 

@@ -2,7 +2,7 @@
 
 What a method is about stays: its curriculum, its update, its loop. What follows from the rows is taken from them: the style of
 answers, how long an answer may be, the characters of a new model, what its warm start imitates, and which pools are evaluated.
-`--set` still changes each of these afterwards.
+Rows without arms and levels get levels from a probe of the initial policy. `--set` still changes each of these afterwards.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from math import ceil
 from typing import Literal
 
 from instar.components.dataset_prep.config import FromScratch, ImportedConfig, TextConfig
+from instar.components.dataset_prep.imported_config import ProbeConfig
 from instar.components.evaluate.config import AnswerConfig
 from instar.components.reward.config import VerifyConfig
 from instar.components.rollout.config import SampleConfig
@@ -49,6 +50,8 @@ def adapt(recipe: Recipe, pools: ImportedConfig) -> Recipe:
     initial = _from_scratch(prep.initial, pools) if isinstance(prep.initial, FromScratch) else prep.initial
     stop = () if pools.answers_have_lines else rollout.stop
     limit = pools.longest_answer + 1 if isinstance(initial, FromScratch) or rollout.stop else rollout.max_new_tokens
+    if not pools.levels and len(pools.arms) == 1:
+        pools = replace(pools, probe=ProbeConfig(max_new_tokens=limit, stop=stop, style=STYLE, engine=rollout.engine))
     return replace(
         recipe,
         dataset_prep=replace(prep, pools=pools, initial=initial),

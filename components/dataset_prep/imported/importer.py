@@ -104,7 +104,8 @@ def import_tasks(path: str, out: Path, options: Options | None = None, say: Say 
     with tempfile.TemporaryDirectory(prefix=".import-", dir=out) as scratch:
         reading = _Reading(source, Reader(columns=columns, form=form), Path(scratch))
         reading.run(say)
-        imported = _write(reading, source, columns, form, options, ImportedTasks(out))
+        imported = _write(reading, source, columns, form, options, ImportedTasks(Path(scratch)))
+        (Path(scratch) / "rows.parquet").replace(out / "rows.parquet")
     ImportedTasks(out).write_json("import.json", imported.record())
     return imported
 

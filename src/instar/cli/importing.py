@@ -16,7 +16,7 @@ def run(path: str, out: Path, options: Options) -> Imported:
     for line in lines(imported, out):
         say(line + "\n")
     for text in imported.warnings:
-        warn(text)
+        warn(f"note: {text}\n")
     return imported
 
 
@@ -26,7 +26,7 @@ def lines(imported: Imported, out: Path) -> Iterator[str]:
     yield f"{imported.num_read:,} rows of {imported.format}, layout {imported.columns.layout}, form {imported.config.form}"
     yield "columns: " + ", ".join(f"{part} = {name}" for part, name in columns.items())
     if imported.left_out:
-        yield "left out: " + ", ".join(f"{count:,} {kind}" for kind, count in imported.left_out.items())
+        yield "left out: " + ", ".join(f"{kind} ({count:,})" for kind, count in imported.left_out.items())
     yield from describe(imported.config.arms)
     for sample in imported.samples:
         yield f"{sample['task_id']}: {brief(sample['prompt'])} {brief(sample['reference'])}"

@@ -11,9 +11,11 @@ import pytest
 
 from instar import config as configs
 from instar.artifact import Evaluation, ImportedTasks, Policy, QualityReport, Rollouts, Tasks
+from instar.cli.explain import explain
 from instar.components.catalog import DATASET_PREP
 from instar.components.dataset_prep.config import FromScratch, ImportedConfig, TextConfig
 from instar.components.dataset_prep.imported.importer import Options, import_tasks
+from instar.components.dataset_prep.imported.probe import levels_of
 from instar.components.dataset_prep.imported.splits import Shares
 from instar.components.dataset_prep.imported_config import ImportedArm, config_of
 from instar.components.dataset_prep.stage import Ins, Outs
@@ -25,7 +27,7 @@ from instar.pipelines.evolution import evolve
 from instar.pipelines.lifecycle import open_evolution, stored_recipe
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.recipes import method
+from instar.pipelines.recipes import method, planned
 from instar.pipelines.recipes.own import SHOWN_SHARE, adapt
 from instar.workspace import create_workspace
 
@@ -52,7 +54,10 @@ def micro(pools: ImportedConfig) -> Recipe:
         "dataset_prep": {"initial": {"model": {"hidden": 32, "layers": 2, "heads": 2}, "warm_start": {"lr": 4e-3}}},
         "test": {"samples": 1},
     }
-    return configs.merge(adapt(method("sec").recipe("tiny"), pools), changes)
+    recipe = adapt(method("sec").recipe("tiny"), pools)
+    if recipe.dataset_prep.pools.probe is not None:  # type: ignore[union-attr]
+        changes["dataset_prep"]["pools"] = {"probe": {"tasks": 60, "samples": 3}}
+    return configs.merge(recipe, changes)
 
 
 def test_what_follows_from_the_rows_is_taken_from_them() -> None:
@@ -66,6 +71,14 @@ def test_what_follows_from_the_rows_is_taken_from_them() -> None:
     assert limits == {7} and recipe.test.splits == ("id",) and recipe.evaluate.splits == ("val",)
     assert {recipe.reward.style, recipe.evaluate.style, recipe.test.style} == {"whole"}
     assert (recipe.curriculum, recipe.update, recipe.gate) == (base.curriculum, base.update, base.gate)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small", "single", "paper"])
+def test_every_scale_can_be_planned_and_explained(scale: str) -> None:
+    recipe = planned(adapt(method("sec").recipe(scale), POOLS))
+    text = " ".join(explain(recipe).split())
+    assert "imported rows: 160 training, 40 validation, 40 test; 1 arm(s); prompts of form text" in text
+    assert "answers 512 training tasks 4 times" in text
 
 
 def test_the_easiest_level_is_imitated_whole() -> None:
@@ -109,24 +122,29 @@ def test_styles_may_be_changed_together_only() -> None:
     recipe = adapt(method("sec").recipe("small"), POOLS)
     with pytest.raises(ConfigError, match="one style of answers"):
         configs.merge(recipe, {"reward": {"style": "boxed"}})
-    changes = {name: {"style": "boxed"} for name in ("reward", "evaluate", "test")}
+    changes: dict[str, Any] = {name: {"style": "boxed"} for name in ("reward", "evaluate", "test")}
+    changes["dataset_prep"] = {"pools": {"probe": {"style": "boxed"}}}
     assert configs.merge(recipe, changes).reward.style == "boxed"
     with pytest.raises(ConfigError, match="a new character model writes bare answers"):
         configs.merge(adapt(method("sec").recipe("tiny"), POOLS), changes)
 
 
-def prepared(folder: Path, tasks: ImportedTasks | None, pools: ImportedConfig) -> tuple[Outs, dict[str, float]]:
+def prepared(
+    folder: Path, tasks: ImportedTasks | None, pools: ImportedConfig, **changes: Any
+) -> tuple[Outs, dict[str, float]]:
+    """Run the stage on `tasks`. `changes` are those of the pools."""
     kinds = {"tasks": Tasks, "data": Rollouts, "quality": QualityReport, "policy": Policy}
     for name in kinds:
         (folder / "out" / name).mkdir(parents=True)
     outs = Outs(**{name: kind(folder / "out" / name, "") for name, kind in kinds.items()})
+    prep = configs.merge(micro(pools), {"dataset_prep": {"pools": changes}}).dataset_prep
     ctx = Context(evolution="test", stage="dataset_prep", step=0, scratch=folder)
-    return outs, dict(DATASET_PREP(Ins(imported=tasks), outs, micro(pools).dataset_prep, ctx))
+    return outs, dict(DATASET_PREP(Ins(imported=tasks), outs, prep, ctx))
 
 
 def test_preparation_takes_the_rows_as_they_were_imported(tmp_path: Path) -> None:
     tasks = imported(tmp_path)
-    outs, metrics = prepared(tmp_path, tasks, config_of(tasks))
+    outs, metrics = prepared(tmp_path, tasks, config_of(tasks), probe=None)
     assert outs.tasks.read() == tasks.read() and metrics["num_tasks"] == 240
     (arm,) = config_of(tasks).arms
     assert [metrics[f"num_tasks/{split}"] for split in ("train", "val", "id", "ood")] == [arm.train, arm.val, arm.id, 0]
@@ -154,7 +172,42 @@ def test_an_evolution_runs_on_own_rows_and_finds_them_again(tmp_path: Path) -> N
     assert stored_recipe(workspace) == recipe
     again = Tasks(workspace.cas.get(outcome.state.tasks.digest)).read()
     assert [row.prompt for row in again] == [row.prompt for row in tasks.read()]
+    assert {row.arm for row in again} > {"unprobed"}
     evaluations = [e for e in workspace.ledger.of("stage") if e.body["stage"] == "evaluate"]
     evaluation = Evaluation(workspace.cas.get(evaluations[0].body["outputs"]["evaluation"]))
     asked = {row.task_id for row in evaluation.read()}
     assert asked == {row.task_id for row in again if row.split == "val"}
+
+
+def test_a_probe_gives_levels_by_the_solve_rate(tmp_path: Path) -> None:
+    tasks = imported(tmp_path)
+    outs, metrics = prepared(tmp_path, tasks, config_of(tasks))
+    rows, before = outs.tasks.read(), tasks.read()
+    assert [(r.prompt, r.split, r.content_hash) for r in rows] == [(r.prompt, r.split, r.content_hash) for r in before]
+    assert all(row.task_id == f"{row.arm}/{row.split}/{row.content_hash[:16]}" for row in rows)
+    probed = {row.arm for row in rows} - {"unprobed"}
+    assert 1 <= len(probed) <= 4 and all(name.startswith("solved-") for name in probed)
+    train = [row for row in rows if row.split == "train"]
+    assert [row.arm != "unprobed" for row in train] == [True] * 60 + [False] * (len(train) - 60)
+    assert all(row.arm != "unprobed" for row in rows if row.split != "train")
+    assert metrics["probe/levels"] == len(probed) and 0.0 < metrics["probe/solve_rate"] <= 1.0
+    by_level = sorted({(row.level, row.arm) for row in rows if row.arm in probed})
+    solved = [float(arm.removeprefix("solved-").split("-to-")[0]) for _, arm in by_level]
+    assert solved == sorted(solved, reverse=True)
+    assert outs.quality.read_json("quality.json")["rows"] == 240
+    again, _ = prepared(tmp_path / "again", tasks, config_of(tasks))
+    assert again.tasks.read() == rows
+
+
+def test_equal_solve_rates_stay_in_one_level() -> None:
+    levels = levels_of([1.0] * 6 + [0.5] * 2 + [0.25] * 2 + [0.0] * 6, 4)
+    assert levels.names == ("solved-1", "solved-0.5", "solved-0.25", "solved-0")
+    assert [levels.arm(rate) for rate in (1.0, 0.0)] == [levels.names[0], levels.names[-1]]
+    assert [*levels.means] == sorted(levels.means) and levels.level("unprobed") == pytest.approx(levels.unprobed)
+    assert levels_of([0.0] * 9, 4).names == ("solved-0",)
+    assert levels_of([], 4).arm(0.5) == "unprobed"
+
+
+def test_rows_with_arms_or_levels_are_not_probed() -> None:
+    pools = adapt(method("sec").recipe("tiny"), GRADED).dataset_prep.pools
+    assert isinstance(pools, ImportedConfig) and pools.probe is None
