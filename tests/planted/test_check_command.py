@@ -23,7 +23,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def run(entry: Path | str, tasks: Path | None, out: Path | None = None, as_json: bool = False) -> int:
-    return check(f"{entry}", tasks, "whole", out, None, [], as_json)
+    return check([f"{entry}"], tasks, "whole", out, None, [], as_json)
 
 
 def test_a_sound_reward_ends_with_0(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,16 @@ def test_a_reward_needs_rows_and_a_file(rows: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'reward'"):
         run(f"{HERE / 'rewards/good/exact.py'}:rewards", rows)
     with pytest.raises(ConfigError, match="network"):
-        check(f"{HERE / 'rewards/good/exact.py'}:reward", rows, "whole", None, None, ["disk"], False)
+        check([f"{HERE / 'rewards/good/exact.py'}:reward"], rows, "whole", None, None, ["disk"], False)
+
+
+def test_several_functions_are_checked_as_the_sum_that_a_run_pays(rows: Path, tmp_path: Path) -> None:
+    """The length of an answer is no fault as a small part of the sum, and one that outweighs being right."""
+    source = "def right(answer, reference):\n    return answer.strip() == reference['answer']\n\n"
+    source += "def long(completion):\n    return min(1.0, len(completion) / 500)\n"
+    (tmp_path / "rew.py").write_text(source)
+    assert check([f"{tmp_path}/rew.py:right", f"{tmp_path}/rew.py:long=0.1"], rows, "whole", None, None, [], True) == 0
+    assert check([f"{tmp_path}/rew.py:right", f"{tmp_path}/rew.py:long=3"], rows, "whole", None, None, [], True) == 1
 
 
 def test_a_curriculum_is_checked_against_the_protocol(capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,10 @@ def diff(left: Dir, right: Dir) -> None:
 
 @app.command()
 def check(
-    entry: Annotated[str, typer.Argument(help="reward function or curriculum class, for example rew.py:reward")],
+    entries: Annotated[
+        list[str],
+        typer.Argument(help="reward functions as for --reward, or one curriculum class; for example rew.py:reward"),
+    ],
     tasks: Annotated[
         Path | None, typer.Option(help="file of rows, or a folder of `instar import`; a reward is checked on them")
     ] = None,
@@ -164,7 +167,7 @@ def check(
     """Check a reward or a curriculum before any training. The exit code is 0 when it is sound, 1 when a finding is red."""
     from instar.cli import check as checks
 
-    raise typer.Exit(checks.check(entry, tasks, style, out, requirements, allow or [], as_json))
+    raise typer.Exit(checks.check(entries, tasks, style, out, requirements, allow or [], as_json))
 
 
 @app.command()

@@ -5,39 +5,33 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from instar import config as configs
-from instar import schema
-from instar.artifact import Code, ImportedTasks, QualityReport
+from instar.artifact import Code, QualityReport
 from instar.bundle import bundle
+from instar.cli.own import parse_reward
+from instar.cli.sample_rows import samples
 from instar.components.curriculum.config import OwnConfig
 from instar.components.curriculum.own import Own
 from instar.components.curriculum.protocol_checks import problems
-from instar.components.dataset_prep.imported.cells import Reader
-from instar.components.dataset_prep.imported.importer import Imported, import_tasks
-from instar.components.dataset_prep.imported.source import open_source
 from instar.components.reward.check_functions import check_functions
 from instar.components.reward.function_config import FunctionConfig
-from instar.components.reward.probes import Sample
 from instar.components.reward.soundness import Finding, Soundness, lines
 from instar.components.sandbox.config import SandboxConfig
 from instar.components.sandbox.sandbox import Sandbox
 from instar.errors import ConfigError
 from instar.manifest import manifest_of
-from instar.rows import TaskRow
 from instar.store_files import make_folder
 from instar.terminal import say
 
 SOUND, RED = 0, 1
-MOST_ROWS = 2000
-"""How many rows are looked at for leaks of the reference. Fewer of them are scored."""
 
 
 def check(
-    entry: str,
+    entries: Sequence[str],
     tasks: Path | None,
     style: str,
     out: Path | None,
@@ -45,25 +39,27 @@ def check(
     allow: Sequence[str],
     as_json: bool,
 ) -> int:
-    """Check a reward function on rows, or a curriculum class, and print the report. Return 0 if nothing is red, otherwise 1."""
+    """Check reward functions on rows, or a curriculum class, and print the report. Return 0 if nothing is red, otherwise 1."""
     began = time.perf_counter()
     sandbox: SandboxConfig = configs.from_dict(SandboxConfig, {"allow": list(allow)}, where="--")
     with tempfile.TemporaryDirectory(prefix="instar-check-") as temporary:
         folder = Path(temporary)
-        (relative,) = bundle([entry], folder / "code", requirements=requirements)
+        functions = [parse_reward(text) for text in entries]
+        relative = bundle([function["entry"] for function in functions], folder / "code", requirements=requirements)
         code = Code(folder / "code", manifest_of(folder / "code", "Code").digest)
-        if _is_class(code, relative, sandbox):
-            report, on = check_strategy(code, relative, sandbox), "the protocol of curricula"
+        if len(relative) == 1 and _is_class(code, relative[0], sandbox):
+            report, on = check_strategy(code, relative[0], sandbox), "the protocol of curricula"
         else:
+            config = [FunctionConfig(**{**f, "entry": entry}) for f, entry in zip(functions, relative, strict=True)]
             rows = samples(_required(tasks), folder / "tasks")
-            report, on = check_functions([FunctionConfig(entry=relative)], code, sandbox, rows, style), f"{tasks}"
+            report, on = check_functions(config, code, sandbox, rows, style), f"{tasks}"
     if out is not None:
         make_folder(out)
         QualityReport(out).write_json("quality.json", report)
     if as_json:
         say(json.dumps(report, sort_keys=True) + "\n")
     else:
-        _say_report(report, f"{relative} on {on}", time.perf_counter() - began)
+        _say_report(report, f"{' '.join(relative)} on {on}", time.perf_counter() - began)
     return SOUND if report["success"] else RED
 
 
@@ -102,34 +98,3 @@ def _say_report(report: dict[str, Any], what: str, seconds: float) -> None:
     counts = {severity: sum(f["severity"] == severity for f in report["findings"]) for severity in ("red", "yellow")}
     verdict = "sound" if report["success"] else "not sound"
     say(f"{what}: {verdict}, {counts['red']} red, {counts['yellow']} yellow, in {seconds:.1f} s\n")
-
-
-def samples(tasks: Path, folder: Path) -> list[Sample]:
-    """Return up to `MOST_ROWS` rows, evenly spread. If `tasks` is no folder of imported tasks, it is imported into `folder`."""
-    imported: Imported | None = None
-    if not (tasks / "import.json").exists():
-        imported = import_tasks(str(tasks), folder)
-    table = ImportedTasks(folder if imported else tasks).table()
-    count = min(MOST_ROWS, len(table))
-    rows = list(schema.from_table(TaskRow, table.take([index * len(table) // count for index in range(count)])))
-    places = _places(str(tasks), imported, {row.content_hash for row in rows}) if imported else {}
-    return [_sample(row, places.get(row.content_hash, f"{tasks}/rows.parquet")) for row in rows]
-
-
-def _sample(row: TaskRow, place: str) -> Sample:
-    reference = json.loads(row.reference)
-    task = {name: getattr(row, name) for name in ("task_id", "arm", "domain", "level", "split", "form")}
-    return Sample(task_id=row.task_id, place=place, prompt=row.prompt, reference=reference, task=task)
-
-
-def _places(path: str, imported: Imported, wanted: set[str]) -> dict[str, str]:
-    """Return content hash -> file and row, for the rows that are wanted."""
-    return {digest: place for digest, place in _contents(path, imported) if digest in wanted}
-
-
-def _contents(path: str, imported: Imported) -> Iterator[tuple[str, str]]:
-    reader = Reader(columns=imported.columns, form=imported.config.form)
-    for part in open_source(path, imported.columns.drop).parts:
-        for batch in part.read():
-            for number, row in batch:
-                yield reader.task(row, part, number).content.hex(), part.place(number)

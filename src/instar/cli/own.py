@@ -115,7 +115,7 @@ class Brought:
 
     def _checked(self, config: VerifyConfig) -> dict[str, Any]:
         """Return the report of the checks of the reward functions on the tasks."""
-        from instar.cli.check import samples
+        from instar.cli.sample_rows import samples
 
         code = self.artifacts["reward_code"]
         assert isinstance(code, Code)
