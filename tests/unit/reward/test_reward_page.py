@@ -32,13 +32,19 @@ class Handle:
         return ["4"] * len(prompts)
 
 
+def option(text: str) -> FunctionConfig:
+    """Return what the page writes behind `--reward`, for example `two.py:style=0.2` or `foreign.py:compute_score[-1,1]`."""
+    match = re.fullmatch(r"(.*?)(?:\[(.*),(.*)\])?(?:=(.*))?", text)
+    assert match is not None
+    entry, low, high, weight = match.groups()
+    return FunctionConfig(entry=entry, low=float(low or 0), high=float(high or 1), weight=float(weight or 1))
+
+
 def rewards(tmp_path: Path, *entries: str) -> list[tuple[float | None, float | None]]:
     """Return correctness and reward of the right answer 3 and the wrong answer 4."""
     file = entries[0].partition(":")[0]
     code = brought(tmp_path, EXAMPLES[file], file)
-    configs = [
-        FunctionConfig(entry=entry.partition("=")[0], weight=float(entry.partition("=")[2] or 1)) for entry in entries
-    ]
+    configs = [option(entry) for entry in entries]
     attempts = [Attempt(answer=a, completion=f"{a}.", prompt="2+1=", reference=ROW) for a in ("3", "4")]
     verdicts = Functions(configs, code, SHORT, Resident()).score(attempts, Handle())
     assert all(isinstance(verdict, Score) for verdict in verdicts), verdicts
@@ -49,7 +55,7 @@ CASES = {
     ("rew.py:reward",): [(1.0, 1.0), (0.0, 0.0)],
     ("parts.py:reward",): [(1.0, 1.1), (0.0, 0.1)],
     ("two.py:reward", "two.py:style=0.2"): [(1.0, 1.2), (0.0, 0.2)],
-    ("foreign.py:compute_score", "foreign.py:think_format=0.5"): [(1.0, 1.0), (None, -1.0)],
+    ("foreign.py:compute_score[-1,1]", "foreign.py:think_format=0.5"): [(1.0, 1.0), (0.0, -1.0)],
     ("judge.py:reward",): [(1.0, 1.0), (0.0, 0.0)],
     ("surprise.py:reward",): [(1.0, -1.5), (1.0, -9.0)],
 }

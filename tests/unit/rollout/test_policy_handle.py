@@ -60,7 +60,9 @@ def test_a_reward_function_asks_the_policy(
 ) -> None:
     text = "def reward(prompt, completion, policy): return sum(policy.logprobs(prompt, completion))"
     code = brought(tmp_path / "code", text)
-    functions = Functions([FunctionConfig(entry="rew.py:reward")], code, SandboxConfig(), handle._ctx.resident)
+    functions = Functions(
+        [FunctionConfig(entry="rew.py:reward", low=-1e3, high=0.0)], code, SandboxConfig(), handle._ctx.resident
+    )
     attempts = [Attempt(answer=a, completion=a, prompt="2+1=", reference={}) for a in ("3", "a b")]
     expected = [sum(plain(policy, "2+1=", a.completion, full_logits, tmp_path)) for a in attempts]
     rewards = [verdict.reward for verdict in functions.score(attempts, handle) if isinstance(verdict, Score)]
