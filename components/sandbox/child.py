@@ -34,7 +34,7 @@ from typing import Any, cast
 
 MAX_LINE, MAX_REASON, MAX_TRACEBACK = 4 << 20, 300, 4000
 """Most bytes of one answer, and most characters of the reason and of the traceback of a fault."""
-GROUP_S = 0.0005
+GROUP_S = 0.01
 """For how long quick answers are gathered before they are sent, if the request allows it."""
 CONCURRENT = 128
 """How many calls of an async function run at once."""
