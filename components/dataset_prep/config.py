@@ -130,9 +130,12 @@ class TextConfig(Piece):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The inputs on request: the champion that the evolution starts from, and imported rows."""
+        """The inputs on request: the champion that the evolution starts from, imported rows, and the code that scores a probe."""
         champion = ("initial",) if isinstance(self.initial, FromRun) else ()
-        return (*champion, "imported") if isinstance(self.pools, ImportedConfig) else champion
+        if not isinstance(self.pools, ImportedConfig):
+            return champion
+        code = ("reward_code",) if self.pools.probe is not None and self.pools.probe.functions else ()
+        return (*champion, "imported", *code)
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Build the task pools, and make or fetch the initial policy."""

@@ -40,7 +40,7 @@ def _check_styles(pools: ImportedConfig, recipe: RecipeView) -> None:
 
 def _check_answers(pools: ImportedConfig, recipe: RecipeView) -> None:
     """Refuse rows without text answers where answers are compared with references."""
-    if pools.answers != "text" and recipe.reward.strategy == "verify":
+    if pools.answers != "text" and recipe.reward.strategy == "verify" and not recipe.reward.functions:
         raise ConfigError(
             expected="a text as answer in every row, because the reward compares texts",
             found={"none": "no answers", "nested": "answers that are lists, structs or null"}[pools.answers],

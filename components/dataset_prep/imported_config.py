@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from instar.components.reward.function_config import FunctionConfig
 from instar.components.rollout.config import EngineConfig
+from instar.components.sandbox.config import SandboxConfig
 from instar.config import out_of_range
 from instar.errors import ConfigError
 
@@ -54,6 +56,10 @@ class ProbeConfig:
     style: Literal["boxed", "line", "tag", "whole"] = "whole"
     """Where in a completion the answer stands, as in training."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    functions: tuple[FunctionConfig, ...] = ()
+    """The user's own reward functions, as in training."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """What a function of the user's may use."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that are too small."""

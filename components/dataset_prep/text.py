@@ -11,7 +11,6 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from instar.quality import run_gate, run_gate_parts
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
-    from instar.artifact import Policy
+    from instar.artifact import Code, Policy
     from instar.components.dataset_prep.config import TextConfig
     from instar.components.dataset_prep.stage import Ins, Outs
 
@@ -61,20 +60,17 @@ def prepare(ins: Ins, outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
             metrics |= _from_run(ins.initial, outs.policy.path)
     check_prompts(rows, outs.policy.path)
     if isinstance(config.pools, ImportedConfig) and config.pools.probe is not None:
-        metrics |= _probe(config.pools.probe, outs, ctx)
+        metrics |= _probe(config.pools.probe, ins.reward_code, outs, ctx)
     return metrics
 
 
-def _probe(config: ProbeConfig, outs: Outs, ctx: Context) -> Metrics:
+def _probe(config: ProbeConfig, code: Code | None, outs: Outs, ctx: Context) -> Metrics:
     """Give the tasks levels by the solve rate of the initial policy, and check them again."""
     from instar.components.dataset_prep.imported.pools import parts
     from instar.components.dataset_prep.imported.probe import grade
-    from instar.components.reward.verifiers import Verdict, verify
+    from instar.components.reward.scoring import open_scorer
 
-    def scoring(pairs: Sequence[tuple[TaskRow, str]]) -> list[Verdict]:
-        return [verify(row, text, config.style) for row, text in pairs]
-
-    metrics = grade(outs.tasks, outs.policy, config, scoring, ctx)
+    metrics = grade(outs.tasks, outs.policy, config, open_scorer(config, code, outs.policy, ctx), ctx)
     report = run_gate_parts(TaskRow, parts(outs.tasks.path / "rows.parquet"))
     outs.quality.write_json("quality.json", report)
     return metrics

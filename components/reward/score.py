@@ -29,7 +29,9 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
     rows, tokenizer = ins.rollouts.read(), load_tokenizer(ins.policy)
     wanted = {row.task_id for row in rows}
     attempted = lookup(pools_of(ins), wanted, ctx.resident)
-    scores = score_rollouts(attempted, rows, tokenizer.decode, config, open_scorer(config, ins, ctx))
+    scores = score_rollouts(
+        attempted, rows, tokenizer.decode, config, open_scorer(config, ins.reward_code, ins.policy, ctx)
+    )
     outs.scores.write(scores)
     metrics = summary(attempted, rows, scores) | summary_by_kind(attempted, rows, scores)
     if config.recycle is None:

@@ -1,6 +1,6 @@
 """What scores answers: the verifiers of the tasks, or the functions of the user. Training, evaluation and the probe share this.
 
-    open_scorer(config, ins, ctx).score([Completion(task, text, ...), ...])  ->  [Score | Abstain | Failed, ...]
+    open_scorer(config, code, policy, ctx).score([Completion(task, text, ...), ...])  ->  [Score | Abstain | Failed, ...]
 
 A task that the evolution made itself is always scored by its own rule: a user's function knows nothing about it.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from instar.components.generated.item import is_generated
 from instar.components.reward.extract import extract
@@ -19,6 +19,7 @@ from instar.contract import Context
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
+    from instar.artifact import Code, Policy
     from instar.components.reward.function_config import FunctionConfig
     from instar.components.reward.functions import Functions
     from instar.components.reward.policy_handle import PolicyHandle
@@ -94,16 +95,17 @@ class UserFunctions:
         return f"{task.verifier}/{VERSION}" if is_generated(task) else self.functions.scorer(self.policy)
 
 
-def open_scorer(config: ScoringConfig, ins: Any, ctx: Context) -> Scorer:
-    """Return what scores answers under `config`. `ins` has the port `reward_code` where the configuration names functions."""
+def open_scorer(config: ScoringConfig, code: Code | None, policy: Policy, ctx: Context) -> Scorer:
+    """Return what scores the answers of `policy` under `config`. `code` holds the functions that the configuration names."""
     if not config.functions:
         return Verifiers(config.style)
     from instar.components.reward.functions import Functions
     from instar.components.reward.policy_handle import EnginePolicy
     from instar.components.rollout.config import EngineConfig
 
-    functions = Functions(config.functions, ins.reward_code, config.sandbox, ctx.resident)
-    return UserFunctions(functions, config.style, EnginePolicy(ins.policy, EngineConfig(), ctx))
+    assert code is not None  # the configuration requests it
+    functions = Functions(config.functions, code, config.sandbox, ctx.resident)
+    return UserFunctions(functions, config.style, EnginePolicy(policy, EngineConfig(), ctx))
 
 
 def _attempt(completion: Completion, style: str) -> Attempt:

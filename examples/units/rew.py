@@ -2,4 +2,5 @@
 
 
 def reward(answer, reference):
+    """Return whether the answer is the reference, apart from blanks around it."""
     return answer.strip() == reference["answer"]

@@ -51,7 +51,8 @@ def adapt(recipe: Recipe, pools: ImportedConfig) -> Recipe:
     stop = () if pools.answers_have_lines else rollout.stop
     limit = pools.longest_answer + 1 if isinstance(initial, FromScratch) or rollout.stop else rollout.max_new_tokens
     if not pools.levels and len(pools.arms) == 1:
-        pools = replace(pools, probe=ProbeConfig(max_new_tokens=limit, stop=stop, style=STYLE, engine=rollout.engine))
+        probe = ProbeConfig(max_new_tokens=limit, stop=stop, style=STYLE, engine=rollout.engine)
+        pools = replace(pools, probe=replace(probe, functions=reward.functions, sandbox=reward.sandbox))
     return replace(
         recipe,
         dataset_prep=replace(prep, pools=pools, initial=initial),

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,8 @@ from instar import schema
 from instar.artifact import Policy, Tasks
 from instar.components.dataset_prep.imported.arms import cut
 from instar.components.dataset_prep.imported.pools import parts
-from instar.components.reward.verifiers import Score, Verdict
+from instar.components.reward.scoring import Completion, Scorer
+from instar.components.reward.verifiers import Score
 from instar.components.rollout.engine import Request
 from instar.components.tokenizer import TextTokenizer, load_tokenizer
 from instar.contract import Context, Metrics
@@ -32,17 +33,15 @@ from instar.rows import TaskRow
 if TYPE_CHECKING:
     from instar.components.dataset_prep.imported_config import ProbeConfig
 
-Scoring: TypeAlias = Callable[[Sequence[tuple[TaskRow, str]]], Sequence[Verdict]]
-"""Takes tasks with completions and returns a verdict for each."""
 UNPROBED = "unprobed"
 REQUESTS = 128
 """How many tasks the engine gets at once. A heartbeat follows each batch."""
 
 
-def grade(tasks: Tasks, policy: Policy, config: ProbeConfig, scoring: Scoring, ctx: Context) -> Metrics:
+def grade(tasks: Tasks, policy: Policy, config: ProbeConfig, scorer: Scorer, ctx: Context) -> Metrics:
     """Write `tasks` again with the arms and levels that the solve rate of `policy` gives them."""
     asked = list(_asked(tasks, config))
-    rates = dict(_rates(asked, policy, config, scoring, ctx))
+    rates = dict(_rates(asked, policy, config, scorer, ctx))
     train = {row.task_id: rates[row.task_id] for row in asked if row.split == "train" and row.task_id in rates}
     levels = levels_of(list(train.values()), config.levels)
     arms = {row.task_id: levels.arm(rates[row.task_id]) for row in asked if row.task_id in rates}
@@ -103,7 +102,7 @@ def _asked(tasks: Tasks, config: ProbeConfig) -> Iterator[TaskRow]:
 
 
 def _rates(
-    asked: Sequence[TaskRow], policy: Policy, config: ProbeConfig, scoring: Scoring, ctx: Context
+    asked: Sequence[TaskRow], policy: Policy, config: ProbeConfig, scorer: Scorer, ctx: Context
 ) -> Iterator[tuple[str, float]]:
     """Yield the solve rate of every task with a verdict. The engine and its model are dropped afterwards."""
     from instar.components.rollout.engines import open_engine
@@ -117,11 +116,15 @@ def _rates(
         groups = engine.sample(
             requests, max_new_tokens=config.max_new_tokens, temperature=config.temperature, stop=config.stop
         )
-        pairs = [(row, tokenizer.decode(s.token_ids)) for row, group in zip(rows, groups, strict=True) for s in group]
+        completions = [
+            Completion(task=row, text=tokenizer.decode(s.token_ids), token_ids=s.token_ids, truncated=s.truncated)
+            for row, group in zip(rows, groups, strict=True)
+            for s in group
+        ]
         verdicts: dict[str, list[float]] = defaultdict(list)
-        for (row, _), verdict in zip(pairs, scoring(pairs), strict=True):
+        for each, verdict in zip(completions, scorer.score(completions), strict=True):
             if isinstance(verdict, Score):
-                verdicts[row.task_id].append(verdict.correct)
+                verdicts[each.task.task_id].append(verdict.correct)
         yield from ((name, float(np.mean(scores))) for name, scores in verdicts.items())
         ctx.heartbeat(f"probed {start + len(rows)} of {len(asked)} tasks", {})
 

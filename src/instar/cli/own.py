@@ -100,10 +100,8 @@ class Brought:
         """Return the recipe that uses what was brought."""
         if self.initial is not None:
             recipe = started_from(recipe, self.initial, f"--from {self.start}")
-        if self.pools is not None:
-            recipe = adapt(recipe, self.pools)
-        changed: Recipe = configs.merge(recipe, self.changes, recipe.name)
-        return changed
+        recipe = configs.merge(recipe, self.changes, recipe.name)
+        return recipe if self.pools is None else adapt(recipe, self.pools)
 
     def open(self, workspace: Workspace, recipe: Recipe, seed: int) -> None:
         """Open the evolution with what was brought. A reward is checked on its tasks first (`instar check`)."""
