@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from instar.components.dataset_prep.config import TextConfig
 from instar.errors import ConfigError, MissingDependencyError
 from instar.pipelines.fit.devices import GIB, largest_below, of_name
 from instar.pipelines.recipe import Recipe
@@ -39,6 +41,21 @@ def check(recipe: Recipe, pieces: Sequence[str] = ON_A_DEVICE) -> None:
             raise ConfigError(
                 expected="a CUDA device", found="none", where=device, action=f"set {device} to auto or cpu"
             )
+
+
+def check_containers(recipe: Recipe) -> None:
+    """Raise `ConfigError` if a stage would read a path of this machine, which its container does not have."""
+    prep = recipe.dataset_prep
+    where, reader = ("initial", prep.initial) if isinstance(prep, TextConfig) else ("source", prep.source)
+    path = getattr(reader, "path", "")
+    if path and (path.startswith((".", "~")) or Path(path).exists()):
+        hub = "name a hub id that the containers can reach, " if isinstance(prep, TextConfig) else ""
+        raise ConfigError(
+            expected="nothing on this machine, because the stage runs in a container that does not see it",
+            found=path,
+            where=f"dataset_prep.{where}.path",
+            action=f"{hub}put the files into the image under a path that this machine does not have, or run in process",
+        )
 
 
 def _check_planned(recipe: Recipe) -> None:

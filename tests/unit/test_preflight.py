@@ -73,3 +73,21 @@ def test_what_is_there_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     preflight.check(recipe)
     preflight.check(resolve("decision_mamba", "tiny", None, None, []))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets", "name"),
+    [
+        ("decision_mamba", ["dataset_prep.source.strategy=minari", "dataset_prep.source.path={}"], "source"),
+        ("sec", ["dataset_prep.initial.strategy=checkpoint", "dataset_prep.initial.path={}"], "initial"),
+    ],
+)
+def test_a_path_of_this_machine_is_refused_for_containers(
+    recipe: str, sets: list[str], name: str, tmp_path: Path
+) -> None:
+    here = resolve(recipe, "tiny", None, None, [text.format(tmp_path) for text in sets])
+    with pytest.raises(ConfigError, match="a container that does not see it") as caught:
+        preflight.check_containers(here)
+    assert (caught.value.where, caught.value.found) == (f"dataset_prep.{name}.path", str(tmp_path))
+    preflight.check_containers(resolve(recipe, "tiny", None, None, [text.format("/in/the/image") for text in sets]))
+    preflight.check_containers(resolve(recipe, "tiny", None, None, []))

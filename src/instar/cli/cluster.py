@@ -24,6 +24,7 @@ from instar.head import ChainConfig, Head
 from instar.kfp.api import KfpApi, Schedule, Version
 from instar.kfp.client import open_kfp
 from instar.kfp.schedule import check_cron, reconcile_schedule
+from instar.pipelines import preflight
 from instar.pipelines.chain import submission
 from instar.pipelines.chain.generations import is_generation
 from instar.pipelines.chain.segment import TOKEN
@@ -115,6 +116,7 @@ def submit(
             where="--store",
             action="name the bucket of the cluster's object store",
         )
+    preflight.check_containers(recipe)
     require_conditional(open_store(store))
     with locked(directory):
         workspace = create_workspace(directory, name, store)

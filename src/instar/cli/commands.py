@@ -74,6 +74,7 @@ def run_in_containers(
         open_store(store)
     with bring(own) as brought, locked(path):
         recipe = resolve(name, scale, model, file, sets, device, brought)
+        preflight.check_containers(recipe)
         workspace = create_workspace(path, f"{name}-{scale}-seed{seed}", store)
         open_tracker(tracking, workspace)  # a missing package is reported here, before the first stage
         brought.open(workspace, recipe, seed)
