@@ -5,10 +5,11 @@ Both policies attempt the same held-out tasks under the same random numbers, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from instar.artifact import Evaluation, Policy, Tasks
+from instar.artifact import Artifact, Evaluation, Policy, Tasks
 from instar.cas import Cas
 from instar.components.catalog import DATASET_PREP, EVALUATE
 from instar.components.dataset_prep.config import ImportedConfig, TextConfig
@@ -17,11 +18,13 @@ from instar.components.evaluate.compare import EXIT_CODES
 from instar.contract import Context
 from instar.errors import ArtifactError, ConfigError, LedgerError
 from instar.manifest import manifest_of
+from instar.pipelines.brought import pinned
 from instar.pipelines.contamination import unseen
 from instar.pipelines.evaluation_page import Named, Page, markdown, table, worst
 from instar.pipelines.execute import execute
 from instar.pipelines.recipe import Recipe
 from instar.seeds import seed
+from instar.state import LIFETIMES, reads
 from instar.status import status
 from instar.store import open_store
 from instar.store_files import write_whole
@@ -34,13 +37,15 @@ __all__ = ["Page", "Side", "compare_policies", "pools", "registry_side", "side"]
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """A policy to compare. If it comes from an evolution, `tasks` are the task pools of that evolution."""
+    """A policy to compare. If it comes from an evolution, `tasks` are the task pools of that evolution, and `brought` is what its
+    user brought, for example the code of a reward."""
 
     name: str
     policy: Policy
     tasks: Tasks | None
     suite: tuple[str, str] | None = None
     """Recipe and scale that the pools belong to. None means that they fit every recipe and scale."""
+    brought: Mapping[str, Artifact] = field(default_factory=dict)
 
     def pools_of(self, recipe: Recipe) -> Tasks | None:
         """Return the pools if they belong to `recipe`, and None otherwise."""
@@ -64,8 +69,9 @@ def compare_policies(
     """
     tasks = baseline.pools_of(recipe) or candidate.pools_of(recipe) or pools(recipe, evolution, scratch / "tasks")
     tasks, taught = unseen(tasks, candidate.tasks, recipe.test.splits, scratch / "unseen")
-    base = _evaluate(baseline, tasks, None, recipe, evolution, scratch / "baseline")
-    test = _evaluate(candidate, tasks, base, recipe, evolution, scratch / "candidate")
+    brought = _brought(recipe, baseline, candidate)
+    base = _evaluate(baseline, tasks, None, brought, recipe, evolution, scratch / "baseline")
+    test = _evaluate(candidate, tasks, base, brought, recipe, evolution, scratch / "candidate")
     summaries = [e.read_json("summary.json") for e in (base, test)]
     say(table(baseline.name, candidate.name, summaries))
     if taught:
@@ -104,7 +110,8 @@ def side(path: Path) -> Side:
             )
         policy = Policy(workspace.cas.get(digest), digest)
         task_pools, suite = Tasks(workspace.cas.get(tasks), tasks), (str(summary["recipe"]), str(summary["scale"]))
-        return Side(name=str(path), policy=policy, tasks=task_pools, suite=suite)
+        brought = {name: type(a)(workspace.cas.get(a.digest), a.digest) for name, a in pinned(workspace.ledger).items()}
+        return Side(name=str(path), policy=policy, tasks=task_pools, suite=suite, brought=brought)
     if not (path / "config.json").exists():
         raise ArtifactError(
             expected="an evolution directory or a policy folder with config.json",
@@ -143,10 +150,30 @@ def pools(recipe: Recipe, evolution: str, folder: Path) -> Tasks:
             return prepared
 
 
+def _brought(recipe: Recipe, *sides: Side) -> dict[str, Artifact]:
+    """Return what the test of the recipe reads of what a user brought, from the first evolution that has all of it."""
+    wanted = [name for name in reads(EVALUATE, recipe.test) if LIFETIMES[name] == "brought"]
+    holder = next((side.brought for side in sides if set(wanted) <= side.brought.keys()), None)
+    if holder is None:
+        raise ConfigError(
+            expected=f"an evolution that has {', '.join(wanted)}, because the test of this recipe reads it",
+            found=" and ".join(side.name for side in sides),
+            where="the policies to compare",
+            action="name the directory of an evolution that has it as one of the two policies",
+        )
+    return {name: holder[name] for name in wanted}
+
+
 def _evaluate(
-    side: Side, tasks: Tasks, baseline: Evaluation | None, recipe: Recipe, evolution: str, folder: Path
+    side: Side,
+    tasks: Tasks,
+    baseline: Evaluation | None,
+    brought: Mapping[str, Artifact],
+    recipe: Recipe,
+    evolution: str,
+    folder: Path,
 ) -> Evaluation:
     ctx = Context(evolution=evolution, step=0, stage=EVALUATE.name, scratch=folder)
-    inputs = {"tasks": tasks, "policy": side.policy, "baseline": baseline}
+    inputs = {"tasks": tasks, "policy": side.policy, "baseline": baseline, **brought}
     evaluation: Evaluation = execute(EVALUATE, inputs, recipe.test, ctx, folder).outs.evaluation
     return evaluation
