@@ -153,7 +153,7 @@ class TextConfig(Piece):
     def explain(self, recipe: RecipeView) -> Sections:
         """State which rows a user brought, and where their levels come from."""
         del recipe
-        return {"tasks": self.pools.explain()} if isinstance(self.pools, ImportedConfig) else {}
+        return {"data": self.pools.explain()} if isinstance(self.pools, ImportedConfig) else {}
 
     def check_style(self, style: str, name: str) -> None:
         """Raise `ConfigError` unless the piece `name` reads answers in a style in which the prompts ask for them."""

@@ -49,7 +49,8 @@ def adapt(recipe: Recipe, pools: ImportedConfig) -> Recipe:
     _refuse_recycling(recipe, reward)
     initial = _from_scratch(prep.initial, pools) if isinstance(prep.initial, FromScratch) else prep.initial
     stop = () if pools.answers_have_lines else rollout.stop
-    limit = pools.longest_answer + 1 if isinstance(initial, FromScratch) or rollout.stop else rollout.max_new_tokens
+    short = isinstance(initial, FromScratch) or (rollout.stop and pools.answers == "text")
+    limit = pools.longest_answer + 1 if short else rollout.max_new_tokens
     if not pools.levels and len(pools.arms) == 1:
         probe = ProbeConfig(max_new_tokens=limit, stop=stop, style=STYLE, engine=rollout.engine)
         pools = replace(pools, probe=replace(probe, functions=reward.functions, sandbox=reward.sandbox))

@@ -22,12 +22,13 @@ from instar.components.dataset_prep.stage import Ins, Outs
 from instar.components.tokenizer import load_tokenizer
 from instar.contract import Context
 from instar.errors import ConfigError, ContractError
+from instar.pipelines.changes import planned
 from instar.pipelines.cost.sizes import answers
 from instar.pipelines.evolution import evolve
 from instar.pipelines.lifecycle import open_evolution, stored_recipe
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
-from instar.pipelines.recipes import method, planned
+from instar.pipelines.recipes import method
 from instar.pipelines.recipes.own import SHOWN_SHARE, adapt
 from instar.workspace import create_workspace
 
@@ -206,6 +207,17 @@ def test_equal_solve_rates_stay_in_one_level() -> None:
     assert [*levels.means] == sorted(levels.means) and levels.level("unprobed") == pytest.approx(levels.unprobed)
     assert levels_of([0.0] * 9, 4).names == ("solved-0",)
     assert levels_of([], 4).arm(0.5) == "unprobed"
+
+
+def test_a_probe_scores_as_the_reward_does_and_then_rows_need_no_answer() -> None:
+    named = {name: {"functions": [{"entry": "rew.py:reward"}]} for name in ("reward", "evaluate", "test")}
+    base = configs.merge(method("sec").recipe("small"), named)
+    recipe = adapt(base, replace(POOLS, answers="none", longest_answer=0))
+    pools = recipe.dataset_prep.pools
+    assert isinstance(pools, ImportedConfig) and pools.probe is not None
+    assert pools.probe.functions == recipe.reward.functions and recipe.rollout.max_new_tokens == 6
+    assert recipe.dataset_prep.reads == ("imported", "reward_code")
+    assert adapt(method("sec").recipe("small"), POOLS).dataset_prep.reads == ("imported",)
 
 
 def test_rows_with_arms_or_levels_are_not_probed() -> None:
