@@ -27,7 +27,7 @@ def load(name: str) -> dict[str, Any]:
             action="install datasets, or download the files and import the folder",
         ) from error
     try:
-        return dict(datasets.load_dataset(name))
+        return {str(split): rows for split, rows in datasets.load_dataset(name).items()}
     except Exception as error:  # the library raises errors of many packages, for example of its HTTP client
         raise UnavailableError(
             expected=f"data set {name} of the hub",

@@ -174,7 +174,7 @@ class _Reading:
         if self._numbers:
             action = "write all levels as numbers, or all as words"
             raise refused("a number, as in the rows before", level, place, action)
-        return float(self.words.number(f"{level:g}" if isinstance(level, float) else level, place))
+        return float(self.words.number(level if isinstance(level, str) else f"{level:g}", place))
 
     def _split(self, task: Task, part: Part, row: int) -> int:
         if self._reader.columns.split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def test_the_folder_says_how_to_use_it(tmp_path: Path) -> None:
     assert (imported.config.longest_prompt, imported.config.longest_answer) == (len("100 km in m = "), 6)
 
 
-def csv_file(path: Path, rows: list[Cells]) -> Path:
+def csv_file(path: Path, rows: Sequence[Cells]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -46,6 +46,11 @@ def imported(folder: Path, options: Options | None = None) -> ImportedTasks:
     return ImportedTasks(folder / "tasks")
 
 
+def adapted(base: Any, pools: ImportedConfig) -> Any:
+    """Return a recipe on `pools`. Its pieces have the classes of text, which no type says."""
+    return adapt(base, pools)
+
+
 def micro(pools: ImportedConfig) -> Recipe:
     """Return a recipe on `pools` that runs in seconds."""
     changes: dict[str, Any] = {
@@ -55,15 +60,15 @@ def micro(pools: ImportedConfig) -> Recipe:
         "dataset_prep": {"initial": {"model": {"hidden": 32, "layers": 2, "heads": 2}, "warm_start": {"lr": 4e-3}}},
         "test": {"samples": 1},
     }
-    recipe = adapt(method("sec").recipe("tiny"), pools)
-    if recipe.dataset_prep.pools.probe is not None:  # type: ignore[union-attr]
+    recipe = adapted(method("sec").recipe("tiny"), pools)
+    if recipe.dataset_prep.pools.probe is not None:
         changes["dataset_prep"]["pools"] = {"probe": {"tasks": 60, "samples": 3}}
     return configs.merge(recipe, changes)
 
 
 def test_what_follows_from_the_rows_is_taken_from_them() -> None:
     base = method("sec").recipe("tiny")
-    recipe = adapt(base, POOLS)
+    recipe = adapted(base, POOLS)
     assert isinstance(recipe.dataset_prep, TextConfig) and isinstance(recipe.dataset_prep.initial, FromScratch)
     assert recipe.dataset_prep.initial.model.alphabet == POOLS.alphabet
     assert recipe.dataset_prep.initial.warm_start.arms == ("all",)
@@ -76,14 +81,14 @@ def test_what_follows_from_the_rows_is_taken_from_them() -> None:
 
 @pytest.mark.parametrize("scale", ["tiny", "small", "single", "paper"])
 def test_every_scale_can_be_planned_and_explained(scale: str) -> None:
-    recipe = planned(adapt(method("sec").recipe(scale), POOLS))
+    recipe = planned(adapted(method("sec").recipe(scale), POOLS))
     text = " ".join(explain(recipe).split())
     assert "imported rows: 160 training, 40 validation, 40 test; 1 arm(s); prompts of form text" in text
     assert "answers 512 training tasks 4 times" in text
 
 
 def test_the_easiest_level_is_imitated_whole() -> None:
-    recipe = adapt(method("sec").recipe("tiny"), GRADED)
+    recipe = adapted(method("sec").recipe("tiny"), GRADED)
     assert recipe.dataset_prep.initial.warm_start.arms == ("easy",)
     assert recipe.dataset_prep.initial.warm_start.share == 1.0
     assert recipe.evaluate.validation_sizes(recipe) == {"easy": 40, "hard": 40}
@@ -91,11 +96,11 @@ def test_the_easiest_level_is_imitated_whole() -> None:
 
 
 def test_a_pretrained_model_keeps_its_start_and_reads_lines_only_where_answers_are_lines() -> None:
-    small = adapt(method("sec").recipe("small"), POOLS)
+    small = adapted(method("sec").recipe("small"), POOLS)
     assert small.dataset_prep.initial == method("sec").recipe("small").dataset_prep.initial
     assert small.rollout.stop == ("\n",) and small.rollout.max_new_tokens == 7
-    assert adapt(method("sec").recipe("small"), replace(POOLS, answers_have_lines=True)).rollout.stop == ()
-    paper = adapt(method("sec").recipe("paper"), POOLS)
+    assert adapted(method("sec").recipe("small"), replace(POOLS, answers_have_lines=True)).rollout.stop == ()
+    paper = adapted(method("sec").recipe("paper"), POOLS)
     assert paper.rollout.max_new_tokens == 4096
 
 
@@ -115,19 +120,19 @@ def test_rows_that_a_recipe_cannot_use_are_refused_with_the_reason(
     name: str, pools: ImportedConfig, expected: str, action: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:
-        adapt(method(name).recipe("tiny"), pools)
+        adapted(method(name).recipe("tiny"), pools)
     assert expected in raised.value.expected and action in raised.value.action
 
 
 def test_styles_may_be_changed_together_only() -> None:
-    recipe = adapt(method("sec").recipe("small"), POOLS)
+    recipe = adapted(method("sec").recipe("small"), POOLS)
     with pytest.raises(ConfigError, match="one style of answers"):
         configs.merge(recipe, {"reward": {"style": "boxed"}})
     changes: dict[str, Any] = {name: {"style": "boxed"} for name in ("reward", "evaluate", "test")}
     changes["dataset_prep"] = {"pools": {"probe": {"style": "boxed"}}}
     assert configs.merge(recipe, changes).reward.style == "boxed"
     with pytest.raises(ConfigError, match="a new character model writes bare answers"):
-        configs.merge(adapt(method("sec").recipe("tiny"), POOLS), changes)
+        configs.merge(adapted(method("sec").recipe("tiny"), POOLS), changes)
 
 
 def prepared(
@@ -212,14 +217,14 @@ def test_equal_solve_rates_stay_in_one_level() -> None:
 def test_a_probe_scores_as_the_reward_does_and_then_rows_need_no_answer() -> None:
     named = {name: {"functions": [{"entry": "rew.py:reward"}]} for name in ("reward", "evaluate", "test")}
     base = configs.merge(method("sec").recipe("small"), named)
-    recipe = adapt(base, replace(POOLS, answers="none", longest_answer=0))
+    recipe = adapted(base, replace(POOLS, answers="none", longest_answer=0))
     pools = recipe.dataset_prep.pools
     assert isinstance(pools, ImportedConfig) and pools.probe is not None
     assert pools.probe.functions == recipe.reward.functions and recipe.rollout.max_new_tokens == 6
     assert recipe.dataset_prep.reads == ("imported", "reward_code")
-    assert adapt(method("sec").recipe("small"), POOLS).dataset_prep.reads == ("imported",)
+    assert adapted(method("sec").recipe("small"), POOLS).dataset_prep.reads == ("imported",)
 
 
 def test_rows_with_arms_or_levels_are_not_probed() -> None:
-    pools = adapt(method("sec").recipe("tiny"), GRADED).dataset_prep.pools
+    pools = adapted(method("sec").recipe("tiny"), GRADED).dataset_prep.pools
     assert isinstance(pools, ImportedConfig) and pools.probe is None
