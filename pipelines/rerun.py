@@ -114,6 +114,14 @@ def rerun(workspace: Workspace, recipe: Recipe, iteration: int, stage: str, fold
 def chosen(workspace: Workspace, recipe: Recipe, iteration: int, stage: str) -> list[tuple[Job, Entry]]:
     """Return the stage calls that shall run again. None is an error that says what there is."""
     jobs = recorded_jobs(workspace, recipe, iteration)
+    entries = [entry for entry in workspace.ledger.of("stage") if entry.body["iteration"] == iteration]
+    if not jobs and entries:
+        raise LedgerError(
+            expected=f"results of iteration {iteration} with the keys that this version gives them",
+            found=f"other keys, of code {entries[0].body['code']}",
+            where=workspace.ledger.prefix,
+            action="check out that version, because this one has other settings or stages",
+        )
     if not jobs:
         reached = max((entry.body["iteration"] for entry in workspace.ledger.of("stage")), default=0)
         raise LedgerError(

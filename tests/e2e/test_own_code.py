@@ -82,7 +82,7 @@ def test_a_score_is_computed_again_without_the_users_folder(
     name = open_workspace(recorded).evolution
     shutil.copytree(recorded / "store", tmp_path / "store")
     assert replay(f"{tmp_path / 'store'}/evolutions/{name}", 1, "reward") == 0
-    assert "equal      reward of iteration 1, step 0: 1 outputs" in capsys.readouterr().out
+    assert ", reward of iteration 1, step 0: 1 outputs" in capsys.readouterr().out
 
 
 def test_show_names_the_code(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def test_a_stage_runs_again_from_the_store_alone(
     shutil.copytree(recorded / "store", tmp_path / "store")
     listing = sorted(p.relative_to(tmp_path) for p in (tmp_path / "store").rglob("*"))
     assert replay(f"{tmp_path / 'store'}/evolutions/{EVOLUTION}", 2, "reward") == 0
-    assert "equal      reward of iteration 2, step 1: 1 outputs" in capsys.readouterr().out
+    assert ", reward of iteration 2, step 1: 1 outputs" in capsys.readouterr().out
     assert sorted(p.relative_to(tmp_path) for p in (tmp_path / "store").rglob("*")) == listing  # nothing was written
 
 
@@ -132,9 +132,19 @@ def test_a_result_that_differs_is_told_with_its_row_and_column(
 ) -> None:
     assert replay(str(forged(recorded, tmp_path / "b")), 1, "reward") == 1
     printed = capsys.readouterr().out
-    assert "different  reward of iteration 1, step 0" in printed
+    assert "different  entry 7, reward of iteration 1, step 0" in printed
     assert "scores: row 5, column reward: 0.125 in the ledger" in printed
     assert "metric accuracy: 0.99 in the ledger" in printed
+
+
+def test_keys_of_another_version_are_told_as_such(recorded: Path, tmp_path: Path) -> None:
+    """Another version of instar may have other settings, and with them other keys. Then nothing of the ledger is found."""
+    source, workspace = open_workspace(recorded), create_workspace(tmp_path / "b", EVOLUTION)
+    for entry in source.ledger.entries:
+        body = {**entry.body, "key": "0" * 64, "code": "0.0.9+abc"} if entry.kind == "stage" else entry.body
+        workspace.ledger.append(entry.kind, body, entry.time)
+    with pytest.raises(LedgerError, match=r"code 0\.0\.9\+abc.*check out that version"):
+        replay(str(tmp_path / "b"), 1, "reward")
 
 
 def test_what_was_not_recorded_cannot_run_again(recorded: Path, tmp_path: Path) -> None:

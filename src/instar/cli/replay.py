@@ -54,7 +54,7 @@ def _say_versions(workspace: Workspace, threads: int) -> None:
 
 def _line(result: Rerun) -> str:
     body = result.entry.body
-    what = f"{body['stage']} of iteration {body['iteration']}, step {body['step']}"
+    what = f"entry {result.entry.seq}, {body['stage']} of iteration {body['iteration']}, step {body['step']}"
     if not result.differences:
         return f"equal      {what}: {len(body['outputs'])} outputs, {len(body['metrics'])} metrics\n"
     return f"different  {what}\n" + "".join(f"             {line}\n" for line in result.differences)
