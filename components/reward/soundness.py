@@ -258,7 +258,7 @@ def failures(trial: _Trial) -> Iterator[Finding]:
         yield Finding(
             check="failures",
             severity="red",
-            expected="a finite number for every answer, 0 for one that makes no sense",
+            expected="a finite number in the range of the function for every answer, and 0 for one that makes no sense",
             found=f"{brief(reason)} for: {kinds}",
             where=sample.where,
             action="return 0.0 for answers that cannot be read; a failed call is left out of the update and is never a 0",

@@ -25,7 +25,7 @@ NOTICED = {
     "always_one": ("floors", "correct 0 for an empty answer"),
     "always_zero": ("references", "correct 1 for the reference answer"),
     "any_number": ("floors", "a list of answers"),
-    "backtracking": ("failures", "a finite number for every answer"),
+    "backtracking": ("failures", "a finite number"),
     "batch_mean": ("repeatable", "one at a time"),
     "close_enough": ("constants", "one answer for all tasks"),
     "contained_in_reference": ("floors", "an empty answer, an answer of blanks"),
@@ -36,11 +36,11 @@ NOTICED = {
     "first_letter": ("constants", "one answer for all tasks"),
     "inverted": ("references", "correct 1 for the reference answer"),
     "length_bonus": ("payments", "20,000 characters"),
-    "nan_when_unsure": ("failures", "a finite number for every answer"),
+    "nan_when_unsure": ("failures", "a finite number"),
     "night_bonus": ("source", "the clock"),
     "no_opinion": ("references", "a verdict for the reference answer"),
-    "percent": ("references", "a value in [0, 1]"),
-    "raises": ("failures", "a finite number for every answer"),
+    "percent": ("failures", "a finite number"),
+    "raises": ("failures", "a finite number"),
     "random_noise": ("references", "correct 1 for the reference answer"),
 }
 """Bad reward -> the check that is red, and words of what it expects."""
