@@ -227,14 +227,19 @@ class Child:
         return self._entries[entry]
 
     def _module(self, path: Path) -> ModuleType:
-        name = ".".join(path.relative_to(self.code).with_suffix("").parts)
+        root = (
+            path.parent
+        )  # the folder from which the file imports: the first one that is no package, as in `instar.bundle`
+        while (root / "__init__.py").is_file() and root != self.code:
+            root = root.parent
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
         if name in sys.modules:
             return sys.modules[name]
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None or not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "no such file in the bundle", str(path.relative_to(self.code)))
-        if str(path.parent) not in sys.path:
-            sys.path.insert(1, str(path.parent))
+        if str(root) not in sys.path:
+            sys.path.insert(1, str(root))
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

@@ -25,7 +25,7 @@ from instar.components.update.config import PolicyGradientConfig
 from instar.errors import ConfigError
 from instar.pipelines.evolution import evolve
 from instar.pipelines.local import LocalRunner
-from instar.pipelines.recipes import spark
+from instar.pipelines.recipes import method, spark
 from instar.rows import TaskRow
 from instar.workspace import create_workspace
 
@@ -99,7 +99,7 @@ def test_a_batch_of_generated_tasks_that_can_never_be_full_is_refused(
 
 
 def test_model_replaces_the_packaged_one() -> None:
-    recipe = spark.small("/models/mine")
+    recipe = method("spark").recipe("small", "/models/mine")
     assert isinstance(recipe.dataset_prep, TextConfig)
     assert recipe.dataset_prep.initial == Checkpoint(path="/models/mine")
 

@@ -16,7 +16,7 @@ class Easiest:
 
     def select(self, num, seed):
         probabilities = self.probabilities()
-        drawn = random.Random(seed).choices(self.names, weights=probabilities.values(), k=num)
+        drawn = random.Random(seed).choices(self.names, weights=list(probabilities.values()), k=num)
         return [[name, probabilities[name]] for name in drawn]
 
     def observe(self, stats):

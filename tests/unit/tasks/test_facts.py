@@ -76,7 +76,7 @@ def test_the_ladder() -> None:
 def test_no_evaluation_item_of_the_recipe_is_in_training(evolution: str) -> None:
     """Neither asked nor shown solved, in neither order: over the whole recipe, by the numbers in the prompts themselves."""
     prep = small().dataset_prep
-    assert isinstance(prep, TextConfig)
+    assert isinstance(prep, TextConfig) and isinstance(prep.pools, PoolsConfig)
     rows = build(prep.pools, evolution)
     asked = {split: [keys(r.prompt)[-1] for r in rows if r.split == split] for split in ("train", "val", "id", "ood")}
     seen_in_training = {key for r in rows if r.split == "train" for key in keys(r.prompt)}

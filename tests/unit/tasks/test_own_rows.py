@@ -97,7 +97,9 @@ def test_the_easiest_level_is_imitated_whole() -> None:
 
 def test_a_pretrained_model_keeps_its_start_and_reads_lines_only_where_answers_are_lines() -> None:
     small = adapted(method("sec").recipe("small"), POOLS)
-    assert small.dataset_prep.initial == method("sec").recipe("small").dataset_prep.initial
+    before = method("sec").recipe("small").dataset_prep
+    assert isinstance(small.dataset_prep, TextConfig) and isinstance(before, TextConfig)
+    assert small.dataset_prep.initial == before.initial
     assert small.rollout.stop == ("\n",) and small.rollout.max_new_tokens == 7
     assert adapted(method("sec").recipe("small"), replace(POOLS, answers_have_lines=True)).rollout.stop == ()
     paper = adapted(method("sec").recipe("paper"), POOLS)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from instar.artifact import TrainerState
+from instar.artifact import Policy, TrainerState
 from instar.components.policy_io import load_model, row_name
 from instar.components.update import memory
 from instar.components.update.batching import shapes
@@ -136,7 +136,8 @@ def test_a_policy_that_learns_nothing_keeps_its_bytes(pair: Pair) -> None:
 def test_what_two_processes_wrote_continues_on_one(pair: Pair, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", exact_norms())
     later = pair.worlds[f"{name}, continued"]
-    later.policy.path, later.trainer = pair.together[name][0].policy.path, pair.together[name][0].trainer
+    later.policy = Policy(pair.together[name][0].policy.path, later.policy.digest)
+    later.trainer = pair.together[name][0].trainer
     # One process and two may differ by rounding. The rollouts are those of the policy that the two wrote.
     later.rollouts = [dataclasses.replace(row, policy=row_name(later.policy)) for row in later.rollouts]
     outs, metrics = later.update(CASES[name].config())
