@@ -47,8 +47,8 @@ class Template:
         return self.converse(Conversation(messages=[{"role": "user", "content": message}]), "one user message")
 
     def converse(self, conversation: Conversation, what: str = "the messages of a task") -> str:
-        """Return the prompt for a conversation. Raises `ContractError` when the template fails or goes beyond a limit."""
-        request = {"template": self.source, "tokens": dict(self.tokens)}
+        """Return the text of a conversation. Raises `ContractError` when the template fails or goes beyond a limit."""
+        request = {"template": self.source, "tokens": dict(self.tokens), "asks": conversation.asks}
         reply = _ask({**request, "messages": conversation.messages, "tools": conversation.tools})
         if "error" in reply:
             raise self.refused(f"a template that can be rendered for {what}", reply["error"])

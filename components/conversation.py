@@ -28,6 +28,8 @@ class Conversation:
 
     messages: list[dict[str, Any]]
     tools: list[Any] | None = None
+    asks: bool = True
+    """Whether the policy is to answer. If not, the last message is an answer already."""
 
     def texts(self) -> Iterator[str]:
         """Yield every text in messages and tools, keys included."""
@@ -49,7 +51,7 @@ class Conversation:
 
         messages = _mapped(self.messages, lambda text: pattern.sub(hide, text))
         tools = _mapped(self.tools, lambda text: pattern.sub(hide, text))
-        return Conversation(messages=messages, tools=tools), originals
+        return Conversation(messages=messages, tools=tools, asks=self.asks), originals
 
 
 def shown(text: str, originals: list[str]) -> str:

@@ -87,8 +87,8 @@ def library(
         raise error_class(expected=expected, found=cause, where=where, action=action) from error
 
 
-def check_language_model(folder: Path) -> None:
-    """Raise `ArtifactError` unless the folder holds a whole causal language model that transformers has code for."""
+def check_language_model(folder: Path, head: str = "AutoModelForCausalLM") -> None:
+    """Raise `ArtifactError` unless the folder holds a whole model that transformers has code for. `head` is its class there."""
     record = config(folder)
     for name in READ:
         read_object(folder, name)
@@ -104,10 +104,10 @@ def check_language_model(folder: Path) -> None:
             raise wrong("an implementation that is part of transformers", f"{value!r}", f"{folder}/config.json:{key}")
 
     def build() -> Any:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        import transformers
 
-        known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+        known = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return getattr(transformers, head).from_config(known, trust_remote_code=False)
 
     check_weights(folder, record, build)
 

@@ -137,8 +137,14 @@ def _read(policy: Policy) -> PreTrainedModel:
             where=f"policy {policy.digest or policy.path}",
             action="convert the checkpoint to safetensors",
         )
-    model = read_language_model(policy.path, f"policy {policy.digest or policy.path}", local_files_only=True)
-    # Memory-mapped tensors start at unaligned addresses. There some products round differently than in a model trained here.
+    return aligned(read_language_model(policy.path, f"policy {policy.digest or policy.path}", local_files_only=True))
+
+
+def aligned(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model that was read, in eval mode, with its parameters in memory of this process.
+
+    Memory-mapped tensors start at unaligned addresses. There some products round differently than in a model trained here.
+    """
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
         parameter.requires_grad_(True)
@@ -146,21 +152,25 @@ def _read(policy: Policy) -> PreTrainedModel:
 
 
 def read_language_model(
-    path: Path | str, where: str, local_files_only: bool, library: contextlib.AbstractContextManager[None] | None = None
+    path: Path | str,
+    where: str,
+    local_files_only: bool,
+    library: contextlib.AbstractContextManager[None] | None = None,
+    head: str = "AutoModelForCausalLM",
 ) -> PreTrainedModel:
-    """Return the causal language model in a folder or of a hub id. No code of the checkpoint runs.
+    """Return the language model in a folder or of a hub id. `head` is its class in transformers. No code of the checkpoint runs.
 
     Raises `ArtifactError` for what `policy_files` refuses, and for weights that are missing, of another shape or left over. What
     transformers raises becomes the error that `library` makes.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
     from transformers.utils import logging
 
     if Path(path).is_dir():
-        policy_files.check_language_model(Path(path))
+        policy_files.check_language_model(Path(path), head)
     logging.disable_progress_bar()
     with library or policy_files.library("a checkpoint that transformers can load", where):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, head).from_pretrained(
             path,
             local_files_only=local_files_only,
             use_safetensors=True,
@@ -193,7 +203,7 @@ def _check_complete(model: PreTrainedModel, report: dict[str, Any], where: str) 
             expected="weights for every parameter of the architecture that config.json names, and no others",
             found="; ".join(lines),
             where=where,
-            action="use the whole checkpoint of a causal language model, with its head",
+            action="use the whole checkpoint of the model, with its head",
         )
 
 

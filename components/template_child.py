@@ -63,14 +63,14 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def render(request: dict[str, Any]) -> dict[str, str]:
-    """Return `text`, the rendered prompt that asks for an answer, or `error`. Every exception counts as a fault of the template.
+    """Return `text`, the rendered conversation, or `error`. With `asks` it asks for an answer.
 
-    The template gets the variables that transformers gives it.
+    Every exception counts as a fault of the template. It gets the variables that transformers gives it.
     """
     variables = {"messages": request["messages"], "tools": request["tools"], "documents": None}
     try:
         template = _compiled(request["template"])
-        text = template.render(**variables, add_generation_prompt=True, **request["tokens"])
+        text = template.render(**variables, add_generation_prompt=request["asks"], **request["tokens"])
     except MemoryError:
         return {"error": f"more than {MEMORY_BYTES >> 20} MiB of memory"}
     except Exception as error:

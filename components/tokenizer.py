@@ -143,6 +143,19 @@ class TextTokenizer:
         self._check(ids, chat.control, chat.marks)
         return ids
 
+    def encode_exchange(self, prompt: str, form: str, completion: str) -> list[int]:
+        """Return the ids of a prompt with its completion, as a model reads them that scores both.
+
+        Of form `text` they are one text. Otherwise the completion is the last message, and the chat template renders all messages.
+        The errors are those of `encode_prompt`.
+        """
+        if form == "text":
+            return self.encode(prompt + completion)
+        asked = read_conversation(prompt) if form == "messages" else None
+        messages = asked.messages if asked is not None else [{"role": "user", "content": prompt}]
+        answered = [*messages, {"role": "assistant", "content": completion}]
+        return self._conversation(Conversation(messages=answered, tools=asked.tools if asked else None, asks=False))
+
     def _conversation(self, conversation: Conversation) -> list[int]:
         """Return the ids of a rendered conversation. A control token that a message spells is encoded as its characters."""
         if isinstance(self._template, InstarError):

@@ -12,6 +12,7 @@ from instar.components.dataset_prep.offline.config import OfflineConfig
 from instar.components.dataset_prep.templates import ANSWER_STYLE, TEMPLATES
 from instar.components.generated.anchors import AnchorConfig
 from instar.components.piece import Piece, RecipeView, Sections, TaskUnit
+from instar.components.reward.scorer_config import scored_by
 from instar.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -130,12 +131,11 @@ class TextConfig(Piece):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The inputs on request: the champion that the evolution starts from, imported rows, and the code that scores a probe."""
+        """The inputs on request: the champion that the evolution starts from, imported rows, and what scores a probe."""
         champion = ("initial",) if isinstance(self.initial, FromRun) else ()
         if not isinstance(self.pools, ImportedConfig):
             return champion
-        code = ("reward_code",) if self.pools.probe is not None and self.pools.probe.functions else ()
-        return (*champion, "imported", *code)
+        return (*champion, "imported", *(scored_by(self.pools.probe) if self.pools.probe is not None else ()))
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Build the task pools, and make or fetch the initial policy."""

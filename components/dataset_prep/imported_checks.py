@@ -40,12 +40,13 @@ def _check_styles(pools: ImportedConfig, recipe: RecipeView) -> None:
 
 def _check_answers(pools: ImportedConfig, recipe: RecipeView) -> None:
     """Refuse rows without text answers where answers are compared with references."""
-    if pools.answers != "text" and recipe.reward.strategy == "verify" and not recipe.reward.functions:
+    reward = recipe.reward
+    if pools.answers != "text" and reward.strategy == "verify" and not (reward.functions or reward.scorer):
         raise ConfigError(
             expected="a text as answer in every row, because the reward compares texts",
             found={"none": "no answers", "nested": "answers that are lists, structs or null"}[pools.answers],
             where="recipe.dataset_prep.pools.answers",
-            action="name the column with --answer, or pass a reward function of your own with --reward",
+            action="name the column with --answer, or pass a reward function of your own with --reward, or a model with --scorer",
         )
 
 

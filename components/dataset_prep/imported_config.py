@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from instar.components.reward.function_config import FunctionConfig
+from instar.components.reward.scorer_config import ScorerConfig
 from instar.components.rollout.config import EngineConfig
 from instar.components.sandbox.config import SandboxConfig
 from instar.config import out_of_range
@@ -60,6 +61,8 @@ class ProbeConfig:
     """The user's own reward functions, as in training."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     """What a function of the user's may use."""
+    scorer: ScorerConfig | None = None
+    """The model that scores answers, as in training."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that are too small."""

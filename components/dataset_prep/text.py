@@ -26,7 +26,7 @@ from instar.quality import run_gate, run_gate_parts
 from instar.rows import TaskRow
 
 if TYPE_CHECKING:
-    from instar.artifact import Code, Policy
+    from instar.artifact import Policy
     from instar.components.dataset_prep.config import TextConfig
     from instar.components.dataset_prep.stage import Ins, Outs
 
@@ -60,17 +60,17 @@ def prepare(ins: Ins, outs: Outs, config: TextConfig, ctx: Context) -> Metrics:
             metrics |= _from_run(ins.initial, outs.policy.path)
     check_prompts(rows, outs.policy.path)
     if isinstance(config.pools, ImportedConfig) and config.pools.probe is not None:
-        metrics |= _probe(config.pools.probe, ins.reward_code, outs, ctx)
+        metrics |= _probe(config.pools.probe, ins, outs, ctx)
     return metrics
 
 
-def _probe(config: ProbeConfig, code: Code | None, outs: Outs, ctx: Context) -> Metrics:
+def _probe(config: ProbeConfig, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
     """Give the tasks levels by the solve rate of the initial policy, and check them again."""
     from instar.components.dataset_prep.imported.pools import parts
     from instar.components.dataset_prep.imported.probe import grade
     from instar.components.reward.scoring import open_scorer
 
-    metrics = grade(outs.tasks, outs.policy, config, open_scorer(config, code, outs.policy, ctx), ctx)
+    metrics = grade(outs.tasks, outs.policy, config, open_scorer(config, ins, outs.policy, ctx), ctx)
     report = run_gate_parts(TaskRow, parts(outs.tasks.path / "rows.parquet"))
     outs.quality.write_json("quality.json", report)
     return metrics

@@ -38,7 +38,7 @@ def answer(tasks: Sequence[TaskRow], ins: Ins, config: AnswerConfig, ctx: Contex
     Raises `RewardError` when too many verdicts failed.
     """
     engine, tokenizer, out = open_engine(config.engine, ins.policy, ctx), load_tokenizer(ins.policy), Attempts()
-    scorer = open_scorer(config, ins.reward_code, ins.policy, ctx)
+    scorer = open_scorer(config, ins, ins.policy, ctx)
     plans = [(0.0, [-1])] if config.greedy else []
     plans += [(config.temperature, list(range(config.samples)))] if config.samples else []
     prompts = {task.task_id: tokenizer.encode_prompt(task.prompt, task.form) for task in tasks}

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from instar import config as configs
 from instar.components.evaluate.judge_config import JudgeConfig, ReflectConfig
 from instar.components.piece import Piece, RecipeView, Sections
 from instar.components.reward.function_config import FunctionConfig, require_names
+from instar.components.reward.scorer_config import ScorerConfig, scored_by
 from instar.components.rollout.config import EngineConfig
 from instar.components.sandbox.config import SandboxConfig
 from instar.config import out_of_range
@@ -115,6 +117,8 @@ class AnswerConfig(Judged):
     """The user's own functions, as in training. The score of an answer is what the first one says is right."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     """What a function of the user's may use, as in training."""
+    scorer: ScorerConfig | None = None
+    """The model that scores answers, as in training. Without functions, the score of an answer is how right it says it is."""
 
     def __post_init__(self) -> None:
         Judged.__post_init__(self)
@@ -150,12 +154,13 @@ class AnswerConfig(Judged):
     @property
     def protocol(self) -> tuple[str, ...]:
         """The settings under which answers are comparable."""
-        return (*self._PROTOCOL, *(("functions",) if self.functions else ()))
+        scoring = {"functions": bool(self.functions), "scorer": self.scorer is not None}
+        return (*self._PROTOCOL, *(name for name, used in scoring.items() if used))
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The inputs on request: the code of the functions."""
-        return ("reward_code",) if self.functions else ()
+        """The inputs on request: the code of the functions, and the model that scores."""
+        return scored_by(self)
 
     def attempt(self, tasks: Sequence[TaskRow], ins: Ins, ctx: Context) -> Attempts:
         """Answer the tasks and verify the answers."""
@@ -173,6 +178,14 @@ class AnswerConfig(Judged):
                 found=", ".join(f.entry for f in self.functions) or "none",
                 where=f"recipe.{name}.functions",
                 action="name the same functions in reward.functions, evaluate.functions and test.functions, as --reward does",
+            )
+        scorer = recipe.reward.scorer if recipe.reward.strategy == "verify" else None
+        if self.scorer != scorer:
+            raise ConfigError(
+                expected=f"the scorer of training: {configs.dumps(scorer) if scorer else 'none'}",
+                found=configs.dumps(self.scorer) if self.scorer else "none",
+                where=f"recipe.{name}.scorer",
+                action="give reward.scorer, evaluate.scorer and test.scorer the same settings, as --scorer does",
             )
         if prep.strategy == "text":
             prep.check_style(self.style, name)

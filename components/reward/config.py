@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 from instar.components.piece import Piece, RecipeView, Sections
 from instar.components.reward.function_config import FunctionConfig, require_names
 from instar.components.reward.recycle_config import RecycleConfig
+from instar.components.reward.scorer_config import ScorerConfig, scored_by
 from instar.components.sandbox.config import SandboxConfig
 from instar.config import out_of_range
 from instar.errors import ConfigError
@@ -42,6 +43,8 @@ class VerifyConfig(Piece):
     """The user's own functions (`--reward`). The first one says what is right. Without any, the verifier of a task scores."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     """What a function of the user's may use."""
+    scorer: ScorerConfig | None = None
+    """A model that scores answers (`--scorer`). Beside functions, the first function says what is right. Alone, the model does."""
 
     def __post_init__(self) -> None:
         """Refuse a format reward as high as the reward of a right answer, and a limit that is not a share."""
@@ -55,14 +58,19 @@ class VerifyConfig(Piece):
 
     def ineffective_fields(self) -> dict[str, str]:
         """Return the fields without effect, each with the setting that would give it one."""
-        if self.functions:
-            return {"format_reward": "the verifiers of the tasks, which means without --reward"}
-        return dict.fromkeys(("sandbox.call_s", "sandbox.cpu_s", "sandbox.memory_mb", "sandbox.allow"), "--reward")
+        fields: dict[str, str] = {}
+        if self.functions or self.scorer is not None:
+            fields["format_reward"] = "the verifiers of the tasks, which means without --reward and --scorer"
+        if not self.functions:
+            fields |= dict.fromkeys(
+                ("sandbox.call_s", "sandbox.cpu_s", "sandbox.memory_mb", "sandbox.allow"), "--reward"
+            )
+        return fields
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The inputs on request: the code of the functions."""
-        return ("reward_code",) if self.functions else ()
+        """The inputs on request: the code of the functions, and the model that scores."""
+        return scored_by(self)
 
     def run(self, ins: Ins, outs: Outs, ctx: Context) -> Metrics:
         """Verify the answers of all rollouts."""
@@ -80,15 +88,26 @@ class VerifyConfig(Piece):
     def explain(self, recipe: RecipeView) -> Sections:
         """State the reward of one rollout, and the tasks that are made from attempts."""
         return {
-            "reward": [f"{self._reward()}; a rollout whose verdict failed has no reward and is left out"],
+            "reward": [
+                f"{self._reward()}; a rollout whose verdict failed has no reward and is left out",
+                *(self.scorer.explain(not self.functions) if self.scorer is not None else []),
+            ],
             "own tasks": self.recycle.explain(recipe) if self.recycle else [],
         }
 
     def _reward(self) -> str:
         """Return the formula of the reward of one rollout."""
+        terms = [f"{'' if f.weight == 1.0 else f'{f.weight:g} '}{f.part}" for f in self.functions]
+        terms += [self.scorer.terms()] if self.scorer is not None else []
         if self.functions:
-            terms = [f"{'' if f.weight == 1.0 else f'{f.weight:g} '}{f.part}" for f in self.functions]
-            return f"r_i = {' + '.join(terms)}, functions of the user's; {self.functions[0].part} says what is right"
+            users = (
+                f"{', '.join(f.part for f in self.functions)} from the user"
+                if self.scorer
+                else "functions of the user's"
+            )
+            return f"r_i = {' + '.join(terms)}, {users}; {self.functions[0].part} says what is right"
+        if self.scorer is not None:
+            return f"r_i = {terms[0]}"
         shaped = f" + {self.format_reward:g} (if there is an answer and it is wrong)" if self.format_reward else ""
         return f"r_i = correct_i{shaped}"
 

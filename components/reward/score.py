@@ -29,9 +29,7 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
     rows, tokenizer = ins.rollouts.read(), load_tokenizer(ins.policy)
     wanted = {row.task_id for row in rows}
     attempted = lookup(pools_of(ins), wanted, ctx.resident)
-    scores = score_rollouts(
-        attempted, rows, tokenizer.decode, config, open_scorer(config, ins.reward_code, ins.policy, ctx)
-    )
+    scores = score_rollouts(attempted, rows, tokenizer.decode, config, open_scorer(config, ins, ins.policy, ctx))
     outs.scores.write(scores)
     metrics = summary(attempted, rows, scores) | summary_by_kind(attempted, rows, scores)
     if config.recycle is None:

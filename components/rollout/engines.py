@@ -40,8 +40,10 @@ ENGINES: dict[str, Callable[[EngineConfig, Policy, Context], Engine]] = {
 }
 
 
-def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
+def open_engine(config: EngineConfig, policy: Policy, ctx: Context, kind: Kind[tuple[str, Engine]] = ENGINE) -> Engine:
     """Return an engine that serves `policy`. The engine of the call before is used again where it fits; otherwise it is dropped.
+
+    A process has one engine of each `kind`.
 
     Raises `EngineError` when the policy has no digest, or when the engine reports another digest.
     """
@@ -50,12 +52,12 @@ def open_engine(config: EngineConfig, policy: Policy, ctx: Context) -> Engine:
             expected="a committed policy", found="no digest", where=str(policy.path), action="commit the policy first"
         )
     settings = configs.digest(config)
-    opened = ctx.resident.get(ENGINE, policy.digest)
+    opened = ctx.resident.get(kind, policy.digest)
     if opened is None or opened[0] != settings:
-        ctx.resident.drop_all(ENGINE)
+        ctx.resident.drop_all(kind)
         del opened  # free the old weights before loading the new ones
         opened = (settings, ENGINES[config.name](config, policy, ctx))
-        ctx.resident.put(ENGINE, policy, opened)
+        ctx.resident.put(kind, policy, opened)
     engine = opened[1]
     check_served(engine, policy)
     return engine

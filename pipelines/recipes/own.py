@@ -53,7 +53,9 @@ def adapt(recipe: Recipe, pools: ImportedConfig) -> Recipe:
     limit = pools.longest_answer + 1 if short else rollout.max_new_tokens
     if not pools.levels and len(pools.arms) == 1:
         probe = ProbeConfig(max_new_tokens=limit, stop=stop, style=STYLE, engine=rollout.engine)
-        pools = replace(pools, probe=replace(probe, functions=reward.functions, sandbox=reward.sandbox))
+        pools = replace(
+            pools, probe=replace(probe, functions=reward.functions, sandbox=reward.sandbox, scorer=reward.scorer)
+        )
     return replace(
         recipe,
         dataset_prep=replace(prep, pools=pools, initial=initial),

@@ -18,7 +18,9 @@ from instar.cli.cluster_app import (
     DeviceOption,
     RequirementsOption,
     RewardOption,
+    ScorerOption,
     TasksOption,
+    WordingOption,
     own_of_options,
     register,
 )
@@ -75,6 +77,8 @@ def run(
     device: DeviceOption = None,
     tasks: TasksOption = None,
     reward: RewardOption = None,
+    scorer: ScorerOption = None,
+    wording: WordingOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
     accept_check: AcceptOption = False,
@@ -91,7 +95,7 @@ def run(
     from instar.cli import commands, offline
 
     sets = offline.with_data(recipe, scale, data, env, sets or [])
-    own = own_of_options(tasks, reward, requirements, allow, from_run, accept_check)
+    own = own_of_options(tasks, reward, requirements, allow, from_run, accept_check, scorer, wording)
     if mode == "containers":
         if reuse is not None:
             raise ConfigError(
@@ -275,6 +279,8 @@ def explain(
     device: DeviceOption = None,
     tasks: TasksOption = None,
     reward: RewardOption = None,
+    scorer: ScorerOption = None,
+    wording: WordingOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
     data: Data = None,
@@ -286,7 +292,7 @@ def explain(
     from instar.cli import commands, offline
 
     sets = offline.with_data(recipe, scale, data, env, sets or [])
-    own = own_of_options(tasks, reward, requirements, allow)
+    own = own_of_options(tasks, reward, requirements, allow, scorer=scorer, wording=wording)
     commands.explain(recipe, scale, model, config, sets, device, own)
 
 

@@ -31,6 +31,20 @@ RewardOption = Annotated[
         "--reward", help="your own reward function, FILE.py:NAME; more of them with =WEIGHT; a range as [LOW,HIGH]"
     ),
 ]
+ScorerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        help="a model that scores answers: folder of a reward model or judge, or a run; perhaps with =WEIGHT",
+    ),
+]
+WordingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--wording",
+        help="how a judge is asked: words, few_shot, terse, or a file with {prompt} and {answer}",
+    ),
+]
 RequirementsOption = Annotated[
     Path | None, typer.Option("--requirements", help="lock with hashes of the packages that your code needs")
 ]
@@ -63,6 +77,8 @@ def own_of_options(
     allow: list[str] | None,
     from_run: str | None = None,
     accept_check: bool = False,
+    scorer: str | None = None,
+    wording: str | None = None,
 ) -> Own:
     """Return what the options of a command bring."""
     from instar.cli.own import Own
@@ -71,6 +87,8 @@ def own_of_options(
         tasks=tasks,
         rewards=tuple(reward or ()),
         start=from_run,
+        scorer=scorer,
+        wording=wording,
         requirements=requirements,
         allow=tuple(allow or ()),
         accept_check=accept_check,
@@ -93,6 +111,8 @@ def compile_command(
     device: DeviceOption = None,
     tasks: TasksOption = None,
     reward: RewardOption = None,
+    scorer: ScorerOption = None,
+    wording: WordingOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
     config: Toml = None,
@@ -103,7 +123,8 @@ def compile_command(
     from instar.cli.own import bring
     from instar.cli.resolve import resolve
 
-    with bring(own_of_options(tasks, reward, requirements, allow)) as brought:
+    own = own_of_options(tasks, reward, requirements, allow, scorer=scorer, wording=wording)
+    with bring(own) as brought:
         resolved = resolve(recipe, scale, model, config, sets or [], device, brought)
     lock = images or (LOCK if LOCK.exists() else None)
     cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, lock, unroll), out, engine)
@@ -137,6 +158,8 @@ def submit(
     device: DeviceOption = None,
     tasks: TasksOption = None,
     reward: RewardOption = None,
+    scorer: ScorerOption = None,
+    wording: WordingOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
     accept_check: AcceptOption = False,
@@ -156,7 +179,8 @@ def submit(
     if cron is not None:
         check_cron(cron)
     directory = out or Path("runs") / evolution
-    with bring(own_of_options(tasks, reward, requirements, allow, None, accept_check)) as brought:
+    own = own_of_options(tasks, reward, requirements, allow, None, accept_check, scorer, wording)
+    with bring(own) as brought:
         resolved = resolve(recipe, scale, model, config, sets or [], device, brought)
         say_outlook(resolved)
         done = cluster.submit(resolved, directory, evolution, store, server, where, brought, seed=seed)

@@ -99,6 +99,8 @@ def evolve_in(
     tasks: Rows | None = None,
     reward: Reward | Sequence[Reward] | None = None,
     start: Path | str | None = None,
+    scorer: Path | str | None = None,
+    wording: Path | str | None = None,
     reuse: Path | str | None = None,
     accept_check: bool = False,
 ) -> Outcome:
@@ -116,15 +118,16 @@ def evolve_in(
 
     `tasks` is a path, a list of dictionaries, or a pandas DataFrame. `reward` is a function that stands in a file, or a text such
     as `rew.py:style=0.2`, or a list of those. A reward that is not sound on the tasks is refused, unless `accept_check`.
-    `start` is a run whose champion is the first policy. `reuse` is a directory of the same recipe and seed, whose results are
-    taken over where all that they depend on is equal.
+    `start` is a run whose champion is the first policy. `scorer` is a model that scores answers: the folder of a reward model or
+    judge, or a run whose champion judges. `wording` is how a judge is asked, as for `--wording`. `reuse` is a directory of the same
+    recipe and seed, whose results are taken over where all that they depend on is equal.
 
     The same call again resumes a run that was killed. A recipe with more iterations extends one that is done. Every random number
     depends on `seed`. `store` is a directory or `s3://bucket/prefix`; by default it is inside `directory`. `mode` is `inprocess` or
     `subprocess`. `tracking` is an MLflow URI or `off`. The errors are those of `instar.errors`. Stages that were committed before
     an error are kept.
     """
-    with bring(own_of(tasks, reward, start, accept_check)) as brought:
+    with bring(own_of(tasks, reward, start, accept_check, scorer, wording)) as brought:
         return _evolve(brought.adapt(recipe), Path(directory), brought, seed, store, mode, tracking, reuse)
 
 

@@ -24,8 +24,9 @@ from typing import Any, TypeAlias
 from instar import config as configs
 from instar.artifact import Artifact, Code, ImportedTasks, Policy
 from instar.bundle import bundle, entry_of
+from instar.cli.own_scorer import bring_scorer
 from instar.components.architecture import of_model
-from instar.components.dataset_prep.config import FromRun
+from instar.components.dataset_prep.config import Checkpoint, FromRun, TextConfig
 from instar.components.dataset_prep.imported_config import ImportedConfig, config_of
 from instar.components.reward.check_functions import check_functions
 from instar.components.reward.config import VerifyConfig
@@ -57,6 +58,10 @@ class Own:
     rewards: tuple[str, ...] = ()
     start: str | None = None
     """The run whose champion is the first policy."""
+    scorer: str | None = None
+    """The model that scores answers: the folder of a checkpoint, or a run whose champion judges; perhaps with `=WEIGHT`."""
+    wording: str | None = None
+    """How a judge is asked: `words`, `few_shot`, `terse`, or a file with a question."""
     requirements: Path | None = None
     allow: tuple[str, ...] = ()
     accept_check: bool = False
@@ -73,13 +78,25 @@ CODE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
 def own_of(
-    tasks: Rows | None, reward: Reward | Sequence[Reward] | None, start: Path | str | None, accept_check: bool
+    tasks: Rows | None,
+    reward: Reward | Sequence[Reward] | None,
+    start: Path | str | None,
+    accept_check: bool,
+    scorer: Path | str | None = None,
+    wording: Path | str | None = None,
 ) -> Own:
     """Return what a call from Python brings."""
     several = [] if reward is None else [reward] if isinstance(reward, str) or callable(reward) else list(reward)
     rewards = tuple(one if isinstance(one, str) else entry_of(one) for one in several)
     path = os.fspath(tasks) if isinstance(tasks, str | os.PathLike) else tasks
-    return Own(tasks=path, rewards=rewards, start=None if start is None else str(start), accept_check=accept_check)
+    return Own(
+        tasks=path,
+        rewards=rewards,
+        start=None if start is None else str(start),
+        scorer=None if scorer is None else str(scorer),
+        wording=None if wording is None else str(wording),
+        accept_check=accept_check,
+    )
 
 
 @dataclass(kw_only=True)
@@ -90,16 +107,21 @@ class Brought:
     requirements: Path | None = None
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    """Part of the recipe -> its fields, and the values that they get."""
 
     pools: ImportedConfig | None = None
     start: str | None = None
     initial: FromRun | None = None
+    scorer_folder: Path | None = None
+    """The folder that `--scorer` names, if it does not name a run."""
     accept_check: bool = False
 
     def adapt(self, recipe: Recipe) -> Recipe:
         """Return the recipe that uses what was brought."""
         if self.initial is not None:
             recipe = started_from(recipe, self.initial, f"--from {self.start}")
+        if self.scorer_folder is not None and _starts_from(recipe, self.scorer_folder):
+            self.score_with({"scorer": {**self.changes["reward"]["scorer"], "initial": True}})
         recipe = configs.merge(recipe, self.changes, recipe.name)
         return recipe if self.pools is None else adapt(recipe, self.pools)
 
@@ -129,6 +151,11 @@ class Brought:
         self.artifacts[name] = Code(folder)
         return inside
 
+    def score_with(self, fields: Mapping[str, Any]) -> None:
+        """Give these fields to the three configurations that score answers."""
+        for part in ("reward", "evaluate", "test"):
+            self.changes[part] = {**self.changes.get(part, {}), **fields}
+
     def named(self, differences: Mapping[str, Any]) -> dict[str, Any]:
         """Return nested differences in which the settings that name code hold the configuration of it."""
         paths = {path: value for path in SETTINGS if CODE.fullmatch(value := _at(differences, path))}
@@ -138,6 +165,12 @@ class Brought:
             for path, entry in zip(mine, self.bundled(name, [paths[path] for path in mine]), strict=True):
                 changed = _with(changed, path, entry)
         return changed
+
+
+def _starts_from(recipe: Recipe, folder: Path) -> bool:
+    prep = recipe.dataset_prep
+    initial = prep.initial if isinstance(prep, TextConfig) else None
+    return isinstance(initial, Checkpoint) and Path(initial.path).resolve() == folder.resolve()
 
 
 def _at(differences: Mapping[str, Any], path: str) -> str:
@@ -166,6 +199,15 @@ def bring(own: Own) -> Iterator[Brought]:
             _bring_start(own.start, stack.enter_context(opened(own.start)), brought)
         if own.tasks is not None:
             _bring_tasks(own.tasks, brought)
+        if own.scorer is not None:
+            bring_scorer(own.scorer, own.wording, brought, stack)
+        elif own.wording is not None:
+            raise ConfigError(
+                expected="--scorer, whose questions the wording is for",
+                found=f"--wording {own.wording}",
+                where="command line",
+                action="add --scorer PATH_OR_RUN, or leave it out",
+            )
         if own.rewards:
             _bring_rewards(own, brought)
         elif own.requirements or own.allow:
@@ -233,7 +275,7 @@ def _bring_rewards(own: Own, brought: Brought) -> None:
     scoring: dict[str, Any] = {"functions": named}
     if own.allow:
         scoring["sandbox"] = {"allow": list(own.allow)}
-    brought.changes |= dict.fromkeys(("reward", "evaluate", "test"), scoring)
+    brought.score_with(scoring)
 
 
 def parse_reward(text: str) -> dict[str, Any]:
