@@ -103,8 +103,9 @@ def _summary(history: list[dict[str, Any]]) -> Metrics:
     metrics: Metrics = {"inner_steps": float(len(history))}
     for name in names:
         values = [line[name] for line in history if name in line]
-        total = name.endswith(("/updates", "_s")) and not name.endswith("_per_s")
         stage, _, metric = name.partition("/")
+        counts = name.endswith(("/updates", "_s")) and not name.endswith("_per_s")
+        total = counts and not metric.startswith("part/")  # the user has named the parts
         key = f"{PERF}{stage}/{metric.removeprefix(PERF)}" if metric.startswith(PERF) else name
         metrics[key] = sum(values) if total else sum(values) / len(values)
     return metrics

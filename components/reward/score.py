@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from instar.components.reward.config import VerifyConfig
     from instar.components.reward.stage import Ins, Outs
 
+MOST_PARTS = 16
+"""Most parts of a reward that become metrics."""
+_PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 Decode = Callable[[list[int]], str]
 
 
@@ -32,6 +37,8 @@ def score(ins: Ins, outs: Outs, config: VerifyConfig, ctx: Context) -> Metrics:
     scores = score_rollouts(attempted, rows, tokenizer.decode, config, open_scorer(config, ins, ins.policy, ctx))
     outs.scores.write(scores)
     metrics = summary(attempted, rows, scores) | summary_by_kind(attempted, rows, scores)
+    if config.functions:
+        metrics |= summary_by_part(scores)
     if config.recycle is None:
         return metrics
     assert outs.generated is not None
@@ -141,6 +148,20 @@ def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores
             "chance_mean": math.fsum(chance(tasks[r.task_id]) for r, _ in scored) / len(scored),
         }
     return metrics
+
+
+def summary_by_part(scores: Sequence[ScoreRow]) -> Metrics:
+    """Return the mean of every named part of the user's reward, over the scores that have it.
+
+    `correct` is left out, because its mean is the accuracy. A function that names parts by the row could have very many, and names
+    that no tracking server takes. So only names of ordinary characters are taken, and at most `MOST_PARTS` of them.
+    """
+    values: dict[str, list[float]] = {}
+    for row in scores:
+        for name, value in row.components.items():
+            if _PART.fullmatch(name) and name.rpartition(".")[2] != "correct":
+                values.setdefault(name, []).append(value)
+    return {f"part/{name}": math.fsum(values[name]) / len(values[name]) for name in sorted(values)[:MOST_PARTS]}
 
 
 def _row(rollout_id: str, verdict: Verdict, scorer: str, config: VerifyConfig) -> ScoreRow:

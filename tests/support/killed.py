@@ -1,8 +1,9 @@
-"""A process that forks runs of a micro recipe (KIND, a key of `RECIPES`) and kills them: at the next stage boundary, or later.
+"""A process that forks runs of a micro recipe and kills them: at the next stage boundary, or later.
 
     python killed.py DIR KIND boundary          one run per boundary: each resume is killed at the first new event
     python killed.py DIR KIND DELAY [DELAY ...] one run per delay, in seconds
 
+KIND is a key of `RECIPES`, or `own`.
 Forking from a process that has imported everything but computed nothing makes a run cost milliseconds, not an import of torch.
 Prints the number of kills; the caller resumes the directory once more and compares.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import sys
 import time
@@ -31,13 +33,14 @@ from transformers import LlamaForCausalLM
 
 from instar.events import Event, StageDone, StageStarted
 from instar.pipelines.evolution import evolve
-from instar.pipelines.lifecycle import open_evolution
+from instar.pipelines.lifecycle import open_evolution, stored_recipe
 from instar.pipelines.local import LocalRunner
 from instar.pipelines.recipe import Recipe
 from instar.quality import run_gate
-from instar.workspace import create_workspace
-from support.micro import micro, micro_generated
+from instar.workspace import Workspace, create_workspace
+from support.micro import EVOLUTION, micro, micro_generated
 from support.micro_continuous import micro_continuous
+from support.own_code import open_own, write_files
 
 PRELOADED = (
     great_expectations,
@@ -61,10 +64,26 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+def opened(directory: Path, kind: str) -> tuple[Workspace, Recipe]:
+    """Open an evolution, or open it again. What `own` brings exists only while it is opened for the first time."""
+    if kind != "own":
+        recipe = RECIPES[kind]()
+        workspace = create_workspace(directory, f"{recipe.name}-micro-seed0")
+        open_evolution(workspace, recipe, 0)
+        return workspace, recipe
+    workspace = create_workspace(directory, EVOLUTION)
+    if next(workspace.ledger.of("open"), None) is None:
+        shutil.rmtree(directory / "mine", ignore_errors=True)
+        open_own(directory, write_files(directory / "mine"), clock="fused")
+        shutil.rmtree(directory / "mine")
+        workspace = create_workspace(directory, EVOLUTION)
+    return workspace, stored_recipe(workspace)
+
+
 def child(directory: Path, kind: str, at_boundary: bool) -> None:
     """Run a micro recipe; with `at_boundary`, die at the first event that the ledger did not already hold."""
     torch.set_num_threads(1)
-    recipe = RECIPES[kind]()
+    workspace, recipe = opened(directory, kind)
     starts = itertools.count()
 
     def die(event: Event) -> None:
@@ -73,8 +92,6 @@ def child(directory: Path, kind: str, at_boundary: bool) -> None:
         if at_boundary and (finished or entered):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    workspace = create_workspace(directory, f"{recipe.name}-micro-seed0")
-    open_evolution(workspace, recipe, 0)
     evolve(LocalRunner(workspace, "inprocess", die, threads=recipe.threads), recipe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -237,3 +238,16 @@ def test_missing_extra_is_a_named_error(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "instar.report.page", None)
     with pytest.raises(MissingDependencyError, match="instar\\[report\\]"):
         write_report(create_workspace(tmp_path / "e", "nothing-yet"), tmp_path / "report.html")
+
+
+def test_the_parts_of_a_users_reward_are_one_chart_where_there_are_several(workspace: Workspace) -> None:
+    data = gather(workspace)
+    assert "parts" not in charts.draw(data)
+    one = {step: {**metrics, "reward/part/right": 0.25 + 0.125 * step} for step, metrics in data.steps.items()}
+    assert "parts" not in charts.draw(dataclasses.replace(data, steps=one))
+    two = {step: {**metrics, "reward/part/style.short": 1.0} for step, metrics in one.items()}
+    chart = charts.draw(dataclasses.replace(data, steps=two))["parts"]
+    assert "right from 0.25" in chart.says and "style.short from 1 to 1" in chart.says
+    assert {row["curve"] for row in chart.spec["data"]["values"]} == {"right", "style.short"}
+    html = page.render(dataclasses.replace(data, steps=two))
+    assert "Parts of the reward" in html and 'data-chart="parts"' in html

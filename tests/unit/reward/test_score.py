@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from instar import schema
 from instar.artifact import Policy, Rollouts, Scores, Tasks
 from instar.components.reward.config import VerifyConfig
-from instar.components.reward.score import answer_tokens, score_rollouts, summary
+from instar.components.reward.score import MOST_PARTS, answer_tokens, score_rollouts, summary, summary_by_part
 from instar.components.reward.stage import STAGE, Ins, Outs
 from instar.components.reward.verifiers import VERSION
 from instar.components.task_table import lookup
@@ -142,6 +142,32 @@ def test_abstained_rollouts_have_no_numbers_and_do_not_enter_the_means() -> None
 def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         VerifyConfig(style="line", **change)  # type: ignore[arg-type]
+
+
+def parts(status: str = "scored", **components: float) -> ScoreRow:
+    numbers = 1.0 if status == "scored" else None
+    return ScoreRow(
+        rollout_id="g/0",
+        correct=numbers,
+        format_ok=numbers,
+        reward=numbers,
+        components=components,
+        status=status,
+        reason="",
+        scorer="rew.py:reward sha256:0",
+    )
+
+
+def test_parts_of_a_reward_are_means_over_the_scores_that_have_them() -> None:
+    rows = [parts(correct=1.0, right=1.0, tidy=0.5), parts(correct=0.0, right=0.0), parts("failed")]
+    assert summary_by_part(rows) == {"part/right": 0.5, "part/tidy": 0.5}
+    dicts = [parts(**{"correct": 1.0, "tidy": 2.0, "tidy.correct": 1.0, "tidy.length": 3.0})]
+    assert summary_by_part(dicts) == {"part/tidy": 2.0, "part/tidy.length": 3.0}
+
+
+def test_parts_that_are_named_by_the_row_do_not_become_a_metric_each() -> None:
+    many = [parts(**{f"row_{n:03d}": 1.0, f"what is {n}?": 1.0}) for n in range(100)]
+    assert list(summary_by_part(many)) == [f"part/row_{n:03d}" for n in range(MOST_PARTS)]
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-Lines: TypeAlias = dict[str, tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]]
-"""key: (title, ((legend, metric names in order of preference), ...))"""
+Curves: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
+"""((legend, metric names in order of preference), ...)"""
+Lines: TypeAlias = dict[str, tuple[str, Curves]]
+"""key: (title, curves)"""
 GENERATED_LINES: Lines = {
     "generated_labels": (
         "Labels of the tasks made: share that is right",

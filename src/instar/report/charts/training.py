@@ -6,11 +6,12 @@ from typing import Any
 
 import altair as alt
 
-from instar.report.charts.generated import GENERATED_LINES, Lines
+from instar.report.charts.generated import GENERATED_LINES, Curves, Lines
 from instar.report.charts.style import FEW, PALETTE, Chart, clock, ends, legend, specification, values, viridis, whole
 from instar.report.data import Data
 
 STAGES = ("dataset_prep", "curriculum", "rollout", "reward", "update", "evaluate", "overhead")
+PART = "reward/part/"
 BOTH: Lines = {
     "grad": ("Gradient norm", (("norm", ("update/grad_norm",)),)),
     "bandit": ("Entropy of the curriculum, nats", (("entropy", ("curriculum/entropy",)),)),
@@ -145,6 +146,19 @@ def arm_colors(used: list[str]) -> Any:
 def lines(data: Data, key: str) -> Chart | None:
     """Curves of training metrics over inner steps, from the table of the recipe's kind."""
     title, curves = (GENERATED_LINES | (CONTINUOUS_LINES if data.continuous else LINES))[key]
+    return _lines(data, key, title, curves)
+
+
+def parts(data: Data) -> Chart | None:
+    """Curves of the named parts of the user's reward, where there is more than one."""
+    names = sorted({name for metrics in data.steps.values() for name in metrics if name.startswith(PART)})
+    if len(names) < 2:
+        return None
+    curves = tuple((name.removeprefix(PART), (name,)) for name in names[: len(PALETTE)])
+    return _lines(data, "parts", "Parts of the reward, before their weights", curves)
+
+
+def _lines(data: Data, key: str, title: str, curves: Curves) -> Chart | None:
     rows: list[dict[str, Any]] = []
     first = clock(data)[1]
     for label, names in curves:
