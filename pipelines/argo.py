@@ -7,13 +7,16 @@ unless DISABLE_MAX_RECURSION is set on it (argo-workflows, docs/scaling.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from instar import config as configs
 from instar import contract
-from instar.errors import ContractError, MissingDependencyError
+from instar.errors import ConfigError, ContractError, MissingDependencyError
+from instar.pipelines.brought import OPTIONS, needed
 from instar.pipelines.chain.pointers import handed_on
 from instar.pipelines.chain.segment import API
 from instar.pipelines.placement import environment
@@ -27,26 +30,58 @@ COUNTERS = ("segment", "iteration", "step")
 _NEXT = "{{steps.segment.outputs.parameters.next}}"
 
 
-def write_workflow(recipe: Recipe, profile: Profile, images: Images, out: Path) -> None:
-    """Write the workflow as YAML. Before that, check that Argo's models keep every field of it."""
-    workflow = build_workflow(recipe, profile, images)
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a user brings. It is stored when the workflow is written, because the workflow itself opens the evolution."""
+
+    store: str
+    brought: Mapping[str, str]
+    """Entry of the state -> digest."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the opening entry of the ledger says beside, for example about the check of the reward."""
+
+
+def write_workflow(recipe: Recipe, profile: Profile, images: Images, out: Path, stored: Stored | None = None) -> None:
+    """Write the workflow as YAML. Before that, check that Argo's models keep every field of it.
+
+    Raises `ConfigError` if the recipe reads what a user brings and nothing is `stored`.
+    """
+    check_stored(recipe, stored)
+    workflow = build_workflow(recipe, profile, images, stored)
     text = str(workflow.to_yaml())
     check_round_trip(text)
     write_whole(out, text)
 
 
-def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
+def check_stored(recipe: Recipe, stored: Stored | None) -> None:
+    """Raise `ConfigError` if the recipe reads what a user brings and it is not stored: pods do not have the files of the user."""
+    missing = [name for name in needed(recipe) if stored is None or name not in stored.brought]
+    if missing:
+        options = ", ".join(OPTIONS[name] for name in missing)
+        raise ConfigError(
+            expected=f"--store, to store {options} now: the workflow opens the evolution, and its pods have no file of yours",
+            found="no --store",
+            where="compile --engine argo",
+            action="add --store s3://bucket/prefix, the store of the workflow; or use Kubeflow, where `instar submit` stores them",
+        )
+
+
+def build_workflow(recipe: Recipe, profile: Profile, images: Images, stored: Stored | None = None) -> Any:
     """Return the hera workflow.
 
     Its parameters are `store` and `evolution`. Every random number depends on the name of the evolution.
     """
     hera = _hera()
+    opening = {"brought": dict(stored.brought), "notes": dict(stored.notes)} if stored else {}
     models = hera.models
     with hera.Workflow(
         generate_name=f"instar-{recipe.name}-{recipe.scale}-".replace("_", "-"),
         entrypoint="evolution",
         service_account_name=profile.service_account,
-        arguments=[hera.Parameter(name="store"), hera.Parameter(name="evolution")],
+        arguments=[
+            hera.Parameter(name="store", value=stored.store if stored else None),
+            hera.Parameter(name="evolution"),
+        ],
         security_context=models.PodSecurityContext(
             run_as_non_root=True,
             run_as_user=USER,
@@ -61,6 +96,7 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images) -> Any:
         for graph in graphs.values():
             _add_graph(graph, profile, images)
         prepare = ["control", "begin", "--recipe", configs.dumps(recipe)]
+        prepare += ["--opening", json.dumps(opening, sort_keys=True)] if opening else []
         _container("prepare", "begin", prepare, [], ["next", *COUNTERS], recipe.threads, profile, images)
         with hera.Steps(name="evolution"):
             hera.Step(name="prepare", template="prepare")

@@ -66,7 +66,11 @@ def pin(workspace: Workspace, brought: Mapping[str, Artifact]) -> dict[str, str]
 def pinned(ledger: Ledger) -> dict[str, Artifact]:
     """Return what an evolution was opened with."""
     opened = next(ledger.of("open"), None)
-    digests = opened.body.get("brought", {}) if opened is not None else {}
+    return of_digests(opened.body.get("brought", {}) if opened is not None else {})
+
+
+def of_digests(digests: Mapping[str, str]) -> dict[str, Artifact]:
+    """Return the artifacts that these entries of the state are."""
     return {name: kind_of(name)(None, digest) for name, digest in digests.items()}
 
 

@@ -460,6 +460,7 @@ def confine(settings: dict[str, Any], parent: int) -> dict[str, Any]:
     rules = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rules)
     allow = settings["allow"]
+    rules.die_first()
     if "processes" in allow:
         keep(rules, parent)
     else:

@@ -14,19 +14,18 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instar import plain
+from instar import plain, wheels
 from instar.artifact import Code
 from instar.errors import ArtifactError, ProcessError
+from instar.store_files import storage_errors
 
 LISTED, FILES, WHEELS = "code.json", "files", "wheels"
-INSTALL_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +54,17 @@ class CodeFolder:
 def prepare(code: Code) -> CodeFolder:
     """Verify and copy the files of `code` to a new temporary folder, and install its wheels there."""
     verify(code)
-    root = Path(tempfile.mkdtemp(prefix="instar-sandbox-")).resolve()
+    with storage_errors(Path(tempfile.gettempdir())):
+        return _prepared(code, Path(tempfile.mkdtemp(prefix="instar-sandbox-")).resolve())
+
+
+def _prepared(code: Code, root: Path) -> CodeFolder:
     try:
         for name in ("work", "images"):
             (root / name).mkdir()
-        shutil.copytree(code.path / FILES, root / "code", copy_function=shutil.copyfile)
+        for name in _listed(code).get("files", {}):
+            (root / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(code.path / FILES / name, root / "code" / name)
         for file in (root / "code").rglob("*"):
             file.chmod(0o555 if file.is_dir() else 0o444)
         sites = (str(root / "site"),) if (code.path / WHEELS).is_dir() else ()
@@ -122,19 +127,16 @@ def _listed(code: Code) -> dict[str, Any]:
 
 
 def install(code: Code, target: Path) -> None:
-    """Install the wheels of `code` into `target`, offline. Every wheel has to have the hash that the lock names."""
-    lock = target.with_suffix(".txt")
-    lock.write_text("\n".join(_listed(code).get("requirements", [])) + "\n")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--require-hashes"]
-    command += ["--find-links", str(code.path / WHEELS), "--target", str(target), "--requirement", str(lock)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
-    if ended.returncode:
+    """Unpack the wheels of `code` into `target`. Every wheel has to have a hash that the lock names."""
+    try:
+        wheels.unpack(code.path / WHEELS, _listed(code).get("requirements", []), target)
+    except ValueError as error:
         raise ProcessError(
             expected="wheels that fit this Python and have the hashes of the lock",
-            found=ended.stderr.strip()[-300:],
+            found=str(error),
             where=f"code {code.digest or code.path}/{WHEELS}",
             action="bundle the code again with the lock and the wheels of this Python and platform",
-        )
+        ) from error
 
 
 def write_code(folder: Path, files: dict[str, str], entries: list[str]) -> None:

@@ -11,6 +11,7 @@ The standard library is enough, because the child loads this file by its path, a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -334,6 +335,12 @@ def limit(memory_mb: int, file_mb: int) -> None:
         hard = resource.getrlimit(kind)[1]
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (least, least))
+
+
+def die_first() -> None:
+    """Let the kernel end this process, not its host, when the machine or the container has no memory left."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def die_with(parent: int, death: signal.Signals = signal.SIGKILL) -> None:

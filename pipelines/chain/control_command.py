@@ -79,6 +79,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         "--plus-iteration", dest="plus_iteration", type=int, default=0, help="iterations of the segment so far"
     )
     out.add_argument("--recipe", default="", help="begin: the resolved recipe in JSON")
+    out.add_argument("--opening", default="{}", help="begin: digests of what the user brought, and notes, in JSON")
     out.add_argument("--restart", default="false", help="tick: begin the next generation when the newest is done")
     out.add_argument("--outputs", help="folder for one file per output")
     out.add_argument("--executor-input", help="KFP executor input in JSON, instead of the options above")
@@ -93,7 +94,7 @@ def _run(name: str, workspace: Workspace, values: Mapping[str, Any]) -> Outputs:
     run = Run(run_id=values["run_id"], segment=values["segment"], attempt=values["attempt"])
     iteration = values["iteration"] + values["plus_iteration"]
     if name == "begin":
-        head = segment.begin(workspace, executor.document(values, "recipe"))
+        head = segment.begin(workspace, executor.document(values, "recipe"), executor.document(values, "opening"))
         counters = {"segment": head.segment, "iteration": head.iteration, "step": head.step}
         return {}, {}, {"next": following(head), **{n: str(v) for n, v in counters.items()}}
     if name == "open":

@@ -10,14 +10,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from instar import config as configs
-from instar.errors import LockedError
+from instar.errors import ArtifactError, LockedError
 from instar.fence import advance_head, check_held, hold
 from instar.head import Head, Kind, claim, create_head, latest_claim, read_head
 from instar.kfp.api import KfpApi
 from instar.kfp.client import open_kfp
+from instar.pipelines.brought import of_digests
 from instar.pipelines.chain import submission
 from instar.pipelines.evolution import Position
 from instar.pipelines.lifecycle import open_evolution, stored_recipe
@@ -38,10 +40,23 @@ class Run:
     attempt: int
 
 
-def begin(workspace: Workspace, recipe: Mapping[str, Any]) -> Head:
-    """Open an evolution whose segments are started by another engine than `submit`, and return its head. It can be repeated."""
+def begin(workspace: Workspace, recipe: Mapping[str, Any], opening: Mapping[str, Any] = MappingProxyType({})) -> Head:
+    """Open an evolution whose segments are started by another engine than `submit`, and return its head. It can be repeated.
+
+    `opening` has the digests of what the user brought (`brought`), and `notes` for the opening entry.
+    Raises `ArtifactError` if the store does not hold what was brought.
+    """
     resolved: Recipe = configs.from_dict(Recipe, recipe, where="--recipe")
-    open_evolution(workspace, resolved, 0)
+    brought = of_digests(opening.get("brought", {}))
+    for name, artifact in brought.items():
+        if not workspace.cas.has(artifact.digest):
+            raise ArtifactError(
+                expected=f"{name} {artifact.digest}, which was stored when the workflow was compiled",
+                found="nothing",
+                where=workspace.store_uri,
+                action="run the workflow with the store that `instar compile --store` named, or compile it for this store",
+            )
+    open_evolution(workspace, resolved, 0, brought, opening.get("notes", {}))
     create_head(workspace.store, Head(evolution=workspace.evolution, ledger=workspace.ledger.head))
     versioned = read_head(workspace.store, workspace.evolution)
     assert versioned is not None

@@ -4,12 +4,14 @@
     wheels/sympy-1.14.0-py3-none-any.whl             what pip downloads for it, into the bundle
 
 Only wheels are taken. A source archive would run its own code when it is installed. pip checks every hash, and the digest of
-every wheel stands in `code.json`, so a machine without a network can install them later.
+every wheel stands in `code.json`. They are unpacked later on a machine without a network and without pip, as in our images.
 """
 
 from __future__ import annotations
 
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,6 +24,9 @@ from instar.plain import brief
 _PIN = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?==[^\s;]+(\s*;[^#]*?)?(\s+--hash=sha256:[0-9a-f]{64})+"
 )
+_NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(\[.*?\])?==(?P<version>[^\s;]+)")
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_SYSTEMS = {"linux": ("manylinux", "linux"), "darwin": ("macosx",)}
 _NOT_MODULES = (".dist-info", ".data", ".libs")
 
 
@@ -89,3 +94,47 @@ def modules(folder: Path) -> set[str]:
             if not top.endswith(_NOT_MODULES):
                 names.add(top.partition(".")[0])
     return names
+
+
+def unpack(folder: Path, requirements: list[str], target: Path) -> None:
+    """Unpack the wheels in `folder` into `target`, from which they can be imported. Nothing of them is run.
+
+    Raises `ValueError` for a wheel without a hash in the lock, for one that is not for this machine, and for a line of the lock
+    that has no wheel. A line with a marker, such as `; python_version < "3.11"`, may have none.
+    """
+    target.mkdir(parents=True)
+    hashes = {digest for line in requirements for digest in _HASH.findall(line)}
+    present = set()
+    for wheel in sorted(folder.glob("*.whl")):
+        if (digest := file_sha256(wheel)) not in hashes:
+            raise ValueError(f"{wheel.name} with sha256 {digest[:12]}, which the lock does not name")
+        if not fits(wheel.name):
+            raise ValueError(f"{wheel.name} on Python {platform.python_version()}, {sys.platform} {platform.machine()}")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target)
+        name, version = wheel.name.split("-")[:2]
+        present.add(f"{_normal(name)}=={version}")
+    for data in target.glob("*.data"):
+        for part in (data / "purelib", data / "platlib"):
+            if part.is_dir():
+                shutil.copytree(part, target, dirs_exist_ok=True)
+    for line in requirements:
+        pin = _NAME.match(line)
+        if pin and ";" not in line and f"{_normal(pin['name'])}=={pin['version']}" not in present:
+            raise ValueError(f"no wheel of {pin['name']}=={pin['version']}")
+
+
+def fits(name: str) -> bool:
+    """Return whether a wheel of this file name is for this Python and this kind of machine."""
+    pythons, abi, platforms = name.removesuffix(".whl").split("-")[-3:]
+    here = f"{sys.version_info.major}{sys.version_info.minor}"
+    known = {f"py{sys.version_info.major}", f"py{here}", f"cp{here}"}
+    python = abi == "abi3" or any(tag in known for tag in pythons.split("."))
+    system, machine = _SYSTEMS.get(sys.platform, ()), (platform.machine(), "universal2")
+    return python and any(
+        tag == "any" or (tag.startswith(system) and tag.endswith(machine)) for tag in platforms.split(".")
+    )
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

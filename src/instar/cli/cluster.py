@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instar import config as configs
 from instar import head as heads
@@ -25,6 +26,8 @@ from instar.kfp.api import KfpApi, Schedule, Version
 from instar.kfp.client import open_kfp
 from instar.kfp.schedule import check_cron, reconcile_schedule
 from instar.pipelines import preflight
+from instar.pipelines.brought import check as check_brought
+from instar.pipelines.brought import pin
 from instar.pipelines.chain import submission
 from instar.pipelines.chain.generations import is_generation
 from instar.pipelines.chain.segment import TOKEN
@@ -37,6 +40,9 @@ from instar.pipelines.trace import KINDS, MAX_FAN_OUT, pipeline_name, trace
 from instar.store import open_store
 from instar.store_files import storage_errors, write_whole
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
+
+if TYPE_CHECKING:
+    from instar.pipelines.argo import Stored
 
 TICK = "0 */30 * * * *"
 """When the chain is checked and repaired: every half hour."""
@@ -72,8 +78,10 @@ def target(profile: str, pools: Path | None, images: Path | None, unroll: int) -
     return Target(profile=load(profile, pools), images=load_images(images) if images else LOCAL, unroll=unroll)
 
 
-def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: str) -> None:
-    """Write one segment as a Kubeflow package, or the whole loop as an Argo workflow."""
+def compile_recipe(
+    recipe: Recipe, kind: str, where: Target, out: Path, engine: str, stored: Stored | None = None
+) -> None:
+    """Write one segment as a Kubeflow package, or the whole loop as an Argo workflow, with what is `stored` for it."""
     if engine == "argo":
         if kind != "iterate" or where.unroll != 1:
             raise ConfigError(
@@ -84,7 +92,7 @@ def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: 
             )
         from instar.pipelines.argo import write_workflow
 
-        write_workflow(recipe, where.profile, where.images, out)
+        write_workflow(recipe, where.profile, where.images, out, stored)
         return
     from instar.pipelines.kubeflow import compile_graph, compile_tick
 
@@ -92,6 +100,17 @@ def compile_recipe(recipe: Recipe, kind: str, where: Target, out: Path, engine: 
         compile_tick(where.profile, where.images, out)
     else:
         compile_graph(trace(recipe, kind, where.unroll), where.profile, where.images, out)  # type: ignore[arg-type]
+
+
+def store_brought(recipe: Recipe, brought: Brought, store: str) -> Stored:
+    """Store what the user brings, for a workflow that opens the evolution itself. The reward is checked first."""
+    from instar.pipelines.argo import Stored
+
+    check_brought(recipe, brought.artifacts)
+    notes = brought.notes(recipe)
+    with tempfile.TemporaryDirectory(prefix="instar-") as folder:
+        workspace = Workspace(Path(folder), "compile", store)
+        return Stored(store=store, brought=pin(workspace, brought.artifacts), notes=notes)
 
 
 def submit(

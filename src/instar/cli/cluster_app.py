@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from instar.errors import ConfigError
 from instar.terminal import say, warn
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ def compile_command(
     wording: WordingOption = None,
     requirements: RequirementsOption = None,
     allow: AllowOption = None,
+    accept_check: AcceptOption = False,
+    store: Annotated[
+        str | None, typer.Option(help="argo: store of the workflow; what you bring is stored there now")
+    ] = None,
     config: Toml = None,
     sets: Sets = None,
 ) -> None:
@@ -123,11 +128,20 @@ def compile_command(
     from instar.cli.own import bring
     from instar.cli.resolve import resolve
 
-    own = own_of_options(tasks, reward, requirements, allow, scorer=scorer, wording=wording)
+    if store is not None and engine != "argo":
+        raise ConfigError(
+            expected="--store with --engine argo only: `instar submit` stores what a Kubeflow pipeline reads",
+            found=f"--store {store}, --engine {engine}",
+            where="compile",
+            action="leave it out",
+        )
+    lock = images or (LOCK if LOCK.exists() else None)
+    where = cluster.target(profile, pools, lock, unroll)
+    own = own_of_options(tasks, reward, requirements, allow, None, accept_check, scorer=scorer, wording=wording)
     with bring(own) as brought:
         resolved = resolve(recipe, scale, model, config, sets or [], device, brought)
-    lock = images or (LOCK if LOCK.exists() else None)
-    cluster.compile_recipe(resolved, segment, cluster.target(profile, pools, lock, unroll), out, engine)
+        stored = None if store is None else cluster.store_brought(resolved, brought, store)
+    cluster.compile_recipe(resolved, segment, where, out, engine, stored)
     if lock is None:
         warn(
             f"{out}: images have the names of this machine, such as instar-cpu:dev, because there is no {LOCK}.\n"

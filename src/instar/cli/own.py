@@ -127,11 +127,14 @@ class Brought:
 
     def open(self, workspace: Workspace, recipe: Recipe, seed: int) -> None:
         """Open the evolution with what was brought. A reward is checked on its tasks first (`instar check`)."""
-        notes: dict[str, Any] = {}
         new = next(workspace.ledger.of("open"), None) is None
-        if new and {"imported", "reward_code"} <= set(self.artifacts) and isinstance(recipe.reward, VerifyConfig):
-            notes["check"] = require_sound(self._checked(recipe.reward), self.accept_check)
-        open_evolution(workspace, recipe, seed, self.artifacts, notes)
+        open_evolution(workspace, recipe, seed, self.artifacts, self.notes(recipe) if new else {})
+
+    def notes(self, recipe: Recipe) -> dict[str, Any]:
+        """Check the reward on its tasks. Return what the opening entry says about that."""
+        if {"imported", "reward_code"} <= set(self.artifacts) and isinstance(recipe.reward, VerifyConfig):
+            return {"check": require_sound(self._checked(recipe.reward), self.accept_check)}
+        return {}
 
     def _checked(self, config: VerifyConfig) -> dict[str, Any]:
         """Return the report of the checks of the reward functions on the tasks."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
 import json
+import platform
+import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -14,11 +19,12 @@ from typing import Any
 
 import pytest
 
+from instar import wheels
 from instar.artifact import Code
 from instar.components.sandbox import confine
 from instar.components.sandbox.config import SandboxConfig
 from instar.components.sandbox.sandbox import Fault, Sandbox, open_sandbox
-from instar.errors import ArtifactError, ConfigError, ContractError, ProcessError
+from instar.errors import ArtifactError, ConfigError, ContractError, ProcessError, StorageError
 from instar.resident import Resident
 from support.brought import SHORT, brought
 
@@ -178,6 +184,61 @@ def test_wheels_of_the_lock_are_installed_offline_and_only_with_their_hash(tmp_p
         assert sandbox.calls("rew.py:f", [{}]) == [41]
     locked(code, "0" * 64)
     with pytest.raises(ProcessError, match="hashes of the lock"):
+        Sandbox(code, SHORT)
+
+
+def test_wheels_are_unpacked_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images have no pip. What pip would refuse is refused here."""
+    monkeypatch.setattr(subprocess, "run", lambda *words, **settings: pytest.fail(f"ran {words}"))
+    digest = wheel(tmp_path / "wheels", "A = 41")
+    line = f"Brought.Lib==1.0 --hash=sha256:{digest}"
+    wheels.unpack(
+        tmp_path / "wheels", [line, f'other==2.0 ; python_version < "3" --hash=sha256:{digest}'], tmp_path / "a"
+    )
+    assert (tmp_path / "a/brought_lib.py").read_text() == "A = 41"
+    with pytest.raises(ValueError, match=r"no wheel of other==2\.0"):
+        wheels.unpack(tmp_path / "wheels", [line, f"other==2.0 --hash=sha256:{digest}"], tmp_path / "b")
+    file = tmp_path / "wheels/brought_lib-1.0-py3-none-any.whl"
+    file.rename(file.with_name("brought_lib-1.0-cp37-cp37m-win_amd64.whl"))
+    with pytest.raises(ValueError, match=r"win_amd64\.whl on Python 3"):
+        wheels.unpack(tmp_path / "wheels", [line], tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_for_us"),
+    [
+        ("a-1-py3-none-any.whl", True),
+        ("a-1-py2.py3-none-any.whl", True),
+        ("a-1-cp{v}-cp{v}-manylinux_2_17_{m}.manylinux2014_{m}.whl", True),
+        ("a-1-cp37-abi3-manylinux_2_17_{m}.whl", True),
+        ("a-1-cp37-cp37m-manylinux_2_17_{m}.whl", False),
+        ("a-1-cp{v}-cp{v}-musllinux_1_2_{m}.whl", False),
+        ("a-1-cp{v}-cp{v}-manylinux_2_17_s390x.whl", False),
+        ("a-1-cp{v}-cp{v}-macosx_11_0_{m}.whl", False),
+    ],
+)
+def test_the_name_of_a_wheel_says_where_it_runs(name: str, is_for_us: bool) -> None:
+    here = name.format(v=f"{sys.version_info.major}{sys.version_info.minor}", m=platform.machine())
+    assert wheels.fits(here) == is_for_us
+
+
+def test_the_kernel_ends_the_process_before_its_host(tmp_path: Path) -> None:
+    text = "def f(): return int(open('/proc/self/oom_score_adj').read())"
+    with Sandbox(brought(tmp_path, text), SHORT) as sandbox:
+        assert sandbox.calls("rew.py:f", [{}]) == [1000]
+
+
+def test_a_full_or_unwritable_folder_for_temporary_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = brought(tmp_path / "code", "def f(): return 1")
+
+    def full(source: Path, target: Path) -> None:
+        del source, target
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match="free space"):
         Sandbox(code, SHORT)
 
 
