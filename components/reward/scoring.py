@@ -130,10 +130,10 @@ class Learned:
 
     def _sum(self, other: Verdict | None, said: Verdict) -> Verdict:
         """Return the verdict of functions with what the model adds. A model without an opinion adds nothing."""
-        if isinstance(said, Failed) or (other is None and not isinstance(said, Score)):
+        if isinstance(said, Failed):
             return said
         if not isinstance(said, Score):
-            return other
+            return said if other is None else other
         value = said.correct if said.reward is None else said.reward
         if other is None:
             return replace(said, reward=self.weight * value, components={self.kind: value})

@@ -18,13 +18,13 @@ method         scale  dataset_ curricul rollout  reward   update   evaluate test
 decision_mamba tiny   c6122714 984b689f 6d1d1569 bd031a26 33cd9203 8046d458 0d478ae1 e6844150 b9ab409a
 decision_mamba single ce2325b1 ff5d77b8 6d1d1569 bd031a26 35205c62 f7754843 0d022a3a e6844150 4a795b94
 decision_mamba paper  a7747b6a ff5d77b8 6d1d1569 bd031a26 35205c62 f7754843 0d022a3a e6844150 81a7f944
-sec            tiny   8c076f5e 981da65a a919e7f6 62ac900a 0b47e49f 4045ba15 bad16fd6 42018b4b fb576df1
-sec            small  34ea14c7 54906225 e2c0357d 62ac900a e7ba9e4f 70935d0b cebf6ada 42018b4b 5d657bfe
-sec            single a0f75bf9 b6f45a20 54048942 33bd3d61 99f40df4 1266b96e 3490d40b 42018b4b 7aa9fd9f
-sec            paper  cb0a0b73 98087fa5 494bea65 33bd3d61 99f40df4 3ae808a6 67628c9d 42018b4b b46b3550
-spark          tiny   7865504a 27773006 5787affb c46b9983 318de2d0 d5bb04a6 ecd1f9a2 42018b4b f48d7e22
-spark          small  e1d69f07 d79865ff e2c0357d c99233b2 7358e71d 48f07547 f310ba79 42018b4b e751e0c3
-spark          paper  74ece443 df4c8afe 47e5d175 ebb64ed5 2b4bb7ff cfb37887 64a69679 42018b4b ff86b7c1
+sec            tiny   8c076f5e 981da65a a919e7f6 4fc152fe 0b47e49f 402ec9fb 4d369421 42018b4b d32fae81
+sec            small  34ea14c7 54906225 e2c0357d 4fc152fe e7ba9e4f 7642491b 8507a02e 42018b4b c974e157
+sec            single a0f75bf9 b6f45a20 54048942 2c1bb14e 99f40df4 3c7f0419 ed3b097e 42018b4b dc6c11f5
+sec            paper  cb0a0b73 98087fa5 494bea65 2c1bb14e 99f40df4 e0b2c647 10230c86 42018b4b 54c5e8c0
+spark          tiny   7865504a 27773006 5787affb 440735fc 318de2d0 9d42b7fb 35efb161 42018b4b 80e07e2d
+spark          small  e1d69f07 d79865ff e2c0357d 4a1627a2 7358e71d 0486072f a85c2f55 42018b4b 4c7025e3
+spark          paper  74ece443 df4c8afe 47e5d175 062f7252 2b4bb7ff edf53b4c a239252f 42018b4b 5ab99fc2
 """
 STAGES = ("dataset_prep", "curriculum", "rollout", "reward", "update", "evaluate", "test", "gate")
 ROWS = {(name, scale): row for name, scale, *row in map(str.split, DIGESTS.strip().splitlines()[1:])}
