@@ -1,4 +1,4 @@
-# make setup | demo | test | nightly | check | bench | gpu | docs | lock | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
+# make setup | demo | test | first-run | nightly | check | bench | gpu | docs | lock | images | containers | manifests | clean. Needs Python 3.11 or newer, make and a C compiler; nothing else is assumed.
 PYTHON ?= python3
 # torch goes in first and pinned: an unpinned one brings the newest build with gigabytes of CUDA libraries along.
 # `make setup TORCH="torch==2.13.0+cpu --extra-index-url URL"` takes a CPU build from another index.
@@ -12,7 +12,7 @@ LOCK := requirements.lock
 EXTRAS := text offline mujoco store ui kubeflow argo cluster containers
 GROUPS := test bench check lock
 
-.PHONY: setup newest lock demo test nightly check bench gpu docs images containers manifests clean
+.PHONY: setup newest lock demo test first-run nightly check bench gpu docs images containers manifests clean
 
 setup: $(STAMP)
 
@@ -53,6 +53,10 @@ demo: setup
 # Files in the order of their collection: the slowest come first (tests/conftest.py), so that no worker is left alone with one.
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not containers and not slow"
+
+# What a new user does first, from an empty environment on, with a stopwatch. More than five minutes fail.
+first-run:
+	$(PYTHON) benchmarks/first_run.py
 
 # What a change need not wait for: the slow tests, and fifty times as many random inputs.
 nightly: setup
