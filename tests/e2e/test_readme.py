@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,14 @@ ENDS: dict[str, tuple[int, ...]] = {"diff": (1,), "evaluate": (0, 2, 3)}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with two small finished evolutions, `runs/a` and `runs/b`, and the lock that `make images` writes."""
+    """A folder with small finished evolutions, the examples, and the lock that `make images` writes."""
     folder = tmp_path_factory.mktemp("readme")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         open_and_run(Path("runs/a"), micro(iterations=1))
         open_and_run(Path("runs/b"), micro(iterations=1, inner_steps=1))
+        shutil.copytree("runs/a", "runs/units")
+        shutil.copytree(ROOT / "examples/units", "examples/units")
         lock = Path("build/images/images.lock")
         lock.parent.mkdir(parents=True)
         names = ("instar-cpu", "instar-cuda")
@@ -64,15 +67,15 @@ def begun(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         def promote(self, digest: str) -> None:
             kept["promote"] = digest
 
-    def evolve_in(recipe: Any, directory: Any, **options: Any) -> Any:
-        kept["run"] = (recipe, directory, options)
+    def evolve(recipe: Any, directory: Path, brought: Any, *_: Any) -> Any:
+        kept["run"] = (recipe, directory, sorted(brought.artifacts))
         return Outcome()
 
     def submit(recipe: Any, directory: Path, name: str, store: str, *rest: Any, **options: Any) -> Any:
         kept["submit"] = (recipe, directory, name, store, rest, options)
         return cluster.Action(did="submitted", reason="begin, attempt 1", run="run-1")
 
-    monkeypatch.setattr(commands, "evolve_in", evolve_in)
+    monkeypatch.setattr(commands, "_evolve", evolve)
     monkeypatch.setattr(commands, "run_in_containers", in_containers)
     monkeypatch.setattr(cluster, "submit", submit)
     monkeypatch.setattr(cluster, "schedule", lambda *given: [str(kept.setdefault("schedule", given))])
@@ -103,11 +106,22 @@ def test_a_line_of_readme_ends_as_the_page_says(
         assert Path(words[-1]).read_text().count("instar-cpu@sha256:") > 3
 
 
+def test_the_first_command_takes_own_rows_and_an_own_reward(
+    begun: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["instar", *LINES[0]])
+    with pytest.raises(SystemExit):
+        app.main()
+    recipe, directory, artifacts = begun["run"]
+    assert (recipe.reward.functions[0].entry, str(directory)) == ("rew.py:reward", "runs/units")
+    assert artifacts == ["imported", "reward_code"]
+
+
 def test_the_python_of_readme_runs(begun: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = (text for _, text in FENCE.findall(README) if "import" in text)
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out == "runs/c/cache/0\n"
-    assert (begun["run"][0].name, begun["run"][0].scale, begun["run"][1]) == ("sec", "tiny", "runs/c")
+    assert (begun["run"][0].name, begun["run"][0].scale, begun["run"][1]) == ("sec", "tiny", Path("runs/c"))
 
 
 def test_every_line_was_found() -> None:

@@ -1,0 +1,2 @@
+def reward(completions, answer, **kwargs):
+    return [float(text.strip() == right) for text, right in zip(completions, answer, strict=True)]
