@@ -5,6 +5,8 @@ import random
 
 
 class Half:
+    """Draws an arm by the variance of its answers, `rate * (1 - rate)`, and by a floor."""
+
     def __init__(self, arms, floor=0.1):
         self.names = [arm["name"] for arm in arms]
         self.rates = dict.fromkeys(self.names, 0.5)  # nothing is known: every arm is drawn alike

@@ -63,6 +63,28 @@ kernel.add_norm(x, x.clone(), torch.ones(64, dtype=torch.bfloat16), 1e-6)
 scan.LIBRARY.load()
 print(json.dumps({"decode": [kernel.name, kernel.reason], "scan": scan.LIBRARY.found()[1], "x": x.float().unique().tolist()}))
 """
+SANDBOX = """
+import json, tempfile
+from pathlib import Path
+from instar.artifact import Code
+from instar.components.sandbox import confine
+from instar.components.sandbox.code_folder import write_code
+from instar.components.sandbox.config import SandboxConfig
+from instar.components.sandbox.sandbox import Fault, Sandbox
+text = '''
+import os, pathlib, tempfile
+def home(): return [os.path.expanduser("~") == os.getcwd(), tempfile.mkdtemp().startswith(os.getcwd())]
+def fork(): return os.fork()
+def secret(): return pathlib.Path("/tmp/secret").read_text()
+'''
+folder = Path(tempfile.mkdtemp())
+Path("/tmp/secret").write_text("x")
+write_code(folder, {"rew.py": text}, [])
+with Sandbox(Code(folder, "sha256:0"), SandboxConfig()) as box:
+    values = {name: box.calls(f"rew.py:{name}", [{}])[0] for name in ("home", "fork", "secret")}
+told = {name: value.reason if isinstance(value, Fault) else value for name, value in values.items()}
+print(json.dumps({**told, "landlock": confine.landlock_version()}))
+"""
 INSTALLED = """
 import json, re
 from importlib import metadata
@@ -128,6 +150,13 @@ def test_the_kernels_run_without_a_compiler(run: Run) -> None:
     found = json.loads(run("python", "-c", KERNELS))
     level = cpp_paths.targets()[0]
     assert found == {"decode": ["cpp", f"built for {level}"], "scan": level, "x": [2.0]}
+
+
+def test_code_of_a_user_runs_in_its_sandbox(run: Run) -> None:
+    """It needs no pip, no name for its user and no home. Where the kernel has Landlock, files of the stage are out of reach."""
+    told = json.loads(run("python", "-c", SANDBOX))
+    assert told["home"] == [True, True] and told["fork"].startswith("PermissionError")
+    assert told["secret"].startswith("PermissionError") or not told["landlock"]
 
 
 def test_the_code_is_that_of_the_checkout(run: Run) -> None:

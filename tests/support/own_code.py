@@ -97,7 +97,7 @@ def _row(length: int, number: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def own_recipe(folder: Path, **changes: Any) -> Iterator[tuple[Recipe, Brought]]:
+def own_recipe(folder: Path, lock: Path | None = None, **changes: Any) -> Iterator[tuple[Recipe, Brought]]:
     """Return the recipe and what is brought to it, as the command line resolves them. `changes` are fields of the recipe."""
     sets = {
         "curriculum": {"strategy": f"{folder / 'cur.py'}:Half", "settings": {"keep": 3}},
@@ -105,15 +105,17 @@ def own_recipe(folder: Path, **changes: Any) -> Iterator[tuple[Recipe, Brought]]
         "test": {"splits": ["id"]},
     }
     rewards = (f"{folder / 'rew.py'}:reward", f"{folder / 'rew.py'}:tidy=0.25")
-    with bring(Own(tasks=str(folder / "rows.jsonl"), rewards=rewards)) as brought:
+    with bring(Own(tasks=str(folder / "rows.jsonl"), rewards=rewards, requirements=lock)) as brought:
         base = micro(threads=1, evaluate=dataclasses.replace(micro().evaluate, min_pairs=12), **changes)
         recipe = resolved(brought.adapt(base), brought.named(sets))
         yield recipe, brought
 
 
-def open_own(directory: Path, folder: Path, store: str | None = None, **changes: Any) -> tuple[Workspace, Recipe]:
+def open_own(
+    directory: Path, folder: Path, store: str | None = None, lock: Path | None = None, **changes: Any
+) -> tuple[Workspace, Recipe]:
     """Open the evolution in `directory`. Afterwards nothing is read from `folder` any more."""
     workspace = create_workspace(directory, EVOLUTION, store)
-    with own_recipe(folder, **changes) as (recipe, brought):
+    with own_recipe(folder, lock, **changes) as (recipe, brought):
         brought.open(workspace, recipe, 0)
     return workspace, recipe
