@@ -153,13 +153,16 @@ def summary(tasks: Mapping[str, TaskRow], rollouts: Sequence[RolloutRow], scores
 def summary_by_part(scores: Sequence[ScoreRow]) -> Metrics:
     """Return the mean of every named part of the user's reward, over the scores that have it.
 
-    `correct` is left out, because its mean is the accuracy. A function that names parts by the row could have very many, and names
-    that no tracking server takes. So only names of ordinary characters are taken, and at most `MOST_PARTS` of them.
+    What a function returns as `correct` or `reward` is left out, because it is the accuracy or the part itself. A function that
+    names parts by the row could have very many, and names that no tracking server takes. So only names of ordinary characters
+    are taken, and at most `MOST_PARTS` of them.
     """
     values: dict[str, list[float]] = {}
     for row in scores:
         for name, value in row.components.items():
-            if _PART.fullmatch(name) and name.rpartition(".")[2] != "correct":
+            function, _, key = name.rpartition(".")
+            repeats = key == "correct" or (function and key == "reward")
+            if _PART.fullmatch(name) and not repeats:
                 values.setdefault(name, []).append(value)
     return {f"part/{name}": math.fsum(values[name]) / len(values[name]) for name in sorted(values)[:MOST_PARTS]}
 

@@ -161,7 +161,7 @@ def parts(status: str = "scored", **components: float) -> ScoreRow:
 def test_parts_of_a_reward_are_means_over_the_scores_that_have_them() -> None:
     rows = [parts(correct=1.0, right=1.0, tidy=0.5), parts(correct=0.0, right=0.0), parts("failed")]
     assert summary_by_part(rows) == {"part/right": 0.5, "part/tidy": 0.5}
-    dicts = [parts(**{"correct": 1.0, "tidy": 2.0, "tidy.correct": 1.0, "tidy.length": 3.0})]
+    dicts = [parts(**{"correct": 1.0, "tidy": 2.0, "tidy.correct": 1.0, "tidy.reward": 2.0, "tidy.length": 3.0})]
     assert summary_by_part(dicts) == {"part/tidy": 2.0, "part/tidy.length": 3.0}
 
 
