@@ -73,15 +73,13 @@ def build_workflow(recipe: Recipe, profile: Profile, images: Images, stored: Sto
     """
     hera = _hera()
     opening = {"brought": dict(stored.brought), "notes": dict(stored.notes)} if stored else {}
+    store = hera.Parameter(name="store", value=stored.store) if stored else hera.Parameter(name="store")
     models = hera.models
     with hera.Workflow(
         generate_name=f"instar-{recipe.name}-{recipe.scale}-".replace("_", "-"),
         entrypoint="evolution",
         service_account_name=profile.service_account,
-        arguments=[
-            hera.Parameter(name="store", value=stored.store if stored else None),
-            hera.Parameter(name="evolution"),
-        ],
+        arguments=[store, hera.Parameter(name="evolution")],
         security_context=models.PodSecurityContext(
             run_as_non_root=True,
             run_as_user=USER,
