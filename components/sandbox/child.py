@@ -227,9 +227,8 @@ class Child:
         return self._entries[entry]
 
     def _module(self, path: Path) -> ModuleType:
-        root = (
-            path.parent
-        )  # the folder from which the file imports: the first one that is no package, as in `instar.bundle`
+        # The folder from which the file imports is the first one that is no package, as in `instar.bundle`.
+        root = path.parent
         while (root / "__init__.py").is_file() and root != self.code:
             root = root.parent
         name = ".".join(path.relative_to(root).with_suffix("").parts)

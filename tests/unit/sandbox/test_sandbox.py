@@ -55,7 +55,7 @@ def test_files_of_a_bundle_import_each_other(tmp_path: Path) -> None:
         sub__beside_py="NAME = 'beside'",
     )
     with Sandbox(code, SHORT) as sandbox:
-        assert sandbox.calls("sub/rew.py:f", [{}]) == [[1, 2, "beside", "sub.rew"]]
+        assert sandbox.calls("sub/rew.py:f", [{}]) == [[1, 2, "beside", "rew"]]
 
 
 def test_a_signature_says_what_a_function_asks_for(tmp_path: Path) -> None:
