@@ -27,7 +27,6 @@ OPTIONS = {
     "reward_code": "--reward",
     "curriculum_code": "--set curriculum.strategy=FILE.py:CLASS",
     "update_code": "--set update.advantage=FILE.py:FUNCTION",
-    "judge_code": "--set reward.recycle.wording=FILE.py:CLASS",
 }
 """Entry -> the option of the command line that brings it."""
 

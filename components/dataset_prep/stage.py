@@ -29,7 +29,6 @@ class Ins:
     initial: Annotated[Policy | None, ON_REQUEST] = None
     scorer: Annotated[Policy | None, ON_REQUEST] = None
     reward_code: Annotated[Code | None, ON_REQUEST] = None
-    judge_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

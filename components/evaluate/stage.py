@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Ins:
     """Task pools, the policy, and the evaluation of the policy to compare with, if there is one.
 
-    On request: the model and the code that score answers, and the wording of questions about answers.
+    On request: the model and the code that score answers.
     """
 
     tasks: Tasks
@@ -47,7 +47,6 @@ class Ins:
     baseline: Evaluation | None
     scorer: Annotated[Policy | None, ON_REQUEST] = None
     reward_code: Annotated[Code | None, ON_REQUEST] = None
-    judge_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

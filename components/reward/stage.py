@@ -29,7 +29,7 @@ class Ins:
     """The rollouts, the tasks that they attempt, and the policy that acted.
 
     Where they exist, also logged trajectories (`data`) and the tasks that the evolution made (`generated`). On request: the model
-    and the code that score answers, and the wording of tasks about answers.
+    and the code that score answers.
     """
 
     tasks: Tasks
@@ -39,7 +39,6 @@ class Ins:
     generated: Tasks | None = None
     scorer: Annotated[Policy | None, ON_REQUEST] = None
     reward_code: Annotated[Code | None, ON_REQUEST] = None
-    judge_code: Annotated[Code | None, ON_REQUEST] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,9 +70,9 @@ class State:
     reward_code: Annotated[Code | None, "brought"] = None
     """The user's reward functions."""
     curriculum_code: Annotated[Code | None, "brought"] = None
+    """The user's curriculum."""
     update_code: Annotated[Code | None, "brought"] = None
-    judge_code: Annotated[Code | None, "brought"] = None
-    """The user's wording of tasks about answers."""
+    """The user's advantage and filter."""
 
     def inputs(self, stage: Stage[Any, Any, Any], config: Any) -> dict[str, Any]:
         """Return what `stage` gets under `config`: the entries that its `Ins` name."""

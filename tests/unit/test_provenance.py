@@ -56,10 +56,10 @@ def test_diff_prints_the_changed_lines(tmp_path: Path, capsys: pytest.CaptureFix
     lower = {"rew.py": STRICT, "words.py": "def clean(text):\n    return text.lower()\n"}
     same = ("cur.py:Mine", {"cur.py": "class Mine: ...\n"})
     opened(tmp_path / "a", reward_code=("rew.py:reward", strip), curriculum_code=same)
-    opened(tmp_path / "b", reward_code=("rew.py:reward", lower), curriculum_code=same, judge_code=same)
+    opened(tmp_path / "b", reward_code=("rew.py:reward", lower), curriculum_code=same, update_code=same)
     assert show.diff(tmp_path / "a", tmp_path / "b") == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "judge_code: only the second brings it" in lines
+    assert "update_code: only the second brings it" in lines
     assert [line for line in lines if line[:1] in "-+" and not line.startswith(("---", "+++"))] == [
         "-    return text",
         "+    return text.lower()",
