@@ -81,12 +81,12 @@ class GateConfig:
         """State the rule, the power of the validation set, and the chance of promotion by luck."""
         if self.select == "last":
             return ["the newest policy is champion by configuration; comparisons are reported and decide nothing"]
-        e, sizes = recipe.evaluate, list(recipe.evaluate.validation_sizes(recipe).values())
+        e = recipe.evaluate
         rule = (
             f"promoted: the {e.confidence:.0%} interval of the paired difference to the champion lies above 0, or it lies above "
             f"-{e.margin:g} and the estimate is not below 0"
         )
-        return [rule, *_power(sizes, recipe)]
+        return [rule, *power_lines(recipe)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +170,12 @@ def _val(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     return splits[SPLIT]
 
 
-def _power(sizes: Sequence[int], recipe: RecipeView) -> list[str]:
-    """State which gains and losses can be seen on the validation tasks. `sizes` are their numbers in each arm."""
+def power_lines(recipe: RecipeView) -> list[str]:
+    """State which gains and losses can be seen on the validation tasks: gains first."""
     from instar.components.evaluate import power
     from instar.components.evaluate.intervals import freedom, student
 
+    sizes = list(recipe.evaluate.validation_sizes(recipe).values())
     e, total, arms = recipe.evaluate, sum(sizes), len(sizes)
     tasks = f"{total} validation tasks in {arms} arm{'s' if arms > 1 else ''}"
     if not e.bounded:

@@ -95,7 +95,8 @@ def _other(workspace: Workspace, before: Mapping[str, str], now: Mapping[str, st
         expected=f"{name} {before.get(name, 'none')[:19]}, with which this evolution was opened",
         found=now.get(name, "none")[:19],
         where=str(workspace.path),
-        action="choose another --out for the change, or `instar resume` to go on with what is stored",
+        action=f"for the change choose another --out, with `--reuse {workspace.path}` for what does not depend on it; "
+        "or `instar resume` to go on with what is stored",
     )
 
 

@@ -103,18 +103,18 @@ def proper(build: Build, history: History) -> None:
         strategy.observe(stats)
         pairs = strategy.select(SLOTS, Draw(evolution="e", step=step, key="k"))
         metrics = strategy.metrics()
-        _require(len(pairs) == SLOTS, f"{SLOTS} pairs from select({SLOTS}, draw)", f"{len(pairs)}")
+        _require(len(pairs) == SLOTS, f"{SLOTS} pairs from select({SLOTS}, ...)", f"{len(pairs)}", PAIRS)
         unknown = sorted({arm for arm, _ in pairs} - names)
-        _require(not unknown, f"arms of {sorted(names)}", f"{unknown}")
+        _require(not unknown, f"arms of {sorted(names)}", f"{unknown}", PAIRS)
         for name in names:
-            _require(f"{name}/p" in metrics, f"a metric {name}/p for every arm", f"{sorted(metrics)}")
+            _require(f"{name}/p" in metrics, f"a metric {name}/p for every arm", f"{sorted(metrics)}", METRICS)
         stated = {arm: (p, metrics[f"{arm}/p"]) for arm, p in pairs if p != metrics[f"{arm}/p"] or not p > 0.0}
-        _require(not stated, "for every pair the probability of the metric <arm>/p, above 0", f"{stated}")
+        _require(not stated, "for every pair the probability of the metric <arm>/p, above 0", f"{stated}", METRICS)
         total = math.fsum(metrics[f"{name}/p"] for name in names)
-        _require(abs(total - 1.0) < 1e-6, "probabilities that add up to 1", f"{total:g}")
-        _require(all(map(math.isfinite, metrics.values())), "finite metrics", f"{metrics}")
+        _require(abs(total - 1.0) < 1e-6, "probabilities that add up to 1", f"{total:g}", METRICS)
+        _require(all(map(math.isfinite, metrics.values())), "finite metrics", f"{metrics}", METRICS)
         entropy = metrics.get("entropy", -1.0)
-        _require(0.0 <= entropy <= math.log(len(names)) + 1e-9, "a metric `entropy` in nats", f"{entropy:g}")
+        _require(0.0 <= entropy <= math.log(len(names)) + 1e-9, "a metric `entropy` in nats", f"{entropy:g}", METRICS)
 
 
 def order_free(build: Build, rows: Sequence[ArmStatsRow]) -> None:
@@ -136,7 +136,7 @@ def complete(build: Build, rows: Sequence[ArmStatsRow]) -> None:
             build(ARMS).load_state_dict(state)
         except LedgerError:
             continue
-        raise _wrong(f"LedgerError for a state {what}", "a strategy that goes on with it")
+        raise _wrong(f"an error from load_state_dict() for a state {what}", "a strategy that goes on with it", STATE)
 
 
 def _broken(state: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -183,13 +183,19 @@ def _same(what: str, one: Any, two: Any) -> None:
     _require(one == two, f"the same {what}", f"{brief(one)}, then {brief(two)}")
 
 
-def _require(holds: bool, expected: str, found: str) -> None:
+METRICS = "let metrics() return `entropy` and, for every arm, the probability with which select() draws it as `<arm>/p`"
+PAIRS = "let select() return one pair of an arm and its probability for every slot"
+STATE = "let load_state_dict() raise for a state that lacks a part or has an unknown one"
+MEMORY = (
+    "keep everything that the strategy remembers in state_dict(), and take every random number from what select() gets"
+)
+"""What to do about a finding."""
+
+
+def _require(holds: bool, expected: str, found: str, action: str = MEMORY) -> None:
     if not holds:
-        raise _wrong(expected, found)
+        raise _wrong(expected, found, action)
 
 
-def _wrong(expected: str, found: str) -> ContractError:
-    action = (
-        "keep everything that the strategy remembers in state_dict(), and take random numbers from draw.generator()"
-    )
+def _wrong(expected: str, found: str, action: str) -> ContractError:
     return ContractError(expected=expected, found=found, where="curriculum strategy", action=action)

@@ -191,7 +191,8 @@ def arguments(form: Form, signature: Signature, attempts: Sequence[Attempt]) -> 
             expected=f"parameters that can be filled: {', '.join(sorted(available))}",
             found=f"{', '.join(missing)}, which no part of an attempt and no column of the tasks is named",
             where=signature.entry,
-            action=f"{nearest(missing[0], available)} Or give the parameter a default.",
+            action="rename it, for example to `answer` or `reference` (reference['answer'] is the answer column), or give it a "
+            f"default; {nearest(missing[0], available)}",
         )
     wanted = set(signature.parameters) | (available - {POLICY} if signature.keywords else set())
     names = sorted(wanted)  # the seed of a call depends on the order

@@ -36,7 +36,17 @@ def run_command(recipe: Mapping[str, Any], seed: int) -> list[str]:
         again, sets = None, []
     if again is not None and configs.dumps(again) == configs.dumps(recipe):
         return [shlex.join([*words, *(word for text in sets for word in ("--set", text))])]
-    return [shlex.join(words), "# with settings of its own: the first entry of the ledger has all of them"]
+    return [
+        shlex.join([*words, *_own(recipe)]),
+        "# with settings of its own: the first entry of the ledger has all of them",
+    ]
+
+
+def _own(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the options of what the user brought. Its files are named as the ledger knows them, without their folders."""
+    pools = recipe["dataset_prep"].get("pools") or {}
+    tasks = ["--tasks", "TASKS"] if pools.get("strategy") == "imported" else []
+    return [*tasks, *(word for one in recipe["reward"].get("functions", ()) for word in ("--reward", one["entry"]))]
 
 
 def _at(value: Any, path: str) -> Any:

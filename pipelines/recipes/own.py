@@ -28,6 +28,10 @@ SHOWN_STEPS = 80
 """Most steps of that warm start. On 495 conversions of units, 80 steps solve a third of the validation tasks, and the evolution
 solves two thirds after forty updates. After 300 steps nothing was left to learn."""
 
+MOST_PASSES, LEAST_STEPS = 60, 20
+"""How often the warm start may imitate a row of the easiest level, and the least number of its steps. A model that knows a few rows
+by heart answers all others wrongly, and nothing is left to learn from."""
+
 
 def adapt(recipe: Recipe, pools: ImportedConfig) -> Recipe:
     """Return `recipe` on imported rows. Raises `ConfigError` where the method or the scale cannot use such rows."""
@@ -106,7 +110,11 @@ def _from_scratch(initial: FromScratch, pools: ImportedConfig) -> FromScratch:
             action=other,
         )
     warm_start = replace(initial.warm_start, arms=pools.easiest(), generated=None)
-    if not pools.graded():
+    if pools.graded():
+        shown = sum(arm.train for arm in pools.arms if arm.name in warm_start.arms)
+        most = max(LEAST_STEPS, MOST_PASSES * shown // warm_start.batch)
+        warm_start = replace(warm_start, steps=min(most, warm_start.steps))
+    else:
         warm_start = replace(warm_start, share=SHOWN_SHARE, steps=min(SHOWN_STEPS, warm_start.steps))
     model = replace(initial.model, alphabet=pools.alphabet, max_length=max(initial.model.max_length, context))
     return replace(initial, model=model, warm_start=warm_start)

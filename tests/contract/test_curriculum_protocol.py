@@ -183,7 +183,7 @@ class _Forgetful:
         ("too few", "9 pairs"),
         ("order", "the same rows in reverse"),
         ("forgets", "selection after a restart"),
-        ("takes any state", "LedgerError for a state without seen"),
+        ("takes any state", "an error from load_state_dict() for a state without seen"),
         ("no entropy", "`entropy`"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from instar.cli.own import Brought, Own, Reward, Rows, bring, own_of
 from instar.cli.resolve import resolve
+from instar.components.dataset_prep.config import ImportedConfig, TextConfig
 from instar.components.update.schedule import outlook
 from instar.errors import ConfigError
 from instar.memory_limits import address_space_left, limits
@@ -15,6 +16,7 @@ from instar.outcome import Outcome, outcome_of
 from instar.pipelines import preflight, versions
 from instar.pipelines.evolution import evolve
 from instar.pipelines.extension import reopen
+from instar.pipelines.gate import power_lines
 from instar.pipelines.lifecycle import check_code, close, stored_recipe
 from instar.pipelines.local import LocalRunner, Mode
 from instar.pipelines.recipe import Recipe
@@ -25,6 +27,9 @@ from instar.store import open_store
 from instar.store_files import refusals
 from instar.terminal import say, warn
 from instar.workspace import Workspace, create_workspace, locked, open_workspace
+
+NOTHING_TAUGHT = 0.9
+"""Share of groups without a difference in reward from which on a run says so at its end."""
 
 
 def run(
@@ -208,14 +213,34 @@ def _drive(
             f"{sum(REUSED in entry.time for entry in stages)} of {len(stages)} results are taken over from {reuse.path}\n"
         )
     how = ending(list(workspace.ledger.of("gate")))
-    say(f"policy {ended.state.policy.digest}\n{how}\nreport {page}\n")
+    say(f"policy {ended.state.policy.digest}\n{how}\n{taught_nothing(workspace)}report {page}\n")
     return outcome_of(workspace)
 
 
 def say_outlook(recipe: Recipe) -> None:
     """Print where the plans of the recipe and the length of the run differ: of its learning rate, and of its curriculum."""
-    for line in filter(None, (outlook(recipe), recipe.curriculum.outlook(recipe))):
+    for line in filter(None, (outlook(recipe), recipe.curriculum.outlook(recipe), *_seen(recipe))):
         say(f"note: {line}\n")
+
+
+def _seen(recipe: Recipe) -> list[str]:
+    """Return which gains the user's own validation tasks can show, if the gate decides on them."""
+    prep = recipe.dataset_prep
+    imported = isinstance(prep, TextConfig) and isinstance(prep.pools, ImportedConfig)
+    return power_lines(recipe)[:1] if imported and recipe.gate.select == "best" else []
+
+
+def taught_nothing(workspace: Workspace) -> str:
+    """Return a note if in nearly all groups of the last iteration all answers were right or all were wrong, else an empty text."""
+    names = ("zero_variance_share", "update/zero_variance_share")
+    shares = [m[name] for e in workspace.ledger.of("stage") for m in [e.body["metrics"]] for name in names if name in m]
+    if not shares or shares[-1] < NOTHING_TAUGHT:
+        return ""
+    return (
+        f"note: {shares[-1]:.0%} of the groups of the last iteration taught nothing, because all answers to a task were right or "
+        "all were wrong; easier or harder tasks would help, and at scale tiny a shorter start: "
+        "dataset_prep.initial.warm_start.steps\n"
+    )
 
 
 def say_limits() -> None:

@@ -26,11 +26,15 @@ from instar.artifact import Artifact, Code, ImportedTasks, Policy
 from instar.bundle import bundle, entry_of
 from instar.cli.own_scorer import bring_scorer
 from instar.components.architecture import of_model
+from instar.components.curriculum.config import OwnConfig
+from instar.components.curriculum.own import Own as OwnCurriculum
+from instar.components.curriculum.protocol_checks import problems
 from instar.components.dataset_prep.config import Checkpoint, FromRun, TextConfig
 from instar.components.dataset_prep.imported_config import ImportedConfig, config_of
 from instar.components.reward.check_functions import check_functions
 from instar.components.reward.config import VerifyConfig
 from instar.components.reward.soundness import require_sound
+from instar.components.sandbox.sandbox import Sandbox
 from instar.errors import ConfigError
 from instar.manifest import manifest_of
 from instar.pipelines.export.select import opened, select
@@ -128,7 +132,17 @@ class Brought:
     def open(self, workspace: Workspace, recipe: Recipe, seed: int) -> None:
         """Open the evolution with what was brought. A reward is checked on its tasks first (`instar check`)."""
         new = next(workspace.ledger.of("open"), None) is None
+        if new and isinstance(recipe.curriculum, OwnConfig) and not self.accept_check:
+            self._check_curriculum(recipe.curriculum)
         open_evolution(workspace, recipe, seed, self.artifacts, self.notes(recipe) if new else {})
+
+    def _check_curriculum(self, config: OwnConfig) -> None:
+        """Raise the first error of a curriculum that does not keep its protocol."""
+        code = self.artifacts["curriculum_code"]
+        assert isinstance(code, Code)
+        with Sandbox(Code(code.path, code.digest or manifest_of(code.path, "Code").digest), config.sandbox) as sandbox:
+            for error in problems(lambda arms: OwnCurriculum(config, sandbox, arms)):
+                raise error
 
     def notes(self, recipe: Recipe) -> dict[str, Any]:
         """Check the reward on its tasks. Return what the opening entry says about that."""
