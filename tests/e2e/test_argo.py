@@ -49,6 +49,7 @@ def test_the_workflow_does_what_one_process_does(stops: bool, tmp_path: Path) ->
     assert argo.calls[-1] == "finish-advance"
 
 
+@pytest.mark.slow  # a chain that dies everywhere is repaired in tests/e2e/test_chain.py
 def test_a_workflow_that_died_is_submitted_again(tmp_path: Path) -> None:
     recipe = micro(iterations=1, inner_steps=1)
     open_and_run(tmp_path / "local", recipe)

@@ -131,6 +131,7 @@ def test_a_chain_of_runs_writes_the_ledger_of_one_process(
     assert chained[:-1] == local(kind) and chained[-1][0] == "close"
 
 
+@pytest.mark.slow  # tests/e2e/test_extension.py extends a run in one process
 def test_a_chain_that_is_done_goes_on_with_more_iterations(
     local: Callable[[str], list[Any]], kfp: FakeKfp, tmp_path: Path
 ) -> None:
@@ -212,7 +213,7 @@ def test_submitting_again_changes_nothing(kfp: FakeKfp, tmp_path: Path) -> None:
     submit(RECIPES["fused"], tmp_path, kfp)
     submit(RECIPES["fused"], tmp_path, kfp)
     assert len(engine.waiting) == 1
-    with pytest.raises(ConfigError, match="another --out"):
+    with pytest.raises(LockedError, match="an evolution that is done"):
         submit(dataclasses.replace(RECIPES["fused"], iterations=3), tmp_path, kfp)
     store, server = f"s3://instar-test/{tmp_path.name}", Server(host=kfp.url)
     with pytest.raises(ConfigError, match="the other seed"):

@@ -119,6 +119,7 @@ def test_the_command_on_the_card_makes_the_same_recipe() -> None:
     assert note.startswith("# with settings of its own")
 
 
+@pytest.mark.slow  # every policy of a run is exported and loaded above; tests/unit/update/test_lora.py merges adapters
 def test_an_adapter_is_exported_alone_or_merged(adapted: Path, tmp_path: Path) -> None:
     export(str(adapted), tmp_path / "adapter", "last", False, None)
     export(str(adapted), tmp_path / "merged", "last", True, None)
@@ -143,6 +144,7 @@ def test_a_policy_for_continuous_control_says_how_to_load_it(tmp_path: Path) -> 
     assert "library_name" not in card
 
 
+@pytest.mark.slow  # a run in a directory is exported above; tests/e2e/test_s3_store.py reads policies from a bucket
 def test_a_run_in_a_bucket_is_exported_by_directory_and_by_uri(
     seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,7 +224,9 @@ def argo(recipe: Recipe, store: str, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("reading")
-@pytest.mark.parametrize("engine", [kubeflow, argo])
+@pytest.mark.parametrize(
+    "engine", [kubeflow, pytest.param(argo, marks=pytest.mark.slow)]
+)  # argo: tests/e2e/test_argo.py
 def test_settings_reach_the_tasks_of_a_pipeline(
     engine: Callable[[Recipe, str, Path], None],
     specialists: dict[str, Path],

@@ -23,8 +23,8 @@ SAMPLING = {
         ),
         ("    evaluation: Evaluation\n\n", "    evaluation: Evaluation\n    sampling: CurriculumState\n\n"),
         (
-            "from instar.artifact import Evaluation, Policy, Tasks\n",
-            "from instar.artifact import CurriculumState, Evaluation, Policy, Tasks\n",
+            "from instar.artifact import Code, Evaluation, Policy, Tasks\n",
+            "from instar.artifact import Code, CurriculumState, Evaluation, Policy, Tasks\n",
         ),
         (
             "    tasks = choose_tasks(",
@@ -65,6 +65,7 @@ def test_in_one_process_an_output_left_empty_means_none(rounds: dict[str, Any]) 
     assert len(rounds["rows"]) == FILLED[5]
 
 
+@pytest.mark.slow  # tests/e2e/test_evolution.py compares both clocks for all entries that there are
 def test_both_clocks_carry_the_same(replaying: Path, rounds: dict[str, Any], tmp_path: Path) -> None:
     report = carried(replaying, tmp_path, "in_process", "fused", "replay")
     assert report["rows"] == rounds["rows"] != []

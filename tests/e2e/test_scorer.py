@@ -83,6 +83,7 @@ def test_rewards_are_those_of_the_pinned_model(scored: Path) -> None:
     assert readers == {"reward", "evaluate"}
 
 
+@pytest.mark.slow  # tests/e2e/test_own_code.py runs a process for every stage with all that a user brings but a scorer
 def test_a_process_for_every_stage_writes_the_same_ledger(scored: Path, model: Path, tmp_path: Path) -> None:
     evolve_in(small(), tmp_path / "other", scorer=f"{model}=2", tracking="off", mode="subprocess")
     assert open_workspace(tmp_path / "other").ledger.head == open_workspace(scored).ledger.head

@@ -248,6 +248,7 @@ def test_the_parts_of_a_users_reward_are_one_chart_where_there_are_several(works
     two = {step: {**metrics, "reward/part/style.short": 1.0} for step, metrics in one.items()}
     chart = charts.draw(dataclasses.replace(data, steps=two))["parts"]
     assert "right from 0.25" in chart.says and "style.short from 1 to 1" in chart.says
-    assert {row["curve"] for row in chart.spec["data"]["values"]} == {"right", "style.short"}
+    curves = {row["curve"] for rows in chart.spec["datasets"].values() for row in rows}
+    assert curves == {"right", "style.short"}
     html = page.render(dataclasses.replace(data, steps=two))
     assert "Parts of the reward" in html and 'data-chart="parts"' in html
