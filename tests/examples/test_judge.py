@@ -23,9 +23,11 @@ def test_the_policy_sorts_better_although_only_the_judge_scored_it(tmp_path: Pat
     commands = [shlex.split(block) for _, block in FENCE.findall((EXAMPLE / "README.md").read_text())]
     assert [words[0] for words in commands] == ["python", "instar", "python"]
     starts = {"python": [sys.executable], "instar": [sys.executable, "-m", "instar"]}
+    said = ""
     for first, *words in commands:
         done = subprocess.run(
             [*starts[first], *words], cwd=place, capture_output=True, text=True, check=True, timeout=900
         )
-    truth = [float(share) for share in re.findall(r"^id .* truth (\.?[0-9.]+)$", done.stdout, re.MULTILINE)]
-    assert len(truth) == 2 and truth[1] > truth[0] + 0.1, done.stdout
+        said = done.stdout
+    truth = [float(share) for share in re.findall(r"^id .* truth (\.?[0-9.]+)$", said, re.MULTILINE)]
+    assert len(truth) == 2 and truth[1] > truth[0] + 0.1, said

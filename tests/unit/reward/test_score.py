@@ -144,7 +144,7 @@ def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
         VerifyConfig(style="line", **change)  # type: ignore[arg-type]
 
 
-def parts(status: str = "scored", **components: float) -> ScoreRow:
+def parts(status: str = "scored", /, **components: float) -> ScoreRow:
     numbers = 1.0 if status == "scored" else None
     return ScoreRow(
         rollout_id="g/0",
