@@ -170,7 +170,7 @@ def orphans() -> Iterator[list[str]]:
 
 def test_a_run_that_is_killed_goes_on_without_the_users_files(unbroken: dict[str, Path], tmp_path: Path) -> None:
     """Runs die at several instants, with a sandbox open. The user's files exist only at the first opening."""
-    command = [sys.executable, str(KILLED), str(tmp_path), "own", "4.0", "1.5", "2.5", "1e9"]
+    command = [sys.executable, str(KILLED), str(tmp_path), "own", "0.8", "1.6", "2.4", "1.2", "1e9"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0 and int(ended.stdout.split()[-1]) > 0, ended.stderr[-2000:]
     assert not (tmp_path / "mine").exists()

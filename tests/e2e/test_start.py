@@ -117,7 +117,7 @@ def test_a_champion_that_has_changed_is_noticed(champion: Path, tmp_path: Path) 
         configs.merge(micro(iterations=1), {"gate": {"select": "last"}, "update": {"lr": 1e-3}}), other, tracking="off"
     )
     commands.run("sec", "tiny", 0, tmp_path / "run", model=None, sets=FEW, own=Own(start=str(champion)), **RUN)
-    with pytest.raises(ConfigError, match=r"expected initial sha256:.*choose another --out for the change"):
+    with pytest.raises(ConfigError, match=r"expected initial sha256:.*for the change choose another --out"):
         commands.run("sec", "tiny", 0, tmp_path / "run", model=None, sets=FEW, own=Own(start=str(other)), **RUN)
 
 

@@ -28,6 +28,7 @@ def tidy(completion, prompt):
 """
 HELPER = "def clean(text):\n    return text.strip()\n"
 CURRICULUM = '''
+import math
 import random
 
 
@@ -58,11 +59,14 @@ class Half:
         return {"rates": self.rates}
 
     def load_state_dict(self, state):
+        if set(state) != {"rates"} or set(state["rates"]) != set(self.names):
+            raise ValueError(f"not a complete state: {state}")
         self.rates = dict(state["rates"])
 
     def metrics(self):
         p = self.probabilities()
-        return {f"{name}/p": p.get(name, 0.0) for name in self.names}
+        shares = {f"{name}/p": p.get(name, 0.0) for name in self.names}
+        return {**shares, "entropy": -sum(value * math.log(value) for value in p.values())}
 '''
 UPDATE = """
 def centred(rewards, groups):
