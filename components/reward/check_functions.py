@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from instar.artifact import Code
+from instar.components.reward.findings import Finding, Soundness
 from instar.components.reward.function_config import FunctionConfig
 from instar.components.reward.functions import Functions
 from instar.components.reward.probes import Sample
-from instar.components.reward.soundness import Finding, Scorer, Soundness, check
+from instar.components.reward.soundness import Scorer, check
 from instar.components.reward.source_checks import check_sources
 from instar.components.sandbox.config import SandboxConfig
 from instar.resident import Resident

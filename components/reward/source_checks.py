@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from instar.components.reward.soundness import Finding, Severity
+from instar.components.reward.findings import Finding, Severity
 
 
 @dataclass(frozen=True)

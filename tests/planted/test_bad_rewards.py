@@ -13,9 +13,9 @@ import pytest
 from instar.artifact import Code
 from instar.bundle import bundle
 from instar.components.reward.check_functions import check_functions
+from instar.components.reward.findings import Finding, require_sound
 from instar.components.reward.functions import FunctionConfig
 from instar.components.reward.probes import Sample
-from instar.components.reward.soundness import Finding, require_sound
 from instar.components.sandbox.config import SandboxConfig
 from instar.errors import RewardError
 from instar.manifest import manifest_of

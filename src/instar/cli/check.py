@@ -18,8 +18,8 @@ from instar.components.curriculum.config import OwnConfig
 from instar.components.curriculum.own import Own
 from instar.components.curriculum.protocol_checks import problems
 from instar.components.reward.check_functions import check_functions
+from instar.components.reward.findings import Finding, Soundness, lines
 from instar.components.reward.function_config import FunctionConfig
-from instar.components.reward.soundness import Finding, Soundness, lines
 from instar.components.sandbox.config import SandboxConfig
 from instar.components.sandbox.sandbox import Sandbox
 from instar.errors import ConfigError

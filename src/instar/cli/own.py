@@ -33,7 +33,7 @@ from instar.components.dataset_prep.config import Checkpoint, FromRun, TextConfi
 from instar.components.dataset_prep.imported_config import ImportedConfig, config_of
 from instar.components.reward.check_functions import check_functions
 from instar.components.reward.config import VerifyConfig
-from instar.components.reward.soundness import require_sound
+from instar.components.reward.findings import require_sound
 from instar.components.sandbox.sandbox import Sandbox
 from instar.errors import ConfigError
 from instar.manifest import manifest_of

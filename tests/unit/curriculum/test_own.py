@@ -17,48 +17,10 @@ from instar.contract import Context
 from instar.errors import ContractError
 from instar.rows import ArmStatsRow, BatchRow, TaskRow
 from support.brought import SHORT, brought
+from support.own_code import CURRICULUM as HALF
 
 Simulate = Callable[..., ArmStatsRow]
 RATES = {"easy": 0.8, "medium": 0.5, "hard": 0.0}
-HALF = '''
-import math
-import random
-
-
-class Half:
-    """Draws the arms whose solve rate is nearest to one half."""
-
-    def __init__(self, arms, keep=2):
-        self.names = sorted(arm["name"] for arm in arms)
-        self.rates = {name: None for name in self.names}
-        self.keep = keep
-
-    def probabilities(self):
-        unknown = [name for name in self.names if self.rates[name] is None]
-        chosen = unknown or sorted(self.names, key=lambda name: (abs(self.rates[name] - 0.5), name))[: self.keep]
-        return {name: 1 / len(chosen) for name in chosen}
-
-    def select(self, num, seed):
-        p = self.probabilities()
-        names = random.Random(seed).choices(sorted(p), k=num)
-        return [(name, p[name]) for name in names]
-
-    def observe(self, stats):
-        for row in stats:
-            if row["num_rollouts"]:
-                self.rates[row["arm"]] = row["sum_correct"] / row["num_rollouts"]
-
-    def state_dict(self):
-        return {"rates": self.rates}
-
-    def load_state_dict(self, state):
-        self.rates = dict(state["rates"])
-
-    def metrics(self):
-        p = self.probabilities()
-        shares = {f"{name}/p": p.get(name, 0.0) for name in self.names}
-        return {**shares, "entropy": -sum(v * math.log(v) for v in p.values())}
-'''
 CONFIG = OwnConfig(prompts=12, group_size=4, entry="cur.py:Half", sandbox=SHORT)
 
 
